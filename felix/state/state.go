@@ -1,0 +1,274 @@
+// Package state joins what typha says (the node's view) with what is on the node: endpoints that were wired, interfaces
+// of the host, best paths from bird. It holds data and knows what changed; it decides nothing (package render does) and
+// does no I/O. It is not safe for concurrent use: the agent's loop owns it.
+package state
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/view"
+)
+
+// Section is a part of the desired state that is computed on its own.
+type Section uint8
+
+// The sections, as bits of a set.
+const (
+	Links    Section = 1 << iota // host sides of pods, sysctls
+	Tunnels                      // tunnel devices, forwarding entries, neighbours
+	Firewall                     // rules and sets
+	Routes                       // routes
+	All      = Links | Tunnels | Firewall | Routes
+)
+
+// Endpoint is a pod interface that this node has wired. It is what felix keeps on disk, so that a restart knows its pods.
+type Endpoint struct {
+	ID          view.EndpointID   `json:"id"`
+	Network     string            `json:"network"`     // name of the CNI network
+	ContainerID string            `json:"containerID"` // sandbox that the CNI call was for
+	UID         string            `json:"uid,omitempty"`
+	Pod         string            `json:"pod,omitempty"` // name, empty outside Kubernetes
+	Namespace   string            `json:"namespace"`
+	Interface   string            `json:"interface"` // host side
+	MAC         string            `json:"mac"`       // pod side
+	MTU         int               `json:"mtu"`
+	Addresses   []netip.Addr      `json:"addresses"`
+	Netns       string            `json:"netns"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Profiles    []string          `json:"profiles,omitempty"`
+	Forwarding  bool              `json:"forwarding,omitempty"` // the pod may forward
+	Leaving     bool              `json:"leaving,omitempty"`    // being deleted: no route, rules still there
+}
+
+// Host is what the node's own network looks like.
+type Host struct {
+	// Interfaces by name, workload and tunnel devices left out.
+	Interfaces map[string]Interface
+}
+
+// Interface is one interface of the host.
+type Interface struct {
+	Index     int
+	MTU       int
+	Up        bool
+	Addresses []netip.Prefix
+}
+
+// Path is a best path from bird: every next hop is equally good.
+type Path struct {
+	Prefix   netip.Prefix
+	NextHops []netip.Addr
+	Metric   uint32
+}
+
+// State is everything felix knows.
+type State struct {
+	Node      string // name of this node
+	Pools     map[string]*api.IPPool
+	Config    *api.FelixConfiguration // resolved for this node; defaults until typha has sent it
+	Nodes     map[string]view.Node
+	Sets      map[string]view.IPSet
+	Policies  map[string]view.Policy
+	Lists     map[string]view.PolicyList
+	Workloads map[string]view.WorkloadEndpoint // by id, as typha sees them
+	HostEPs   map[string]view.HostEndpoint
+	Remote    map[string]view.Route // by key
+	Local     map[string]Endpoint   // by interface name
+	Paths     map[netip.Prefix]Path // from bird
+	Host      Host
+	Synced    bool // the view was whole at least once (from typha or from disk)
+}
+
+// New returns the state of a node that knows nothing yet: defaults, and everything closed.
+func New(node string) *State {
+	config := &api.FelixConfiguration{}
+	config.Default()
+	return &State{
+		Node: node, Config: config,
+		Pools: map[string]*api.IPPool{}, Nodes: map[string]view.Node{}, Sets: map[string]view.IPSet{},
+		Policies: map[string]view.Policy{}, Lists: map[string]view.PolicyList{},
+		Workloads: map[string]view.WorkloadEndpoint{}, HostEPs: map[string]view.HostEndpoint{},
+		Remote: map[string]view.Route{}, Local: map[string]Endpoint{}, Paths: map[netip.Prefix]Path{},
+		Host: Host{Interfaces: map[string]Interface{}},
+	}
+}
+
+// Apply takes a whole batch and returns the sections it touches.
+func (s *State) Apply(b view.Batch) Section {
+	var touched Section
+	for _, item := range b.Updates {
+		touched |= s.put(item)
+	}
+	for _, key := range b.Removes {
+		touched |= s.remove(key)
+	}
+	if b.InSync && !s.Synced {
+		s.Synced = true
+		touched = All
+	}
+	return touched
+}
+
+func (s *State) put(item view.Item) Section {
+	switch it := item.(type) {
+	case view.Resource:
+		switch o := it.Object.(type) {
+		case *api.IPPool:
+			s.Pools[o.Name] = o
+		case *api.FelixConfiguration:
+			s.Config = o
+		default:
+			return 0
+		}
+		return All
+	case view.Node:
+		s.Nodes[it.Name] = it
+		return Tunnels | Routes | Firewall
+	case view.IPSet:
+		s.Sets[it.ID] = it
+		return Firewall
+	case view.IPSetDelta:
+		s.Sets[it.ID] = merge(s.Sets[it.ID], it)
+		return Firewall
+	case view.Policy:
+		s.Policies[it.ID] = it
+		return Firewall
+	case view.PolicyList:
+		s.Lists[it.ID] = it
+		return Firewall
+	case view.WorkloadEndpoint:
+		s.Workloads[it.ID.String()] = it
+		return Firewall | Links | Routes
+	case view.HostEndpoint:
+		s.HostEPs[it.Name] = it
+		return Firewall
+	case view.Route:
+		s.Remote[it.Key().ID] = it
+		return Routes | Tunnels
+	}
+	return 0
+}
+
+func (s *State) remove(key view.Key) Section {
+	switch key.Kind {
+	case view.KindResource:
+		// A configuration is never removed alone; pools come and go.
+		for name, pool := range s.Pools {
+			if (view.Resource{Object: pool}).Key() == key {
+				delete(s.Pools, name)
+			}
+		}
+		return All
+	case view.KindNode:
+		delete(s.Nodes, key.ID)
+		return Tunnels | Routes | Firewall
+	case view.KindIPSet:
+		delete(s.Sets, key.ID)
+	case view.KindPolicy:
+		delete(s.Policies, key.ID)
+	case view.KindPolicyList:
+		delete(s.Lists, key.ID)
+	case view.KindWorkloadEndpoint:
+		delete(s.Workloads, key.ID)
+		return Firewall | Links | Routes
+	case view.KindHostEndpoint:
+		delete(s.HostEPs, key.ID)
+	case view.KindRoute:
+		delete(s.Remote, key.ID)
+		return Routes | Tunnels
+	}
+	return Firewall
+}
+
+// SetLocal records an endpoint of this node.
+func (s *State) SetLocal(e Endpoint) Section {
+	s.Local[e.Interface] = e
+	return Links | Firewall | Routes
+}
+
+// DeleteLocal forgets an endpoint.
+func (s *State) DeleteLocal(iface string) Section {
+	delete(s.Local, iface)
+	return Links | Firewall | Routes
+}
+
+// SetHost replaces what is known of the host's interfaces.
+func (s *State) SetHost(h Host) Section {
+	if maps.EqualFunc(s.Host.Interfaces, h.Interfaces, Interface.equal) {
+		return 0
+	}
+	s.Host = h
+	return All
+}
+
+// SetPath records bird's best paths for a prefix; none removes it.
+func (s *State) SetPath(p Path) Section {
+	if len(p.NextHops) == 0 {
+		delete(s.Paths, p.Prefix)
+	} else {
+		s.Paths[p.Prefix] = p
+	}
+	return Routes
+}
+
+// ReplacePaths makes all the whole of bird's paths.
+func (s *State) ReplacePaths(all map[netip.Prefix]Path) Section {
+	s.Paths = maps.Clone(all)
+	return Routes
+}
+
+// View returns what typha says of a local endpoint. Not ok means that typha does not know it (yet), or that what it knows
+// is another incarnation: then the endpoint is closed.
+func (s *State) View(e Endpoint) (view.WorkloadEndpoint, bool) {
+	w, ok := s.Workloads[e.ID.String()]
+	if !ok || (w.ContainerID != "" && w.ContainerID != e.ContainerID) {
+		return view.WorkloadEndpoint{}, false
+	}
+	return w, true
+}
+
+// Closed tells why nothing may pass an endpoint; nothing means that it is open.
+func (s *State) Closed(e Endpoint) []string {
+	w, ok := s.View(e)
+	switch {
+	case e.Leaving:
+		return []string{"endpoint is being deleted"}
+	case !ok:
+		return []string{"typha has not sent this endpoint's policy"}
+	case len(w.Incomplete) > 0:
+		return w.Incomplete
+	}
+	list, ok := s.Lists[w.PolicyList]
+	if !ok {
+		return []string{"policy list " + w.PolicyList + " is not known"}
+	}
+	for _, id := range list.Profiles {
+		if _, ok := s.Policies[id]; !ok {
+			return []string{"profile " + id + " is not known"}
+		}
+	}
+	return nil
+}
+
+func (i Interface) equal(o Interface) bool {
+	return i.Index == o.Index && i.MTU == o.MTU && i.Up == o.Up && slices.Equal(i.Addresses, o.Addresses)
+}
+
+// merge applies a delta to a set; the client has checked that it fits.
+func merge(set view.IPSet, d view.IPSetDelta) view.IPSet {
+	members := make(map[view.Member]struct{}, len(set.Members)+len(d.Added))
+	for _, m := range set.Members {
+		members[m] = struct{}{}
+	}
+	for _, m := range d.Removed {
+		delete(members, m)
+	}
+	for _, m := range d.Added {
+		members[m] = struct{}{}
+	}
+	set.ID, set.Members = d.ID, slices.SortedFunc(maps.Keys(members), view.Member.Compare)
+	return set
+}

@@ -1,0 +1,144 @@
+// Package rpc is our gRPC plumbing: mutual TLS with identities, unix sockets, keepalive, and dialling.
+package rpc
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+)
+
+// Files are the paths of PEM files. They are read anew for every connection, so that a rotated certificate is used by
+// the next one without a restart.
+type Files struct {
+	CA, Cert, Key string
+}
+
+// check reads everything once, so that a missing file is an error of the start rather than of a connection.
+func (f Files) check() error {
+	if _, err := f.pool(); err != nil {
+		return err
+	}
+	_, err := f.pair()
+	return err
+}
+
+func (f Files) pool() (*x509.CertPool, error) {
+	body, err := os.ReadFile(f.CA)
+	if err != nil {
+		return nil, fmt.Errorf("CA certificate: %w; give its path by --ca", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(body) {
+		return nil, fmt.Errorf("CA certificate %s holds no PEM certificate", f.CA)
+	}
+	return pool, nil
+}
+
+func (f Files) pair() (*tls.Certificate, error) {
+	for what, path := range map[string]string{"certificate: give its path by --cert": f.Cert, "key: give its path by --key": f.Key} {
+		if path == "" {
+			return nil, errors.New("missing " + what)
+		}
+	}
+	pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+	if err != nil {
+		return nil, fmt.Errorf("certificate %s with key %s: %w", f.Cert, f.Key, err)
+	}
+	return &pair, nil
+}
+
+// ServerTLS asks every client for a certificate signed by the CA.
+func ServerTLS(f Files) (*tls.Config, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			pool, err := f.pool()
+			if err != nil {
+				return nil, err
+			}
+			return &tls.Config{
+				MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
+				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
+				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.pair() },
+			}, nil
+		},
+	}, nil
+}
+
+// ClientTLS trusts servers signed by the CA whose certificate is for serverName.
+func ClientTLS(f Files, serverName string) (*tls.Config, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, ServerName: serverName,
+		InsecureSkipVerify:   true, // the standard check cannot reread the CA; VerifyConnection below makes the same check
+		VerifyConnection:     func(s tls.ConnectionState) error { return verify(f, s) },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return f.pair() },
+	}, nil
+}
+
+func verify(f Files, s tls.ConnectionState) error {
+	pool, err := f.pool()
+	if err != nil {
+		return err
+	}
+	between := x509.NewCertPool()
+	for _, c := range s.PeerCertificates[1:] {
+		between.AddCert(c)
+	}
+	_, err = s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: pool, Intermediates: between, DNSName: s.ServerName})
+	return err
+}
+
+// Identity is who a peer's certificate says it is: the URI SAN muslin://<role>/<name>.
+type Identity struct {
+	Role string // "node", "operator"
+	Name string
+}
+
+// String is role/name.
+func (i Identity) String() string { return i.Role + "/" + i.Name }
+
+// IdentityScheme is the scheme of the URI SAN that carries an identity.
+const IdentityScheme = "muslin"
+
+// IdentityOf reads the identity from a certificate.
+func IdentityOf(cert *x509.Certificate) (Identity, error) {
+	for _, uri := range cert.URIs {
+		name := strings.TrimPrefix(uri.Path, "/")
+		if uri.Scheme == IdentityScheme && uri.Host != "" && name != "" {
+			return Identity{Role: uri.Host, Name: name}, nil
+		}
+	}
+	return Identity{}, fmt.Errorf("certificate %q has no URI name of the form %s://ROLE/NAME", cert.Subject.CommonName, IdentityScheme)
+}
+
+// Peer is the identity of the caller, from its verified certificate; an Unauthenticated status error if it has none.
+func Peer(ctx context.Context) (Identity, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return Identity{}, status.Error(codes.Unauthenticated, "the call came over no connection")
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.PeerCertificates) == 0 {
+		return Identity{}, status.Error(codes.Unauthenticated, "a client certificate is needed")
+	}
+	id, err := IdentityOf(info.State.PeerCertificates[0])
+	if err != nil {
+		return Identity{}, status.Error(codes.Unauthenticated, err.Error())
+	}
+	return id, nil
+}
