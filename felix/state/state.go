@@ -47,6 +47,16 @@ type Endpoint struct {
 type Host struct {
 	// Interfaces by name, workload and tunnel devices left out.
 	Interfaces map[string]Interface
+	// NextHops says how the kernel reaches the next hops of bird's paths.
+	NextHops map[netip.Addr]NextHop
+}
+
+// NextHop is how the kernel reaches an address: by Via (the address itself if it is on the link) through Link. An empty
+// Link means that it does not.
+type NextHop struct {
+	Via    netip.Addr
+	Link   string
+	Metric uint32
 }
 
 // Interface is one interface of the host.
@@ -197,11 +207,15 @@ func (s *State) DeleteLocal(iface string) Section {
 
 // SetHost replaces what is known of the host's interfaces.
 func (s *State) SetHost(h Host) Section {
-	if maps.EqualFunc(s.Host.Interfaces, h.Interfaces, Interface.equal) {
-		return 0
+	var touched Section
+	if !maps.Equal(s.Host.NextHops, h.NextHops) {
+		touched |= Routes
+	}
+	if !maps.EqualFunc(s.Host.Interfaces, h.Interfaces, Interface.equal) {
+		touched = All
 	}
 	s.Host = h
-	return All
+	return touched
 }
 
 // SetPath records bird's best paths for a prefix; none removes it.

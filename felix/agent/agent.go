@@ -1,0 +1,289 @@
+// Package agent is felix's loop. It owns the node's state, lets package render decide what the kernel should hold, hands
+// the difference to the drivers, and tells those who wait when it is done. Everything that happens comes in as an event;
+// events that come while the kernel is being programmed are taken together in the next turn.
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/felix/render"
+	"github.com/muslin-net/muslin/felix/state"
+)
+
+// Failed applies are tried again after retryFirst, doubling to retryLast; a full audit of the kernel runs every auditEvery.
+const (
+	retryFirst = 100 * time.Millisecond
+	retryLast  = 5 * time.Second
+	auditEvery = 60 * time.Second
+)
+
+// Kernel is what the agent drives: all drivers as one.
+type Kernel interface {
+	// Update takes changes of the desired state; memory only.
+	Update(desired.Changes)
+	// Apply makes the kernel agree, in an order that lets nothing pass before its rules are there. What failed is tried
+	// again at the next Apply.
+	Apply(ctx context.Context) error
+	// Whole tells that everything is known, so that what is not wanted may be removed.
+	Whole()
+	// Resync has the next Apply read the kernel anew.
+	Resync()
+	// Holds tells what of a local endpoint is not in the kernel as it should be; nothing means that it is programmed.
+	Holds(e state.Endpoint) error
+	// Programmed tells whether a route with exactly this destination is in the kernel as wanted.
+	Programmed(dst netip.Prefix) bool
+}
+
+// Announcer is told which prefixes this node owns and has programmed: all of them, each time something changed.
+type Announcer interface {
+	Announce(prefixes []netip.Prefix)
+}
+
+// Events tell others what the agent did. All are called by the loop and must not block.
+type Events struct {
+	// LocalChanged is called with all local endpoints when one came, went or changed.
+	LocalChanged func([]state.Endpoint)
+	// MTU is called when the MTU for new pods changed.
+	MTU func(mtu int)
+}
+
+// Agent is the loop. Its methods may be called from any goroutine.
+type Agent struct {
+	kernel   Kernel
+	announce Announcer
+	events   Events
+	log      *slog.Logger
+
+	inbox chan event
+	wake  chan struct{} // the kernel was changed by someone else
+	ready atomic.Pointer[[]string]
+
+	// Owned by the loop:
+	state   *state.State
+	links   map[string]desired.WorkloadLink
+	sysctls map[string]desired.Sysctl
+	tunnels render.Tunnels
+	routes  map[desired.RouteKey]desired.Route
+	fw      render.Firewall
+	mtu     int
+	whole   bool
+	waiters []waiter
+	due     []event  // whose callers wait for the present turn
+	acks    []func() // of batches that are not in the kernel yet
+}
+
+// event changes the state, or only looks at it.
+type event struct {
+	do   func(*state.State) state.Section
+	done func(error) // called after the next turn with its outcome; nil if nobody waits
+	ack  func()      // called after the first turn that succeeds; nil if nobody waits
+	// lenient events succeed while the view is not known: there is nothing of theirs in the kernel to wait for.
+	lenient bool
+}
+
+// waiter waits for an endpoint to open.
+type waiter struct {
+	iface string
+	done  chan<- error
+	ctx   context.Context //nolint:containedctx // it bounds this one wait, and is how the loop knows that nobody waits any more
+}
+
+// New returns an agent for a node. local are the endpoints that an earlier felix left wired.
+func New(node string, kernel Kernel, announce Announcer, local []state.Endpoint, events Events, log *slog.Logger) *Agent {
+	a := &Agent{
+		kernel: kernel, announce: announce, events: events, log: log,
+		inbox: make(chan event, 64), wake: make(chan struct{}, 1), state: state.New(node),
+	}
+	for _, e := range local {
+		a.state.SetLocal(e)
+	}
+	a.setReady([]string{"typha has not sent the node's view, and there is no saved one"})
+	return a
+}
+
+// Wake has the kernel looked at in the next turn. It never blocks.
+func (a *Agent) Wake() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Ready tells why pods cannot be wired; nothing means that they can.
+func (a *Agent) Ready() []string { return *a.ready.Load() }
+
+func (a *Agent) setReady(reasons []string) { a.ready.Store(&reasons) }
+
+// Run is the loop; it ends with ctx.
+func (a *Agent) Run(ctx context.Context) error {
+	audit := time.NewTicker(auditEvery)
+	defer audit.Stop()
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	wait := retryFirst
+	touched := state.All // a first turn looks at everything
+	a.events.LocalChanged(localEndpoints(a.state))
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-a.inbox:
+			touched |= a.take(e)
+			touched |= a.drain()
+		case <-a.wake:
+		case <-retry.C:
+		case <-audit.C:
+			a.kernel.Resync()
+		}
+		if !a.state.Synced {
+			a.fail() // nothing is programmed before the view is known: what an earlier felix left goes on working
+			continue
+		}
+		err := a.turn(ctx, touched)
+		touched = 0
+		if err != nil {
+			a.log.Warn("part of the kernel could not be programmed, trying again", "within", wait, "error", err)
+			retry.Reset(wait)
+			wait = min(2*wait, retryLast)
+			continue
+		}
+		wait = retryFirst
+	}
+}
+
+// take applies one event to the state.
+func (a *Agent) take(e event) state.Section {
+	touched := e.do(a.state)
+	if e.done != nil {
+		a.due = append(a.due, e)
+	}
+	if e.ack != nil {
+		a.acks = append(a.acks, e.ack)
+	}
+	return touched
+}
+
+// drain takes every event that is there already, so that a burst is programmed at once.
+func (a *Agent) drain() (touched state.Section) {
+	for {
+		select {
+		case e := <-a.inbox:
+			touched |= a.take(e)
+		default:
+			return touched
+		}
+	}
+}
+
+// turn makes the kernel agree with the state.
+func (a *Agent) turn(ctx context.Context, touched state.Section) error {
+	a.kernel.Update(a.changes(touched))
+	if !a.whole {
+		a.whole = true
+		a.kernel.Whole()
+	}
+	err := a.kernel.Apply(ctx)
+	if touched&state.Routes != 0 || err != nil {
+		a.announce.Announce(slices.DeleteFunc(render.Announced(a.state), func(p netip.Prefix) bool { return !a.kernel.Programmed(p) && !p.IsSingleIP() }))
+	}
+	for _, e := range a.due {
+		e.done(err)
+	}
+	a.due = a.due[:0]
+	if err == nil {
+		for _, ack := range a.acks {
+			ack()
+		}
+		a.acks = a.acks[:0]
+	}
+	a.tellWaiters()
+	a.setReady(nil)
+	if mtu := render.PodMTU(a.state); mtu != a.mtu {
+		a.mtu = mtu
+		a.events.MTU(mtu)
+	}
+	return err
+}
+
+// fail tells those who wait that nothing is programmed yet.
+func (a *Agent) fail() {
+	for _, e := range a.due {
+		if e.lenient {
+			e.done(nil)
+			continue
+		}
+		e.done(fmt.Errorf("felix is not in sync: %s", a.Ready()[0]))
+	}
+	a.due = a.due[:0]
+}
+
+// changes computes the sections that were touched and the difference to what was wanted before.
+func (a *Agent) changes(touched state.Section) desired.Changes {
+	var c desired.Changes
+	if touched&state.Links != 0 {
+		links := render.Links(a.state)
+		c.Links = desired.Diff(a.links, links, equal)
+		a.links = links
+		sysctls := map[string]desired.Sysctl{}
+		for _, s := range render.Sysctls(a.state) {
+			sysctls[s.Path] = s
+		}
+		c.Sysctls = desired.Diff(a.sysctls, sysctls, equal)
+		a.sysctls = sysctls
+	}
+	if touched&state.Tunnels != 0 {
+		t := render.TunnelState(a.state)
+		c.VXLANs = desired.Diff(a.tunnels.VXLAN, t.VXLAN, equal)
+		c.Neighbors = desired.Diff(a.tunnels.Neighbors, t.Neighbors, equal)
+		c.FDB = desired.Diff(a.tunnels.FDB, t.FDB, equal)
+		a.tunnels = t
+	}
+	if touched&state.Firewall != 0 {
+		fw := render.FirewallState(a.state)
+		c.Firewall = render.FirewallDelta(a.fw, fw)
+		a.fw = fw
+	}
+	if touched&state.Routes != 0 {
+		routes := render.Routes(a.state)
+		c.Routes = desired.Diff(a.routes, routes, desired.Route.Equal)
+		a.routes = routes
+	}
+	return c
+}
+
+func equal[T comparable](a, b T) bool { return a == b }
+
+// tellWaiters answers those whose endpoint is open and programmed, and forgets those who no longer wait.
+func (a *Agent) tellWaiters() {
+	a.waiters = slices.DeleteFunc(a.waiters, func(w waiter) bool {
+		e, ok := a.state.Local[w.iface]
+		switch {
+		case w.ctx.Err() != nil:
+			return true
+		case !ok:
+			w.done <- fmt.Errorf("interface %s was removed meanwhile", w.iface)
+			return true
+		case len(a.state.Closed(e)) > 0 || a.kernel.Holds(e) != nil:
+			return false
+		}
+		w.done <- nil
+		return true
+	})
+}
+
+// localEndpoints are the endpoints on the node in the order of their interfaces.
+func localEndpoints(s *state.State) []state.Endpoint {
+	out := make([]state.Endpoint, 0, len(s.Local))
+	for _, name := range slices.Sorted(maps.Keys(s.Local)) {
+		out = append(out, s.Local[name])
+	}
+	return out
+}

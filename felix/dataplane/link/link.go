@@ -1,0 +1,304 @@
+// Package link looks after the links between the host and its pods: it makes and removes the veth pairs that the CNI
+// calls ask for (pod.go), and keeps the host sides and the host's own sysctls as felix wants them. It owns the attributes
+// and sysctls of the links that it was told of, and nothing else: it never removes a link unasked.
+//
+// A link that is not there is no error: the runtime may have removed the pod's namespace, and with it the pair, before
+// it says so.
+package link
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/felix/dataplane"
+	"github.com/muslin-net/muslin/felix/desired"
+)
+
+// Driver is the driver. Its methods may be called from several goroutines.
+type Driver struct {
+	handle   *netlink.Handle
+	host     netns.NsHandle // our namespace, where the host sides of pairs go
+	rpFilter int            // of the node, as found at start
+
+	mu       sync.Mutex // guards the following
+	links    map[string]desired.WorkloadLink
+	done     map[string]int // links that are as wanted, with their index
+	sysctls  map[string]desired.Sysctl
+	written  bool // all of sysctls are as wanted
+	failures dataplane.Failures
+	writes   uint64
+}
+
+// New opens the driver on the caller's network namespace.
+func New() (*Driver, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("link driver: %w", err)
+	}
+	host, err := netns.Get()
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("link driver: %w", err)
+	}
+	d := &Driver{
+		handle: h, host: host,
+		links: map[string]desired.WorkloadLink{}, done: map[string]int{}, sysctls: map[string]desired.Sysctl{},
+	}
+	if text, err := readSysctl("net/ipv4/conf/default/rp_filter"); err == nil {
+		d.rpFilter, _ = strconv.Atoi(text)
+	}
+	return d, nil
+}
+
+// Close releases the driver's sockets; links stay.
+func (d *Driver) Close() error {
+	d.handle.Close()
+	return d.host.Close()
+}
+
+// Writes counts the changes made to the kernel by Apply since New.
+func (d *Driver) Writes() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.writes
+}
+
+// Update takes changes of the desired links and of the host's sysctls, by path.
+func (d *Driver) Update(links desired.Delta[string, desired.WorkloadLink], sysctls desired.Delta[string, desired.Sysctl]) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name := range links.Removed {
+		delete(d.links, name)
+		delete(d.done, name)
+	}
+	for name, l := range links.Set {
+		d.links[name] = l
+		delete(d.done, name)
+	}
+	for path := range sysctls.Removed {
+		delete(d.sysctls, path)
+	}
+	for path, s := range sysctls.Set {
+		d.sysctls[path], d.written = s, false
+	}
+}
+
+// Resync makes the next Apply look at every link and sysctl again.
+func (d *Driver) Resync() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.done)
+	d.written = false
+}
+
+// Apply makes the kernel agree. What failed stays due and is in the error, one ObjectError for each object.
+func (d *Driver) Apply(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failures = dataplane.Failures{}
+	if !d.written {
+		d.written = true
+		for path, s := range d.sysctls {
+			if err := d.sysctl(s); err != nil {
+				d.written = false
+				d.failures.Add(dataplane.KindSysctl, path, err)
+			}
+		}
+	}
+	for name, l := range d.links {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(d.failures.Join(), err)
+		}
+		if _, ok := d.done[name]; ok {
+			continue
+		}
+		index, err := d.configure(l)
+		switch {
+		case err != nil:
+			d.failures.Add(dataplane.KindLink, name, err)
+		case index != 0:
+			d.done[name] = index
+		}
+	}
+	return d.failures.Join()
+}
+
+// configure makes one link as wanted and returns its index, 0 if it is not there.
+func (d *Driver) configure(want desired.WorkloadLink) (index int, err error) {
+	l, err := d.handle.LinkByName(want.Name)
+	if err != nil {
+		return 0, ignoreMissing(err)
+	}
+	at := l.Attrs()
+	if mac := net.HardwareAddr(desired.HostMAC[:]); !bytes.Equal(at.HardwareAddr, mac) {
+		if err := d.write(d.handle.LinkSetHardwareAddr(l, mac)); err != nil {
+			return 0, fmt.Errorf("set address %s: %w", mac, err)
+		}
+	}
+	if want.MTU != 0 && at.MTU != want.MTU {
+		if err := d.write(d.handle.LinkSetMTU(l, want.MTU)); err != nil {
+			return 0, fmt.Errorf("set MTU %d: %w", want.MTU, err)
+		}
+	}
+	for _, s := range want.Sysctls(d.rpFilter) {
+		if err := d.sysctl(s); err != nil {
+			return 0, fmt.Errorf("sysctl %s=%s: %w", s.Path, s.Value, err)
+		}
+	}
+	if at.Flags&net.FlagUp == 0 {
+		if err := d.write(d.handle.LinkSetUp(l)); err != nil {
+			return 0, fmt.Errorf("set up: %w", err)
+		}
+	}
+	return at.Index, nil
+}
+
+// sysctl writes a parameter that differs.
+func (d *Driver) sysctl(s desired.Sysctl) error {
+	now, err := readSysctl(s.Path)
+	if err == nil && now != s.Value {
+		err = d.write(writeSysctl(s.Path, s.Value))
+	}
+	if err != nil && s.BestEffort {
+		return nil
+	}
+	return err
+}
+
+func (d *Driver) write(err error) error {
+	d.writes++
+	return err
+}
+
+// Programmed tells whether a link is there and as wanted.
+func (d *Driver) Programmed(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.done[name]
+	return ok
+}
+
+// Watch follows the kernel's notifications until ctx ends, and calls wake whenever Apply has something to do: a link
+// that is wanted came, or changed behind our back.
+func (d *Driver) Watch(ctx context.Context, wake dataplane.Wake) error {
+	for {
+		err := d.follow(ctx, wake)
+		if ctx.Err() != nil {
+			return nil
+		}
+		d.Resync()
+		wake(dataplane.Drift{What: "notifications were lost: " + err.Error()})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (d *Driver) follow(ctx context.Context, wake dataplane.Wake) error {
+	done, lost := make(chan struct{}), make(chan error, 1)
+	defer close(done)
+	updates := make(chan netlink.LinkUpdate, 64)
+	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{ErrorCallback: func(err error) {
+		select {
+		case lost <- err:
+		default:
+		}
+	}})
+	if err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-lost:
+			return err
+		case u, ok := <-updates:
+			if !ok {
+				return errors.New("subscription to links ended")
+			}
+			if what := d.on(u); what != "" {
+				wake(dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindLink, Key: u.Attrs().Name}, What: what})
+			}
+		}
+	}
+}
+
+// on takes in one notification and says what is to be repaired.
+func (d *Driver) on(u netlink.LinkUpdate) (what string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at := u.Attrs()
+	want, wanted := d.links[at.Name]
+	index, configured := d.done[at.Name]
+	switch {
+	case !wanted:
+		return ""
+	case u.Header.Type == unix.RTM_DELLINK:
+		if configured && index == at.Index {
+			delete(d.done, at.Name) // its pod is gone; the runtime will say so
+		}
+		return ""
+	case !configured:
+		return "came"
+	case index != at.Index, at.Flags&net.FlagUp == 0, want.MTU != 0 && at.MTU != want.MTU, !bytes.Equal(at.HardwareAddr, desired.HostMAC[:]):
+		delete(d.done, at.Name)
+		return "changed"
+	}
+	return ""
+}
+
+// Entries lists the links that felix wants, with what is missing.
+func (d *Driver) Entries() []dataplane.Entry {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []dataplane.Entry
+	for name, l := range d.links {
+		e := dataplane.Entry{Object: dataplane.Object{Kind: dataplane.KindLink, Key: name}, Desired: fmt.Sprintf("mtu %d up", l.MTU)}
+		if _, ok := d.done[name]; ok {
+			e.Actual = e.Desired
+		}
+		e.Err = d.failures.Of(e.Kind, e.Key)
+		out = append(out, e)
+	}
+	for path, s := range d.sysctls {
+		now, err := readSysctl(path)
+		out = append(out, dataplane.Entry{Object: dataplane.Object{Kind: dataplane.KindSysctl, Key: path}, Desired: s.Value, Actual: now, Err: err})
+	}
+	return out
+}
+
+func ignoreMissing(err error) error {
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) || errors.Is(err, unix.ENODEV) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+const sysctlRoot = "/proc/sys"
+
+func readSysctl(path string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(sysctlRoot, path))
+	return strings.TrimSpace(string(text)), err
+}
+
+func writeSysctl(path, value string) error {
+	return os.WriteFile(filepath.Join(sysctlRoot, path), []byte(value), 0) //nolint:gosec // it exists
+}

@@ -1,0 +1,213 @@
+//go:build lab
+
+package link_test
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/muslin-net/muslin/felix/dataplane"
+	"github.com/muslin-net/muslin/felix/dataplane/internal/labtest"
+	"github.com/muslin-net/muslin/felix/dataplane/link"
+	"github.com/muslin-net/muslin/felix/desired"
+)
+
+const host = "cali12345678901"
+
+func start(t *testing.T) (node, pod *labtest.Namespace, d *link.Driver, p link.Pod) {
+	node, pod = labtest.Enter(t), labtest.New(t)
+	d, err := link.New()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return node, pod, d, link.Pod{
+		Netns: pod.Path, Interface: "eth0", Host: host, MTU: 1400,
+		Addresses: []netip.Addr{netip.MustParseAddr("192.168.1.7"), netip.MustParseAddr("fd00:77::7")},
+	}
+}
+
+func tell(d *link.Driver, l desired.WorkloadLink) {
+	var links desired.Delta[string, desired.WorkloadLink]
+	var sysctls desired.Delta[string, desired.Sysctl]
+	links.Put(l.Name, l)
+	for _, s := range desired.HostSysctls(true) {
+		sysctls.Put(s.Path, s)
+	}
+	d.Update(links, sysctls)
+}
+
+var wanted = desired.WorkloadLink{Name: host, MTU: 1400, IPv4: true, IPv6: true}
+
+func TestAPodIsWiredAsItsUsersKnowIt(t *testing.T) {
+	node, pod, d, p := start(t)
+	ctx := context.Background()
+	mac, err := d.Wire(ctx, p)
+	require.NoError(t, err)
+	tell(d, wanted)
+	require.NoError(t, d.Apply(ctx))
+	require.True(t, d.Programmed(host))
+
+	require.Contains(t, pod.Run(t, "ip link show eth0"), mac.String())
+	require.Contains(t, pod.Run(t, "ip link show eth0"), "mtu 1400")
+	require.Contains(t, pod.Run(t, "ip addr show eth0"), "inet 192.168.1.7/32")
+	require.Contains(t, pod.Run(t, "ip addr show eth0"), "inet6 fd00:77::7/128")
+	require.NotContains(t, pod.Run(t, "ip addr show eth0"), "tentative")
+	routes := pod.Run(t, "ip route; ip -6 route")
+	require.Contains(t, routes, "default via 169.254.1.1 dev eth0")
+	require.Contains(t, routes, "169.254.1.1 dev eth0 scope link")
+	require.Contains(t, routes, "default via fe80::ecee:eeff:feee:eeee dev eth0")
+	require.Equal(t, "0\n", pod.Run(t, "cat /proc/sys/net/ipv4/ip_forward"))
+
+	side := node.Run(t, "ip link show "+host)
+	require.Contains(t, side, "ee:ee:ee:ee:ee:ee")
+	require.Contains(t, side, "UP")
+	for path, value := range map[string]string{
+		"ipv4/conf/" + host + "/proxy_arp": "1", "ipv4/conf/" + host + "/forwarding": "1", "ipv4/conf/" + host + "/route_localnet": "1",
+		"ipv6/conf/" + host + "/proxy_ndp": "1", "ipv6/conf/" + host + "/accept_ra": "0", "ipv4/ip_forward": "1",
+	} {
+		require.Equal(t, value+"\n", node.Run(t, "cat /proc/sys/net/"+path), path)
+	}
+	require.NoError(t, d.Check(ctx, p))
+
+	// The pod reaches its host's address through the gateway that answers by proxy.
+	node.Run(t, "ip route add 192.168.1.7/32 dev "+host+"; ip addr add 10.9.9.9/32 dev lo; ping -c1 -W2 192.168.1.7")
+	pod.Run(t, "ping -c1 -W2 10.9.9.9")
+}
+
+func TestWireAgainChangesNothing(t *testing.T) {
+	_, pod, d, p := start(t)
+	first, err := d.Wire(context.Background(), p)
+	require.NoError(t, err)
+	before := pod.Run(t, "ip -o link show eth0")
+	second, err := d.Wire(context.Background(), p)
+	require.NoError(t, err)
+	require.Equal(t, first, second)
+	require.Equal(t, before, pod.Run(t, "ip -o link show eth0"))
+}
+
+func TestALeftoverOfAnEarlierPodGivesWay(t *testing.T) {
+	node, _, d, p := start(t)
+	node.Run(t, "ip link add "+host+" type veth peer name old")
+	_, err := d.Wire(context.Background(), p)
+	require.NoError(t, err)
+	require.NoError(t, d.Apply(context.Background()))
+	_, err = node.Try("ip link show old")
+	require.Error(t, err, "the old pair is gone")
+}
+
+func TestFailuresNameTheCauseAndLeaveNothing(t *testing.T) {
+	node, pod, d, p := start(t)
+	ctx := context.Background()
+
+	gone := p
+	gone.Netns = "/nonexistent"
+	_, err := d.Wire(ctx, gone)
+	require.ErrorContains(t, err, "/nonexistent")
+
+	pod.Run(t, "ip link add eth0 type veth peer name other")
+	_, err = d.Wire(ctx, p)
+	require.ErrorContains(t, err, "already has an interface eth0")
+	_, err = node.Try("ip link show " + host)
+	require.Error(t, err)
+	pod.Run(t, "ip link del eth0")
+
+	bad := p
+	bad.Addresses = []netip.Addr{netip.MustParseAddr("192.168.1.7"), {}}
+	_, err = d.Wire(ctx, bad)
+	require.Error(t, err)
+	_, err = node.Try("ip link show " + host)
+	require.Error(t, err, "a failed Wire takes its pair back")
+}
+
+func TestUnwireRemovesThePairAndIsIdempotent(t *testing.T) {
+	_, pod, d, p := start(t)
+	_, err := d.Wire(context.Background(), p)
+	require.NoError(t, err)
+	require.NoError(t, d.Unwire(host))
+	require.NoError(t, d.Unwire(host))
+	_, err = pod.Try("ip link show eth0")
+	require.Error(t, err)
+}
+
+func TestCheckNamesTheFirstDifference(t *testing.T) {
+	node, pod, d, p := start(t)
+	ctx := context.Background()
+	mac, err := d.Wire(ctx, p)
+	require.NoError(t, err)
+	tell(d, wanted)
+	require.NoError(t, d.Apply(ctx))
+	p.MAC = mac
+	require.NoError(t, d.Check(ctx, p))
+	for _, c := range []struct{ spoil, repair, want string }{
+		{"ip addr del 192.168.1.7/32 dev eth0", "ip addr add 192.168.1.7/32 dev eth0; ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1", "lacks address 192.168.1.7"},
+		{"ip route del default", "ip route add default via 169.254.1.1", "lacks the route to 0.0.0.0/0"},
+		{"ip link set eth0 address 02:00:00:00:00:01", "ip link set eth0 address " + mac.String(), "has address 02:00:00:00:00:01"},
+	} {
+		pod.Run(t, c.spoil)
+		require.ErrorContains(t, d.Check(ctx, p), c.want)
+		_, _ = pod.Try(c.repair)
+	}
+	node.Run(t, "ip link set "+host+" down")
+	require.ErrorContains(t, d.Check(ctx, p), "is down")
+}
+
+func TestLinksAreRepairedAndWaitedFor(t *testing.T) {
+	node, _, d, p := start(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	tell(d, wanted)
+	require.NoError(t, d.Apply(ctx), "a link that is not there is no error")
+	require.False(t, d.Programmed(host))
+
+	woken, ended := make(chan struct{}, 64), make(chan error, 1)
+	go func() {
+		node.Set(t)
+		ended <- d.Watch(ctx, func(...dataplane.Drift) { woken <- struct{}{} })
+	}()
+	defer func() { cancel(); require.NoError(t, <-ended) }()
+	mended := func() bool {
+		side := node.Run(t, "ip link show "+host)
+		return strings.Contains(side, "mtu 1400") && strings.Contains(side, "ee:ee:ee:ee:ee:ee") && strings.Contains(side, ",UP")
+	}
+	for heard := false; !heard; { // the subscription may not be open yet
+		_, err := d.Wire(ctx, p)
+		require.NoError(t, err)
+		select {
+		case <-woken:
+			heard = true
+		case <-time.After(200 * time.Millisecond):
+			require.NoError(t, d.Unwire(host))
+		}
+	}
+	require.NoError(t, d.Apply(ctx))
+	require.True(t, d.Programmed(host))
+	for _, broken := range []string{"ip link set " + host + " down", "ip link set " + host + " mtu 1280", "ip link set " + host + " address 02:00:00:00:00:09"} {
+		node.Run(t, broken)
+		require.False(t, mended(), broken)
+		for !mended() { // Apply is run only when the driver asks for it
+			select {
+			case <-woken:
+				require.NoError(t, d.Apply(ctx))
+			case <-time.After(5 * time.Second):
+				t.Fatal("nobody woke: " + broken)
+			}
+		}
+	}
+}
+
+func TestARestartWritesNothing(t *testing.T) {
+	_, _, d, p := start(t)
+	_, err := d.Wire(context.Background(), p)
+	require.NoError(t, err)
+	tell(d, wanted)
+	require.NoError(t, d.Apply(context.Background()))
+	again, err := link.New()
+	require.NoError(t, err)
+	defer again.Close()
+	tell(again, wanted)
+	require.NoError(t, again.Apply(context.Background()))
+	require.Zero(t, again.Writes())
+}

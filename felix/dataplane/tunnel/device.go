@@ -1,0 +1,242 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/felix/desired"
+)
+
+// load reads our devices and all that is on them.
+func (d *Driver) load() error {
+	vxlans, index := map[string]desired.VXLAN{}, map[string]int{}
+	links, err := d.handle.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return err
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+		index[l.Attrs().Name] = l.Attrs().Index
+	}
+	for _, l := range links {
+		if ours(l.Attrs().Name) {
+			vxlans[l.Attrs().Name] = d.describe(l, names)
+		}
+	}
+	d.index = index
+	neighbors, fdb, err := d.listEntries(names)
+	if err != nil {
+		return err
+	}
+	d.vxlans.ReplaceActual(vxlans)
+	d.neighbors.ReplaceActual(neighbors)
+	d.fdb.ReplaceActual(fdb)
+	return nil
+}
+
+// describe is a device as it is. What makes it unusable (another type, learning, down, several addresses) shows as a
+// difference in the field that Apply would repair it by.
+func (d *Driver) describe(l netlink.Link, names map[int]string) desired.VXLAN {
+	at := l.Attrs()
+	v, ok := l.(*netlink.Vxlan)
+	if !ok || v.Learning {
+		return desired.VXLAN{Name: at.Name} // nothing agrees: it is made anew
+	}
+	out := desired.VXLAN{
+		Name: at.Name, VNI: v.VxlanId, Port: uint16(v.Port), Local: addrOf(v.SrcAddr), Parent: names[v.VtepDevIndex],
+		MTU: at.MTU,
+	}
+	copy(out.MAC[:], at.HardwareAddr)
+	if at.Flags&net.FlagUp == 0 {
+		out.MTU = 0
+	}
+	if list, err := d.addresses(l); err == nil && len(list) == 1 && list[0].IsSingleIP() {
+		out.Address = list[0].Addr()
+	}
+	return out
+}
+
+func (d *Driver) addresses(l netlink.Link) ([]netip.Prefix, error) {
+	list, err := d.handle.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
+	for _, a := range list {
+		if ones, _ := a.Mask.Size(); !a.IP.IsLinkLocalUnicast() {
+			out = append(out, netip.PrefixFrom(addrOf(a.IP), ones))
+		}
+	}
+	return out, nil
+}
+
+func (d *Driver) listEntries(names map[int]string) (map[desired.NeighborKey]desired.Neighbor, map[desired.FDBKey]desired.FDB, error) {
+	neighbors, fdb := map[desired.NeighborKey]desired.Neighbor{}, map[desired.FDBKey]desired.FDB{}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		list, err := d.handle.NeighList(0, family)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, e := range list {
+			n := desired.Neighbor{Link: names[e.LinkIndex], Addr: addrOf(e.IP), MAC: macOf(e.HardwareAddr)}
+			_, wanted := d.neighbors.Desired(n.Key())
+			if e.State&netlink.NUD_PERMANENT != 0 && (ours(n.Link) || wanted) {
+				neighbors[n.Key()] = n
+			}
+		}
+	}
+	for _, name := range devices {
+		if d.index[name] == 0 {
+			continue
+		}
+		list, err := d.handle.NeighList(d.index[name], unix.AF_BRIDGE)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, e := range list {
+			if f, ok := fdbOf(e, name); ok {
+				fdb[f.Key()] = f
+			}
+		}
+	}
+	return neighbors, fdb, nil
+}
+
+func fdbOf(e netlink.Neigh, link string) (desired.FDB, bool) {
+	f := desired.FDB{Link: link, MAC: macOf(e.HardwareAddr), Remote: addrOf(e.IP)}
+	return f, e.State&netlink.NUD_PERMANENT != 0 && e.Flags&netlink.NTF_SELF != 0 && f.Remote.IsValid()
+}
+
+func macOf(hw net.HardwareAddr) (m desired.MAC) {
+	copy(m[:], hw)
+	return m
+}
+
+// ensure makes a device as wanted: repaired where the kernel can, else made anew.
+func (d *Driver) ensure(want desired.VXLAN) error {
+	have, exists := d.vxlans.Actual(want.Name)
+	if exists && !repairable(have, want) {
+		if err := d.deleteDevice(want.Name); err != nil {
+			return err
+		}
+		exists = false
+	}
+	if !exists {
+		if err := d.create(want); err != nil {
+			return err
+		}
+	}
+	link, err := d.handle.LinkByName(want.Name)
+	if err != nil {
+		return fmt.Errorf("device vanished while it was set up: %w", err)
+	}
+	d.index[want.Name] = link.Attrs().Index
+	if link.Attrs().MTU != want.MTU {
+		if err := d.write(d.handle.LinkSetMTU(link, want.MTU)); err != nil {
+			return fmt.Errorf("set MTU %d: %w", want.MTU, err)
+		}
+	}
+	if err := d.setAddress(link, want.Address); err != nil {
+		return err
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		if err := d.write(d.handle.LinkSetUp(link)); err != nil {
+			return fmt.Errorf("set up: %w", err)
+		}
+	}
+	d.vxlans.SetActual(want.Name, want)
+	return nil
+}
+
+// repairable tells whether two devices differ only in what the kernel can change in place.
+func repairable(have, want desired.VXLAN) bool {
+	have.MTU, have.Address = want.MTU, want.Address
+	return have == want
+}
+
+func (d *Driver) create(want desired.VXLAN) error {
+	parent, err := d.handle.LinkByName(want.Parent)
+	if err != nil {
+		return fmt.Errorf("parent device %s: %w", want.Parent, err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr, attrs.MTU = want.Name, hardware(want.MAC), want.MTU
+	err = d.write(d.handle.LinkAdd(&netlink.Vxlan{
+		LinkAttrs: attrs, VxlanId: want.VNI, Port: int(want.Port), SrcAddr: want.Local.AsSlice(),
+		VtepDevIndex: parent.Attrs().Index, Learning: false,
+	}))
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return errors.New("kernel has no vxlan; load the module vxlan, or use pools without vxlanMode")
+	}
+	if err != nil {
+		return fmt.Errorf("create device with VNI %d, port %d on %s: %w", want.VNI, want.Port, want.Parent, err)
+	}
+	return nil
+}
+
+// setAddress leaves the wanted address as the only one.
+func (d *Driver) setAddress(link netlink.Link, want netip.Addr) error {
+	list, err := d.addresses(link)
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, a := range list {
+		if want.IsValid() && a == netip.PrefixFrom(want, want.BitLen()) {
+			found = true
+			continue
+		}
+		if err := d.write(d.handle.AddrDel(link, address(a))); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s: %w", a, err)
+		}
+	}
+	if found || !want.IsValid() {
+		return nil
+	}
+	if err := d.write(d.handle.AddrAdd(link, address(netip.PrefixFrom(want, want.BitLen())))); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add address %s: %w", want, err)
+	}
+	return nil
+}
+
+func address(p netip.Prefix) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+}
+
+// deleteDevice removes a device, and with it, in our books as in the kernel, what was on it.
+func (d *Driver) deleteDevice(name string) error {
+	link, err := d.handle.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if err == nil {
+		err = d.gone(d.handle.LinkDel(link))
+	} else if errors.As(err, &missing) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove device: %w", err)
+	}
+	d.forget(name)
+	return nil
+}
+
+// forget takes a device that is gone out of the books.
+func (d *Driver) forget(name string) {
+	d.vxlans.DeleteActual(name)
+	delete(d.index, name)
+	for k := range d.neighbors.AllActual() {
+		if k.Link == name {
+			d.neighbors.DeleteActual(k)
+		}
+	}
+	for k := range d.fdb.AllActual() {
+		if k.Link == name {
+			d.fdb.DeleteActual(k)
+		}
+	}
+}

@@ -1,0 +1,196 @@
+// Package host watches the node's own network: its interfaces with their addresses, and how the kernel reaches the next
+// hops that bird learned. It only reads.
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/felix/state"
+)
+
+// settle is how long changes are collected before the network is read again: interfaces change in bursts.
+const settle = 20 * time.Millisecond
+
+// audit is how often the network is read although nothing was heard.
+const audit = 30 * time.Second
+
+// Watcher reads the node's network and tells when it changed.
+type Watcher struct {
+	// Ignore are beginnings of names of interfaces that are not the host's own.
+	Ignore []string
+	Log    *slog.Logger
+
+	mu       sync.Mutex // guards nextHops
+	nextHops []netip.Addr
+	poke     chan struct{}
+}
+
+// New returns a watcher that leaves workloads' and tunnels' interfaces out.
+func New(log *slog.Logger) *Watcher {
+	return &Watcher{
+		Ignore: []string{"cali", desired.IPIPDevice, desired.VXLANDevice4, desired.VXLANDevice6, "lo"},
+		Log:    log, poke: make(chan struct{}, 1),
+	}
+}
+
+// Resolve names the next hops whose reachability is to be watched. It does not block.
+func (w *Watcher) Resolve(hops []netip.Addr) {
+	w.mu.Lock()
+	w.nextHops = slices.Clone(hops)
+	w.mu.Unlock()
+	select {
+	case w.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Run tells the present state, and each later one, until ctx ends. A lost subscription is opened again.
+func (w *Watcher) Run(ctx context.Context, tell func(state.Host)) error {
+	for {
+		err := w.follow(ctx, tell)
+		if ctx.Err() != nil {
+			return nil
+		}
+		w.Log.Warn("lost track of the host's network, starting over", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
+	done := make(chan struct{})
+	defer close(done)
+	links, addrs, routes := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64), make(chan netlink.RouteUpdate, 256)
+	lost := make(chan error, 3)
+	report := func(err error) {
+		select {
+		case lost <- err:
+		default:
+		}
+	}
+	if err := errors.Join(
+		netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: report}),
+		netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: report}),
+		netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{ErrorCallback: report}),
+	); err != nil {
+		return err
+	}
+	check, timer := time.NewTicker(audit), time.NewTimer(0)
+	defer check.Stop()
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-lost:
+			return err
+		case u, ok := <-links:
+			if !ok {
+				return errors.New("subscription to links ended")
+			}
+			if !w.ignored(u.Attrs().Name) {
+				timer.Reset(settle)
+			}
+		case _, ok := <-addrs:
+			if !ok {
+				return errors.New("subscription to addresses ended")
+			}
+			timer.Reset(settle)
+		case u, ok := <-routes:
+			if !ok {
+				return errors.New("subscription to routes ended")
+			}
+			if u.Protocol != desired.ProtocolMuslin { // what felix writes itself changes no way to a next hop
+				timer.Reset(settle)
+			}
+		case <-w.poke:
+			timer.Reset(0)
+		case <-check.C:
+			timer.Reset(0)
+		case <-timer.C:
+			h, err := w.read()
+			if err != nil {
+				return err
+			}
+			tell(h)
+		}
+	}
+}
+
+func (w *Watcher) ignored(name string) bool {
+	return slices.ContainsFunc(w.Ignore, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// read takes a snapshot.
+func (w *Watcher) read() (state.Host, error) {
+	h := state.Host{Interfaces: map[string]state.Interface{}, NextHops: map[netip.Addr]state.NextHop{}}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return h, fmt.Errorf("list interfaces: %w", err)
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		at := l.Attrs()
+		names[at.Index] = at.Name
+		if w.ignored(at.Name) {
+			continue
+		}
+		i := state.Interface{Index: at.Index, MTU: at.MTU, Up: at.OperState == netlink.OperUp || at.OperState == netlink.OperUnknown && at.Flags&net.FlagUp != 0}
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			continue // the interface went away meanwhile; its event follows
+		}
+		for _, a := range addrs {
+			if ip, ok := netip.AddrFromSlice(a.IP); ok && !ip.Unmap().IsLinkLocalUnicast() {
+				ones, _ := a.Mask.Size()
+				i.Addresses = append(i.Addresses, netip.PrefixFrom(ip.Unmap(), ones))
+			}
+		}
+		slices.SortFunc(i.Addresses, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+		h.Interfaces[at.Name] = i
+	}
+	w.mu.Lock()
+	hops := slices.Clone(w.nextHops)
+	w.mu.Unlock()
+	for _, hop := range hops {
+		if at, ok := lookup(hop, names); ok {
+			h.NextHops[hop] = at
+		}
+	}
+	return h, nil
+}
+
+// lookup asks the kernel for the way to an address (recursive next hops end at a gateway on a link).
+func lookup(hop netip.Addr, names map[int]string) (state.NextHop, bool) {
+	routes, err := netlink.RouteGet(hop.AsSlice())
+	if err != nil || len(routes) == 0 || routes[0].Type != unix.RTN_UNICAST {
+		return state.NextHop{}, false
+	}
+	at := state.NextHop{Via: hop, Link: names[routes[0].LinkIndex], Metric: uint32(routes[0].Priority)}
+	if gateway, ok := netip.AddrFromSlice(routes[0].Gw); ok {
+		at.Via = gateway.Unmap()
+	}
+	return at, at.Link != ""
+}
+
+// Reachable are the next hops that the kernel has a way to.
+func Reachable(h state.Host) []netip.Addr {
+	return slices.SortedFunc(maps.Keys(h.NextHops), netip.Addr.Compare)
+}

@@ -1,0 +1,150 @@
+// Package render decides: from what felix knows (package state) it computes what the kernel should hold (package
+// desired). It is pure, so the same knowledge gives the same kernel whatever the order in which it arrived.
+package render
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/felix/state"
+)
+
+// Overheads that tunnels add to a packet, in bytes (spec §4.4).
+const (
+	overheadIPIP   = 20
+	overheadVXLAN4 = 50
+	overheadVXLAN6 = 70
+)
+
+// fallbackMTU is taken when no interface of the host matches MTUIfacePattern (spec §4.4).
+const fallbackMTU = 1460
+
+// family is one of the two IP families as the node takes part in it.
+type family struct {
+	v6       bool
+	address  netip.Prefix // node's address and subnet; invalid: the node has none
+	parent   string       // interface that bears it
+	device   string       // VXLAN device
+	overhead int          // of VXLAN over this family
+	mtu      int          // override of the VXLAN device's MTU, 0 for none
+}
+
+// families are the node's families that have an address on an interface of the host.
+func families(s *state.State) []family {
+	self := s.Nodes[s.Node]
+	all := []family{
+		{address: self.IPv4, device: desired.VXLANDevice4, overhead: overheadVXLAN4, mtu: value(s.Config.Spec.VXLANMTU, 0)},
+		{v6: true, address: self.IPv6, device: desired.VXLANDevice6, overhead: overheadVXLAN6, mtu: value(s.Config.Spec.VXLANMTUV6, 0)},
+	}
+	return slices.DeleteFunc(all, func(f family) bool { return !f.address.IsValid() })
+}
+
+func (f family) withParent(s *state.State) family {
+	for _, name := range slices.Sorted(maps.Keys(s.Host.Interfaces)) {
+		for _, a := range s.Host.Interfaces[name].Addresses {
+			if a.Addr() == f.address.Addr() {
+				f.parent = name
+				return f
+			}
+		}
+	}
+	return f
+}
+
+// of picks the node's address of this family.
+func (f family) of(n view.Node) netip.Addr {
+	if f.v6 {
+		return n.IPv6.Addr()
+	}
+	return n.IPv4.Addr()
+}
+
+// vtep is the node's VXLAN tunnel end of this family; ok is false while the node has none.
+func (f family) vtep(n view.Node) (addr netip.Addr, mac desired.MAC, ok bool) {
+	addr, text := n.VXLANAddr4, n.VXLANMAC4
+	if f.v6 {
+		addr, text = n.VXLANAddr6, n.VXLANMAC6
+	}
+	mac, err := desired.ParseMAC(text)
+	return addr, mac, err == nil && !mac.IsZero() && addr.IsValid()
+}
+
+// sameSubnet is the cross-subnet rule: my own subnet contains its address (spec §4.2). Unknown is not the same.
+func (f family) sameSubnet(n view.Node) bool {
+	a := f.of(n)
+	return a.IsValid() && f.address.IsValid() && f.address.Masked().Contains(a)
+}
+
+func (f family) has(p netip.Prefix) bool { return p.Addr().Is6() == f.v6 }
+
+// uses tells whether a tunnel of this family must work on this node: a pool asks for it, or packets may still come in by
+// it while a pool changes its mode.
+func (f family) uses(s *state.State, t view.Tunnel) bool {
+	for _, p := range s.Pools {
+		cidr, err := netip.ParsePrefix(p.Spec.CIDR)
+		if err == nil && f.has(cidr) && tunnelOf(p) == t {
+			return true
+		}
+	}
+	for _, r := range s.Remote {
+		if f.has(r.Dst) && slices.Contains(r.Receive, t) {
+			return true
+		}
+	}
+	return false
+}
+
+// tunnelOf is how a pool wants packets carried.
+func tunnelOf(p *api.IPPool) view.Tunnel {
+	switch {
+	case p.Spec.VXLANMode != "" && p.Spec.VXLANMode != api.VXLANNever:
+		return view.TunnelVXLAN
+	case p.Spec.IPIPMode != "" && p.Spec.IPIPMode != api.IPIPNever:
+		return view.TunnelIPIP
+	}
+	return view.TunnelNone
+}
+
+// HostMTU is the smallest MTU of the interfaces that carry traffic to other nodes (spec §4.4).
+func HostMTU(s *state.State) int {
+	pattern, err := regexp.Compile(s.Config.Spec.MTUIfacePattern)
+	if err != nil || s.Config.Spec.MTUIfacePattern == "" {
+		pattern = regexp.MustCompile(`^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)`)
+	}
+	smallest := 0
+	for name, i := range s.Host.Interfaces {
+		if i.Up && i.MTU > 0 && pattern.MatchString(name) && (smallest == 0 || i.MTU < smallest) {
+			smallest = i.MTU
+		}
+	}
+	return cmp.Or(smallest, fallbackMTU)
+}
+
+// PodMTU is the MTU of pods' interfaces: what fits through every tunnel in use.
+func PodMTU(s *state.State) int {
+	host := HostMTU(s)
+	mtu := host
+	for _, f := range families(s) {
+		if f.uses(s, view.TunnelVXLAN) {
+			mtu = min(mtu, cmp.Or(f.mtu, host-f.overhead))
+		}
+		if f.uses(s, view.TunnelIPIP) {
+			mtu = min(mtu, cmp.Or(value(s.Config.Spec.IPIPMTU, 0), host-overheadIPIP))
+		}
+	}
+	return mtu
+}
+
+// value is what p points to, or def.
+func value[T any](p *T, def T) T {
+	if p == nil {
+		return def
+	}
+	return *p
+}

@@ -1,0 +1,31 @@
+package render
+
+import (
+	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/felix/state"
+)
+
+// spoofingAny is the value of workloadSourceSpoofing that lets endpoints ask for further source addresses.
+const spoofingAny = "Any"
+
+// Links are the host sides of the node's pods.
+func Links(s *state.State) map[string]desired.WorkloadLink {
+	out := make(map[string]desired.WorkloadLink, len(s.Local))
+	for _, e := range s.Local {
+		link := desired.WorkloadLink{Name: e.Interface, MTU: e.MTU}
+		for _, a := range e.Addresses {
+			link.IPv4 = link.IPv4 || a.Is4()
+			link.IPv6 = link.IPv6 || a.Is6()
+		}
+		if w, ok := s.View(e); ok && s.Config.Spec.WorkloadSourceSpoofing == spoofingAny {
+			link.AllowSpoofing = len(w.AllowSpoofedPrefixes) > 0
+		}
+		out[e.Interface] = link
+	}
+	return out
+}
+
+// Sysctls are the parameters of the whole node.
+func Sysctls(s *state.State) []desired.Sysctl {
+	return desired.HostSysctls(s.Config.Spec.IPForwarding != "Disabled")
+}

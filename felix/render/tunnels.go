@@ -1,0 +1,50 @@
+package render
+
+import (
+	"cmp"
+
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/felix/state"
+)
+
+// Tunnels is what the tunnel devices should be, and what they should know of the other nodes.
+type Tunnels struct {
+	VXLAN     map[string]desired.VXLAN
+	Neighbors map[desired.NeighborKey]desired.Neighbor
+	FDB       map[desired.FDBKey]desired.FDB
+}
+
+// TunnelState computes the tunnel devices. A device exists while a pool needs it and the node has an address for it.
+func TunnelState(s *state.State) Tunnels {
+	out := Tunnels{
+		VXLAN:     map[string]desired.VXLAN{},
+		Neighbors: map[desired.NeighborKey]desired.Neighbor{},
+		FDB:       map[desired.FDBKey]desired.FDB{},
+	}
+	for _, f := range families(s) {
+		f = f.withParent(s)
+		addr, mac, ok := f.vtep(s.Nodes[s.Node])
+		if !ok || f.parent == "" || !f.uses(s, view.TunnelVXLAN) {
+			continue
+		}
+		out.VXLAN[f.device] = desired.VXLAN{
+			Name: f.device, VNI: value(s.Config.Spec.VXLANVNI, desired.DefaultVXLANVNI),
+			Port:  uint16(value(s.Config.Spec.VXLANPort, desired.DefaultVXLANPort)),
+			Local: f.address.Addr(), Parent: f.parent, MAC: mac, MTU: f.vxlanMTU(s), Address: addr,
+		}
+		for _, n := range s.Nodes {
+			vtep, mac, ok := f.vtep(n)
+			if n.Name == s.Node || !ok || !f.of(n).IsValid() {
+				continue
+			}
+			neigh := desired.Neighbor{Link: f.device, Addr: vtep, MAC: mac}
+			entry := desired.FDB{Link: f.device, MAC: mac, Remote: f.of(n)}
+			out.Neighbors[neigh.Key()], out.FDB[entry.Key()] = neigh, entry
+		}
+	}
+	return out
+}
+
+// vxlanMTU is the MTU of the family's VXLAN device.
+func (f family) vxlanMTU(s *state.State) int { return cmp.Or(f.mtu, HostMTU(s)-f.overhead) }

@@ -1,0 +1,301 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muslin-net/muslin/felix/state"
+	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
+)
+
+// undoTime bounds taking back a failed call, whose own deadline may be what failed it.
+const undoTime = 10 * time.Second
+
+// Add wires a pod.
+func (s *Server) Add(ctx context.Context, req *felixv1.AddRequest) (*felixv1.AddResponse, error) {
+	e, err := identify(req.GetAttachment(), req.GetArgs())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	unlock, err := s.locks.lock(ctx, e.Interface)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	defer unlock()
+	if reasons := s.Agent.Ready(); len(reasons) > 0 {
+		return nil, status.Error(codes.Unavailable, strings.Join(reasons, "; "))
+	}
+
+	cfg := req.GetConfig()
+	e.Netns, e.MTU, e.Forwarding, e.Labels = req.GetNetns(), int(cfg.GetMtu()), cfg.GetAllowIpForwarding(), cfg.GetLabels()
+	if e.Pod == "" || !cfg.GetKubernetesPolicy() {
+		e.Profiles = []string{e.Network} // spec §6.2: without policy.type the profile is named after the network
+	}
+	if e.MTU == 0 {
+		if e.MTU, err = s.Agent.PodMTU(ctx); err != nil {
+			return nil, statusOf(err)
+		}
+	}
+	if e, err = s.wire(ctx, e, req); err != nil {
+		s.Log.Error("ADD failed", "endpoint", e.ID, "container", e.ContainerID, "error", err)
+		return nil, statusOf(err)
+	}
+	closed, err := s.awaitPolicy(ctx, e, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.Log.Info("pod added", "endpoint", e.ID, "container", e.ContainerID, "interface", e.Interface, "addresses", e.Addresses, "closed", closed)
+	return &felixv1.AddResponse{
+		HostInterface: e.Interface, Mac: e.MAC, Mtu: uint32(e.MTU), Addresses: bytesOf(e.Addresses), Closed: closed,
+	}, nil
+}
+
+// wire takes the steps of an endpoint's life up to the routes; a failure takes them all back.
+func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddRequest) (_ state.Endpoint, err error) {
+	local, err := s.Agent.Local(ctx)
+	if err != nil {
+		return e, err
+	}
+	podInterface := req.GetAttachment().GetInterface()
+	before, exists := local[e.Interface]
+	switch {
+	case exists && before.ContainerID == e.ContainerID && before.ID == e.ID:
+		e.Addresses, e.MAC = before.Addresses, before.MAC // the same call again: same outcome
+	case exists:
+		// A new sandbox of the same pod, before the DEL of the old one: the old one gives way.
+		if err := s.unwire(ctx, before, before.ID.Endpoint); err != nil {
+			return e, err
+		}
+		exists = false
+	}
+
+	var steps undo
+	defer func() {
+		if err != nil {
+			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+			defer cancel()
+			err = errors.Join(err, steps.run(after))
+		}
+	}()
+	name := recordName(e)
+	if !exists {
+		if err := s.assign(ctx, &e, req, &steps); err != nil {
+			return e, err
+		}
+		if err := s.Records.Save(name, e); err != nil { // before anything is in the kernel: a crash must find it
+			return e, err
+		}
+		steps.push(func(context.Context) error { return s.Records.Delete(name) })
+	}
+	mac, err := s.Pods.Wire(ctx, e, podInterface)
+	if err != nil {
+		return e, err
+	}
+	if !exists {
+		steps.push(func(ctx context.Context) error { return s.Pods.Unwire(ctx, e, podInterface) })
+	}
+	if mac != e.MAC {
+		e.MAC = mac
+		if err := s.Records.Save(name, e); err != nil {
+			return e, err
+		}
+	}
+	if !exists {
+		steps.push(func(ctx context.Context) error { return s.Agent.DeleteLocal(ctx, e.Interface) })
+	}
+	return e, s.Agent.SetLocal(ctx, e)
+}
+
+// assign gets the endpoint's addresses: those that another IPAM plugin gave, or felix's own.
+func (s *Server) assign(ctx context.Context, e *state.Endpoint, req *felixv1.AddRequest, steps *undo) error {
+	if given := req.GetConfig().GetAddresses(); len(given) > 0 {
+		for _, b := range given {
+			a, ok := netip.AddrFromSlice(b)
+			if !ok {
+				return status.Errorf(codes.InvalidArgument, "an address of %d bytes was given", len(b))
+			}
+			e.Addresses = append(e.Addresses, a)
+		}
+		return nil
+	}
+	want, err := wants(*e, req.GetConfig(), req.GetArgs())
+	if err != nil {
+		return err
+	}
+	if err := s.Releases.Cancel(ctx, want.Handle); err != nil {
+		return err
+	}
+	e.Addresses, err = s.IPAM.Assign(ctx, want)
+	if err != nil {
+		return err
+	}
+	steps.push(func(context.Context) error { return s.Releases.Add(want.Handle) })
+	return nil
+}
+
+func wants(e state.Endpoint, cfg *felixv1.NetworkConfig, args map[string]string) (Want, error) {
+	w := Want{
+		Handle: handle(e), Attributes: owner(e), Namespace: e.Namespace,
+		IPv4: cfg.GetAssignIpv4(), IPv6: cfg.GetAssignIpv6(), Pools4: cfg.GetIpv4Pools(), Pools6: cfg.GetIpv6Pools(),
+	}
+	if text := args[argIP]; text != "" {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return w, status.Errorf(codes.InvalidArgument, "CNI_ARGS: IP=%q is not an address", text)
+		}
+		w.Fixed = a
+		return w, nil
+	}
+	if !w.IPv4 && !w.IPv6 {
+		return w, status.Error(codes.InvalidArgument, "network configuration asks for neither IPv4 nor IPv6; set ipam.assign_ipv4 or ipam.assign_ipv6 to \"true\"")
+	}
+	return w, nil
+}
+
+// awaitPolicy waits for the endpoint to open. Whether a pod whose policy stays unknown starts closed is the
+// configuration's choice.
+func (s *Server) awaitPolicy(ctx context.Context, e state.Endpoint, cfg *felixv1.NetworkConfig) (closed bool, err error) {
+	wait := defaultPolicyWait
+	if d := cfg.GetPolicyWait(); d != nil {
+		wait = d.AsDuration()
+	}
+	patient, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	missing := s.Agent.WaitOpen(patient, e.Interface)
+	switch {
+	case missing == nil:
+		return false, nil
+	case cfg.GetRequirePolicy():
+		err := s.unwire(context.WithoutCancel(ctx), e, e.ID.Endpoint)
+		return false, status.Error(codes.Unavailable, errors.Join(missing, err).Error())
+	}
+	s.Log.Warn("pod starts closed", "endpoint", e.ID, "interface", e.Interface, "because", missing)
+	return true, nil
+}
+
+// Delete unwires a pod. It succeeds when the node is clean, whatever typha says.
+func (s *Server) Delete(ctx context.Context, req *felixv1.DeleteRequest) (*felixv1.DeleteResponse, error) {
+	e, err := identify(req.GetAttachment(), req.GetArgs())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	unlock, err := s.locks.lock(ctx, e.Interface)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	defer unlock()
+	local, err := s.Agent.Local(ctx)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	known, ok := local[e.Interface]
+	if !ok || known.ContainerID != e.ContainerID {
+		// Unknown, or a late DEL of a sandbox whose successor has the interface: only the old handle is freed.
+		return &felixv1.DeleteResponse{}, statusOf(s.Releases.Add(handle(e)))
+	}
+	if err := s.unwire(ctx, known, req.GetAttachment().GetInterface()); err != nil {
+		s.Log.Error("DEL failed", "endpoint", e.ID, "container", e.ContainerID, "error", err)
+		return nil, statusOf(err)
+	}
+	s.Log.Info("pod deleted", "endpoint", known.ID, "container", known.ContainerID, "interface", known.Interface)
+	return &felixv1.DeleteResponse{}, nil
+}
+
+// unwire takes an endpoint out: route first, then interface and rules, then the record; the address last.
+func (s *Server) unwire(ctx context.Context, e state.Endpoint, podInterface string) error {
+	e.Leaving = true
+	if err := s.Records.Save(recordName(e), e); err != nil {
+		return err
+	}
+	if err := s.Agent.SetLocal(ctx, e); err != nil {
+		return err
+	}
+	if err := s.Pods.Unwire(ctx, e, podInterface); err != nil {
+		return err
+	}
+	if err := s.Agent.DeleteLocal(ctx, e.Interface); err != nil {
+		return err
+	}
+	if err := s.Releases.Add(handle(e)); err != nil {
+		return err
+	}
+	return s.Records.Delete(recordName(e))
+}
+
+// Check compares a wired pod with the result of its Add.
+func (s *Server) Check(ctx context.Context, req *felixv1.CheckRequest) (*felixv1.CheckResponse, error) {
+	at := req.GetAttachment()
+	local, err := s.Agent.Local(ctx)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	for _, e := range local {
+		if e.ContainerID != at.GetContainerId() || e.ID.Endpoint != at.GetInterface() {
+			continue
+		}
+		if want := bytesOf(e.Addresses); !slices.EqualFunc(want, req.GetAddresses(), slices.Equal[[]byte]) {
+			return nil, status.Errorf(codes.FailedPrecondition, "endpoint %s has addresses %v, the result of ADD had others", e.ID, e.Addresses)
+		}
+		if req.GetMac() != "" && e.MAC != req.GetMac() {
+			return nil, status.Errorf(codes.FailedPrecondition, "endpoint %s has MAC %s, the result of ADD had %s", e.ID, e.MAC, req.GetMac())
+		}
+		e.Netns = req.GetNetns()
+		if err := s.Pods.Check(ctx, e, at.GetInterface()); err != nil {
+			return nil, status.Error(codes.FailedPrecondition, err.Error())
+		}
+		return &felixv1.CheckResponse{}, nil
+	}
+	return nil, status.Errorf(codes.FailedPrecondition, "container %s has no interface %s here", at.GetContainerId(), at.GetInterface())
+}
+
+// Gc removes every endpoint of the network that is not listed.
+func (s *Server) Gc(ctx context.Context, req *felixv1.GcRequest) (*felixv1.GcResponse, error) {
+	local, err := s.Agent.Local(ctx)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	valid := map[string]bool{}
+	for _, at := range req.GetValid() {
+		valid[at.GetContainerId()+" "+at.GetInterface()] = true
+	}
+	resp := &felixv1.GcResponse{}
+	var errs []error
+	for _, e := range local {
+		if e.Network != req.GetNetwork() || valid[e.ContainerID+" "+e.ID.Endpoint] {
+			continue
+		}
+		at := &felixv1.Attachment{Network: e.Network, ContainerId: e.ContainerID, Interface: e.ID.Endpoint}
+		_, err := s.Delete(ctx, &felixv1.DeleteRequest{Attachment: at, Netns: e.Netns, Args: argsOf(e)})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		resp.Removed = append(resp.Removed, at)
+	}
+	return resp, statusOf(errors.Join(errs...))
+}
+
+// argsOf are the CNI_ARGS that identify an endpoint again.
+func argsOf(e state.Endpoint) map[string]string {
+	if e.Pod == "" {
+		return nil
+	}
+	return map[string]string{argNamespace: e.Namespace, argPod: e.Pod, argUID: e.UID}
+}
+
+func recordName(e state.Endpoint) string { return e.Interface }
+
+func bytesOf(addrs []netip.Addr) [][]byte {
+	out := make([][]byte, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.AsSlice()
+	}
+	return out
+}

@@ -1,0 +1,57 @@
+package server
+
+import (
+	"crypto/sha1" //nolint:gosec // a name that users know is derived with it; nothing is protected by it
+	"encoding/hex"
+	"fmt"
+
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/state"
+	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
+)
+
+// CNI_ARGS that kubelet passes (spec §6.2).
+const (
+	argNamespace = "K8S_POD_NAMESPACE"
+	argPod       = "K8S_POD_NAME"
+	argUID       = "K8S_POD_UID"
+	argIP        = "IP"
+)
+
+const (
+	interfacePrefix  = "cali"
+	defaultNamespace = "default"
+)
+
+// identify says which endpoint an attachment is: by pod under Kubernetes, by container elsewhere (spec §4.1, §6.2).
+func identify(at *felixv1.Attachment, args map[string]string) (state.Endpoint, error) {
+	if at.GetNetwork() == "" || at.GetContainerId() == "" || at.GetInterface() == "" {
+		return state.Endpoint{}, fmt.Errorf("attachment %v lacks network, container id or interface", at)
+	}
+	e := state.Endpoint{
+		Network: at.GetNetwork(), ContainerID: at.GetContainerId(), UID: args[argUID],
+		Namespace: defaultNamespace,
+	}
+	namespace, pod := args[argNamespace], args[argPod]
+	if namespace != "" && pod != "" {
+		sum := sha1.Sum([]byte(namespace + "." + pod)) //nolint:gosec // see above
+		e.Namespace, e.Pod = namespace, pod
+		e.Interface = interfacePrefix + hex.EncodeToString(sum[:])[:11]
+		e.ID = view.EndpointID{Orchestrator: "k8s", Workload: namespace + "/" + pod, Endpoint: at.GetInterface()}
+		return e, nil
+	}
+	e.Interface = interfacePrefix + at.GetContainerId()[:min(11, len(at.GetContainerId()))]
+	e.ID = view.EndpointID{Orchestrator: "cni", Workload: defaultNamespace + "/" + at.GetContainerId(), Endpoint: at.GetInterface()}
+	return e, nil
+}
+
+// handle is the IPAM handle of an attachment (spec §5.7).
+func handle(e state.Endpoint) string { return e.Network + "." + e.ContainerID }
+
+// owner are the attributes that IPAM keeps beside the handle; typha adds node and time.
+func owner(e state.Endpoint) map[string]string {
+	if e.Pod == "" {
+		return nil
+	}
+	return map[string]string{"pod": e.Pod, "namespace": e.Namespace}
+}

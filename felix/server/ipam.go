@@ -1,0 +1,39 @@
+package server
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
+)
+
+// Assign gives addresses to an attachment that another plugin wires.
+func (s *Server) Assign(ctx context.Context, req *felixv1.AssignRequest) (*felixv1.AssignResponse, error) {
+	e, err := identify(req.GetAttachment(), req.GetArgs())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	want, err := wants(e, req.GetConfig(), req.GetArgs())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Releases.Cancel(ctx, want.Handle); err != nil {
+		return nil, statusOf(err)
+	}
+	addrs, err := s.IPAM.Assign(ctx, want)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	return &felixv1.AssignResponse{Addresses: bytesOf(addrs)}, nil
+}
+
+// Unassign frees the addresses of an attachment, now or when typha can be told.
+func (s *Server) Unassign(_ context.Context, req *felixv1.UnassignRequest) (*felixv1.UnassignResponse, error) {
+	e, err := identify(req.GetAttachment(), nil)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &felixv1.UnassignResponse{}, statusOf(s.Releases.Add(handle(e)))
+}

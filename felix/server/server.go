@@ -1,0 +1,184 @@
+// Package server serves felix.v1 on a unix socket: the CNI verbs, IPAM for other plugins, and what felix knows. It holds
+// no network state of its own: it orders the steps of an endpoint's life (design: "The life of an endpoint") and leaves
+// each to whoever owns it.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muslin-net/muslin/felix/state"
+	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
+)
+
+// defaultPolicyWait is how long ADD waits for a pod's policy before it starts closed.
+const defaultPolicyWait = 2 * time.Second
+
+// Agent is the loop that programs the node.
+type Agent interface {
+	// SetLocal records an endpoint and returns when it is programmed: rules first, routes last.
+	SetLocal(ctx context.Context, e state.Endpoint) error
+	// DeleteLocal forgets an endpoint and returns when nothing of it is left in the kernel.
+	DeleteLocal(ctx context.Context, iface string) error
+	// WaitOpen returns when the endpoint's policy is known and programmed, or says what is missing when ctx ends.
+	WaitOpen(ctx context.Context, iface string) error
+	// Local returns the endpoints that are recorded, by interface.
+	Local(ctx context.Context) (map[string]state.Endpoint, error)
+	// PodMTU is the MTU for new pods.
+	PodMTU(ctx context.Context) (int, error)
+	// Dump returns desired beside actual state.
+	Dump(ctx context.Context) ([]Difference, error)
+	// Ready tells whether pods can be wired, and if not why.
+	Ready() []string
+}
+
+// Difference is one object of the kernel, as wanted and as it is.
+type Difference struct {
+	Section, Key, Desired, Actual, Error string
+}
+
+// Pods makes and removes the interfaces of pods.
+type Pods interface {
+	// Wire makes the pair and sets the pod's side up. It is idempotent, and leaves nothing behind if it fails. It returns
+	// the Ethernet address of the pod's side.
+	Wire(ctx context.Context, e state.Endpoint, podInterface string) (mac string, err error)
+	// Unwire removes the pair; what is not there is no error.
+	Unwire(ctx context.Context, e state.Endpoint, podInterface string) error
+	// Check compares the pair with the endpoint and names the first difference.
+	Check(ctx context.Context, e state.Endpoint, podInterface string) error
+}
+
+// IPAM hands out addresses of the cluster.
+type IPAM interface {
+	// Assign gives all the addresses that are asked for, or none.
+	Assign(ctx context.Context, want Want) ([]netip.Addr, error)
+	// Release frees the addresses of a handle.
+	Release(ctx context.Context, handle string) error
+}
+
+// Want is a request for addresses.
+type Want struct {
+	Handle     string
+	Attributes map[string]string
+	Namespace  string
+	IPv4, IPv6 bool
+	Pools4     []string
+	Pools6     []string
+	Fixed      netip.Addr // one specific address instead; invalid: none
+}
+
+// Records keeps endpoints over restarts.
+type Records interface {
+	Save(name string, e state.Endpoint) error
+	Delete(name string) error
+}
+
+// Releases queues handles whose addresses are to be freed, durably, and frees them when that can be done.
+type Releases interface {
+	Add(handle string) error
+	// Cancel takes back what was queued, as the handle is used again; it waits for a release under way.
+	Cancel(ctx context.Context, handle string) error
+}
+
+// Server carries out the calls.
+type Server struct {
+	felixv1.UnimplementedCniServiceServer
+	felixv1.UnimplementedIpamServiceServer
+	felixv1.UnimplementedStateServiceServer
+
+	Agent    Agent
+	Pods     Pods
+	IPAM     IPAM
+	Records  Records
+	Releases Releases
+	Log      *slog.Logger
+	Software string
+
+	locks keyed // one call at a time for each interface
+}
+
+// Register adds the services to a gRPC server.
+func (s *Server) Register(g *grpc.Server) {
+	felixv1.RegisterCniServiceServer(g, s)
+	felixv1.RegisterIpamServiceServer(g, s)
+	felixv1.RegisterStateServiceServer(g, s)
+}
+
+// Status says whether Add would work.
+func (s *Server) Status(context.Context, *felixv1.StatusRequest) (*felixv1.StatusResponse, error) {
+	reasons := s.Agent.Ready()
+	return &felixv1.StatusResponse{Ready: len(reasons) == 0, Reasons: reasons, Software: s.Software}, nil
+}
+
+// keyed is a set of mutexes by name.
+type keyed struct {
+	mu   sync.Mutex // guards held
+	held map[string]chan struct{}
+}
+
+// lock waits for the name to be free and takes it; the returned function gives it back.
+func (k *keyed) lock(ctx context.Context, name string) (func(), error) {
+	for {
+		k.mu.Lock()
+		if k.held == nil {
+			k.held = map[string]chan struct{}{}
+		}
+		busy, taken := k.held[name]
+		if !taken {
+			mine := make(chan struct{})
+			k.held[name] = mine
+			k.mu.Unlock()
+			return func() {
+				k.mu.Lock()
+				delete(k.held, name)
+				k.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		k.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("another call for %s is still under way: %w", name, ctx.Err())
+		}
+	}
+}
+
+// statusOf gives an error the code that the plugin turns into a CNI error.
+func statusOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	code := codes.Internal
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		code = codes.Unavailable
+	}
+	return status.Error(code, err.Error())
+}
+
+// undo is a stack of steps to take back.
+type undo []func(context.Context) error
+
+func (u *undo) push(step func(context.Context) error) { *u = append(*u, step) }
+
+// run takes the steps back, last first, and goes on when one fails.
+func (u undo) run(ctx context.Context) error {
+	var errs []error
+	for i := len(u) - 1; i >= 0; i-- {
+		errs = append(errs, u[i](ctx))
+	}
+	return errors.Join(errs...)
+}

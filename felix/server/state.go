@@ -1,0 +1,55 @@
+package server
+
+import (
+	"context"
+	"slices"
+
+	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
+)
+
+// Dump gives desired beside actual state.
+func (s *Server) Dump(ctx context.Context, req *felixv1.DumpRequest) (*felixv1.DumpResponse, error) {
+	all, err := s.Agent.Dump(ctx)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	resp := &felixv1.DumpResponse{}
+	for _, d := range all {
+		wanted := len(req.GetSections()) == 0 || slices.Contains(req.GetSections(), d.Section)
+		if !wanted || req.GetDifferencesOnly() && d.Desired == d.Actual {
+			continue
+		}
+		resp.Entries = append(resp.Entries, &felixv1.DumpEntry{
+			Section: d.Section, Key: d.Key, Desired: d.Desired, Actual: d.Actual, Error: d.Error,
+		})
+	}
+	return resp, nil
+}
+
+// Endpoints lists the endpoints of the node.
+func (s *Server) Endpoints(ctx context.Context, req *felixv1.EndpointsRequest) (*felixv1.EndpointsResponse, error) {
+	local, err := s.Agent.Local(ctx)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	resp := &felixv1.EndpointsResponse{}
+	for _, e := range local {
+		out := &felixv1.Endpoint{
+			Id: e.ID.String(), Interface: e.Interface, Mac: e.MAC, Addresses: bytesOf(e.Addresses), ContainerId: e.ContainerID,
+		}
+		names := []string{out.GetId(), e.Interface, e.ID.Workload}
+		for _, a := range e.Addresses {
+			names = append(names, a.String())
+		}
+		if asked := req.GetEndpoint(); asked == "" || slices.Contains(names, asked) {
+			resp.Endpoints = append(resp.Endpoints, out)
+		}
+	}
+	slices.SortFunc(resp.GetEndpoints(), func(a, b *felixv1.Endpoint) int {
+		if a.GetInterface() < b.GetInterface() {
+			return -1
+		}
+		return 1
+	})
+	return resp, nil
+}

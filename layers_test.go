@@ -1,0 +1,161 @@
+// Package muslin holds what must be true of the whole repository: who may import whom, and that packages say what they are.
+package muslin
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/muslin-net/muslin/"
+
+type goPackage struct {
+	ImportPath, Name, Doc string
+	Imports, Deps         []string
+}
+
+// rule says what packages of a layer may import of ours, and what of the rest they may not.
+type rule struct {
+	layer    string
+	packages []string // prefixes below the module, "/" at the end for whole trees
+	may      []string // own packages that are allowed, by the same prefixes
+	mayNot   []string // foreign import paths that are refused
+}
+
+// Impure is what a core must not touch: it decides, it does not act.
+var impure = []string{
+	"os", "net", "log/slog", "log", "github.com/vishvananda/netlink", "google.golang.org/grpc",
+	"google.golang.org/protobuf/proto", "github.com/osrg/gobgp", "k8s.io/client-go",
+}
+
+var rules = []rule{
+	{layer: "nouns", packages: []string{"api"}, may: []string{"api/selector"}, mayNot: impure},
+	{layer: "selectors", packages: []string{"api/selector"}, may: nil, mayNot: impure},
+	{layer: "view", packages: []string{"api/view"}, may: []string{"api"}, mayNot: impure},
+	{layer: "wire", packages: []string{"proto/"}, may: []string{"proto/"}},
+	{layer: "plumbing", packages: []string{"internal/"}, may: []string{"internal/"}},
+	{
+		layer: "cores", mayNot: impure,
+		packages: []string{
+			"typha/cache", "typha/compute", "typha/views", "felix/state", "felix/render", "felix/desired",
+			"confd/render", "ipam/block", "cni/conf", "bird/policy",
+		},
+		may: []string{
+			"api", "api/selector", "api/view", "internal/delta",
+			// a core may build on the cores of its own component
+			"typha/cache", "typha/compute", "typha/views", "felix/state", "felix/render", "felix/desired",
+		},
+	},
+}
+
+// nodeBinaries run on nodes: none may reach the datastore or the Kubernetes API, not even through a dependency.
+var nodeBinaries = []string{"felix", "confd", "bird", "cni/calico", "cni/calico-ipam", "csi", "node"}
+
+// datastoreUsers are the only ones that may import datastore.
+var datastoreUsers = []string{"datastore", "typha", "ipam/alloc", "kube-controllers", "calicoctl", "integration"}
+
+func TestLayers(t *testing.T) {
+	packages := list(t, "./...")
+	for _, p := range packages {
+		path := strings.TrimPrefix(p.ImportPath, module)
+		for _, r := range rules {
+			if !matches(path, r.packages) {
+				continue
+			}
+			for _, imported := range p.Imports {
+				if own, ok := strings.CutPrefix(imported, module); ok {
+					require.True(t, matches(own, r.may), "%s (%s) must not import %s", path, r.layer, own)
+				}
+				require.False(t, slices.ContainsFunc(r.mayNot, func(no string) bool {
+					return imported == no || strings.HasPrefix(imported, no+"/") && strings.Contains(no, ".")
+				}), "%s (%s) must not import %s", path, r.layer, imported)
+			}
+		}
+	}
+}
+
+// A component meets another one only through that one's client.
+func TestComponentsMeetThroughClients(t *testing.T) {
+	components := []string{"typha", "felix", "confd", "bird", "cni", "node", "kube-controllers", "calicoctl", "csi"}
+	component := func(path string) string {
+		first, _, _ := strings.Cut(path, "/")
+		if slices.Contains(components, first) {
+			return first
+		}
+		return ""
+	}
+	for _, p := range list(t, "./...") {
+		path := strings.TrimPrefix(p.ImportPath, module)
+		for _, imported := range p.Imports {
+			own, ok := strings.CutPrefix(imported, module)
+			other := component(own)
+			if !ok || other == "" || component(path) == "" || other == component(path) {
+				continue
+			}
+			require.Equal(t, other+"/client", own, "%s must not import %s", path, own)
+		}
+	}
+}
+
+func TestNodesHoldNoDatastoreClient(t *testing.T) {
+	for _, binary := range nodeBinaries {
+		for _, p := range list(t, "./"+binary+"/...") {
+			for _, dep := range p.Deps {
+				require.False(t, strings.HasPrefix(dep, module+"datastore"), "%s reaches %s", p.ImportPath, dep)
+				require.False(t, strings.HasPrefix(dep, "k8s.io/client-go"), "%s reaches %s", p.ImportPath, dep)
+				require.False(t, strings.HasPrefix(dep, "go.etcd.io"), "%s reaches %s", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
+func TestOnlySomeUseTheDatastore(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		path := strings.TrimPrefix(p.ImportPath, module)
+		for _, imported := range p.Imports {
+			if own, ok := strings.CutPrefix(imported, module); ok && under(own, "datastore") {
+				require.True(t, slices.ContainsFunc(datastoreUsers, func(u string) bool { return under(path, u) }),
+					"%s must not import %s", path, own)
+			}
+		}
+	}
+}
+
+func TestEveryPackageIsDocumented(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		if p.Name != "" && !strings.Contains(p.ImportPath, "/proto/") {
+			require.NotEmpty(t, p.Doc, "%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+// under tells whether path is the tree's root or inside it.
+func under(path, root string) bool { return path == root || strings.HasPrefix(path, root+"/") }
+
+func matches(path string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		return path == p || strings.HasSuffix(p, "/") && strings.HasPrefix(path, p)
+	})
+}
+
+func list(t *testing.T, pattern string) []goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Name,Doc,Imports,Deps", pattern).Output()
+	require.NoError(t, err)
+	var all []goPackage
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else {
+			require.NoError(t, err)
+		}
+		all = append(all, p)
+	}
+}

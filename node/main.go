@@ -1,0 +1,99 @@
+// Command calico-node prepares a node (-startup) and answers its probes.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/muslin-net/muslin/internal/daemon"
+	"github.com/muslin-net/muslin/internal/rpc"
+	"github.com/muslin-net/muslin/node/probe"
+	"github.com/muslin-net/muslin/node/startup"
+	"github.com/muslin-net/muslin/typha/client"
+)
+
+// config is what the command line says.
+type config struct {
+	startup, version                           bool
+	felixLive, felixReady, birdLive, birdReady bool
+	felixHealth, birdHealth                    string
+	node, libDir, typha, typhaName             string
+	files                                      rpc.Files
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, parse()); err != nil {
+		fmt.Fprintln(os.Stderr, "calico-node:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // stop was called
+	}
+}
+
+func parse() (c config) {
+	flag.BoolVar(&c.startup, "startup", false, "find the node's addresses, register it, propose default pools, and end")
+	flag.BoolVar(&c.felixLive, "felix-live", false, "succeed if felix lives")
+	flag.BoolVar(&c.felixReady, "felix-ready", false, "succeed if felix is ready")
+	flag.BoolVar(&c.birdLive, "bird-live", false, "succeed if bird lives")
+	flag.BoolVar(&c.birdReady, "bird-ready", false, "succeed if bird is ready")
+	flag.BoolVar(&c.version, "v", false, "print the version")
+	flag.StringVar(&c.felixHealth, "felix-health", "localhost:9099", "felix's health address")
+	flag.StringVar(&c.birdHealth, "bird-health", "localhost:9097", "bird's health address")
+	flag.StringVar(&c.node, "node", "", "name of this node [$NODENAME]")
+	flag.StringVar(&c.libDir, "lib-dir", "/var/lib/calico", "directory that outlives reboots")
+	flag.StringVar(&c.typha, "typha", os.Getenv("FELIX_TYPHAADDR"), "addresses of typha, host:port, separated by commas [$FELIX_TYPHAADDR]")
+	flag.StringVar(&c.typhaName, "typha-name", "typha", "name in typha's certificate")
+	flag.StringVar(&c.files.CA, "ca", "/etc/calico/ca.pem", "CA certificate, PEM")
+	flag.StringVar(&c.files.Cert, "cert", "/etc/calico/node.pem", "this node's certificate, PEM")
+	flag.StringVar(&c.files.Key, "key", "/etc/calico/node-key.pem", "its key, PEM")
+	flag.Parse()
+	return c
+}
+
+func run(ctx context.Context, c config) error {
+	group, ctx := errgroup.WithContext(ctx)
+	asked := false
+	do := func(wanted bool, job func() error) {
+		if wanted {
+			asked = true
+			group.Go(job)
+		}
+	}
+	do(c.version, func() error { fmt.Println(daemon.Version()); return nil })
+	do(c.startup, func() error { return start(ctx, c) })
+	do(c.felixLive, func() error { return probe.Check(ctx, "felix", c.felixHealth, "/liveness") })
+	do(c.felixReady, func() error { return probe.Check(ctx, "felix", c.felixHealth, "/readiness") })
+	do(c.birdLive, func() error { return probe.Check(ctx, "bird", c.birdHealth, "/liveness") })
+	do(c.birdReady, func() error { return probe.Check(ctx, "bird", c.birdHealth, "/readiness") })
+	if !asked {
+		return errors.New("nothing was asked for; --help lists what can be")
+	}
+	return group.Wait()
+}
+
+func start(ctx context.Context, c config) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	name, err := startup.NodeName(c.node, c.libDir, os.Getenv, log)
+	if err != nil {
+		return err
+	}
+	typha, err := client.New(client.Config{
+		Addresses: strings.FieldsFunc(c.typha, func(r rune) bool { return r == ',' }), ServerName: c.typhaName,
+		Files: c.files, Node: name, Log: log,
+	})
+	if err != nil {
+		return fmt.Errorf("typha: %w", err)
+	}
+	defer typha.Close()
+	return startup.Run(ctx, startup.Config{Node: name, LibDir: c.libDir, Env: os.Getenv, Log: log}, typha)
+}
