@@ -11,6 +11,8 @@ const GroupVersion = "projectcalico.org/v3"
 // Object is any resource of the projectcalico.org/v3 group. All kinds implement it with pointer receivers.
 //
 // metadata.resourceVersion is the datastore's revision of the object, opaque to everyone but the datastore.
+//
+// +kubebuilder:object:generate=false
 type Object interface {
 	metav1.Object
 	runtime.Object
@@ -27,6 +29,8 @@ type Object interface {
 
 // Kind describes one resource kind. The registry (Kinds) is the only list of kinds in the project: the datastore,
 // calicoctl, typha's intake and the CRD generator all read it.
+//
+// +kubebuilder:object:generate=false
 type Kind struct {
 	Name       string   // as in the kind field: "IPPool"
 	Plural     string   // as in storage paths and CRD names: "ippools"

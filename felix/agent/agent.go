@@ -13,10 +13,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/render"
 	"github.com/muslin-net/muslin/felix/state"
 )
+
+// routesPatience is how long routes that an earlier felix wrote are kept while bird has not told its paths: as long as BGP
+// peers keep them for a speaker that restarts.
+const routesPatience = 120 * time.Second
 
 // Failed applies are tried again after retryFirst, doubling to retryLast; a full audit of the kernel runs every auditEvery.
 const (
@@ -32,12 +37,16 @@ type Kernel interface {
 	// Apply makes the kernel agree, in an order that lets nothing pass before its rules are there. What failed is tried
 	// again at the next Apply.
 	Apply(ctx context.Context) error
-	// Whole tells that everything is known, so that what is not wanted may be removed.
+	// Whole tells that everything but routes is known, so that what is not wanted may be removed.
 	Whole()
+	// RoutesWhole tells the same of routes: bird's paths come later than typha's view.
+	RoutesWhole()
 	// Resync has the next Apply read the kernel anew.
 	Resync()
 	// Holds tells what of a local endpoint is not in the kernel as it should be; nothing means that it is programmed.
 	Holds(e state.Endpoint) error
+	// Entries lists everything, desired beside actual.
+	Entries() []dataplane.Entry
 	// Programmed tells whether a route with exactly this destination is in the kernel as wanted.
 	Programmed(dst netip.Prefix) bool
 }
@@ -51,6 +60,8 @@ type Announcer interface {
 type Events struct {
 	// LocalChanged is called with all local endpoints when one came, went or changed.
 	LocalChanged func([]state.Endpoint)
+	// Ready is called with why pods cannot be wired, with nothing when they can.
+	Ready func(reasons []string)
 	// MTU is called when the MTU for new pods changed.
 	MTU func(mtu int)
 }
@@ -75,9 +86,11 @@ type Agent struct {
 	fw      render.Firewall
 	mtu     int
 	whole   bool
-	waiters []waiter
-	due     []event  // whose callers wait for the present turn
-	acks    []func() // of batches that are not in the kernel yet
+	// Routes are whole when bird has told all its paths and the way to each next hop was looked up.
+	pathsKnown, routesWhole bool
+	waiters                 []waiter
+	due                     []event  // whose callers wait for the present turn
+	acks                    []func() // of batches that are not in the kernel yet
 }
 
 // event changes the state, or only looks at it.
@@ -120,12 +133,17 @@ func (a *Agent) Wake() {
 // Ready tells why pods cannot be wired; nothing means that they can.
 func (a *Agent) Ready() []string { return *a.ready.Load() }
 
-func (a *Agent) setReady(reasons []string) { a.ready.Store(&reasons) }
+func (a *Agent) setReady(reasons []string) {
+	if old := a.ready.Swap(&reasons); old == nil || !slices.Equal(*old, reasons) {
+		a.events.Ready(reasons)
+	}
+}
 
 // Run is the loop; it ends with ctx.
 func (a *Agent) Run(ctx context.Context) error {
-	audit := time.NewTicker(auditEvery)
+	audit, patience := time.NewTicker(auditEvery), time.NewTimer(routesPatience)
 	defer audit.Stop()
+	defer patience.Stop()
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	wait := retryFirst
@@ -142,6 +160,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-retry.C:
 		case <-audit.C:
 			a.kernel.Resync()
+		case <-patience.C:
+			a.pathsKnown = true
 		}
 		if !a.state.Synced {
 			a.fail() // nothing is programmed before the view is known: what an earlier felix left goes on working
@@ -190,9 +210,13 @@ func (a *Agent) turn(ctx context.Context, touched state.Section) error {
 		a.whole = true
 		a.kernel.Whole()
 	}
+	if !a.routesWhole && a.pathsKnown && a.state.NextHopsKnown() {
+		a.routesWhole = true
+		a.kernel.RoutesWhole()
+	}
 	err := a.kernel.Apply(ctx)
 	if touched&state.Routes != 0 || err != nil {
-		a.announce.Announce(slices.DeleteFunc(render.Announced(a.state), func(p netip.Prefix) bool { return !a.kernel.Programmed(p) && !p.IsSingleIP() }))
+		a.announce.Announce(slices.DeleteFunc(render.Announced(a.state), a.missing))
 	}
 	for _, e := range a.due {
 		e.done(err)
@@ -212,6 +236,9 @@ func (a *Agent) turn(ctx context.Context, touched state.Section) error {
 	}
 	return err
 }
+
+// missing tells whether a prefix of this node is not programmed. A single address has no blackhole of its own.
+func (a *Agent) missing(p netip.Prefix) bool { return !p.IsSingleIP() && !a.kernel.Programmed(p) }
 
 // fail tells those who wait that nothing is programmed yet.
 func (a *Agent) fail() {

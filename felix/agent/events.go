@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/netip"
 	"strings"
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/render"
+	"github.com/muslin-net/muslin/felix/server"
 	"github.com/muslin-net/muslin/felix/state"
 )
 
@@ -22,17 +22,11 @@ func (a *Agent) SetHost(ctx context.Context, h state.Host) {
 	a.post(ctx, event{do: func(s *state.State) state.Section { return s.SetHost(h) }})
 }
 
-// SetPaths tells changes of bird's best paths; with whole set they are all there is.
-func (a *Agent) SetPaths(ctx context.Context, paths []state.Path, whole bool) {
-	a.post(ctx, event{do: func(s *state.State) state.Section {
-		if whole {
-			all := make(map[netip.Prefix]state.Path, len(paths))
-			for _, p := range paths {
-				all[p.Prefix] = p
-			}
-			return s.ReplacePaths(all)
-		}
-		var touched state.Section
+// SetPaths tells changes of bird's best paths; ack is called by the loop when they are in the kernel. known says that bird
+// has told all that it has.
+func (a *Agent) SetPaths(ctx context.Context, paths []state.Path, known bool, ack func()) {
+	a.post(ctx, event{ack: ack, do: func(s *state.State) (touched state.Section) {
+		a.pathsKnown = a.pathsKnown || known
 		for _, p := range paths {
 			touched |= s.SetPath(p)
 		}
@@ -137,4 +131,17 @@ func wait(ctx context.Context, outcome <-chan error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Dump returns every object of the drivers, desired beside actual.
+func (a *Agent) Dump(context.Context) ([]server.Difference, error) {
+	var out []server.Difference
+	for _, e := range a.kernel.Entries() {
+		d := server.Difference{Section: string(e.Kind), Key: e.Key, Desired: e.Desired, Actual: e.Actual}
+		if e.Err != nil {
+			d.Error = e.Err.Error()
+		}
+		out = append(out, d)
+	}
+	return out, nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -170,27 +169,21 @@ func (w *Watcher) read() (state.Host, error) {
 	hops := slices.Clone(w.nextHops)
 	w.mu.Unlock()
 	for _, hop := range hops {
-		if at, ok := lookup(hop, names); ok {
-			h.NextHops[hop] = at
-		}
+		h.NextHops[hop] = lookup(hop, names)
 	}
 	return h, nil
 }
 
-// lookup asks the kernel for the way to an address (recursive next hops end at a gateway on a link).
-func lookup(hop netip.Addr, names map[int]string) (state.NextHop, bool) {
+// lookup asks the kernel for the way to an address: at a gateway on a link for one that is further away. The zero NextHop
+// means that there is none.
+func lookup(hop netip.Addr, names map[int]string) state.NextHop {
 	routes, err := netlink.RouteGet(hop.AsSlice())
 	if err != nil || len(routes) == 0 || routes[0].Type != unix.RTN_UNICAST {
-		return state.NextHop{}, false
+		return state.NextHop{}
 	}
 	at := state.NextHop{Via: hop, Link: names[routes[0].LinkIndex], Metric: uint32(routes[0].Priority)}
 	if gateway, ok := netip.AddrFromSlice(routes[0].Gw); ok {
 		at.Via = gateway.Unmap()
 	}
-	return at, at.Link != ""
-}
-
-// Reachable are the next hops that the kernel has a way to.
-func Reachable(h state.Host) []netip.Addr {
-	return slices.SortedFunc(maps.Keys(h.NextHops), netip.Addr.Compare)
+	return at
 }

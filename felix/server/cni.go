@@ -142,7 +142,7 @@ func (s *Server) assign(ctx context.Context, e *state.Endpoint, req *felixv1.Add
 
 func wants(e state.Endpoint, cfg *felixv1.NetworkConfig, args map[string]string) (Want, error) {
 	w := Want{
-		Handle: handle(e), Attributes: owner(e), Namespace: e.Namespace,
+		Handle: e.Handle(), Attributes: owner(e), Namespace: e.Namespace,
 		IPv4: cfg.GetAssignIpv4(), IPv6: cfg.GetAssignIpv6(), Pools4: cfg.GetIpv4Pools(), Pools6: cfg.GetIpv6Pools(),
 	}
 	if text := args[argIP]; text != "" {
@@ -198,7 +198,7 @@ func (s *Server) Delete(ctx context.Context, req *felixv1.DeleteRequest) (*felix
 	known, ok := local[e.Interface]
 	if !ok || known.ContainerID != e.ContainerID {
 		// Unknown, or a late DEL of a sandbox whose successor has the interface: only the old handle is freed.
-		return &felixv1.DeleteResponse{}, statusOf(s.Releases.Add(handle(e)))
+		return &felixv1.DeleteResponse{}, statusOf(s.Releases.Add(e.Handle()))
 	}
 	if err := s.unwire(ctx, known, req.GetAttachment().GetInterface()); err != nil {
 		s.Log.Error("DEL failed", "endpoint", e.ID, "container", e.ContainerID, "error", err)
@@ -223,7 +223,7 @@ func (s *Server) unwire(ctx context.Context, e state.Endpoint, podInterface stri
 	if err := s.Agent.DeleteLocal(ctx, e.Interface); err != nil {
 		return err
 	}
-	if err := s.Releases.Add(handle(e)); err != nil {
+	if err := s.Releases.Add(e.Handle()); err != nil {
 		return err
 	}
 	return s.Records.Delete(recordName(e))

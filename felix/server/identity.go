@@ -45,9 +45,6 @@ func identify(at *felixv1.Attachment, args map[string]string) (state.Endpoint, e
 	return e, nil
 }
 
-// handle is the IPAM handle of an attachment (spec §5.7).
-func handle(e state.Endpoint) string { return e.Network + "." + e.ContainerID }
-
 // owner are the attributes that IPAM keeps beside the handle; typha adds node and time.
 func owner(e state.Endpoint) map[string]string {
 	if e.Pod == "" {

@@ -35,5 +35,5 @@ func (s *Server) Unassign(_ context.Context, req *felixv1.UnassignRequest) (*fel
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return &felixv1.UnassignResponse{}, statusOf(s.Releases.Add(handle(e)))
+	return &felixv1.UnassignResponse{}, statusOf(s.Releases.Add(e.Handle()))
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/muslin-net/muslin/felix/state"
+	"github.com/muslin-net/muslin/internal/rpc"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 )
 
@@ -181,4 +182,17 @@ func (u undo) run(ctx context.Context) error {
 		errs = append(errs, u[i](ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// Run serves on a unix socket until ctx ends.
+func (s *Server) Run(ctx context.Context, socket string) error {
+	l, err := rpc.ListenUnix(socket)
+	if err != nil {
+		return err
+	}
+	g := rpc.NewServer(nil)
+	s.Register(g)
+	stop := context.AfterFunc(ctx, g.Stop)
+	defer stop()
+	return g.Serve(l)
 }

@@ -43,6 +43,9 @@ type Endpoint struct {
 	Leaving     bool              `json:"leaving,omitempty"`    // being deleted: no route, rules still there
 }
 
+// Handle is the IPAM handle of the endpoint's addresses (spec §5.7).
+func (e Endpoint) Handle() string { return e.Network + "." + e.ContainerID }
+
 // Host is what the node's own network looks like.
 type Host struct {
 	// Interfaces by name, workload and tunnel devices left out.
@@ -94,8 +97,7 @@ type State struct {
 
 // New returns the state of a node that knows nothing yet: defaults, and everything closed.
 func New(node string) *State {
-	config := &api.FelixConfiguration{}
-	config.Default()
+	config := &api.FelixConfiguration{Spec: *api.EffectiveFelix()}
 	return &State{
 		Node: node, Config: config,
 		Pools: map[string]*api.IPPool{}, Nodes: map[string]view.Node{}, Sets: map[string]view.IPSet{},
@@ -228,10 +230,16 @@ func (s *State) SetPath(p Path) Section {
 	return Routes
 }
 
-// ReplacePaths makes all the whole of bird's paths.
-func (s *State) ReplacePaths(all map[netip.Prefix]Path) Section {
-	s.Paths = maps.Clone(all)
-	return Routes
+// NextHopsKnown tells whether the way to every next hop of bird's paths was looked up, with whatever outcome.
+func (s *State) NextHopsKnown() bool {
+	for _, p := range s.Paths {
+		for _, hop := range p.NextHops {
+			if _, ok := s.Host.NextHops[hop]; !ok {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // View returns what typha says of a local endpoint. Not ok means that typha does not know it (yet), or that what it knows

@@ -210,6 +210,15 @@ func (d *Driver) Unwire(host string) error {
 	return nil
 }
 
+// Exists tells whether the host side of a pair is there.
+func (d *Driver) Exists(host string) (bool, error) {
+	_, err := d.handle.LinkByName(host)
+	if ignoreMissing(err) != nil {
+		return false, fmt.Errorf("look for %s: %w", host, err)
+	}
+	return err == nil, nil
+}
+
 // Check compares the pair with what Wire makes, and names the first difference.
 func (d *Driver) Check(_ context.Context, p Pod) error {
 	ns, in, err := openPod(p.Netns)

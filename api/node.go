@@ -1,0 +1,166 @@
+package api
+
+import (
+	"encoding/base64"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Node is a machine of the cluster. In Kubernetes it is the core Node object and annotations on it.
+//
+// +kubebuilder:object:root=true
+type Node struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	kept              `json:"-"`
+
+	Spec   NodeSpec   `json:"spec"`
+	Status NodeStatus `json:"status,omitzero"`
+}
+
+// NodeSpec is how the node is reached.
+type NodeSpec struct {
+	// BGP holds the node's addresses. It is unset when the node takes no part in the network.
+	BGP *NodeBGPSpec `json:"bgp,omitempty"`
+	// IPv4VXLANTunnelAddr is the address of the device vxlan.calico.
+	IPv4VXLANTunnelAddr string `json:"ipv4VXLANTunnelAddr,omitempty"`
+	// VXLANTunnelMACAddr is its Ethernet address. One that is stored wins over the computed one.
+	VXLANTunnelMACAddr string `json:"vxlanTunnelMACAddr,omitempty"`
+	// IPv6VXLANTunnelAddr is the address of the device vxlan-v6.calico.
+	IPv6VXLANTunnelAddr string `json:"ipv6VXLANTunnelAddr,omitempty"`
+	// VXLANTunnelMACAddrV6 is its Ethernet address.
+	VXLANTunnelMACAddrV6 string `json:"vxlanTunnelMACAddrV6,omitempty"`
+	// OrchRefs are the node's names in orchestrators.
+	OrchRefs []OrchRef `json:"orchRefs,omitempty"`
+	// Wireguard holds the addresses of the WireGuard devices.
+	Wireguard *NodeWireguardSpec `json:"wireguard,omitempty"`
+	// Addresses are all addresses by which the node is known.
+	Addresses []NodeAddress `json:"addresses,omitempty"`
+	// Interfaces are the node's own interfaces and their addresses.
+	Interfaces []NodeInterface `json:"interfaces,omitempty"`
+}
+
+// NodeBGPSpec is what other nodes need to peer with the node and to tunnel to it.
+type NodeBGPSpec struct {
+	// ASNumber is the node's own AS; unset means that of BGPConfiguration.
+	ASNumber *ASNumber `json:"asNumber,omitempty"`
+	// IPv4Address is the node's address with the prefix length of its subnet: "10.0.0.7/24".
+	IPv4Address string `json:"ipv4Address,omitempty"`
+	// IPv6Address is the same for IPv6.
+	IPv6Address string `json:"ipv6Address,omitempty"`
+	// IPv4IPIPTunnelAddr is the address of the device tunl0.
+	IPv4IPIPTunnelAddr string `json:"ipv4IPIPTunnelAddr,omitempty"`
+	// RouteReflectorClusterID makes the node a route reflector (RFC 4456). It is written like an IPv4 address.
+	RouteReflectorClusterID string `json:"routeReflectorClusterID,omitempty"`
+}
+
+// NodeWireguardSpec holds the addresses of the WireGuard devices.
+type NodeWireguardSpec struct {
+	InterfaceIPv4Address string `json:"interfaceIPv4Address,omitempty"`
+	InterfaceIPv6Address string `json:"interfaceIPv6Address,omitempty"`
+}
+
+// NodeAddress is one address of a node: an address, or for CalicoNodeIP one with the prefix length of its subnet.
+type NodeAddress struct {
+	Address string          `json:"address"`
+	Type    NodeAddressType `json:"type,omitempty"`
+}
+
+// NodeAddressType is where an address comes from.
+type NodeAddressType string
+
+// The types of address.
+const (
+	AddressCalicoNode NodeAddressType = "CalicoNodeIP"
+	AddressInternal   NodeAddressType = "InternalIP"
+	AddressExternal   NodeAddressType = "ExternalIP"
+)
+
+// NodeInterface is an interface of a node.
+type NodeInterface struct {
+	Name      string   `json:"name,omitempty"`
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// OrchRef is the node's name in an orchestrator.
+type OrchRef struct {
+	NodeName     string `json:"nodeName,omitempty"`
+	Orchestrator string `json:"orchestrator"`
+}
+
+// NodeStatus is what the node has reported.
+type NodeStatus struct {
+	// WireguardPublicKey is the IPv4 device's key, base64.
+	WireguardPublicKey string `json:"wireguardPublicKey,omitempty"`
+	// WireguardPublicKeyV6 is the IPv6 device's key, base64.
+	WireguardPublicKeyV6 string `json:"wireguardPublicKeyV6,omitempty"`
+	// PodCIDRs are the ranges that Kubernetes gave to the node.
+	PodCIDRs []string `json:"podCIDRs,omitempty"`
+}
+
+// Default leaves the node as it is.
+func (n *Node) Default() {}
+
+// Validate checks the node.
+func (n *Node) Validate() error {
+	var c checker
+	c.object(n, subdomainName)
+	s, spec := &n.Spec, path("spec")
+	if s.BGP != nil {
+		s.BGP.check(&c, spec.at("bgp"))
+	}
+	c.optionalIP(spec.at("ipv4VXLANTunnelAddr"), s.IPv4VXLANTunnelAddr, ipv4)
+	c.optionalIP(spec.at("ipv6VXLANTunnelAddr"), s.IPv6VXLANTunnelAddr, ipv6)
+	c.optionalMAC(spec.at("vxlanTunnelMACAddr"), s.VXLANTunnelMACAddr)
+	c.optionalMAC(spec.at("vxlanTunnelMACAddrV6"), s.VXLANTunnelMACAddrV6)
+	if w := s.Wireguard; w != nil {
+		c.optionalIP(spec.at("wireguard").at("interfaceIPv4Address"), w.InterfaceIPv4Address, ipv4)
+		c.optionalIP(spec.at("wireguard").at("interfaceIPv6Address"), w.InterfaceIPv6Address, ipv6)
+	}
+	for i, a := range s.Addresses {
+		c.cidr(spec.at("addresses").index(i).at("address"), a.Address, anyFamily)
+		optionalOneOf(&c, spec.at("addresses").index(i).at("type"), a.Type, AddressCalicoNode, AddressInternal, AddressExternal)
+	}
+	for i, iface := range s.Interfaces {
+		here := spec.at("interfaces").index(i)
+		c.iface(here.at("name"), iface.Name)
+		for j, a := range iface.Addresses {
+			c.cidr(here.at("addresses").index(j), a, anyFamily)
+		}
+	}
+	for i, r := range s.OrchRefs {
+		if r.Orchestrator == "" {
+			c.bad(spec.at("orchRefs").index(i).at("orchestrator"), nil, "is missing", "name the orchestrator, such as k8s")
+		}
+	}
+	c.wireguardKey("status.wireguardPublicKey", n.Status.WireguardPublicKey)
+	c.wireguardKey("status.wireguardPublicKeyV6", n.Status.WireguardPublicKeyV6)
+	for i, cidr := range n.Status.PodCIDRs {
+		c.cidr(path("status.podCIDRs").index(i), cidr, anyFamily)
+	}
+	return c.err()
+}
+
+func (b *NodeBGPSpec) check(c *checker, at path) {
+	if *b == (NodeBGPSpec{}) {
+		c.bad(at, nil, "is empty", "write at least an address, or remove bgp")
+	}
+	if b.IPv4Address != "" {
+		c.cidr(at.at("ipv4Address"), b.IPv4Address, ipv4)
+	}
+	if b.IPv6Address != "" {
+		c.cidr(at.at("ipv6Address"), b.IPv6Address, ipv6)
+	}
+	c.optionalIP(at.at("ipv4IPIPTunnelAddr"), b.IPv4IPIPTunnelAddr, ipv4)
+	c.optionalIP(at.at("routeReflectorClusterID"), b.RouteReflectorClusterID, ipv4)
+}
+
+// wireguardKey checks a public key: 32 bytes in base64.
+func (c *checker) wireguardKey(at path, key string) {
+	if key == "" {
+		return
+	}
+	if raw, err := base64.StdEncoding.DecodeString(key); err != nil || len(raw) != 32 {
+		c.bad(at, key, "is not a WireGuard key", "write 32 bytes in base64")
+	}
+}

@@ -1,0 +1,60 @@
+// Go listens with Multipath TCP by default, which knows neither TCP MD5 signatures nor TTL security.
+//go:debug multipathtcp=0
+
+// Command bird is the BGP speaker of a node: confd configures it, felix brings it the node's routes and programs the best
+// paths it finds. It never touches the kernel's routes itself.
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/muslin-net/muslin/bird/client"
+	"github.com/muslin-net/muslin/bird/server"
+	"github.com/muslin-net/muslin/bird/speaker"
+	"github.com/muslin-net/muslin/bird/speaker/gobgp"
+	"github.com/muslin-net/muslin/internal/daemon"
+)
+
+type settings struct {
+	Socket      string `flag:"socket" usage:"unix socket for felix, confd and calicoctl"`
+	GobgpSocket string `flag:"gobgp-socket" default:"/run/calico/gobgp.sock" usage:"unix socket for the stock gobgp command, read-only; empty serves none"`
+	LibDir      string `flag:"lib-dir" default:"/var/lib/calico" usage:"directory for what a restart needs"`
+}
+
+func main() {
+	cfg := settings{Socket: client.DefaultSocket}
+	daemon.Main("bird", "BGP speaker of a node", &cfg, func(ctx context.Context, d *daemon.Daemon) error { return run(ctx, d, cfg) })
+}
+
+func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
+	log, level := server.Leveled(d.Log)
+	saved, err := server.OpenSaved(cfg.LibDir)
+	if err != nil {
+		return err
+	}
+	var engine *gobgp.Engine
+	bird, err := speaker.New(log, func(events speaker.Events) (_ speaker.Engine, err error) {
+		engine, err = gobgp.New(ctx, log.With(slog.String("part", "gobgp")), events)
+		return engine, err
+	})
+	if err != nil {
+		return err
+	}
+	service := server.New(log, level, bird, saved, uuid.NewString(), daemon.Version())
+	d.Metrics.MustRegister(server.NewCollector(bird))
+	service.Resume()
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return bird.Run(ctx) })
+	group.Go(func() error { return saved.Run(ctx, log, bird.Locals) })
+	group.Go(func() error { return server.Watchdog(ctx, bird, d.Health.Add("bgp", server.WatchdogPromise)) })
+	group.Go(func() error { return server.Serve(ctx, cfg.Socket, service.Register) })
+	if cfg.GobgpSocket != "" {
+		group.Go(func() error { return server.Serve(ctx, cfg.GobgpSocket, engine.RegisterAPI) })
+	}
+	return group.Wait()
+}

@@ -1,0 +1,124 @@
+package server
+
+import (
+	"errors"
+	"io"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muslin-net/muslin/bird/speaker"
+	birdv1 "github.com/muslin-net/muslin/proto/muslin/bird/v1"
+)
+
+// atOnce is how many best paths are taken from the table at a time; between, the present value of each is looked up again.
+const atOnce = 256
+
+type routesStream = grpc.BidiStreamingServer[birdv1.RoutesRequest, birdv1.RoutesResponse]
+
+// Routes connects felix. A new stream takes over from the one before.
+func (s *Server) Routes(stream routesStream) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	hello := first.GetHello()
+	if hello == nil {
+		return status.Error(codes.InvalidArgument, "the first request is hello")
+	}
+	feed := s.speaker.Feed()
+	s.log.Info("felix connected", "sequence", hello.GetSequence())
+	defer s.log.Info("felix disconnected")
+
+	received := make(chan error, 1)
+	go func() { received <- s.receiveAll(feed, stream) }() // ends with the stream, which ends with this call
+	from, resumed := uint64(0), false
+	if hello.GetInstance() == s.instance && s.speaker.Knows(hello.GetSequence()) {
+		from, resumed = hello.GetSequence(), true
+	}
+	return s.sendBest(from, resumed, stream, received, feed)
+}
+
+func (s *Server) receiveAll(feed *speaker.Feed, stream routesStream) error {
+	for {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return status.Error(codes.Canceled, "felix closed the stream")
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.receive(feed, r); err != nil {
+			return err
+		}
+	}
+}
+
+// receive takes one message of felix's.
+func (s *Server) receive(feed *speaker.Feed, r *birdv1.RoutesRequest) error {
+	rd := &reader{}
+	switch m := r.GetRequest().(type) {
+	case *birdv1.RoutesRequest_Local:
+		prefix := rd.prefix("local.prefix", m.Local.GetPrefix())
+		switch {
+		case rd.err != nil:
+		case m.Local.GetWithdrawn():
+			feed.Withdraw(prefix)
+		default:
+			feed.Announce(speaker.LocalRoute{Prefix: prefix, Metric: m.Local.GetMetric(), Interface: m.Local.GetInterface()})
+		}
+		s.saved.Touch()
+	case *birdv1.RoutesRequest_SnapshotEnd:
+		feed.SnapshotEnd()
+		s.saved.Touch()
+	case *birdv1.RoutesRequest_NextHop:
+		if a := rd.address("next_hop.address", m.NextHop.GetAddress(), true); rd.err == nil {
+			feed.NextHop(a, m.NextHop.GetReachable())
+		}
+	}
+	if rd.err != nil {
+		return status.Error(codes.InvalidArgument, rd.err.Error())
+	}
+	return nil
+}
+
+// sendBest sends what changed after a version, the end of the snapshot when all is sent and the peers have been heard, and
+// then each change. It holds nothing for the stream but the version.
+func (s *Server) sendBest(from uint64, resumed bool, stream routesStream, received <-chan error, feed *speaker.Feed) error {
+	err := stream.Send(&birdv1.RoutesResponse{Sequence: from, Response: &birdv1.RoutesResponse_Welcome{
+		Welcome: &birdv1.RoutesWelcome{Instance: s.instance, Resumed: resumed},
+	}})
+	if err != nil {
+		return err
+	}
+	head, settled := s.speaker.Head(), s.speaker.Settled()
+	for {
+		names := s.speaker.Names()
+		list, changed := s.speaker.BestSince(from, atOnce)
+		for _, b := range list {
+			from = b.Version
+			if len(b.Paths) == 0 && !resumed && b.Version <= head {
+				continue // this felix was never told that it was there
+			}
+			if err := stream.Send(&birdv1.RoutesResponse{Sequence: from, Response: &birdv1.RoutesResponse_Best{Best: toBest(b, names)}}); err != nil {
+				return err
+			}
+		}
+		if len(list) == atOnce {
+			continue
+		}
+		select {
+		case err := <-received:
+			return err
+		case <-feed.Replaced():
+			return status.Error(codes.Aborted, "another felix has connected")
+		case <-changed:
+		case <-settled:
+			settled = nil // once
+			if err := stream.Send(&birdv1.RoutesResponse{Sequence: from, Response: &birdv1.RoutesResponse_SnapshotEnd{SnapshotEnd: true}}); err != nil {
+				return err
+			}
+		}
+	}
+}

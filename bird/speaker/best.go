@@ -1,0 +1,185 @@
+package speaker
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync"
+)
+
+// Best is the outcome of path selection for one prefix; no paths means that the prefix is gone.
+type Best struct {
+	Prefix  netip.Prefix
+	Paths   []Path
+	Version uint64
+}
+
+// bestTable holds the best paths, each with the version of its last change. A reader is nothing but the version that it has
+// reached, so a slow reader costs no memory and is never told of a state that is over.
+//
+// Paths over next hops that felix calls dead are kept back here at once; the engine chooses others a moment later.
+type bestTable struct {
+	mu      sync.Mutex // guards the following
+	entries map[netip.Prefix]*bestEntry
+	log     []logged // by version; an entry is current if its prefix still has that version
+	version uint64
+	oldest  uint64 // removals before this version are forgotten
+	gone    int    // entries without paths
+	dead    map[netip.Addr]struct{}
+	changed chan struct{} // closed and replaced at each change
+}
+
+type bestEntry struct {
+	version uint64
+	all     []Path // as the engine has it
+	live    []Path // without those over dead next hops; what readers see
+}
+
+type logged struct {
+	version uint64
+	prefix  netip.Prefix
+}
+
+// keptRemovals is how many removals are remembered for readers that come back.
+const keptRemovals = 4096
+
+func newBestTable() *bestTable {
+	return &bestTable{entries: map[netip.Prefix]*bestEntry{}, dead: map[netip.Addr]struct{}{}, changed: make(chan struct{})}
+}
+
+// set makes paths the best ones of prefix.
+func (t *bestTable) set(prefix netip.Prefix, paths []Path) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entries[prefix]
+	if e == nil {
+		if len(paths) == 0 {
+			return
+		}
+		e = &bestEntry{}
+		t.entries[prefix] = e
+		t.gone++ // until publish finds paths
+	}
+	e.all = paths
+	t.publish(prefix, e)
+	if len(e.all) == 0 && e.version == 0 { // nobody ever saw it
+		delete(t.entries, prefix)
+		t.gone--
+	}
+	t.compact()
+}
+
+// publish gives e a new version if readers see a difference.
+func (t *bestTable) publish(prefix netip.Prefix, e *bestEntry) {
+	live := slices.DeleteFunc(slices.Clone(e.all), func(p Path) bool { _, dead := t.dead[p.NextHop]; return dead })
+	if slices.EqualFunc(live, e.live, samePath) {
+		return
+	}
+	if len(e.live) == 0 {
+		t.gone--
+	}
+	if len(live) == 0 {
+		t.gone++
+	}
+	t.version++
+	e.live, e.version = live, t.version
+	t.log = append(t.log, logged{t.version, prefix})
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+func samePath(a, b Path) bool {
+	return a.NextHop == b.NextHop && a.Peer == b.Peer && a.Preference == b.Preference && a.MED == b.MED &&
+		a.Origin == b.Origin && a.Stale == b.Stale && slices.Equal(a.ASPath, b.ASPath) && slices.Equal(a.Communities, b.Communities)
+}
+
+// setReachable records what felix says of a next hop, and tells whether that is news.
+func (t *bestTable) setReachable(nextHop netip.Addr, reachable bool) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, dead := t.dead[nextHop]; dead == !reachable {
+		return false
+	}
+	if reachable {
+		delete(t.dead, nextHop)
+	} else {
+		t.dead[nextHop] = struct{}{}
+	}
+	for prefix, e := range t.entries {
+		if slices.ContainsFunc(e.all, func(p Path) bool { return p.NextHop == nextHop }) {
+			t.publish(prefix, e)
+		}
+	}
+	return true
+}
+
+// unreachable lists the dead next hops, sorted.
+func (t *bestTable) unreachable() []netip.Addr {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]netip.Addr, 0, len(t.dead))
+	for a := range t.dead {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+// since returns at most limit changes after a version, oldest first, each prefix once with its present value, and the
+// channel that is closed at the next change. Fewer than limit means that there are no more.
+func (t *bestTable) since(version uint64, limit int) ([]Best, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, _ := slices.BinarySearchFunc(t.log, version+1, func(l logged, v uint64) int { return cmp.Compare(l.version, v) })
+	var out []Best
+	for ; at < len(t.log) && len(out) < limit; at++ {
+		l := t.log[at]
+		if e := t.entries[l.prefix]; e != nil && e.version == l.version {
+			out = append(out, Best{l.prefix, e.live, e.version})
+		}
+	}
+	return out, t.changed
+}
+
+// knows tells whether a reader at that version can go on from it: no removal after it is forgotten.
+func (t *bestTable) knows(version uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return version >= t.oldest && version <= t.version
+}
+
+// compact drops outdated log entries, and the oldest removals, once they are most of the log.
+func (t *bestTable) compact() {
+	if len(t.log) < 2*(len(t.entries)-t.gone+keptRemovals) {
+		return
+	}
+	forget := max(t.gone-keptRemovals, 0)
+	t.log = slices.DeleteFunc(t.log, func(l logged) bool {
+		e := t.entries[l.prefix]
+		if e == nil || e.version != l.version {
+			return true
+		}
+		if len(e.live) == 0 && len(e.all) == 0 && forget > 0 {
+			forget--
+			t.gone--
+			t.oldest = l.version
+			delete(t.entries, l.prefix)
+			return true
+		}
+		return false
+	})
+}
+
+// head is the newest version.
+func (t *bestTable) head() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.version
+}
+
+// size is the number of prefixes that have a path.
+func (t *bestTable) size() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.entries) - t.gone
+}

@@ -1,0 +1,248 @@
+// Package gobgp is the speaker's engine on osrg/gobgp v3. It converts between our types and gobgp's protobuf, knows the
+// traps of that version, and decides nothing.
+//
+// The traps that shaped it: a peer's MD5 key stays on the listener unless the peer is removed by an update that carries it
+// (DeletePeer); a change of reflector role is noticed only with another change (peer's description); a failed start leaves
+// listeners open (Start); the best-path watch wants multipath switched on to report equal paths (Start); failures to connect
+// are told to the log alone, at debug level (logger).
+package gobgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/server"
+
+	"github.com/muslin-net/muslin/bird/policy"
+	"github.com/muslin-net/muslin/bird/speaker"
+)
+
+// Names of the two policies; assignments refer to them, so they never change.
+const (
+	importPolicy = "import"
+	exportPolicy = "export"
+)
+
+// Engine is a gobgp server in this process.
+type Engine struct {
+	server *server.BgpServer
+	log    *slog.Logger
+
+	mu     sync.Mutex // guards the following
+	peers  map[netip.Addr]speaker.Neighbor
+	states map[netip.Addr]speaker.State
+}
+
+// New starts gobgp's loop, without listening. Events go to events until ctx ends; the loop itself runs on, since gobgp has
+// no way to end it, and sessions stay up: a process that just exits is what graceful restart wants.
+func New(ctx context.Context, log *slog.Logger, events speaker.Events) (*Engine, error) {
+	e := &Engine{
+		server: server.NewBgpServer(server.LoggerOption(&logger{log: log, events: events})),
+		log:    log,
+		peers:  map[netip.Addr]speaker.Neighbor{},
+		states: map[netip.Addr]speaker.State{},
+	}
+	go e.server.Serve()
+	table := func(t api.WatchEventRequest_Table_Filter_Type) *api.WatchEventRequest {
+		return &api.WatchEventRequest{Table: &api.WatchEventRequest_Table{Filters: []*api.WatchEventRequest_Table_Filter{{Type: t}}}}
+	}
+	for _, w := range []struct {
+		request *api.WatchEventRequest
+		tell    func(*api.WatchEventResponse)
+	}{
+		{&api.WatchEventRequest{Peer: &api.WatchEventRequest_Peer{}}, func(r *api.WatchEventResponse) { e.tellSession(events, r.GetPeer()) }},
+		{table(api.WatchEventRequest_Table_Filter_BEST), func(r *api.WatchEventResponse) { tellBest(events, r.GetTable().GetPaths()) }},
+		{table(api.WatchEventRequest_Table_Filter_EOR), func(r *api.WatchEventResponse) { e.tellEnd(events, r.GetTable().GetPaths()) }},
+	} {
+		if err := e.server.WatchEvent(ctx, w.request, w.tell); err != nil {
+			return nil, fmt.Errorf("gobgp: watching: %w", err)
+		}
+	}
+	return e, nil
+}
+
+// Start opens the listeners.
+func (e *Engine) Start(g speaker.Global) error {
+	global := &api.Global{
+		Asn: g.ASNumber, RouterId: g.RouterID.String(), ListenPort: int32(g.Port),
+		UseMultiplePaths: true,
+		Families:         []uint32{0, 1}, // IPv4 and IPv6 unicast in gobgp's own numbering
+	}
+	for _, a := range g.Addresses {
+		global.ListenAddresses = append(global.ListenAddresses, a.String())
+	}
+	if err := e.server.StartBgp(context.Background(), &api.StartBgpRequest{Global: global}); err != nil {
+		_ = e.Stop() // closes the listeners that did open
+		return fmt.Errorf("listening for BGP on %s: %w; free the port, or set another listenPort", listening(g), err)
+	}
+	err := e.SetProgram(policy.Program{})
+	for _, direction := range []api.PolicyDirection{api.PolicyDirection_IMPORT, api.PolicyDirection_EXPORT} {
+		name, fallback := importPolicy, api.RouteAction_ACCEPT
+		if direction == api.PolicyDirection_EXPORT {
+			name, fallback = exportPolicy, api.RouteAction_REJECT
+		}
+		err = errors.Join(err, e.server.SetPolicyAssignment(context.Background(), &api.SetPolicyAssignmentRequest{
+			Assignment: &api.PolicyAssignment{
+				Name: "global", Direction: direction, Policies: []*api.Policy{{Name: name}}, DefaultAction: fallback,
+			},
+		}))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("gobgp: first policy: %w", err), e.Stop())
+	}
+	return nil
+}
+
+func listening(g speaker.Global) string {
+	if len(g.Addresses) == 0 {
+		return fmt.Sprintf("port %d", g.Port)
+	}
+	return fmt.Sprintf("%v port %d", g.Addresses, g.Port)
+}
+
+// Stop closes sessions and listeners.
+func (e *Engine) Stop() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	clear(e.peers)
+	clear(e.states)
+	if err := e.server.StopBgp(context.Background(), &api.StopBgpRequest{}); err != nil {
+		return fmt.Errorf("gobgp: stopping: %w", err)
+	}
+	return nil
+}
+
+// AddPeer adds a session.
+func (e *Engine) AddPeer(n speaker.Neighbor) error {
+	if err := e.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: toPeer(n)}); err != nil {
+		return fmt.Errorf("gobgp: adding peer %s: %w", n.Address, err)
+	}
+	e.remember(n)
+	return nil
+}
+
+// UpdatePeer changes a session.
+func (e *Engine) UpdatePeer(n speaker.Neighbor) error {
+	if _, err := e.server.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: toPeer(n)}); err != nil {
+		return fmt.Errorf("gobgp: updating peer %s: %w", n.Address, err)
+	}
+	e.remember(n)
+	return nil
+}
+
+func (e *Engine) remember(n speaker.Neighbor) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.peers[n.Address] = n
+}
+
+// DeletePeer ends a session.
+func (e *Engine) DeletePeer(address netip.Addr) error {
+	e.mu.Lock()
+	n, known := e.peers[address]
+	delete(e.peers, address)
+	e.mu.Unlock()
+	if known && n.Password != "" {
+		n.Password, n.Passive = "", true
+		if _, err := e.server.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: toPeer(n)}); err != nil {
+			return fmt.Errorf("gobgp: taking the key of peer %s off: %w", address, err)
+		}
+	}
+	if err := e.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()}); err != nil {
+		return fmt.Errorf("gobgp: deleting peer %s: %w", address, err)
+	}
+	return nil
+}
+
+// SetProgram replaces the policy.
+func (e *Engine) SetProgram(p policy.Program) error {
+	if err := e.server.SetPolicies(context.Background(), toPolicies(p)); err != nil {
+		return fmt.Errorf("gobgp: replacing the policy: %w", err)
+	}
+	return nil
+}
+
+// RefreshIn judges again what the peer has sent.
+func (e *Engine) RefreshIn(address netip.Addr) error {
+	return e.refresh(address, api.ResetPeerRequest_IN)
+}
+
+// RefreshOut sends the peer again what it may have.
+func (e *Engine) RefreshOut(address netip.Addr) error {
+	return e.refresh(address, api.ResetPeerRequest_OUT)
+}
+
+func (e *Engine) refresh(address netip.Addr, direction api.ResetPeerRequest_SoftResetDirection) error {
+	err := e.server.ResetPeer(context.Background(), &api.ResetPeerRequest{Address: address.String(), Soft: true, Direction: direction})
+	if err != nil {
+		return fmt.Errorf("gobgp: refreshing peer %s: %w", address, err)
+	}
+	return nil
+}
+
+// Announce adds or replaces an own route.
+func (e *Engine) Announce(a speaker.Announcement) error {
+	path, err := toPath(a)
+	if err == nil {
+		_, err = e.server.AddPath(context.Background(), &api.AddPathRequest{TableType: api.TableType_GLOBAL, Path: path})
+	}
+	if err != nil {
+		return fmt.Errorf("gobgp: announcing %s: %w", a.Prefix, err)
+	}
+	return nil
+}
+
+// Withdraw removes an own route.
+func (e *Engine) Withdraw(prefix netip.Prefix) error {
+	path, err := toPath(speaker.Announcement{Prefix: prefix})
+	if err == nil {
+		err = e.server.DeletePath(context.Background(), &api.DeletePathRequest{TableType: api.TableType_GLOBAL, Path: path})
+	}
+	if err != nil {
+		return fmt.Errorf("gobgp: withdrawing %s: %w", prefix, err)
+	}
+	return nil
+}
+
+// Peers lists the sessions.
+func (e *Engine) Peers(advertised bool) ([]speaker.PeerCounters, error) {
+	var out []speaker.PeerCounters
+	err := e.server.ListPeer(context.Background(), &api.ListPeerRequest{EnableAdvertised: advertised}, func(p *api.Peer) {
+		out = append(out, fromPeer(p))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("gobgp: listing peers: %w", err)
+	}
+	return out, nil
+}
+
+// Routes lists a table.
+func (e *Engine) Routes(ctx context.Context, view speaker.View, peer netip.Addr, v6 bool, yield func(speaker.Path)) error {
+	r := &api.ListPathRequest{TableType: api.TableType_GLOBAL, Family: family(v6)}
+	if view != speaker.Table {
+		r.TableType, r.Name = api.TableType_ADJ_IN, peer.String()
+	}
+	if view == speaker.Advertised {
+		r.TableType = api.TableType_ADJ_OUT
+	}
+	var bad error
+	err := e.server.ListPath(ctx, r, func(d *api.Destination) {
+		for _, p := range d.Paths {
+			path, err := fromPath(p)
+			if err != nil {
+				bad = err
+				continue
+			}
+			yield(path)
+		}
+	})
+	if err = errors.Join(err, bad); err != nil {
+		return fmt.Errorf("gobgp: listing routes: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,57 @@
+// Command confd computes the BGP configuration of a node from its view of the cluster, which typha sends, and keeps bird at
+// it. It answers operators' questions about bird, and writes the configuration as bird.yaml for people.
+package main
+
+import (
+	"context"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	bird "github.com/muslin-net/muslin/bird/client"
+	"github.com/muslin-net/muslin/confd/client"
+	"github.com/muslin-net/muslin/confd/render"
+	"github.com/muslin-net/muslin/internal/daemon"
+	"github.com/muslin-net/muslin/internal/rpc"
+	typha "github.com/muslin-net/muslin/typha/client"
+)
+
+type settings struct {
+	Node       string   `flag:"node" env:"NODENAME" usage:"name of this node"`
+	Typha      []string `flag:"typha" env:"MUSLIN_TYPHA" usage:"addresses of typha, each host:port"`
+	ServerName string   `flag:"typha-name" usage:"name in typha's certificate; empty means the host that is dialled"`
+	CA         string   `flag:"ca" usage:"file with the CA's certificate"`
+	Cert       string   `flag:"cert" usage:"file with this node's certificate"`
+	Key        string   `flag:"key" usage:"file with its key"`
+	BirdSocket string   `flag:"bird-socket" usage:"unix socket of bird"`
+	RouterID   string   `flag:"router-id" env:"CALICO_ROUTER_ID" usage:"IPv4 address, or hash for one made of the node's name; empty means the node's IPv4 address"`
+	LibDir     string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory for the saved view and bird.yaml"`
+}
+
+func main() {
+	cfg := settings{BirdSocket: bird.DefaultSocket}
+	daemon.Main("confd", "BGP configuration of a node", &cfg, func(ctx context.Context, d *daemon.Daemon) error { return run(ctx, d, cfg) })
+}
+
+func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
+	view, err := typha.New(typha.Config{
+		Addresses: cfg.Typha, ServerName: cfg.ServerName, Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key},
+		Node: cfg.Node, View: typha.BGPView, StatePath: filepath.Join(cfg.LibDir, "confd", "view"), Log: d.Log,
+	})
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	speaker, err := bird.New(cfg.BirdSocket)
+	if err != nil {
+		return err
+	}
+	defer speaker.Close()
+	pusher := client.NewPusher(d.Log, speaker, filepath.Join(cfg.LibDir, "bird.yaml"))
+	follower := client.NewFollower(d.Log, render.NewState(render.Options{Node: cfg.Node, RouterID: cfg.RouterID}), pusher, speaker)
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return view.Run(ctx, follower) })
+	group.Go(func() error { return pusher.Run(ctx, client.Report(d.Health.Add("bird", 0))) })
+	return group.Wait()
+}

@@ -1,0 +1,122 @@
+// Package etcd keeps objects in etcd v3, in the layout Calico uses, so that either of the two can read and write what
+// the other wrote.
+//
+// It owns the mapping between objects and etcd: which key an object lives under (path.go), what its value looks like
+// (value.go, ipam.go), and how list, compare-and-swap and watch become etcd requests. It refuses meaning: it neither
+// defaults nor validates (datastore.Validating does).
+//
+//   - One write is one etcd transaction; an object's resourceVersion is the key's mod revision.
+//   - A list is read in pages, all at the revision of the first.
+//   - A watch resumes by revision through lost connections, restarts of etcd and loss of its leader, without gap or
+//     duplicate. It ends by itself only when etcd has compacted what it would need next, or when etcd's data is not
+//     the data it was (restored from a backup, another cluster): both are ErrCompacted, and the answer to both is to
+//     list again.
+//   - A consumer that is too slow costs no memory here: the watch is closed and opened again where the consumer is.
+//   - Nothing waits forever for etcd: dialling and each request have a time limit, and the error of an unreachable etcd
+//     says which endpoint failed, how, and what to look at.
+//
+// The IPAM kinds have no metadata in etcd beyond their name: uid, labels and creationTimestamp of a block, affinity,
+// handle or IPAM configuration are not stored.
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/datastore"
+)
+
+// The operations, as errors name them.
+const (
+	opGet    = "get"
+	opList   = "list"
+	opWatch  = "watch"
+	opCreate = "create"
+	opUpdate = "update"
+	opDelete = "delete"
+	opReady  = "reach"
+)
+
+// Client is the etcd backend. It implements datastore.Client.
+type Client struct {
+	cfg Config
+	log *slog.Logger
+	eps []string    // normalised endpoint URLs
+	tls *tls.Config // nil without TLS
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup // watches and the patrol
+
+	dial chan struct{} // holds one token: whoever has it may set conn
+	conn atomic.Pointer[clientv3.Client]
+
+	slowAfter time.Duration
+
+	mu       sync.Mutex // guards the following
+	watchers map[*watcher]struct{}
+}
+
+var _ datastore.Client = (*Client)(nil)
+
+// New checks the settings and returns a client. It does not contact etcd: the first operation does, so that a daemon may
+// start before its datastore. (With DiscoverySRV it asks DNS.) Ready tells whether etcd can be reached.
+func New(ctx context.Context, cfg Config) (*Client, error) {
+	cfg = cfg.withDefaults()
+	c := &Client{cfg: cfg, log: cfg.Logger, dial: make(chan struct{}, 1), watchers: map[*watcher]struct{}{}, slowAfter: slowAfter}
+	var err error
+	if c.eps, err = cfg.endpoints(ctx); err != nil {
+		return nil, err
+	}
+	if c.tls, err = cfg.tls(); err != nil {
+		return nil, err
+	}
+	if (cfg.Username == "") != (cfg.Password == "") {
+		return nil, errors.New("ETCD_USERNAME and ETCD_PASSWORD must be set both or not at all")
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if cfg.BookmarkEvery > 0 {
+		c.tasks.Go(c.patrol)
+	}
+	return c, nil
+}
+
+// Ready answers whether etcd serves consistent reads now.
+func (c *Client) Ready(ctx context.Context) error {
+	err := c.do(ctx, opReady, api.Key{}, func(ctx context.Context, conn *clientv3.Client) error {
+		_, err := conn.Get(ctx, ipamConfigPath, clientv3.WithCountOnly())
+		return err
+	})
+	var e *datastore.Error
+	switch {
+	case !errors.As(err, &e):
+		return err
+	case e.Reason != nil: // it is about no object, so it names none
+		return fmt.Errorf("etcd: %w: %w", e.Reason, e.Err)
+	default:
+		return fmt.Errorf("etcd: %w", e.Err)
+	}
+}
+
+// Close ends all watches and the connection, and waits for both.
+func (c *Client) Close() error {
+	c.cancel()
+	c.tasks.Wait()
+	c.dial <- struct{}{} // from now on nobody dials
+	if conn := c.conn.Load(); conn != nil {
+		if err := conn.Close(); err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("closing the connection to etcd: %w", err)
+		}
+	}
+	<-c.dial
+	return nil
+}

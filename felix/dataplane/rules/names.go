@@ -1,0 +1,83 @@
+package rules
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"strings"
+
+	"github.com/muslin-net/muslin/felix/dataplane/internal/nft"
+)
+
+// tableName is the name of our tables.
+const tableName = "calico"
+
+// Chains and sets that exist once.
+const (
+	rawPrerouting  = "raw-PREROUTING"
+	rawOutput      = "raw-OUTPUT"
+	filterInput    = "filter-INPUT"
+	filterForward  = "filter-FORWARD"
+	natPostrouting = "nat-POSTROUTING"
+
+	fromDispatch = "filter-cali-from-wl-dispatch"
+	toDispatch   = "filter-cali-to-wl-dispatch"
+	toHost       = "filter-cali-wl-to-host"
+	natOutgoing  = "nat-cali-nat-outgoing"
+
+	// Verdict maps and sets by interface name.
+	fromMap    = "cali-from-wl-dispatch"
+	toMap      = "cali-to-wl-dispatch"
+	fromClosed = "cali-from-wl-closed"
+	toClosed   = "cali-to-wl-closed"
+	rpfSkipMap = "cali-rpf-skip"
+)
+
+// kernelChain is the kernel's name of a policy, profile or list chain. One that is too long becomes its beginning
+// ("filter-cali-pi-"), "_", and a hash of the rest (spec §4.5).
+func kernelChain(name string) string {
+	const limit = 255
+	if len("filter-"+name) <= limit {
+		return "filter-" + name
+	}
+	head := 0
+	for dashes := 0; head < len(name) && dashes < 2; head++ {
+		if name[head] == '-' {
+			dashes++
+		}
+	}
+	sum := sha256.Sum256([]byte(name[head:]))
+	return "filter-" + name[:head] + "_" + base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// rpfSkipChain is the chain that accepts a workload's additional sources.
+func rpfSkipChain(iface string) string { return "raw-cali-rpf-skip-" + iface }
+
+// kernelSet is the kernel's name of a set: Calico's, with its limit of 31 characters (spec §4.6, §4.8).
+func kernelSet(f nft.Family, id string) string {
+	const limit = 31
+	name := "cali40" + id
+	if f == nft.IP6 {
+		name = "cali60" + id
+	}
+	return strings.ReplaceAll(name[:min(len(name), limit)], ":", "-")
+}
+
+// contentSet is the name of a set that belongs to a rule: it follows from the content, so that equal lists share a set and
+// a restart finds it.
+func contentSet(f nft.Family, kind string, content []string) string {
+	h := sha256.New()
+	for _, c := range content {
+		h.Write([]byte(c))
+		h.Write([]byte{0})
+	}
+	return "cali-" + f.String() + "-" + kind + "-" + digest(h.Sum(nil), 16)
+}
+
+// digest shortens a hash to that many characters of 6 bits.
+func digest(sum []byte, length int) string { return base64.RawURLEncoding.EncodeToString(sum)[:length] }
+
+// ifKey is an interface name as a key.
+func ifKey(name string) string {
+	const size = 16
+	return name + strings.Repeat("\x00", max(size-len(name), 0))
+}

@@ -1,0 +1,105 @@
+package desired
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/muslin-net/muslin/api/view"
+)
+
+// Chain is a named list of rules, evaluated from the top. A chain that ends without a decision returns to its caller.
+//
+// The evaluation has two bits of state for each packet and endpoint, which are all that Calico's semantics (spec §3.1)
+// need: allowed, and passed (this tier). Backends keep them in MarkAccept and MarkPass.
+type Chain struct {
+	Name  string
+	Rules []Rule
+}
+
+// Equal tells whether two chains are the same to the kernel.
+func (c Chain) Equal(o Chain) bool {
+	return c.Name == o.Name && slices.EqualFunc(c.Rules, o.Rules, Rule.Equal)
+}
+
+// Action is what a rule does when it matches.
+type Action uint8
+
+// The actions.
+const (
+	Allow  Action = iota + 1 // set allowed and leave the chain; callers check IfAllowed
+	Deny                     // drop (or reject); ends all evaluation
+	Pass                     // set passed and leave the chain; callers check IfUndecided
+	Log                      // write a line to the kernel log and go on
+	Jump                     // evaluate Target, then go on
+	Return                   // leave the chain
+	Reset                    // clear allowed and passed, and go on
+)
+
+// String is the action's name.
+func (a Action) String() string {
+	names := [...]string{Allow: "allow", Deny: "deny", Pass: "pass", Log: "log", Jump: "jump", Return: "return", Reset: "reset"}
+	if int(a) < len(names) && names[a] != "" {
+		return names[a]
+	}
+	return fmt.Sprintf("Action(%d)", uint8(a))
+}
+
+// Condition makes a rule depend on the state of the evaluation.
+type Condition uint8
+
+// The conditions.
+const (
+	Always      Condition = iota
+	IfUndecided           // neither allowed nor passed
+	IfAllowed             // allowed
+)
+
+// Rule is one rule of a chain.
+type Rule struct {
+	If        Condition
+	Match     Match
+	Do        Action
+	Target    string // name of the chain, for Jump
+	LogPrefix string // for Log
+	// Comment names what the rule comes from ("np/shop/web ingress 3") and travels with it into the kernel.
+	Comment string
+}
+
+// Equal tells whether two rules are the same.
+func (r Rule) Equal(o Rule) bool {
+	return r.If == o.If && r.Do == o.Do && r.Target == o.Target && r.LogPrefix == o.LogPrefix && r.Comment == o.Comment &&
+		reflect.DeepEqual(r.Match, o.Match)
+}
+
+// Match is the criteria of a rule, all of which must hold; the zero value matches everything. See view.Rule for the
+// fields.
+type Match struct {
+	IPVersion   uint8
+	Protocol    view.Protocol
+	NotProtocol view.Protocol
+	ICMP        *view.ICMP
+	NotICMP     *view.ICMP
+	Source      view.Match
+	Destination view.Match
+}
+
+// Sets yields the ids of all sets the match refers to, some perhaps twice.
+func (m Match) Sets() []string {
+	var ids []string
+	for _, side := range []view.Match{m.Source, m.Destination} {
+		ids = append(ids, side.Sets...)
+		ids = append(ids, side.NotSets...)
+		ids = append(ids, side.IPPortSets...)
+		ids = append(ids, side.NamedPorts...)
+		ids = append(ids, side.NotNamedPorts...)
+	}
+	return ids
+}
+
+func matchOf(r view.Rule) Match {
+	return Match{
+		IPVersion: r.IPVersion, Protocol: r.Protocol, NotProtocol: r.NotProtocol, ICMP: r.ICMP, NotICMP: r.NotICMP,
+		Source: r.Source, Destination: r.Destination,
+	}
+}

@@ -1,0 +1,13 @@
+package desired
+
+// Changes is what one commit changes on a node, in all that felix programs.
+type Changes struct {
+	Sysctls   Delta[string, Sysctl] // of the host, by path; those of workload links follow from Links
+	Links     Delta[string, WorkloadLink]
+	VXLANs    Delta[string, VXLAN]
+	IPIPs     Delta[string, IPIP]
+	Neighbors Delta[NeighborKey, Neighbor]
+	FDB       Delta[FDBKey, FDB]
+	Routes    Delta[RouteKey, Route]
+	Firewall  FirewallDelta
+}

@@ -1,0 +1,142 @@
+package desired
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/muslin-net/muslin/api/view"
+)
+
+// Marks on packets (spec §4.5): bits handed out from the lowest of mask 0xffff0000.
+const (
+	MarkAccept = 0x10000 // a chain of the current endpoint said Allow
+	MarkPass   = 0x20000 // a policy of the current tier said Pass
+	MarkMask   = 0xffff0000
+)
+
+// Ids of the sets that felix itself needs (spec §4.6). They are Sets like any other: SetNet, both families in one.
+const (
+	SetAllHosts   = "all-hosts-net"    // every node's address: IP-in-IP admission, NATOutgoing exclusions
+	SetVXLANHosts = "all-vxlan-net"    // every remote VTEP's node address: VXLAN admission
+	SetPools      = "network-ip-pools" // every pool, disabled ones too, except those of LoadBalancer use only
+	SetMasqPools  = "masq-ipam-pools"  // pools with natOutgoing
+)
+
+// FirewallDelta changes the firewall. All of one delta is committed together, with whatever else is pending: as one
+// transaction where the backend can. Sets and chains may be named before they exist; an endpoint whose chains are not
+// whole yet stays closed.
+type FirewallDelta struct {
+	Settings  *Settings               // the new settings; nil: unchanged
+	Sets      Delta[string, Set]      // whole sets by id
+	Members   map[string]SetDelta     // changes to sets that are there already (after Sets), by id
+	Chains    Delta[string, Chain]    // by name
+	Workloads Delta[string, Workload] // by name of the host-side interface
+}
+
+// Empty tells whether d changes nothing.
+func (d FirewallDelta) Empty() bool {
+	return d.Settings == nil && d.Sets.Empty() && len(d.Members) == 0 && d.Chains.Empty() && d.Workloads.Empty()
+}
+
+// Set is an IP set with its members, in no order. Prefixes may overlap.
+type Set struct {
+	Type    view.SetType
+	Members []view.Member
+}
+
+// SetDelta changes the members of a set. Adding what is there and removing what is not are no errors.
+type SetDelta struct {
+	Added, Removed []view.Member
+}
+
+// HostAction is what happens to packets from a workload to its own host that policy allowed (DefaultEndpointToHostAction).
+type HostAction uint8
+
+// The host actions.
+const (
+	HostDrop   HostAction = iota // drop even what policy allowed
+	HostAccept                   // accept
+	HostReturn                   // leave it to the rest of the host's INPUT rules
+)
+
+// Settings are the parts of the firewall that exist once.
+type Settings struct {
+	// WorkloadPrefixes are the beginnings of workload interfaces' names (InterfacePrefix), "cali". A packet of an
+	// interface that begins so and is not known is dropped.
+	WorkloadPrefixes []string
+	EndpointToHost   HostAction
+	// RejectDenied answers denied packets with an ICMP error instead of dropping them.
+	RejectDenied bool
+	// AcceptInvalid leaves packets that connection tracking finds invalid to policy (DisableConntrackInvalidCheck).
+	AcceptInvalid bool
+	// AllowVXLANFromWorkloads and AllowIPIPFromWorkloads let pods send tunnel packets of their own.
+	AllowVXLANFromWorkloads, AllowIPIPFromWorkloads bool
+	// NATOutgoing masquerades packets from SetMasqPools to destinations outside SetPools; nil: off.
+	NATOutgoing *NATOutgoing
+	// VXLAN4 and VXLAN6 admit tunnel packets of the family and keep them out of connection tracking; nil: off.
+	VXLAN4, VXLAN6 *VXLANAdmission
+	// IPIP admits IP-in-IP packets (protocol 4) from SetAllHosts on this device and drops others; nil: off.
+	IPIP *IPIPAdmission
+}
+
+// Equal tells whether two settings are the same.
+func (s Settings) Equal(o Settings) bool {
+	return slices.Equal(s.WorkloadPrefixes, o.WorkloadPrefixes) && s.EndpointToHost == o.EndpointToHost &&
+		s.RejectDenied == o.RejectDenied && s.AcceptInvalid == o.AcceptInvalid &&
+		s.AllowVXLANFromWorkloads == o.AllowVXLANFromWorkloads && s.AllowIPIPFromWorkloads == o.AllowIPIPFromWorkloads &&
+		same(s.NATOutgoing, o.NATOutgoing) && same(s.VXLAN4, o.VXLAN4) && same(s.VXLAN6, o.VXLAN6) && same(s.IPIP, o.IPIP)
+}
+
+func same[T comparable](a, b *T) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+// NATOutgoing says how packets that leave the pools get a new source.
+type NATOutgoing struct {
+	ExcludeHosts   bool       // not towards SetAllHosts either (NATOutgoingExclusions=IPPoolsAndHostIPs)
+	OutInterface   string     // only packets that leave by this interface; empty: any
+	Source4        netip.Addr // this source instead of the outgoing interface's (NATOutgoingAddress)
+	Source6        netip.Addr
+	Ports          view.PortRange // source ports for TCP and UDP (NATPortRange); zero: the kernel chooses
+	RandomizePorts bool           // choose ports at random (--random-fully)
+}
+
+// VXLANAdmission admits the VXLAN packets of one family: UDP to Port from SetVXLANHosts to this host, and drops others.
+// What the host itself sends into Device from another of its addresses is masqueraded to the device's own, so that the
+// answer finds its way back.
+type VXLANAdmission struct {
+	Port   uint16
+	Device string
+}
+
+// IPIPAdmission admits IP-in-IP packets; see VXLANAdmission.
+type IPIPAdmission struct {
+	Device string
+}
+
+// Workload is the firewall of one workload endpoint, by its host-side interface. The zero value drops everything in both
+// directions: an endpoint is open only when told so.
+type Workload struct {
+	// Endpoint is the endpoint's id, for comments and messages.
+	Endpoint string
+	// Ingress and Egress are the names of the chains that decide on packets to and from the workload. An empty one is
+	// closed: all packets of that direction are dropped, established flows too.
+	Ingress, Egress string
+	// ClosedBecause says what is missing while a direction is closed.
+	ClosedBecause string
+	// AllowedSources are prefixes the workload may use as source although no route to them leads to it. Without them a
+	// packet passes only if the host would route its source address back to the same interface.
+	AllowedSources []netip.Prefix
+}
+
+// Equal tells whether two workloads are the same to the kernel.
+func (w Workload) Equal(o Workload) bool {
+	return w.Endpoint == o.Endpoint && w.Ingress == o.Ingress && w.Egress == o.Egress &&
+		slices.Equal(w.AllowedSources, o.AllowedSources)
+}
+
+// Closed tells whether at least one direction is closed.
+func (w Workload) Closed() bool { return w.Ingress == "" || w.Egress == "" }

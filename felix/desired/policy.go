@@ -1,0 +1,140 @@
+package desired
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/muslin-net/muslin/api/view"
+)
+
+// Direction is the direction of traffic as the endpoint sees it.
+type Direction uint8
+
+// The directions.
+const (
+	Ingress Direction = iota // to the endpoint
+	Egress                   // from the endpoint
+)
+
+// String is "ingress" or "egress".
+func (d Direction) String() string {
+	if d == Egress {
+		return "egress"
+	}
+	return "ingress"
+}
+
+// DefaultLogPrefix is the default of Felix's LogPrefix.
+const DefaultLogPrefix = "calico-packet"
+
+// PolicyChain is the name of the chain with the rules of a policy or profile: "cali-pi-np/shop/web" (spec §4.5).
+func PolicyChain(id string, d Direction) string {
+	if name, ok := strings.CutPrefix(id, "pro/"); ok {
+		return [...]string{Ingress: "cali-pri-", Egress: "cali-pro-"}[d] + name
+	}
+	return [...]string{Ingress: "cali-pi-", Egress: "cali-po-"}[d] + id
+}
+
+// ListChain is the name of the chain that evaluates a policy list: what Workload.Ingress and Workload.Egress name.
+func ListChain(id string, d Direction) string {
+	return [...]string{Ingress: "cali-tw-", Egress: "cali-fw-"}[d] + id
+}
+
+// PolicyChains are the chains of a policy or profile, ingress first. logPrefix is the template of Felix's LogPrefix.
+func PolicyChains(p view.Policy, logPrefix string) [2]Chain {
+	return [2]Chain{
+		Ingress: policyChain(p, Ingress, p.Ingress, logPrefix),
+		Egress:  policyChain(p, Egress, p.Egress, logPrefix),
+	}
+}
+
+func policyChain(p view.Policy, d Direction, rules []view.Rule, logPrefix string) Chain {
+	c := Chain{Name: PolicyChain(p.ID, d), Rules: make([]Rule, 0, len(rules))}
+	for i, r := range rules {
+		rule := Rule{Match: matchOf(r), Comment: fmt.Sprintf("%s %s %d", p.ID, d, i)}
+		switch r.Action {
+		case view.Allow:
+			rule.Do = Allow
+		case view.Pass:
+			rule.Do = Pass
+		case view.Log:
+			rule.Do, rule.LogPrefix = Log, LogPrefix(logPrefix, p.Tier, p.ID)
+		default: // an action nobody knows yet must not open anything
+			rule.Do = Deny
+		}
+		c.Rules = append(c.Rules, rule)
+	}
+	return c
+}
+
+// LogPrefix fills in a log prefix template: %t tier, %k short kind, %n name, %p namespace/name (spec §3.1).
+func LogPrefix(template, tier, policyID string) string {
+	if template == "" {
+		template = DefaultLogPrefix
+	}
+	kind, path, _ := strings.Cut(policyID, "/")
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	return strings.NewReplacer("%t", tier, "%k", kind, "%n", name, "%p", path).Replace(template)
+}
+
+// Staged tells whether a policy id is of a staged kind, which is never enforced.
+func Staged(id string) bool {
+	kind, _, _ := strings.Cut(id, "/")
+	switch kind {
+	case "snp", "sgnp", "sknp":
+		return true
+	}
+	return false
+}
+
+// ListChains are the chains that evaluate a policy list for a workload, ingress first: tiers in order, then profiles,
+// then drop (spec §3.1). A tier without enforced policies in a direction is skipped there.
+func ListChains(l view.PolicyList) [2]Chain {
+	return [2]Chain{Ingress: listChain(l, Ingress), Egress: listChain(l, Egress)}
+}
+
+func listChain(l view.PolicyList, d Direction) Chain {
+	c := Chain{Name: ListChain(l.ID, d)}
+	add := func(r Rule) { c.Rules = append(c.Rules, r) }
+	add(Rule{Do: Reset, Comment: "start of policy"})
+	for _, t := range l.Tiers {
+		policies := t.Ingress
+		if d == Egress {
+			policies = t.Egress
+		}
+		policies = enforced(policies)
+		if len(policies) == 0 {
+			continue
+		}
+		if len(c.Rules) > 1 {
+			add(Rule{Do: Reset, Comment: "start of tier " + t.Name})
+		}
+		for i, id := range policies {
+			when := IfUndecided
+			if i == 0 {
+				when = Always // nothing can have decided yet
+			}
+			add(Rule{If: when, Do: Jump, Target: PolicyChain(id, d), Comment: id})
+			add(Rule{If: IfAllowed, Do: Return, Comment: "allowed by " + id})
+		}
+		if t.DefaultAction != view.Pass {
+			add(Rule{If: IfUndecided, Do: Deny, Comment: "end of tier " + t.Name})
+		}
+	}
+	for _, id := range l.Profiles {
+		add(Rule{Do: Jump, Target: PolicyChain(id, d), Comment: id})
+		add(Rule{If: IfAllowed, Do: Return, Comment: "allowed by " + id})
+	}
+	add(Rule{Do: Deny, Comment: "no profile decided"})
+	return c
+}
+
+func enforced(ids []string) []string {
+	var out []string
+	for _, id := range ids {
+		if !Staged(id) {
+			out = append(out, id)
+		}
+	}
+	return out
+}

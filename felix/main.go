@@ -1,0 +1,135 @@
+// Command felix programs a node: interfaces, routes, rules and tunnels. It follows the node's view from typha, exchanges
+// routes with bird, and wires pods for the CNI plugin.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+
+	birdclient "github.com/muslin-net/muslin/bird/client"
+	"github.com/muslin-net/muslin/felix/agent"
+	"github.com/muslin-net/muslin/felix/dataplane/link"
+	"github.com/muslin-net/muslin/felix/host"
+	"github.com/muslin-net/muslin/felix/server"
+	"github.com/muslin-net/muslin/felix/state"
+	"github.com/muslin-net/muslin/felix/store"
+	"github.com/muslin-net/muslin/felix/uplink"
+	"github.com/muslin-net/muslin/internal/daemon"
+	"github.com/muslin-net/muslin/internal/rpc"
+	"github.com/muslin-net/muslin/typha/client"
+)
+
+type config struct {
+	Node      string   `flag:"node" env:"FELIX_FELIXHOSTNAME" usage:"name of this node; required"`
+	Typha     []string `flag:"typha" env:"FELIX_TYPHAADDR" usage:"addresses of typha, host:port"`
+	TyphaName string   `flag:"typha-name" default:"typha" usage:"name in typha's certificate"`
+	CA        string   `flag:"ca" default:"/etc/calico/ca.pem" usage:"CA certificate, PEM"`
+	Cert      string   `flag:"cert" default:"/etc/calico/node.pem" usage:"this node's certificate, PEM"`
+	Key       string   `flag:"key" default:"/etc/calico/node-key.pem" usage:"its key, PEM"`
+	RunDir    string   `flag:"run-dir" default:"/run/calico" usage:"directory of sockets"`
+	LibDir    string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory that outlives reboots"`
+}
+
+func main() {
+	var cfg config
+	daemon.Main("felix", "programs the routes, rules and interfaces of a node", &cfg, func(ctx context.Context, d *daemon.Daemon) error {
+		return run(ctx, d, cfg)
+	})
+}
+
+func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
+	if cfg.Node == "" {
+		return fmt.Errorf("setting node: the name of this node is missing; give it by --node")
+	}
+	typha, err := client.New(client.Config{
+		Addresses: cfg.Typha, ServerName: cfg.TyphaName, Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key},
+		Node: cfg.Node, View: client.NodeView, StatePath: filepath.Join(cfg.LibDir, "felix", "view"), SetDeltas: true, Log: d.Log,
+	})
+	if err != nil {
+		return fmt.Errorf("typha: %w", err)
+	}
+	defer typha.Close()
+	bird, err := birdclient.New(filepath.Join(cfg.RunDir, "bird.sock"))
+	if err != nil {
+		return err
+	}
+	defer bird.Close()
+	kernel, err := agent.OpenDrivers(d.Log)
+	if err != nil {
+		return fmt.Errorf("%w; felix needs root (CAP_NET_ADMIN) on its node", err)
+	}
+	defer kernel.Close()
+
+	ipam := uplink.IPAM{Typha: typha}
+	releases, err := uplink.OpenReleases(filepath.Join(cfg.LibDir, "felix", "releases"), ipam.Release, d.Log)
+	if err != nil {
+		return err
+	}
+	records, local, err := loadEndpoints(cfg.LibDir, kernel.Links, releases, d)
+	if err != nil {
+		return err
+	}
+	reporter, bgp, watcher := uplink.NewReporter(typha, d.Log), uplink.NewBGP(bird, d.Log), host.New(d.Log)
+	loop := agent.New(cfg.Node, kernel, bgp, local, agent.Events{
+		LocalChanged: reporter.Set,
+		MTU:          func(mtu int) { writeMTU(cfg.LibDir, mtu, d) },
+		Ready:        readiness(d),
+	}, d.Log)
+	serve := server.Server{
+		Agent: loop, Pods: agent.Pods{Links: kernel.Links}, IPAM: ipam, Records: records, Releases: releases,
+		Log: d.Log, Software: daemon.Version(),
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return loop.Run(ctx) })
+	group.Go(func() error { return kernel.Watch(ctx, loop.Wake) })
+	group.Go(func() error { return watcher.Run(ctx, func(h state.Host) { loop.SetHost(ctx, h); bgp.Reachable(h) }) })
+	group.Go(func() error { return typha.Run(ctx, uplink.View{Agent: loop, Server: &serve}) })
+	group.Go(func() error {
+		return bgp.Run(ctx, watcher.Resolve, func(changed []state.Path, known bool, applied func()) {
+			loop.SetPaths(ctx, changed, known, applied)
+		})
+	})
+	group.Go(func() error { return reporter.Run(ctx) })
+	group.Go(func() error { return releases.Run(ctx) })
+	group.Go(func() error { return serve.Run(ctx, filepath.Join(cfg.RunDir, "felix.sock")) })
+	return group.Wait()
+}
+
+// loadEndpoints opens the records of endpoints and takes up those that an earlier felix left.
+func loadEndpoints(libDir string, links *link.Driver, releases *uplink.Releases, d *daemon.Daemon) (*store.Dir[state.Endpoint], []state.Endpoint, error) {
+	records, err := store.Open[state.Endpoint](filepath.Join(libDir, "felix", "endpoints"))
+	if err != nil {
+		return nil, nil, err
+	}
+	found, err := records.Load()
+	if err != nil {
+		d.Log.Error("part of the records of endpoints cannot be read; these pods lose their network until they are started anew", "error", err)
+	}
+	local, err := settle(found, records, links, releases)
+	return records, local, err
+}
+
+// writeMTU tells CNI plugins the MTU of pods.
+func writeMTU(libDir string, mtu int, d *daemon.Daemon) {
+	if err := os.WriteFile(filepath.Join(libDir, "mtu"), []byte(strconv.Itoa(mtu)), 0o644); err != nil { //nolint:gosec // everybody may know
+		d.Log.Error("the MTU for pods cannot be written", "error", err)
+	}
+}
+
+// readiness lets the health of the daemon follow the agent.
+func readiness(d *daemon.Daemon) func([]string) {
+	part := d.Health.Add("dataplane", 0)
+	return func(reasons []string) {
+		if len(reasons) == 0 {
+			part.Ready()
+			return
+		}
+		part.NotReady(reasons[0])
+	}
+}

@@ -1,0 +1,106 @@
+package uplink
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+
+	birdclient "github.com/muslin-net/muslin/bird/client"
+	"github.com/muslin-net/muslin/felix/state"
+)
+
+// BGP exchanges routes with bird: what this node has programmed goes out, best paths come in, and for each next hop bird is
+// told whether the kernel reaches it.
+type BGP struct {
+	routes *birdclient.Routes
+
+	announced map[netip.Prefix]bool // owned by the agent's loop, through Announce
+	started   bool
+
+	hops map[netip.Addr]int // next hops of the present paths, with their uses; owned by Run's handler
+	uses map[netip.Prefix][]netip.Addr
+}
+
+// NewBGP prepares the exchange.
+func NewBGP(c *birdclient.Client, log *slog.Logger) *BGP {
+	return &BGP{
+		routes: c.Routes(log), announced: map[netip.Prefix]bool{},
+		hops: map[netip.Addr]int{}, uses: map[netip.Prefix][]netip.Addr{},
+	}
+}
+
+// Announce makes prefixes the whole of what this node announces. It is called by one goroutine.
+func (b *BGP) Announce(prefixes []netip.Prefix) {
+	for _, p := range prefixes {
+		if !b.announced[p] {
+			b.announced[p] = true
+			b.routes.Announce(birdclient.LocalRoute{Prefix: p})
+		}
+	}
+	for p := range b.announced {
+		if !slices.Contains(prefixes, p) {
+			delete(b.announced, p)
+			b.routes.Withdraw(p)
+		}
+	}
+	if !b.started {
+		b.started = true
+		b.routes.SnapshotEnd()
+	}
+}
+
+// Reachable tells bird what the kernel says of next hops.
+func (b *BGP) Reachable(h state.Host) {
+	for hop, at := range h.NextHops {
+		b.routes.NextHop(hop, at.Link != "", at.Metric)
+	}
+}
+
+// Run passes best paths on until ctx ends: resolve is told all next hops when they changed, paths each change with whether
+// bird has told all that it has, and a function to call when the change is in the kernel.
+func (b *BGP) Run(ctx context.Context, resolve func([]netip.Addr), paths func(changed []state.Path, known bool, applied func())) error {
+	return b.routes.Run(ctx, func(u birdclient.Update) {
+		changed := make([]state.Path, 0, len(u.Best))
+		for _, best := range u.Best {
+			changed = append(changed, pathOf(best))
+		}
+		if b.count(changed) {
+			all := make([]netip.Addr, 0, len(b.hops))
+			for hop := range b.hops {
+				all = append(all, hop)
+			}
+			resolve(all)
+		}
+		paths(changed, u.Synced, func() { b.routes.Applied(u.Sequence) })
+	})
+}
+
+func pathOf(best birdclient.Best) state.Path {
+	p := state.Path{Prefix: best.Prefix}
+	for _, way := range best.Paths {
+		p.NextHops, p.Metric = append(p.NextHops, way.NextHop), way.Metric
+	}
+	return p
+}
+
+// count keeps the uses of next hops and tells whether the set of them changed.
+func (b *BGP) count(changed []state.Path) (different bool) {
+	for _, p := range changed {
+		for _, hop := range p.NextHops {
+			b.hops[hop]++
+			different = different || b.hops[hop] == 1
+		}
+		for _, hop := range b.uses[p.Prefix] {
+			if b.hops[hop]--; b.hops[hop] == 0 {
+				delete(b.hops, hop)
+				different = true
+			}
+		}
+		b.uses[p.Prefix] = p.NextHops
+		if len(p.NextHops) == 0 {
+			delete(b.uses, p.Prefix)
+		}
+	}
+	return different
+}

@@ -1,0 +1,50 @@
+package uplink
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/muslin-net/muslin/felix/agent"
+	"github.com/muslin-net/muslin/felix/server"
+	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
+	"github.com/muslin-net/muslin/typha/client"
+)
+
+// View hands what typha sends to the agent, and answers operators' questions that typha relays.
+type View struct {
+	Agent  *agent.Agent
+	Server *server.Server
+}
+
+// OnBatch commits a batch; it is acknowledged when it is in the kernel.
+func (v View) OnBatch(b client.Batch) {
+	v.Agent.Batch(context.Background(), b.Batch, func() { b.Applied() })
+}
+
+// OnQuery answers with felix's own read methods.
+func (v View) OnQuery(ctx context.Context, q client.Question, reply func([]byte) error) error {
+	switch q.Method {
+	case client.FelixDump:
+		return answer(ctx, q.Request, &felixv1.DumpRequest{}, v.Server.Dump, reply)
+	case client.FelixEndpoints:
+		return answer(ctx, q.Request, &felixv1.EndpointsRequest{}, v.Server.Endpoints, reply)
+	}
+	return fmt.Errorf("method %d: %w", q.Method, client.ErrUnserved)
+}
+
+func answer[Q, A proto.Message](ctx context.Context, body []byte, q Q, call func(context.Context, Q) (A, error), reply func([]byte) error) error {
+	if err := proto.Unmarshal(body, q); err != nil {
+		return fmt.Errorf("the question cannot be read: %w", err)
+	}
+	a, err := call(ctx, q)
+	if err != nil {
+		return err
+	}
+	out, err := proto.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return reply(out)
+}

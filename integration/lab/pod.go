@@ -1,0 +1,236 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	cnitypes "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	podInterface = "eth0"
+	conflistName = "10-calico.conflist"
+	cniBinDir    = "/opt/cni/bin"
+	cniCacheDir  = "/var/lib/cni"
+)
+
+// pod is a network namespace wired by the CNI plugin. A pod whose space is nil is being made.
+type pod struct {
+	pod    Pod
+	space  *space
+	path   string // of its network namespace, inside its node
+	result *cnitypes.Result
+	took   time.Duration // of CNI ADD
+}
+
+// conflist is the network configuration of a node, as an installer would write it. Pods get an address of each family
+// that has a pool.
+func conflist(node string, pools []Pool) string {
+	v4, v6 := len(pools) == 0, false
+	for _, p := range pools {
+		v4, v6 = v4 || p.CIDR.Addr().Is4(), v6 || p.CIDR.Addr().Is6()
+	}
+	return fmt.Sprintf(`{
+  "name": "k8s-pod-network",
+  "cniVersion": "1.0.0",
+  "plugins": [
+    {
+      "type": "calico",
+      "nodename": %q,
+      "log_level": "info",
+      "log_file_path": "/var/log/calico/cni/cni.log",
+      "mtu": 0,
+      "ipam": {"type": "calico-ipam", "assign_ipv4": "%t", "assign_ipv6": "%t"}
+    }
+  ]
+}
+`, node, v4, v6)
+}
+
+// addPod makes a pod's network namespace on its node and has the CNI plugin wire it. On failure nothing of it is left.
+func (s *supervisor) addPod(ctx context.Context, p Pod) (PodStatus, error) {
+	if p.Namespace == "" {
+		p.Namespace = defaultNamespace
+	}
+	if err := s.topology.validatePod("pod "+p.id(), p); err != nil {
+		return PodStatus{}, err
+	}
+	m := s.machines[p.Node]
+	made := &pod{pod: p, path: filepath.Join(netnsDir, strings.ReplaceAll(p.Namespace+"-"+p.Name, "/", "-"))}
+
+	s.mu.Lock()
+	if _, taken := s.pods[p.id()]; taken {
+		s.mu.Unlock()
+		return PodStatus{}, problem(fmt.Sprintf("pod %s exists already", p.id()), "choose another name, or: lab pod del "+p.id())
+	}
+	s.pods[p.id()] = made
+	s.mu.Unlock()
+
+	sp, result, err := wirePod(ctx, m, made)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		delete(s.pods, p.id())
+		return PodStatus{}, fmt.Errorf("add pod %s on %s: %w", p.id(), p.Node, err)
+	}
+	made.space, made.result = sp, result
+	return made.status(), nil
+}
+
+// wirePod makes the namespace and runs CNI ADD, and takes both back on failure.
+func wirePod(ctx context.Context, m *machine, p *pod) (*space, *cnitypes.Result, error) {
+	sp, err := newPodSpace(p.pod.id(), m.space, p.path)
+	if err != nil {
+		return nil, nil, err
+	}
+	var result *cnitypes.Result
+	err = m.space.do(func() error {
+		cni, network, rt, err := p.cni()
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		r, err := cni.AddNetworkList(ctx, network, rt)
+		p.took = time.Since(began)
+		if err == nil {
+			result, err = cnitypes.NewResultFromResult(r)
+		}
+		if err != nil {
+			return alsoFailed(err, cni.DelNetworkList(context.WithoutCancel(ctx), network, rt))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, alsoFailed(err, dropPodSpace(m, sp, p.path))
+	}
+	return sp, result, nil
+}
+
+// delPod ends the pod's programs, runs CNI DEL and removes the namespace. If DEL fails the pod stays, to be deleted again.
+func (s *supervisor) delPod(ctx context.Context, id string) error {
+	s.mu.Lock()
+	p, ok := s.pods[id]
+	if !ok || p.space == nil {
+		s.mu.Unlock()
+		return problem(fmt.Sprintf("there is no pod %q in lab %s", id, s.config.Name), "see: lab status --name "+s.config.Name)
+	}
+	sp := p.space
+	p.space = nil // nobody else uses or deletes it meanwhile
+	s.mu.Unlock()
+
+	m := s.machines[p.pod.Node]
+	err := killInside(sp)
+	if err == nil {
+		err = m.space.do(func() error {
+			cni, network, rt, err := p.cni()
+			if err != nil {
+				return err
+			}
+			return cni.DelNetworkList(ctx, network, rt)
+		})
+	}
+	if err == nil {
+		err = dropPodSpace(m, sp, p.path)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		p.space = sp
+		return fmt.Errorf("delete pod %s on %s: %w", id, p.pod.Node, err)
+	}
+	delete(s.pods, id)
+	return nil
+}
+
+func dropPodSpace(m *machine, sp *space, path string) error {
+	defer sp.closeNet()
+	return m.space.do(func() error {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+		return os.Remove(path)
+	})
+}
+
+// cni loads the node's network configuration as a container runtime does. It is called inside the node.
+func (p *pod) cni() (*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
+	network, err := libcni.NetworkConfFromFile(filepath.Join(cniConfDir, conflistName))
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("read the CNI configuration: %w", err)
+	}
+	if len(p.pod.Labels) > 0 {
+		if network.Plugins[0], err = libcni.InjectConf(network.Plugins[0], map[string]any{"args": cniLabels(p.pod.Labels)}); err != nil {
+			return nil, nil, nil, fmt.Errorf("give labels to the CNI plugin: %w", err)
+		}
+	}
+	id := "lab-" + p.pod.Namespace + "-" + p.pod.Name
+	rt := &libcni.RuntimeConf{
+		ContainerID: id,
+		NetNS:       p.path,
+		IfName:      podInterface,
+		Args: [][2]string{
+			{"IgnoreUnknown", "1"},
+			{"K8S_POD_NAMESPACE", p.pod.Namespace},
+			{"K8S_POD_NAME", p.pod.Name},
+			{"K8S_POD_INFRA_CONTAINER_ID", id},
+		},
+	}
+	return libcni.NewCNIConfigWithCacheDir([]string{cniBinDir}, cniCacheDir, nil), network, rt, nil
+}
+
+// cniLabels has the shape that the CNI conventions give to labels.
+func cniLabels(labels map[string]string) map[string]any {
+	list := []map[string]string{}
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		list = append(list, map[string]string{"key": k, "value": labels[k]})
+	}
+	return map[string]any{"cni": map[string]any{"labels": list}}
+}
+
+func (p *pod) status() PodStatus {
+	st := PodStatus{ID: p.pod.id(), Namespace: p.pod.Namespace, Name: p.pod.Name, Node: p.pod.Node, NetNS: p.path, Took: p.took}
+	if p.result == nil {
+		return st
+	}
+	for _, ip := range p.result.IPs {
+		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			st.Addresses = append(st.Addresses, a.Unmap())
+		}
+	}
+	if len(p.result.Interfaces) > 0 {
+		st.HostInterface = p.result.Interfaces[0].Name
+	}
+	return st
+}
+
+// killInside ends the programs that run in a pod's network namespace.
+func killInside(sp *space) error {
+	var want unix.Stat_t
+	if err := unix.Fstat(int(sp.net.Fd()), &want); err != nil {
+		return err
+	}
+	pids, err := processIDs()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		var st unix.Stat_t
+		if pid == os.Getpid() || unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st) != nil || st.Ino != want.Ino {
+			continue
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("end process %d in pod %s: %w", pid, sp.name, err)
+		}
+	}
+	return nil
+}

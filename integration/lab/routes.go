@@ -1,0 +1,113 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// Route is a route of a node, as iproute2 shows it.
+type Route struct {
+	Type     string `json:"type"` // "" is unicast
+	Dst      string `json:"dst"`
+	Gateway  string `json:"gateway"`
+	Dev      string `json:"dev"`
+	Protocol string `json:"protocol"`
+}
+
+// Routes returns a node's routes inside a prefix.
+func (l *Lab) Routes(ctx context.Context, node string, inside netip.Prefix) ([]Route, error) {
+	out, err := l.Run(ctx, node, append(routeCommand("-json"), inside.String())...)
+	if err != nil {
+		return nil, err
+	}
+	var rs []Route
+	if err := json.Unmarshal([]byte(out), &rs); err != nil {
+		return nil, fmt.Errorf("read the routes of %s: %w", node, err)
+	}
+	return rs, nil
+}
+
+func routeCommand(flags ...string) []string {
+	return append(append([]string{"ip"}, flags...), "route", "show", "root")
+}
+
+// AwaitRoutes returns when each node has the routes to the pods of other nodes that the mode calls for, which is when the
+// cluster has converged. It looks at the nodes' kernels again and again until then, or until ctx ends; the error tells
+// what was still missing.
+func (l *Lab) AwaitRoutes(ctx context.Context, t Topology, mode Mode) error {
+	st, err := l.Status(ctx)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	var missing string
+	for {
+		now, err := l.missingRoutes(ctx, t, st, mode)
+		switch {
+		case err == nil && now == "":
+			return nil
+		case err == nil:
+			missing = now
+		case ctx.Err() == nil:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("routes for mode %s did not come: %s: %w", mode, missing, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+// missingRoutes names the first route that a node should have and has not.
+func (l *Lab) missingRoutes(ctx context.Context, t Topology, st Status, mode Mode) (string, error) {
+	want := Expect(t, st.Pods, mode)
+	for _, n := range st.Nodes {
+		for _, pool := range t.Pools {
+			routes, err := l.Routes(ctx, n.Name, pool.CIDR)
+			if err != nil {
+				return "", err
+			}
+			for _, pod := range st.Pods {
+				if line := missingRoute(n.Name, routes, pool, pod, want(n.Name, pod.ID)); line != "" {
+					return line, nil
+				}
+			}
+		}
+	}
+	return "", nil
+}
+
+// missingRoute checks the route of one node to one pod.
+func missingRoute(node string, routes []Route, pool Pool, pod PodStatus, want Path) string {
+	for _, a := range pod.Addresses {
+		if !pool.CIDR.Contains(a) || want == PathLocal || want == PathNone {
+			continue
+		}
+		block, err := a.Prefix(pool.BlockSize)
+		if err != nil {
+			return err.Error()
+		}
+		tunnelled := want != PathDirect
+		found := false
+		for _, r := range routes {
+			tunnel := r.Dev == "vxlan.calico" || r.Dev == "tunl0"
+			found = found || r.Dst == block.String() && r.Gateway != "" && tunnel == tunnelled
+		}
+		if !found {
+			return fmt.Sprintf("%s has no %s route to %s of %s", node, want, block, pod.ID)
+		}
+	}
+	return ""
+}
+
+// routeTable is a node's routes inside a prefix, as the ip command prints them.
+func (l *Lab) routeTable(ctx context.Context, node string, inside netip.Prefix) (string, error) {
+	out, err := l.Run(ctx, node, append(routeCommand(), inside.String())...)
+	return strings.TrimRight(out, "\n"), err
+}

@@ -1,0 +1,9 @@
+// Package topologies holds the topology files that come with the lab.
+package topologies
+
+import _ "embed"
+
+// Demo is the cluster of make demo: four nodes in two subnets, a pod on each worker.
+//
+//go:embed demo.yaml
+var Demo []byte

@@ -1,0 +1,180 @@
+package lab
+
+import (
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+)
+
+// Datastore says where a lab's cluster state lives.
+type Datastore string
+
+// The datastores a lab can run.
+const (
+	DatastoreEmbedded Datastore = "embedded" // etcd inside the first node's typha
+	DatastoreEtcd     Datastore = "etcd"     // the machine's etcd binary, as a process of the first node
+)
+
+// Topology describes a cluster on one machine. It is what a topology file decodes to.
+type Topology struct {
+	// Subnets are the fabric: one bridge each, joined by a router that owns their gateways.
+	Subnets []Subnet `yaml:"subnets"`
+	// Nodes are the machines. The first one also runs the cluster-wide processes.
+	Nodes []Node `yaml:"nodes"`
+	// Pods are added, in this order, once all nodes are ready.
+	Pods []Pod `yaml:"pods,omitempty"`
+	// Pools are created before the first node starts.
+	Pools []Pool `yaml:"pools,omitempty"`
+	// Datastore defaults to embedded.
+	Datastore Datastore `yaml:"datastore,omitempty"`
+	// Fabric tunes how the subnets treat frames.
+	Fabric Fabric `yaml:"fabric,omitempty"`
+}
+
+// Subnet is one broadcast domain.
+type Subnet struct {
+	Name string `yaml:"name"`
+	// Prefixes are at most one of each family.
+	Prefixes []netip.Prefix `yaml:"prefixes"`
+	// Gateways are the router's addresses, one in each prefix; default the first address of the prefix.
+	Gateways []netip.Addr `yaml:"gateways,omitempty"`
+}
+
+// Fabric tunes how the subnets treat frames.
+type Fabric struct {
+	// MTU of the node uplinks in bytes, default 1500.
+	MTU int `yaml:"mtu,omitempty"`
+	// SourceDestCheck makes the fabric behave like a cloud: a frame from a node whose source, or a frame to a node whose
+	// destination, is not that node's own address is dropped.
+	SourceDestCheck bool `yaml:"sourceDestCheck,omitempty"`
+}
+
+// Node is one machine of the cluster.
+type Node struct {
+	Name string `yaml:"name"`
+	// Addresses are at most one of each family, all in the prefixes of one subnet.
+	Addresses []netip.Addr `yaml:"addresses"`
+	// Interface is the name of the uplink, default ens5.
+	Interface string `yaml:"interface,omitempty"`
+	// Labels are put on the Node object once the node has registered.
+	Labels map[string]string `yaml:"labels,omitempty"`
+	// Zone becomes the label topology.kubernetes.io/zone.
+	Zone string `yaml:"zone,omitempty"`
+	// Processes are what the node runs, see the Process* constants. Default: calico-node, bird, felix and confd, and on
+	// the first node also typha (and etcd, if that is the datastore).
+	Processes []string `yaml:"processes"`
+	// Env is added to the environment of each of the node's processes.
+	Env map[string]string `yaml:"env,omitempty"`
+}
+
+// Pod is one workload.
+type Pod struct {
+	Name      string `yaml:"name"`
+	Namespace string `yaml:"namespace,omitempty"` // default "default"
+	Node      string `yaml:"node"`
+	// Labels are given to the CNI plugin with the ADD.
+	Labels map[string]string `yaml:"labels,omitempty"`
+}
+
+// Pool is an IP pool to create before the nodes start.
+type Pool struct {
+	Name         string       `yaml:"name,omitempty"` // default default-ipv4-ippool or default-ipv6-ippool
+	CIDR         netip.Prefix `yaml:"cidr"`
+	BlockSize    int          `yaml:"blockSize,omitempty"`    // prefix length of a block, default 26 (IPv6: 122)
+	IPIPMode     string       `yaml:"ipipMode,omitempty"`     // Never (default), Always, CrossSubnet
+	VXLANMode    string       `yaml:"vxlanMode,omitempty"`    // Never (default), Always, CrossSubnet
+	NATOutgoing  *bool        `yaml:"natOutgoing,omitempty"`  // default true
+	NodeSelector string       `yaml:"nodeSelector,omitempty"` // default all()
+}
+
+// The processes a node can run.
+const (
+	ProcessEtcd    = "etcd"
+	ProcessTypha   = "typha"
+	ProcessStartup = "calico-node"
+	ProcessBird    = "bird"
+	ProcessFelix   = "felix"
+	ProcessConfd   = "confd"
+)
+
+const (
+	defaultInterface = "ens5"
+	defaultMTU       = 1500
+	defaultNamespace = "default"
+	zoneLabel        = "topology.kubernetes.io/zone"
+)
+
+// ReadTopology reads, decodes, defaults and validates a topology file. Errors name the file, the place in it and the fix.
+func ReadTopology(path string) (Topology, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Topology{}, problem("cannot read the topology: "+err.Error(), "give a file with -f; topologies/demo.yaml is an example")
+	}
+	return ParseTopology(path, data)
+}
+
+func (t *Topology) node(name string) (Node, bool) {
+	for _, n := range t.Nodes {
+		if n.Name == name {
+			return n, true
+		}
+	}
+	return Node{}, false
+}
+
+// subnetOf returns the subnet that holds the address.
+func (t *Topology) subnetOf(a netip.Addr) (Subnet, netip.Prefix, bool) {
+	for _, s := range t.Subnets {
+		for _, p := range s.Prefixes {
+			if p.Contains(a) {
+				return s, p, true
+			}
+		}
+	}
+	return Subnet{}, netip.Prefix{}, false
+}
+
+// sameSubnet tells whether two nodes share a broadcast domain.
+func (t *Topology) sameSubnet(a, b string) bool {
+	na, okA := t.node(a)
+	nb, okB := t.node(b)
+	if !okA || !okB {
+		return false
+	}
+	sa, _, _ := t.subnetOf(na.Addresses[0])
+	sb, _, _ := t.subnetOf(nb.Addresses[0])
+	return sa.Name == sb.Name
+}
+
+// gatewayFor returns the router's address in the prefix.
+func (s Subnet) gatewayFor(p netip.Prefix) netip.Addr {
+	for _, g := range s.Gateways {
+		if p.Contains(g) {
+			return g
+		}
+	}
+	return netip.Addr{}
+}
+
+// id is how a pod is named on the command line: the bare name in namespace default, namespace/name elsewhere.
+func (p Pod) id() string {
+	if p.Namespace == "" || p.Namespace == defaultNamespace {
+		return p.Name
+	}
+	return p.Namespace + "/" + p.Name
+}
+
+// allLabels are the labels plus the zone's.
+func (n Node) allLabels() map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, n.Labels)
+	if n.Zone != "" {
+		all[zoneLabel] = n.Zone
+	}
+	return all
+}
+
+func (n Node) runs(process string) bool {
+	return slices.Contains(n.Processes, process)
+}

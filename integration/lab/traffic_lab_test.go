@@ -1,0 +1,278 @@
+//go:build lab
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/gopacket/pcapgo"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// withPods brings the demo's nodes up by hand, with a pod on each worker. Nothing routes between them until a test does.
+func withPods(t *testing.T, change func(*Topology)) (*Lab, Topology) {
+	t.Helper()
+	topo, err := DemoTopology()
+	require.NoError(t, err)
+	topo = byHand(topo)
+	if change != nil {
+		change(&topo)
+	}
+	l := up(t, Options{Name: "pods", Topology: topo})
+	plugins := shortDir(t)
+	require.NoError(t, buildStockPlugins(testContext(t), plugins))
+	require.NoError(t, useStockPlugins(l, topo, plugins))
+	for i := 1; i <= 3; i++ {
+		st, err := l.PodAdd(testContext(t), Pod{Name: fmt.Sprintf("pod-%d", i), Node: fmt.Sprintf("worker-%d", i)})
+		require.NoError(t, err)
+		require.Len(t, st.Addresses, 1)
+		assert.True(t, handBlock(i).Contains(st.Addresses[0]))
+	}
+	return l, topo
+}
+
+func TestPods(t *testing.T) {
+	l, _ := withPods(t, nil)
+	ctx := testContext(t)
+	st, err := l.Status(ctx)
+	require.NoError(t, err)
+	require.Len(t, st.Pods, 3)
+	pod := st.Pods[0]
+	assert.Equal(t, "worker-1", pod.Node)
+	assert.NotEmpty(t, pod.HostInterface)
+
+	out, err := l.Run(ctx, "pod-1", "ip", "-o", "-4", "addr", "show", "eth0")
+	require.NoError(t, err)
+	assert.Contains(t, out, pod.Addresses[0].String())
+	out, err = l.Run(ctx, "worker-1", "ip", "route", "get", pod.Addresses[0].String())
+	require.NoError(t, err)
+	assert.Contains(t, out, pod.HostInterface)
+	out, err = l.Run(ctx, "worker-1", "ip", "netns")
+	require.NoError(t, err)
+	assert.Contains(t, out, "default-pod-1", "as a container runtime leaves it on the node")
+
+	_, err = l.PodAdd(ctx, Pod{Name: "pod-1", Node: "worker-2"})
+	require.ErrorContains(t, err, "pod pod-1 exists already")
+	_, err = l.PodAdd(ctx, Pod{Name: "pod-9", Node: "worker-9"})
+	require.ErrorContains(t, err, `there is no node "worker-9"`)
+	require.ErrorContains(t, l.PodDel(ctx, "pod-9"), `there is no pod "pod-9"`)
+
+	t.Run("deleting a pod ends its programs", func(t *testing.T) {
+		ended := make(chan int, 1)
+		go func() {
+			code, _ := l.Exec(ctx, "pod-1", Command{Args: []string{"sleep", "1000"}})
+			ended <- code
+		}()
+		require.Eventually(t, func() bool {
+			out, err := l.Run(ctx, "worker-1", "ps", "ax")
+			return err == nil && strings.Contains(out, "sleep 1000")
+		}, 5*time.Second, 20*time.Millisecond)
+		require.NoError(t, l.PodDel(ctx, "pod-1"))
+		assert.Equal(t, 128+9, <-ended)
+		out, err := l.Run(ctx, "worker-1", "sh", "-c", "ip netns; ls /run/netns; ls /var/lib/cni/results; ip -br link")
+		require.NoError(t, err)
+		assert.NotContains(t, out, "pod-1")
+		assert.NotContains(t, out, pod.HostInterface)
+		_, err = l.Run(ctx, "pod-1", "true")
+		require.ErrorContains(t, err, "no node or pod")
+		again, err := l.PodAdd(ctx, Pod{Name: "pod-1", Node: "worker-1"})
+		require.NoError(t, err)
+		assert.Equal(t, pod.ID, again.ID)
+	})
+
+	t.Run("a pod that fails half-way leaves nothing", func(t *testing.T) {
+		require.NoError(t, os.Remove(filepath.Join(nodeDir(l.dir, "worker-2"), "opt-cni/bin/host-local")))
+		_, err := l.PodAdd(ctx, Pod{Name: "half", Node: "worker-2"})
+		require.ErrorContains(t, err, "add pod half on worker-2")
+		require.ErrorContains(t, err, "host-local")
+		out, err := l.Run(ctx, "worker-2", "sh", "-c", "ip netns; ls /run/netns /var/lib/cni/results")
+		require.NoError(t, err)
+		assert.NotContains(t, out, "half")
+	})
+}
+
+func TestMatrixSeesThePath(t *testing.T) {
+	l, topo := withPods(t, nil)
+	ctx := testContext(t)
+	wrong := func(mode Mode) []string {
+		want, err := l.Expect(ctx, mode)
+		require.NoError(t, err)
+		m, err := l.Matrix(ctx)
+		require.NoError(t, err)
+		require.Len(t, m.Cells, (4+3)*3)
+		return m.Wrong(want)
+	}
+	brief, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	require.ErrorContains(t, l.AwaitRoutes(brief, topo, ModeDirect), "master has no direct route to 192.168.1.0/26 of pod-1")
+
+	require.NoError(t, handRoutes(ctx, l, topo, ModeDirect))
+	require.NoError(t, l.AwaitRoutes(ctx, topo, ModeDirect))
+	assert.Empty(t, wrong(ModeDirect))
+	assert.Contains(t, strings.Join(wrong(ModeVXLAN), "\n"), "expected vxlan, got direct")
+
+	require.NoError(t, handRoutes(ctx, l, topo, ModeVXLAN))
+	require.NoError(t, l.AwaitRoutes(ctx, topo, ModeVXLAN))
+	assert.Empty(t, wrong(ModeVXLAN))
+
+	r, err := l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-3", Kind: ProbeICMP})
+	require.NoError(t, err)
+	assert.True(t, r.OK, r.Error)
+	assert.Equal(t, PathVXLAN, r.Path)
+	assert.Equal(t, 2, r.Packets, "request and reply")
+	assert.Contains(t, r.Sample, "vxlan vni 4096 |")
+}
+
+func TestProbe(t *testing.T) {
+	l, topo := withPods(t, nil)
+	ctx := testContext(t)
+	require.NoError(t, handRoutes(ctx, l, topo, ModeDirect))
+
+	r, err := l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-2"})
+	require.NoError(t, err)
+	assert.True(t, r.OK, r.Error)
+	assert.Equal(t, PathDirect, r.Path)
+	assert.Greater(t, r.Latency, time.Duration(0))
+	assert.GreaterOrEqual(t, r.Packets, 6)
+
+	r, err = l.Probe(ctx, ProbeRequest{From: "pod-1", To: "worker-1"})
+	require.NoError(t, err)
+	assert.Equal(t, PathLocal, r.Path)
+
+	lost, err := l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-3"})
+	require.NoError(t, err)
+	assert.False(t, lost.OK)
+	assert.Equal(t, PathNone, lost.Path)
+
+	refused, err := l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-2", Port: 81})
+	require.NoError(t, err)
+	assert.ErrorContains(t, errors.New(refused.Error), "connection refused")
+	assert.Contains(t, refused.Error, "its packets reached worker-2")
+
+	ln, err := l.Listen(ctx, "pod-2", netip.MustParseAddrPort("0.0.0.0:81"))
+	require.NoError(t, err)
+	defer ln.Close()
+	_, err = l.Listen(ctx, "pod-2", netip.MustParseAddrPort("0.0.0.0:81"))
+	require.ErrorContains(t, err, "port 81 is in use")
+	opened, err := l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-2", Port: 81})
+	require.NoError(t, err)
+	assert.True(t, opened.OK, opened.Error)
+
+	_, err = l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-9"})
+	require.ErrorContains(t, err, `there is no node or pod "pod-9"`)
+	_, err = l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-2", IPv6: true})
+	require.ErrorContains(t, err, "has no address of that family")
+}
+
+func TestCapture(t *testing.T) {
+	l := up(t, Options{Name: "capture", Topology: bare(t)})
+	ctx := testContext(t)
+	c, err := l.Capture(ctx, "worker-1", "ens5")
+	require.NoError(t, err)
+	defer c.Close()
+	r, err := l.Probe(ctx, ProbeRequest{From: "master", To: "worker-1"})
+	require.NoError(t, err)
+	require.True(t, r.OK, r.Error)
+
+	ps, err := c.Drain()
+	require.NoError(t, err)
+	var in, outgoing int
+	var pcap bytes.Buffer
+	w, err := NewPcapWriter(&pcap)
+	require.NoError(t, err)
+	for _, p := range ps {
+		require.NoError(t, w.Write(p))
+		if p.Inner.Proto != "tcp" {
+			continue
+		}
+		assert.WithinDuration(t, time.Now(), p.Time, 10*time.Second)
+		if p.Outgoing {
+			outgoing++
+			assert.Equal(t, "10.30.0.206", p.Outer.Src.String())
+		} else {
+			in++
+			assert.Equal(t, "10.30.0.10", p.Outer.Src.String())
+		}
+	}
+	assert.GreaterOrEqual(t, in, 3)
+	assert.GreaterOrEqual(t, outgoing, 2)
+	rd, err := pcapgo.NewReader(&pcap)
+	require.NoError(t, err)
+	read := 0
+	for {
+		if _, _, err := rd.ReadPacketData(); err != nil {
+			break
+		}
+		read++
+	}
+	assert.Equal(t, len(ps), read)
+
+	_, err = l.Run(ctx, "master", "ping", "-c1", "-W2", "10.30.0.206")
+	require.NoError(t, err)
+	for {
+		p, err := c.Next(ctx)
+		require.NoError(t, err)
+		if p.Inner.Proto == "icmp" && p.Outgoing {
+			assert.Equal(t, "10.30.0.206 > 10.30.0.10 icmp EchoReply", p.Outer.String())
+			break
+		}
+	}
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	for err == nil {
+		_, err = c.Next(short)
+	}
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+
+	_, err = l.Capture(ctx, "worker-1", "eth9")
+	require.ErrorContains(t, err, "capture on eth9 of worker-1: there is no such interface")
+	port, err := l.Capture(ctx, fabricName, "worker-1")
+	require.NoError(t, err, "the node's port on the fabric")
+	require.NoError(t, port.Close())
+}
+
+// TestTransfers: what the benchmark measures with measures.
+func TestTransfers(t *testing.T) {
+	l, topo := withPods(t, nil)
+	ctx := testContext(t)
+	require.NoError(t, handRoutes(ctx, l, topo, ModeVXLAN))
+	require.NoError(t, trackConnections(ctx, l, topo))
+	for name, measure := range map[string]func(client, server int, d time.Duration) (float64, error){"round trip": roundTrip, "throughput": throughput} {
+		v, err := transfer(ctx, l, measure)
+		require.NoError(t, err, name)
+		assert.Greater(t, v, 0.1, name)
+	}
+	rate, err := addRate(ctx, l)
+	require.NoError(t, err)
+	assert.Greater(t, rate, 1.0)
+}
+
+// TestSourceDestCheck: a fabric that behaves like a cloud passes node to node traffic and nothing else.
+func TestSourceDestCheck(t *testing.T) {
+	l, topo := withPods(t, func(topo *Topology) { topo.Fabric.SourceDestCheck = true })
+	ctx := testContext(t)
+	path := func(from, to string) Path {
+		t.Helper()
+		r, err := l.Probe(ctx, ProbeRequest{From: from, To: to})
+		require.NoError(t, err)
+		return r.Path
+	}
+	require.NoError(t, handRoutes(ctx, l, topo, ModeDirect))
+	assert.Equal(t, PathDirect, path("worker-1", "worker-2"))
+	assert.Equal(t, PathDirect, path("worker-1", "worker-3"), "across the router")
+	assert.Equal(t, PathNone, path("pod-1", "pod-2"), "a pod's source address is not the node's")
+	assert.Equal(t, PathNone, path("worker-1", "pod-2"), "nor is a pod's destination address")
+	require.NoError(t, handRoutes(ctx, l, topo, ModeVXLAN))
+	assert.Equal(t, PathVXLAN, path("pod-1", "pod-2"))
+	assert.Equal(t, PathVXLAN, path("pod-1", "pod-3"))
+}

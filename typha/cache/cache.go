@@ -1,0 +1,185 @@
+// Package cache holds the present state of the datastore for those who want to look something up: which nodes and pools
+// there are, which endpoints and blocks a node has. One goroutine writes, any number read without locks: a Snapshot is
+// immutable, and stays what it is for as long as someone holds it.
+//
+// The package refuses to decide anything; what follows from the state is computed in package compute.
+package cache
+
+import (
+	"iter"
+	"maps"
+	"strings"
+	"sync/atomic"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/view"
+)
+
+// Change is one object that appeared or changed, or that went.
+type Change struct {
+	Key    api.Key
+	Object api.Object // nil if it went; shared by all readers, and never to be changed
+}
+
+// Cache is the newest Snapshot.
+type Cache struct {
+	current atomic.Pointer[Snapshot]
+}
+
+// New returns an empty cache that is not in sync.
+func New() *Cache {
+	c := &Cache{}
+	c.current.Store(&Snapshot{})
+	return c
+}
+
+// Apply makes the next snapshot of the present one. It is called by one goroutine. Readers see all of it or nothing.
+func (c *Cache) Apply(changes []Change, checkpoint view.Checkpoint, inSync bool) {
+	next := *c.current.Load()
+	next.version++
+	next.kinds = maps.Clone(next.kinds)
+	if next.kinds == nil {
+		next.kinds = map[string]Map[api.Key, api.Object]{}
+	}
+	if checkpoint != nil {
+		next.checkpoint = checkpoint
+	}
+	next.inSync = next.inSync || inSync
+	for _, ch := range changes {
+		next.apply(ch)
+	}
+	c.current.Store(&next)
+}
+
+// Snapshot returns the newest state.
+func (c *Cache) Snapshot() *Snapshot { return c.current.Load() }
+
+// Snapshot is the state at one moment. Its objects are shared: who wants to change one copies it first. Their
+// resourceVersion may be older than the datastore's, since changes that matter to nobody are not taken in; who writes
+// reads the datastore first.
+type Snapshot struct {
+	version    uint64
+	checkpoint view.Checkpoint
+	inSync     bool
+	kinds      map[string]Map[api.Key, api.Object]
+
+	// By node:
+	endpoints  Map[string, Map[api.Key, api.Object]] // WorkloadEndpoint
+	hosts      Map[string, Map[api.Key, api.Object]] // HostEndpoint
+	blocks     Map[string, Map[api.Key, api.Object]] // IPAMBlock, by affinity
+	affinities Map[string, Map[api.Key, api.Object]] // BlockAffinity
+}
+
+func (s *Snapshot) apply(ch Change) {
+	objects := s.kinds[ch.Key.Kind]
+	if was, ok := objects.Get(ch.Key); ok {
+		if index, node := s.index(was); index != nil && node != "" {
+			of, _ := index.Get(node)
+			if of = of.Without(ch.Key); of.Len() == 0 {
+				*index = index.Without(node)
+			} else {
+				*index = index.With(node, of)
+			}
+		}
+	}
+	if ch.Object == nil {
+		s.kinds[ch.Key.Kind] = objects.Without(ch.Key)
+		return
+	}
+	s.kinds[ch.Key.Kind] = objects.With(ch.Key, ch.Object)
+	if index, node := s.index(ch.Object); index != nil && node != "" {
+		of, _ := index.Get(node)
+		*index = index.With(node, of.With(ch.Key, ch.Object))
+	}
+}
+
+// index says where an object is filed by node; nil if it is not.
+func (s *Snapshot) index(o api.Object) (*Map[string, Map[api.Key, api.Object]], string) {
+	switch o := o.(type) {
+	case *api.WorkloadEndpoint:
+		return &s.endpoints, o.Spec.Node
+	case *api.HostEndpoint:
+		return &s.hosts, o.Spec.Node
+	case *api.IPAMBlock:
+		if o.Spec.Affinity != nil {
+			node, host := strings.CutPrefix(*o.Spec.Affinity, string(api.AffinityHost)+":")
+			if host {
+				return &s.blocks, node
+			}
+		}
+	case *api.BlockAffinity:
+		if o.Spec.Type != api.AffinityVirtual {
+			return &s.affinities, o.Spec.Node
+		}
+	}
+	return nil, ""
+}
+
+// Version counts the snapshots; a later one has a higher version.
+func (s *Snapshot) Version() uint64 { return s.version }
+
+// Checkpoint is the point in the datastore's history that the snapshot reflects, and InSync whether all that was there
+// at the start has been read. The map must not be changed.
+func (s *Snapshot) Checkpoint() view.Checkpoint { return s.checkpoint }
+
+// InSync tells whether all that was there at the start has been read.
+func (s *Snapshot) InSync() bool { return s.inSync }
+
+// Get returns an object, or nil.
+func (s *Snapshot) Get(key api.Key) api.Object {
+	o, _ := s.kinds[key.Kind].Get(key)
+	return o
+}
+
+// Len is how many objects of a kind there are.
+func (s *Snapshot) Len(kind string) int { return s.kinds[kind].Len() }
+
+// All yields the objects of a kind in no order. T is the kind's Go type.
+func All[T api.Object](s *Snapshot, kind string) iter.Seq[T] { return values[T](s.kinds[kind]) }
+
+// Node returns a node, or nil.
+func (s *Snapshot) Node(name string) *api.Node {
+	n, _ := s.Get(api.Key{Kind: "Node", Name: name}).(*api.Node)
+	return n
+}
+
+// Nodes yields all nodes in no order.
+func (s *Snapshot) Nodes() iter.Seq[*api.Node] { return All[*api.Node](s, "Node") }
+
+// Pools yields all pools in no order.
+func (s *Snapshot) Pools() iter.Seq[*api.IPPool] { return All[*api.IPPool](s, "IPPool") }
+
+// EndpointsOf yields the workload endpoints of a node in no order.
+func (s *Snapshot) EndpointsOf(node string) iter.Seq[*api.WorkloadEndpoint] {
+	return ofNode[*api.WorkloadEndpoint](s.endpoints, node)
+}
+
+// HostEndpointsOf yields the host endpoints of a node in no order.
+func (s *Snapshot) HostEndpointsOf(node string) iter.Seq[*api.HostEndpoint] {
+	return ofNode[*api.HostEndpoint](s.hosts, node)
+}
+
+// BlocksOf yields the IPAM blocks that are affine to a node, in no order.
+func (s *Snapshot) BlocksOf(node string) iter.Seq[*api.IPAMBlock] {
+	return ofNode[*api.IPAMBlock](s.blocks, node)
+}
+
+// AffinitiesOf yields the claims of a node to blocks, in any state and in no order.
+func (s *Snapshot) AffinitiesOf(node string) iter.Seq[*api.BlockAffinity] {
+	return ofNode[*api.BlockAffinity](s.affinities, node)
+}
+
+func ofNode[T api.Object](index Map[string, Map[api.Key, api.Object]], node string) iter.Seq[T] {
+	of, _ := index.Get(node)
+	return values[T](of)
+}
+
+func values[T api.Object](m Map[api.Key, api.Object]) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for _, o := range m.All() {
+			if t, ok := o.(T); ok && !yield(t) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,186 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	"github.com/muslin-net/muslin/api/view"
+	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/wire"
+)
+
+// havePart is how many entries of a hello's `have` go into one request; an entry takes some 100 bytes, a request must
+// stay below 1 MiB.
+const havePart = 4096
+
+// session is one stream.
+type session struct {
+	client *Client
+	conn   *grpc.ClientConn
+	stream typhav1.SyncService_SyncClient
+	asm    *assembler
+	h      Handler
+	ctx    context.Context // of the stream
+	cancel context.CancelFunc
+	asked  sync.WaitGroup // running OnQuery calls
+
+	inSync bool // used by run only
+
+	mu  sync.Mutex // guards sending and ack
+	ack typhav1.Ack
+}
+
+// openSession opens a stream and says hello.
+func openSession(ctx context.Context, c *Client, conn *grpc.ClientConn, a *assembler, h Handler) (*session, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := typhav1.NewSyncServiceClient(conn).Sync(ctx)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	s := &session{client: c, conn: conn, stream: stream, asm: a, h: h, ctx: ctx, cancel: cancel}
+	if err := s.hello(); err != nil {
+		cancel()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *session) hello() error {
+	hello := &typhav1.Hello{
+		Node: s.client.cfg.Node, View: typhav1.View(s.client.cfg.View), Software: s.client.software,
+		Checkpoint: wire.EncodeCheckpoint(s.asm.point),
+	}
+	for k, v := range s.asm.have() {
+		if len(hello.Have) == havePart {
+			hello.More = true
+			if err := s.send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Hello{Hello: hello}}); err != nil {
+				return err
+			}
+			hello = &typhav1.Hello{}
+		}
+		hello.Have = append(hello.Have, &typhav1.Have{Key: wire.EncodeKey(k), Version: v[:]})
+	}
+	return s.send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Hello{Hello: hello}})
+}
+
+// send sends one request. The stream's own end, with its reason, is for run to find.
+func (s *session) send(m *typhav1.SyncRequest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sendLocked(m)
+}
+
+func (s *session) sendLocked(m *typhav1.SyncRequest) error {
+	if err := s.stream.Send(m); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// run follows the stream to its end.
+func (s *session) run(r Replica) error {
+	defer s.asked.Wait()
+	defer s.cancel()
+	for {
+		m, err := s.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errors.New("it ended the stream")
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.take(m, r); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *session) take(m *typhav1.SyncResponse, r Replica) error {
+	switch m := m.GetResponse().(type) {
+	case *typhav1.SyncResponse_Welcome:
+		s.client.log.Info("following typha", "address", r.Address, "software", m.Welcome.GetSoftware(), "resumed", m.Welcome.GetResumed())
+		s.client.setStatus(Status{Address: r.Address})
+		if !m.Welcome.GetResumed() {
+			s.asm.startOver()
+		}
+	case *typhav1.SyncResponse_Chunk:
+		return s.chunk(m.Chunk, r)
+	case *typhav1.SyncResponse_Query:
+		s.asked.Add(1)
+		go s.answer(m.Query)
+	case *typhav1.SyncResponse_Replicas:
+		s.client.replicas.learn(decodeReplicas(m.Replicas))
+		if m.Replicas.GetMove() && s.client.replicas.other(r) {
+			return errMove
+		}
+	}
+	return nil // what this version does not know does not concern it
+}
+
+func (s *session) chunk(m *typhav1.Chunk, r Replica) error {
+	for _, b := range m.GetItems() {
+		s.asm.put(b)
+	}
+	for _, k := range wire.DecodeKeys(m.GetRemoves()) {
+		s.asm.remove(k)
+	}
+	if keys := s.asm.takeResend(); len(keys) > 0 {
+		s.client.log.Warn("a change of a set does not fit what is here, asking for the whole set", "sets", keys)
+		err := s.send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Resend{Resend: &typhav1.Resend{Keys: wire.EncodeKeys(keys)}}})
+		if err != nil {
+			return err
+		}
+	}
+	if m.GetCheckpoint() == nil {
+		return nil
+	}
+	step, whole := s.asm.checkpoint(wire.DecodeCheckpoint(m.GetCheckpoint()), m.GetInSync())
+	if whole {
+		for _, f := range step.failures {
+			s.client.log.Error("typha sent an item that cannot be read", "reason", f.Reason)
+		}
+		s.client.hand(step, s, m.GetBatch(), s.h)
+		if step.inSync && !s.inSync {
+			s.inSync = true
+			s.client.setStatus(Status{Address: r.Address, InSync: true})
+		}
+	}
+	return s.received(m.GetBatch(), step.skipped, step.failures)
+}
+
+// received acknowledges a batch, whether it was handed over or is still being gathered.
+func (s *session) received(batch, skipped uint64, failures []Failure) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ack.Received = batch
+	s.ack.Skipped += skipped
+	return s.sendAck(failures)
+}
+
+// applied acknowledges a batch as programmed. An error is the end of the stream, which run sees too.
+func (s *session) applied(batch uint64, failures []Failure) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ack.Applied = max(s.ack.Applied, batch)
+	_ = s.sendAck(failures)
+}
+
+func (s *session) sendAck(failures []Failure) error {
+	m := &typhav1.Ack{Received: s.ack.Received, Applied: s.ack.Applied, Skipped: s.ack.Skipped}
+	for _, f := range failures {
+		m.Failures = append(m.Failures, &typhav1.Failure{Key: encodeFailedKey(f.Key), Reason: f.Reason})
+	}
+	return s.sendLocked(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Ack{Ack: m}})
+}
+
+func encodeFailedKey(k view.Key) *typhav1.ItemKey {
+	if k == (view.Key{}) {
+		return nil // an item of which not even the key could be read
+	}
+	return wire.EncodeKey(k)
+}

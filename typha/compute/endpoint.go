@@ -1,0 +1,240 @@
+package compute
+
+import (
+	"net/netip"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/selector"
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/typha/views"
+)
+
+// endpoint is a subject that policies apply to.
+type endpoint struct {
+	workload *api.WorkloadEndpoint // exactly one of the two
+	host     *api.HostEndpoint
+	gone     bool
+	flushed
+}
+
+// flushed is what the views have of an endpoint.
+type flushed struct {
+	scope views.Scope
+	entry *views.Entry // nil if it is in no view
+	lists [passes]*list
+}
+
+// become takes over what is new of a later version.
+func (ep *endpoint) become(now *endpoint) {
+	ep.workload, ep.host = now.workload, now.host
+}
+
+func workloadSubject(o *api.WorkloadEndpoint) *subject {
+	s := &subject{
+		labels:    o.Labels,
+		namespace: true,
+		parents:   o.Spec.Profiles,
+		nets:      parsePrefixes(o.Spec.IPNetworks),
+		endpoint:  &endpoint{workload: o},
+	}
+	s.system[0] = label{selector.LabelNamespace, o.Namespace}
+	if o.Spec.Orchestrator != "" {
+		s.system[1] = label{labelOrchestrator, o.Spec.Orchestrator}
+	}
+	if o.Spec.ServiceAccountName != "" {
+		s.system[2] = label{selector.LabelServiceAccount, o.Spec.ServiceAccountName}
+	}
+	for _, p := range o.Spec.Ports {
+		if n, ok := p.Protocol.Number(); ok && p.Name != "" {
+			s.ports = append(s.ports, port{p.Name, view.Protocol(n), p.Port})
+		}
+	}
+	return s
+}
+
+func hostSubject(o *api.HostEndpoint) *subject {
+	s := &subject{
+		labels:   o.Labels,
+		parents:  o.Spec.Profiles,
+		nets:     parsePrefixes(o.Spec.ExpectedIPs),
+		endpoint: &endpoint{host: o},
+	}
+	for _, p := range o.Spec.Ports {
+		if n, ok := p.Protocol.Number(); ok && p.Name != "" {
+			s.ports = append(s.ports, port{p.Name, view.Protocol(n), p.Port})
+		}
+	}
+	return s
+}
+
+// networkSetSubject also inherits the labels of its namespace.
+func networkSetSubject(o *api.NetworkSet) *subject {
+	s := &subject{
+		labels:    o.Labels,
+		namespace: true,
+		parents:   []string{"kns." + o.Namespace},
+		nets:      parsePrefixes(o.Spec.Nets),
+	}
+	s.system[0] = label{selector.LabelNamespace, o.Namespace}
+	return s
+}
+
+func globalNetworkSetSubject(o *api.GlobalNetworkSet) *subject {
+	return &subject{labels: o.Labels, nets: parsePrefixes(o.Spec.Nets)}
+}
+
+// flushEndpoints computes the dirty endpoints. What they need now is counted before what they needed is let go, so that
+// nothing is taken from a node only to be given back.
+func (e *Engine) flushEndpoints() {
+	for s := range e.dirtyEndpoints {
+		e.flushEndpoint(s)
+	}
+	clear(e.dirtyEndpoints)
+	clear(e.gone)
+}
+
+func (e *Engine) flushEndpoint(s *subject) {
+	ep := s.endpoint
+	was := ep.flushed
+	ep.flushed = flushed{}
+	var item view.Item
+	switch {
+	case ep.gone:
+	case ep.host != nil:
+		ep.scope = nodeView(ep.host.Spec.Node)
+		item = e.hostItem(s)
+	case len(s.nets) > 0:
+		ep.scope = nodeView(ep.workload.Spec.Node)
+		item = e.workloadItem(s)
+	}
+	if item != nil {
+		for _, l := range ep.lists {
+			if l != nil {
+				e.needList(l, ep.scope.Node)
+			}
+		}
+		ep.entry = views.NewEntry(item)
+		if was.at(ep.scope, ep.entry.Key) && was.entry.Version == ep.entry.Version {
+			ep.entry = was.entry
+		} else {
+			e.out.put(ep.scope, ep.entry)
+		}
+	}
+	if was.entry == nil {
+		return
+	}
+	if ep.entry == nil || !was.at(ep.scope, ep.entry.Key) {
+		e.out.drop(was.scope, was.entry.Key)
+	}
+	for _, l := range was.lists {
+		if l != nil {
+			e.yieldList(l, was.scope.Node)
+		}
+	}
+}
+
+// at tells whether an endpoint is in a view under a key.
+func (f *flushed) at(s views.Scope, k view.Key) bool {
+	return f.entry != nil && f.scope == s && f.entry.Key == k
+}
+
+// profilesOf separates the profiles of an endpoint into those that are known and reasons why it must stay closed.
+func profilesOf(s *subject) (known, incomplete []string) {
+	for _, p := range s.inherits {
+		if p.known {
+			known = append(known, p.name)
+		} else {
+			incomplete = append(incomplete, "profile "+p.name)
+		}
+	}
+	return known, incomplete
+}
+
+func (e *Engine) workloadItem(s *subject) view.Item {
+	o := s.endpoint.workload
+	known, incomplete := profilesOf(s)
+	l := e.listOf(normal, e.applying(s), known)
+	s.endpoint.lists[normal] = l
+	item := view.WorkloadEndpoint{
+		ID:                   endpointID(o),
+		ContainerID:          o.Spec.ContainerID,
+		Interface:            o.Spec.InterfaceName,
+		MAC:                  o.Spec.MAC,
+		PolicyList:           l.id,
+		Incomplete:           incomplete,
+		AllowSpoofedPrefixes: parsePrefixes(o.Spec.AllowSpoofedSourcePrefixes),
+		QoS:                  qos(o.Spec.QoSControls),
+	}
+	for _, p := range s.nets {
+		item.Addresses = append(item.Addresses, p.Addr())
+	}
+	for _, n := range o.Spec.IPNATs {
+		external, err1 := netip.ParseAddr(n.ExternalIP)
+		internal, err2 := netip.ParseAddr(n.InternalIP)
+		if err1 == nil && err2 == nil {
+			item.NATs = append(item.NATs, view.NAT{External: external, Internal: internal})
+		}
+	}
+	return item
+}
+
+// endpointID is the name of an endpoint on its node.
+func endpointID(o *api.WorkloadEndpoint) view.EndpointID {
+	workload := o.Spec.Workload
+	switch o.Spec.Orchestrator {
+	case api.OrchestratorKubernetes:
+		workload = o.Spec.Pod
+	case api.OrchestratorCNI:
+		workload = o.Spec.ContainerID
+	}
+	return view.EndpointID{
+		Orchestrator: o.Spec.Orchestrator,
+		Workload:     o.Namespace + "/" + workload,
+		Endpoint:     o.Spec.Endpoint,
+	}
+}
+
+func qos(q *api.QoSControls) *view.QoS {
+	if q == nil {
+		return nil
+	}
+	limit := func(n int64) uint64 { return uint64(max(n, 0)) }
+	v := view.QoS{
+		IngressBandwidth:      limit(q.IngressBandwidth),
+		IngressBurst:          limit(q.IngressBurst),
+		EgressBandwidth:       limit(q.EgressBandwidth),
+		EgressBurst:           limit(q.EgressBurst),
+		IngressPacketRate:     limit(q.IngressPacketRate),
+		EgressPacketRate:      limit(q.EgressPacketRate),
+		IngressMaxConnections: limit(q.IngressMaxConnections),
+		EgressMaxConnections:  limit(q.EgressMaxConnections),
+	}
+	if v == (view.QoS{}) {
+		return nil
+	}
+	return &v
+}
+
+func (e *Engine) hostItem(s *subject) view.Item {
+	o := s.endpoint.host
+	known, incomplete := profilesOf(s)
+	policies := e.applying(s)
+	item := view.HostEndpoint{Name: o.Name, Interface: o.Spec.InterfaceName, Incomplete: incomplete}
+	for _, p := range s.nets {
+		item.ExpectedIPs = append(item.ExpectedIPs, p.Addr())
+	}
+	for p, id := range [passes]*string{normal: &item.Normal, untracked: &item.Untracked, preDNAT: &item.PreDNAT, forward: &item.Forward} {
+		if pass(p) == untracked && o.Spec.InterfaceName == "*" {
+			continue // cannot be done for all interfaces at once, and is not in Calico either
+		}
+		var profiles []string
+		if pass(p) == normal {
+			profiles = known
+		}
+		if l := e.listOf(pass(p), policies, profiles); l != nil {
+			s.endpoint.lists[p] = l
+			*id = l.id
+		}
+	}
+	return item
+}

@@ -1,0 +1,310 @@
+package compute
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/muslin-net/muslin/api/selector"
+)
+
+// index finds, without trying all, which selectors a subject can match and which subjects a selector can match.
+//
+// Each selector is filed under one of the things it requires of labels (selector.Required): "app is web or api", "has
+// zone". A subject then has to be tried only against the selectors filed under its own labels, and those that require
+// nothing. The same requirement finds the subjects of a new selector, through postings kept for the label keys that
+// some selector is filed under, and no others.
+type index struct {
+	matched, unmatched func(*selection, *subject)
+
+	selections map[string]*selection // by id of the selector
+	subjects   map[*subject]struct{}
+	keys       map[string]*keyIndex
+	loose      map[*selection]struct{} // those that require nothing
+	numbers    uint64
+}
+
+// selection is one distinct selector and what it selects. It exists while a policy or a set uses it.
+type selection struct {
+	number   uint64 // orders the matches of a subject; says nothing
+	selector *selector.Selector
+	filed    *selector.Requirement // nil if loose or impossible
+	never    bool                  // cannot match anything
+	subjects map[*subject]struct{}
+
+	policies map[*policy]struct{} // those that apply to what it selects
+	sets     map[*ipset]struct{}  // those whose members it selects
+}
+
+// keyIndex is one label key that selectors are filed under.
+type keyIndex struct {
+	values map[string]*valueIndex
+	any    map[*selection]struct{} // filed under the presence of the key
+	filed  int                     // how many selectors are filed under the key
+}
+
+// valueIndex is one value of a label key.
+type valueIndex struct {
+	selections map[*selection]struct{}
+	subjects   map[*subject]struct{}
+}
+
+func newIndex(matched, unmatched func(*selection, *subject)) *index {
+	return &index{
+		matched: matched, unmatched: unmatched,
+		selections: map[string]*selection{},
+		subjects:   map[*subject]struct{}{},
+		keys:       map[string]*keyIndex{},
+		loose:      map[*selection]struct{}{},
+	}
+}
+
+// selection returns the one selection of equal selectors, new ones with their subjects found.
+func (x *index) selection(s *selector.Selector) *selection {
+	if sel := x.selections[s.ID()]; sel != nil {
+		return sel
+	}
+	x.numbers++
+	sel := &selection{
+		number:   x.numbers,
+		selector: s,
+		subjects: map[*subject]struct{}{},
+		policies: map[*policy]struct{}{},
+		sets:     map[*ipset]struct{}{},
+	}
+	x.selections[s.ID()] = sel
+	x.file(sel)
+	x.candidates(sel, func(s *subject) {
+		if sel.selector.MatchesLabels(s) {
+			sel.subjects[s] = struct{}{}
+			s.matches = insert(s.matches, sel)
+		}
+	})
+	return sel
+}
+
+// release forgets a selection that nothing uses any more.
+func (x *index) release(sel *selection) {
+	if len(sel.policies) > 0 || len(sel.sets) > 0 {
+		return
+	}
+	for s := range sel.subjects {
+		s.matches = without(s.matches, sel)
+	}
+	x.unfile(sel)
+	delete(x.selections, sel.selector.ID())
+}
+
+// file puts a selection under the requirement that fewest others are filed under.
+func (x *index) file(sel *selection) {
+	var best *selector.Requirement
+	bestCost := 0
+	required := sel.selector.Required()
+	for i := range required {
+		r := &required[i]
+		if !r.AnyValue && len(r.Values) == 0 {
+			sel.never = true
+			return
+		}
+		if cost := x.cost(r); best == nil || cost < bestCost {
+			best, bestCost = r, cost
+		}
+	}
+	if best == nil {
+		x.loose[sel] = struct{}{}
+		return
+	}
+	sel.filed = best
+	k := x.key(best.Key)
+	k.filed++
+	if best.AnyValue {
+		k.any[sel] = struct{}{}
+		return
+	}
+	for _, v := range best.Values {
+		k.value(v).selections[sel] = struct{}{}
+	}
+}
+
+// cost estimates how often a selection filed under r will be tried in vain: by how many selections share the place,
+// and how many subjects. Presence of a key alone is taken only where nothing better is required.
+func (x *index) cost(r *selector.Requirement) int {
+	k := x.keys[r.Key]
+	if r.AnyValue {
+		if k == nil {
+			return 1 << 30
+		}
+		return 1<<30 + len(k.any)
+	}
+	cost := len(r.Values)
+	for _, v := range r.Values {
+		if k == nil {
+			continue
+		}
+		if vi := k.values[v]; vi != nil {
+			cost += len(vi.selections)*16 + len(vi.subjects)
+		}
+	}
+	return cost
+}
+
+func (x *index) unfile(sel *selection) {
+	delete(x.loose, sel)
+	if sel.filed == nil {
+		return
+	}
+	k := x.keys[sel.filed.Key]
+	delete(k.any, sel)
+	for _, v := range sel.filed.Values {
+		delete(k.value(v).selections, sel)
+		k.tidy(v)
+	}
+	if k.filed--; k.filed == 0 {
+		delete(x.keys, sel.filed.Key)
+	}
+}
+
+// key returns the index of a label key. A new one is filled with all subjects that have the key.
+func (x *index) key(key string) *keyIndex {
+	if k := x.keys[key]; k != nil {
+		return k
+	}
+	k := &keyIndex{values: map[string]*valueIndex{}, any: map[*selection]struct{}{}}
+	x.keys[key] = k
+	for s := range x.subjects {
+		if v, ok := s.Get(key); ok {
+			k.add(v, s)
+		}
+	}
+	return k
+}
+
+func (k *keyIndex) value(v string) *valueIndex {
+	vi := k.values[v]
+	if vi == nil {
+		vi = &valueIndex{selections: map[*selection]struct{}{}, subjects: map[*subject]struct{}{}}
+		k.values[v] = vi
+	}
+	return vi
+}
+
+func (k *keyIndex) add(v string, s *subject) {
+	k.value(v).subjects[s] = struct{}{}
+}
+
+func (k *keyIndex) remove(v string, s *subject) {
+	if vi := k.values[v]; vi != nil {
+		delete(vi.subjects, s)
+		k.tidy(v)
+	}
+}
+
+func (k *keyIndex) tidy(v string) {
+	if vi := k.values[v]; vi != nil && len(vi.selections) == 0 && len(vi.subjects) == 0 {
+		delete(k.values, v)
+	}
+}
+
+// candidates calls f for all subjects that a selection may match.
+func (x *index) candidates(sel *selection, f func(*subject)) {
+	switch {
+	case sel.never:
+	case sel.filed == nil:
+		for s := range x.subjects {
+			f(s)
+		}
+	case sel.filed.AnyValue:
+		for _, vi := range x.keys[sel.filed.Key].values {
+			for s := range vi.subjects {
+				f(s)
+			}
+		}
+	default:
+		for _, v := range sel.filed.Values {
+			if vi := x.keys[sel.filed.Key].values[v]; vi != nil {
+				for s := range vi.subjects {
+					f(s)
+				}
+			}
+		}
+	}
+}
+
+// add enters a subject with its present labels, and tells what matches it now and what no longer does. A subject whose
+// labels change is forgotten before and added after.
+func (x *index) add(s *subject) {
+	x.subjects[s] = struct{}{}
+	var now []*selection
+	try := func(sel *selection) {
+		if sel.selector.MatchesLabels(s) {
+			now = append(now, sel)
+		}
+	}
+	for sel := range x.loose {
+		try(sel)
+	}
+	s.each(func(key, value string) {
+		k := x.keys[key]
+		if k == nil {
+			return
+		}
+		k.add(value, s)
+		for sel := range k.any {
+			try(sel)
+		}
+		for sel := range k.values[value].selections {
+			try(sel)
+		}
+	})
+	slices.SortFunc(now, byNumber)
+	x.replace(s, now)
+}
+
+// forget takes a subject out of the postings, with the labels it still has. Its matches stay until add or remove.
+func (x *index) forget(s *subject) {
+	delete(x.subjects, s)
+	s.each(func(key, value string) {
+		if k := x.keys[key]; k != nil {
+			k.remove(value, s)
+		}
+	})
+}
+
+// remove takes a subject out for good.
+func (x *index) remove(s *subject) {
+	x.forget(s)
+	x.replace(s, nil)
+}
+
+// replace makes now the matches of s and tells the difference. Both lists are in order of number.
+func (x *index) replace(s *subject, now []*selection) {
+	was := s.matches
+	s.matches = slices.Clip(now)
+	for len(was) > 0 || len(now) > 0 {
+		switch {
+		case len(now) == 0 || len(was) > 0 && was[0].number < now[0].number:
+			delete(was[0].subjects, s)
+			x.unmatched(was[0], s)
+			was = was[1:]
+		case len(was) == 0 || now[0].number < was[0].number:
+			now[0].subjects[s] = struct{}{}
+			x.matched(now[0], s)
+			now = now[1:]
+		default:
+			was, now = was[1:], now[1:]
+		}
+	}
+}
+
+func byNumber(a, b *selection) int { return cmp.Compare(a.number, b.number) }
+
+func insert(list []*selection, sel *selection) []*selection {
+	i, _ := slices.BinarySearchFunc(list, sel, byNumber)
+	return slices.Insert(list, i, sel)
+}
+
+func without(list []*selection, sel *selection) []*selection {
+	if i, found := slices.BinarySearchFunc(list, sel, byNumber); found {
+		return slices.Delete(slices.Clone(list), i, i+1)
+	}
+	return list
+}

@@ -1,0 +1,243 @@
+package compute
+
+import (
+	"slices"
+
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/typha/views"
+)
+
+// ipset is a set that at least one node needs.
+type ipset struct {
+	spec      setSpec
+	selection *selection           // what selects its members; nil for services, and until the set is filled
+	counts    map[view.Member]int  // by how many subjects each member is added
+	touched   map[view.Member]bool // members whose count changed, and whether they were in the set at the last flush
+	entry     *views.Entry         // as of the last flush
+	nodes     counter
+	fresh     map[string]struct{} // nodes that need it since the last flush
+}
+
+// needSet counts one more policy of a node that needs a set. Members are looked for only at the end of a flush.
+func (e *Engine) needSet(spec setSpec, node string) {
+	set := e.sets[spec.id]
+	if set == nil {
+		set = &ipset{
+			spec: spec, nodes: counter{}, fresh: map[string]struct{}{},
+			counts: map[view.Member]int{}, touched: map[view.Member]bool{},
+		}
+		e.sets[spec.id] = set
+	}
+	if set.nodes.inc(node) {
+		set.fresh[node] = struct{}{}
+		e.dirtySets[set] = struct{}{}
+	}
+}
+
+// yieldSet counts one less.
+func (e *Engine) yieldSet(id, node string) {
+	set := e.sets[id]
+	if set.nodes.dec(node) {
+		delete(set.fresh, node)
+		e.out.drop(nodeView(node), view.Key{Kind: view.KindIPSet, ID: id})
+		e.dirtySets[set] = struct{}{}
+	}
+}
+
+// matched and unmatched are told by the index what selects a subject.
+func (e *Engine) matched(sel *selection, s *subject) {
+	if len(sel.policies) > 0 {
+		e.touch(s)
+	}
+	for set := range sel.sets {
+		e.count(set, s, +1)
+	}
+}
+
+func (e *Engine) unmatched(sel *selection, s *subject) {
+	if len(sel.policies) > 0 {
+		e.touch(s)
+	}
+	for set := range sel.sets {
+		e.count(set, s, -1)
+	}
+}
+
+// contribute adds a subject's members to all sets that select it, or takes them away.
+func (e *Engine) contribute(s *subject, by int) {
+	for _, sel := range s.matches {
+		for set := range sel.sets {
+			e.count(set, s, by)
+		}
+	}
+}
+
+// count adds a subject's members to a set, or takes them away.
+func (e *Engine) count(set *ipset, s *subject, by int) {
+	if set.spec.kind == view.SetNet {
+		for _, p := range s.nets {
+			e.countMember(set, view.Member{Prefix: p}, by)
+		}
+		return
+	}
+	for _, p := range s.ports {
+		if p.name != set.spec.port || set.spec.protocol != 0 && set.spec.protocol != p.protocol {
+			continue
+		}
+		for _, net := range s.nets {
+			e.countMember(set, view.Member{Prefix: net, Protocol: p.protocol, Port: p.number}, by)
+		}
+	}
+}
+
+func (e *Engine) countMember(set *ipset, m view.Member, by int) {
+	was := set.counts[m]
+	now := was + by
+	if now == 0 {
+		delete(set.counts, m)
+	} else {
+		set.counts[m] = now
+	}
+	if (was == 0) == (now == 0) {
+		return
+	}
+	if _, known := set.touched[m]; !known {
+		set.touched[m] = was > 0
+	}
+	e.dirtySets[set] = struct{}{}
+}
+
+// flushSets fills the sets that are new, forgets those that no node needs, and tells the nodes of changes.
+func (e *Engine) flushSets() {
+	for set := range e.dirtySets {
+		if len(set.nodes) == 0 {
+			e.dropSet(set)
+			continue
+		}
+		if set.entry == nil {
+			e.fillSet(set)
+		}
+		if e.updateSet(set) {
+			for node := range set.nodes {
+				e.out.put(nodeView(node), set.entry)
+			}
+		} else {
+			for node := range set.fresh {
+				e.out.put(nodeView(node), set.entry)
+			}
+		}
+		clear(set.fresh)
+	}
+	clear(e.dirtySets)
+}
+
+func (e *Engine) fillSet(set *ipset) {
+	if set.spec.selector == nil {
+		for _, m := range e.serviceMembers(set.spec) {
+			e.countMember(set, m, +1)
+		}
+		return
+	}
+	set.selection = e.index.selection(set.spec.selector)
+	set.selection.sets[set] = struct{}{}
+	for s := range set.selection.subjects {
+		e.count(set, s, +1)
+	}
+}
+
+func (e *Engine) dropSet(set *ipset) {
+	delete(e.sets, set.spec.id)
+	if set.selection != nil {
+		delete(set.selection.sets, set)
+		e.index.release(set.selection)
+	}
+}
+
+// updateSet makes the entry of what changed, and tells whether there was anything.
+func (e *Engine) updateSet(set *ipset) bool {
+	var added, removed []view.Member
+	for m, was := range set.touched {
+		switch now := set.counts[m] > 0; {
+		case now && !was:
+			added = append(added, m)
+		case was && !now:
+			removed = append(removed, m)
+		}
+	}
+	set.touched = map[view.Member]bool{}
+	if set.entry != nil && len(added) == 0 && len(removed) == 0 {
+		return false
+	}
+	slices.SortFunc(added, views.CompareMembers)
+	slices.SortFunc(removed, views.CompareMembers)
+	version := view.EmptySet(set.spec.kind)
+	var members []view.Member
+	if set.entry != nil {
+		version, members = set.entry.Version, set.entry.Item.(view.IPSet).Members
+	}
+	for _, m := range added {
+		version = version.AddMember(m)
+	}
+	for _, m := range removed {
+		version = version.RemoveMember(m)
+	}
+	item := view.IPSet{ID: set.spec.id, Type: set.spec.kind, Members: merge(members, added, removed)}
+	set.entry = views.NewSet(item, version, set.entry, added, removed)
+	return true
+}
+
+// merge returns the members without those removed and with those added. All are in order.
+func merge(members, added, removed []view.Member) []view.Member {
+	out := make([]view.Member, 0, len(members)+len(added)-len(removed))
+	for _, m := range members {
+		for len(added) > 0 && views.CompareMembers(added[0], m) < 0 {
+			out = append(out, added[0])
+			added = added[1:]
+		}
+		if len(removed) > 0 && removed[0] == m {
+			removed = removed[1:]
+			continue
+		}
+		out = append(out, m)
+	}
+	return append(out, added...)
+}
+
+// serviceMembers are the members of a service's set.
+func (e *Engine) serviceMembers(spec setSpec) []view.Member {
+	members := e.services[spec.service]
+	if spec.kind == view.SetIPPort {
+		return members
+	}
+	var out []view.Member
+	for _, m := range members {
+		out = append(out, view.Member{Prefix: m.Prefix})
+	}
+	return out
+}
+
+// SetService says which addresses and ports stand behind a service, given as namespace/name; none if it is gone. The
+// members are complete: address, protocol and port.
+func (e *Engine) SetService(service string, members []view.Member) {
+	var sets []*ipset
+	for _, ports := range []bool{true, false} {
+		if set := e.sets[serviceSet(service, ports).id]; set != nil && set.entry != nil {
+			sets = append(sets, set)
+		}
+	}
+	for _, set := range sets {
+		for _, m := range e.serviceMembers(set.spec) {
+			e.countMember(set, m, -1)
+		}
+	}
+	if len(members) == 0 {
+		delete(e.services, service)
+	} else {
+		e.services[service] = members
+	}
+	for _, set := range sets {
+		for _, m := range e.serviceMembers(set.spec) {
+			e.countMember(set, m, +1)
+		}
+	}
+}

@@ -1,0 +1,258 @@
+package compute
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/selector"
+	"github.com/muslin-net/muslin/api/view"
+)
+
+// labelOrchestrator tells Kubernetes pods from everything else.
+const labelOrchestrator = "projectcalico.org/orchestrator"
+
+// subject is what selectors select: an endpoint or a network set.
+type subject struct {
+	key       api.Key
+	labels    map[string]string // own labels, shared with the object
+	system    [3]label          // namespace, orchestrator and service account: they beat own labels
+	namespace bool              // lives in a namespace: own labels must not look like inherited ones
+	parents   []string          // profiles, in order
+	inherits  []*profile        // the same, filled in by the engine
+	nets      []netip.Prefix    // what it adds to sets
+	ports     []port            // named ports of its addresses
+	endpoint  *endpoint         // nil for a network set
+
+	matches []*selection // what selects it; kept by the index
+}
+
+type label struct{ key, value string }
+
+// port is a named port.
+type port struct {
+	name     string
+	protocol view.Protocol
+	number   uint16
+}
+
+// profile gives labels to its subjects. It exists while it is known or anyone refers to it.
+type profile struct {
+	name     string
+	known    bool
+	labels   map[string]string
+	subjects map[*subject]struct{}
+}
+
+// Get implements selector.Labels: labels of the system first, then own ones, then those of the profiles in order.
+func (s *subject) Get(key string) (string, bool) {
+	for i := range s.system {
+		if s.system[i].key == key {
+			return s.system[i].value, true
+		}
+	}
+	if v, ok := s.labels[key]; ok && !s.forged(key) {
+		return v, true
+	}
+	for _, p := range s.inherits {
+		if v, ok := p.labels[key]; ok {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+// forged tells whether an own label pretends to be inherited from a namespace or service account: whoever may label a
+// pod may not thereby move it into another namespace's policies.
+func (s *subject) forged(key string) bool {
+	return s.namespace &&
+		(strings.HasPrefix(key, selector.NamespacePrefix) || strings.HasPrefix(key, selector.ServiceAccountPrefix))
+}
+
+// each calls f for every label that Get finds.
+func (s *subject) each(f func(key, value string)) {
+	for i := range s.system {
+		if s.system[i].key != "" {
+			f(s.system[i].key, s.system[i].value)
+		}
+	}
+	for k, v := range s.labels {
+		if !s.isSystem(k) && !s.forged(k) {
+			f(k, v)
+		}
+	}
+	for i, p := range s.inherits {
+		for k, v := range p.labels {
+			if !s.hidden(k, i) {
+				f(k, v)
+			}
+		}
+	}
+}
+
+func (s *subject) isSystem(key string) bool {
+	return slices.ContainsFunc(s.system[:], func(l label) bool { return l.key == key })
+}
+
+// hidden tells whether a label of the i-th profile is overruled.
+func (s *subject) hidden(key string, i int) bool {
+	if s.isSystem(key) {
+		return true
+	}
+	if _, own := s.labels[key]; own && !s.forged(key) {
+		return true
+	}
+	return slices.ContainsFunc(s.inherits[:i], func(p *profile) bool { _, ok := p.labels[key]; return ok })
+}
+
+// sameLabels tells whether two versions of a subject have the same labels whatever their profiles say.
+func (s *subject) sameLabels(t *subject) bool {
+	return s.system == t.system && slices.Equal(s.parents, t.parents) && maps.Equal(s.labels, t.labels)
+}
+
+// sameMembers tells whether two versions of a subject add the same to sets.
+func (s *subject) sameMembers(t *subject) bool {
+	return slices.Equal(s.nets, t.nets) && slices.Equal(s.ports, t.ports)
+}
+
+// setSubject replaces, adds or (new nil) removes a subject.
+func (e *Engine) setSubject(key api.Key, now *subject) {
+	was := e.subjects[key]
+	switch {
+	case now == nil && was == nil:
+		return
+	case now == nil:
+		e.dropSubject(was)
+		return
+	}
+	now.key = key
+	if was == nil {
+		e.subjects[key] = now
+		e.resurrect(now)
+		e.inherit(now)
+		e.index.add(now)
+		e.touch(now)
+		return
+	}
+	// The subject keeps its identity, so that index and sets see only what differs. While its members change it has none:
+	// what selects it no longer has given them up, and what selects it afterwards takes the new ones.
+	members := !was.sameMembers(now)
+	if members {
+		e.contribute(was, -1)
+		was.nets, was.ports = nil, nil
+	}
+	if !was.sameLabels(now) {
+		e.index.forget(was)
+		e.disinherit(was)
+		was.system, was.parents = now.system, now.parents
+		was.labels = now.labels
+		e.inherit(was)
+		e.index.add(was)
+	}
+	was.labels = now.labels // equal, but the old object need not be kept alive for it
+	if members {
+		was.nets, was.ports = now.nets, now.ports
+		e.contribute(was, +1)
+	}
+	if was.endpoint != nil {
+		was.endpoint.become(now.endpoint)
+	}
+	e.touch(was)
+}
+
+func (e *Engine) dropSubject(s *subject) {
+	delete(e.subjects, s.key)
+	e.index.remove(s)
+	e.disinherit(s)
+	if s.endpoint != nil {
+		s.endpoint.gone = true
+		e.gone[s.key] = s
+	}
+	e.touch(s)
+}
+
+// resurrect has an endpoint that went and came back between two flushes take over what the views have of it.
+func (e *Engine) resurrect(s *subject) {
+	if was := e.gone[s.key]; was != nil {
+		s.endpoint.flushed = was.endpoint.flushed
+		delete(e.gone, s.key)
+		delete(e.dirtyEndpoints, was)
+	}
+}
+
+// touch has an endpoint computed anew.
+func (e *Engine) touch(s *subject) {
+	if s.endpoint != nil {
+		e.dirtyEndpoints[s] = struct{}{}
+	}
+}
+
+// inherit ties a subject to its profiles.
+func (e *Engine) inherit(s *subject) {
+	s.inherits = make([]*profile, len(s.parents))
+	for i, name := range s.parents {
+		p := e.profile(name)
+		p.subjects[s] = struct{}{}
+		s.inherits[i] = p
+	}
+}
+
+func (e *Engine) disinherit(s *subject) {
+	for _, p := range s.inherits {
+		delete(p.subjects, s)
+		e.forgetProfile(p)
+	}
+	s.inherits = nil
+}
+
+func (e *Engine) profile(name string) *profile {
+	p := e.profiles[name]
+	if p == nil {
+		p = &profile{name: name, subjects: map[*subject]struct{}{}}
+		e.profiles[name] = p
+	}
+	return p
+}
+
+func (e *Engine) forgetProfile(p *profile) {
+	if !p.known && len(p.subjects) == 0 {
+		delete(e.profiles, p.name)
+	}
+}
+
+// setProfile takes in a profile, or with nil its end. The built-in one is what it is, whatever the datastore says.
+func (e *Engine) setProfile(name string, o *api.Profile) {
+	if name == api.ProfileDefaultAllow {
+		o = &api.Profile{}
+		o.Name = name
+		o.Spec.Ingress = []api.Rule{{Action: api.Allow}}
+		o.Spec.Egress = []api.Rule{{Action: api.Allow}}
+	}
+	p := e.profile(name)
+	known, labels := o != nil, map[string]string(nil)
+	if known {
+		labels = o.Spec.LabelsToApply
+	}
+	if !maps.Equal(labels, p.labels) {
+		for s := range p.subjects {
+			e.index.forget(s)
+		}
+		p.labels = labels
+		for s := range p.subjects {
+			e.index.add(s)
+		}
+	}
+	if known != p.known {
+		p.known = known
+		for s := range p.subjects {
+			e.touch(s)
+		}
+	}
+	e.forgetProfile(p)
+	e.setSlot(profileID(name), parseProfile(o))
+}
+
+// profileID is the id of a profile's rules.
+func profileID(name string) string { return "pro/" + name }

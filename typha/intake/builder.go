@@ -1,0 +1,109 @@
+package intake
+
+import (
+	"reflect"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/typha/cache"
+)
+
+// builder makes one batch out of all messages that are there. Only the last word on each key counts.
+type builder struct {
+	in     *Intake
+	before *cache.Snapshot
+	news   map[api.Key]api.Object // nil values for objects that are gone
+	order  []api.Key              // in which the keys came first
+}
+
+func newBuilder(in *Intake) *builder {
+	return &builder{in: in, before: in.cache.Snapshot(), news: map[api.Key]api.Object{}}
+}
+
+// take takes in one message.
+func (b *builder) take(m message) {
+	if m.kind != "" {
+		b.in.now.moved(m.kind, m.delta.Revision, m.delta.InSync)
+	}
+	for _, c := range m.delta.Changes {
+		var o api.Object
+		if c.Type != datastore.Deleted {
+			o = c.Object
+		}
+		if !b.in.judge(c.Key, o) {
+			o = nil
+		}
+		if b.in.overlay.stored(c.Key, slim(o)) {
+			b.set(c.Key, slim(o))
+		}
+	}
+	if m.report != nil {
+		b.in.overlay.report(m.report, b.get, b.set)
+	}
+}
+
+// set says what an object is now.
+func (b *builder) set(key api.Key, o api.Object) {
+	if _, again := b.news[key]; !again {
+		b.order = append(b.order, key)
+	}
+	b.news[key] = o
+}
+
+// get says what an object is now.
+func (b *builder) get(key api.Key) api.Object {
+	if o, ok := b.news[key]; ok {
+		return o
+	}
+	return b.before.Get(key)
+}
+
+// build returns the batch of what was taken, without what changes nothing.
+func (b *builder) build() Batch {
+	batch := Batch{Progress: b.in.now.state()}
+	metrics := b.in.opts.Metrics
+	for _, key := range b.order {
+		was, now := b.before.Get(key), b.news[key]
+		if same(was, now) {
+			metrics.updates.WithLabelValues(key.Kind, "unchanged").Inc()
+			continue
+		}
+		switch {
+		case was == nil:
+			metrics.objects.WithLabelValues(key.Kind).Inc()
+		case now == nil:
+			metrics.objects.WithLabelValues(key.Kind).Dec()
+		}
+		metrics.updates.WithLabelValues(key.Kind, "changed").Inc()
+		batch.Changes = append(batch.Changes, cache.Change{Key: key, Object: now})
+	}
+	return batch
+}
+
+// slim returns an object without what nobody here ever reads.
+func slim(o api.Object) api.Object {
+	if o == nil || len(o.GetManagedFields()) == 0 {
+		return o
+	}
+	c := shallow(o)
+	c.SetManagedFields(nil)
+	return c
+}
+
+// same tells whether two states of an object differ in nothing but bookkeeping.
+func same(a, b api.Object) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	c := shallow(b)
+	c.SetResourceVersion(a.GetResourceVersion())
+	c.SetGeneration(a.GetGeneration())
+	return reflect.DeepEqual(a, c)
+}
+
+// shallow copies the outermost structure of an object, so that its metadata can be set. Everything below is shared.
+func shallow(o api.Object) api.Object {
+	c := reflect.New(reflect.TypeOf(o).Elem())
+	c.Elem().Set(reflect.ValueOf(o).Elem())
+	return c.Interface().(api.Object)
+}

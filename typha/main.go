@@ -1,0 +1,145 @@
+// Command typha is the heart of a cluster: it watches the datastore, computes what each node must know, serves it, and
+// does every write that a node causes.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/datastore/embedded"
+	"github.com/muslin-net/muslin/datastore/open"
+	"github.com/muslin-net/muslin/internal/daemon"
+	"github.com/muslin-net/muslin/internal/rpc"
+	"github.com/muslin-net/muslin/ipam/alloc"
+	"github.com/muslin-net/muslin/typha/cache"
+	"github.com/muslin-net/muslin/typha/compute"
+	"github.com/muslin-net/muslin/typha/intake"
+	"github.com/muslin-net/muslin/typha/server"
+	"github.com/muslin-net/muslin/typha/views"
+)
+
+type settings struct {
+	Listen       string   `flag:"listen" env:"TYPHA_LISTEN" default:":5473" usage:"address to serve nodes and operators on"`
+	EnrollListen string   `flag:"enroll-listen" env:"TYPHA_ENROLLLISTEN" usage:"address to enrol new nodes on; empty enrols none"`
+	CA           string   `flag:"ca" env:"TYPHA_CAFILE" usage:"file with the certificates of the CA, PEM"`
+	Cert         string   `flag:"cert" env:"TYPHA_SERVERCERTFILE" usage:"file with typha's certificate, PEM"`
+	Key          string   `flag:"key" env:"TYPHA_SERVERKEYFILE" usage:"file with the certificate's key, PEM"`
+	CAKey        string   `flag:"ca-key" env:"TYPHA_CAKEYFILE" usage:"file with the key of the CA, to sign certificates of nodes with"`
+	Tokens       string   `flag:"tokens" env:"TYPHA_TOKENS" usage:"file with join tokens; it is made when the first one is"`
+	NewToken     string   `flag:"new-token" usage:"print a join token for the node of this name, good for a day and one enrolment, and exit"`
+	Replicas     []string `flag:"replicas" env:"TYPHA_REPLICAS" usage:"addresses of all replicas as nodes reach them, this one's first"`
+
+	Datastore string `flag:"datastore" usage:"etcdv3, kubernetes or embedded [$DATASTORE_TYPE]"`
+	Endpoints string `flag:"datastore-endpoints" usage:"URLs of etcd; certificates come from the environment as for calicoctl [$ETCD_ENDPOINTS]"`
+	Directory string `flag:"datastore-dir" usage:"directory of the embedded datastore [$DATASTORE_DIRECTORY]"`
+	Reachable string `flag:"datastore-listen" usage:"address at which others reach the embedded datastore; empty for a free port of this host alone [$DATASTORE_LISTEN]"`
+}
+
+func main() {
+	var cfg settings
+	daemon.Main("typha", "watches the datastore and tells each node what it must know", &cfg,
+		func(ctx context.Context, d *daemon.Daemon) error { return run(ctx, d, cfg) })
+}
+
+func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
+	if cfg.NewToken != "" {
+		return printToken(cfg)
+	}
+	listener, enroll, err := listen(cfg)
+	if err != nil {
+		return err
+	}
+	store, err := openDatastore(ctx, d, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+
+	state := cache.New()
+	in := intake.New(store, state, intake.Options{Logger: d.Log, Metrics: intake.NewMetrics(d.Metrics)})
+	nodeViews := views.NewStore()
+	loop := intake.NewLoop(in, compute.New(), nodeViews)
+	srv, err := server.New(server.Config{
+		Views: nodeViews, Cache: state, Overlay: in, Datastore: store,
+		Alloc: alloc.New(store, alloc.Options{Log: d.Log}),
+		Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key}, CAKey: cfg.CAKey, Tokens: cfg.Tokens,
+		Replicas: cfg.Replicas, Log: d.Log, Metrics: d.Metrics, Health: d.Health,
+	})
+	if err != nil {
+		return err
+	}
+	d.Log.Info("serving", "address", listener.Addr().String())
+	// The server stops first: until the last client has gone its view must keep up.
+	flow, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := loop.Run(flow); flow.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error {
+		defer stop()
+		return srv.Serve(ctx, listener, enroll)
+	})
+	return group.Wait()
+}
+
+// listen opens the listeners at once, so that a port in use is an error of the start. enroll is nil without an address.
+func listen(cfg settings) (main, enroll net.Listener, err error) {
+	if main, err = net.Listen("tcp", cfg.Listen); err != nil {
+		return nil, nil, fmt.Errorf("setting listen: cannot listen on %s: %w; choose a free address", cfg.Listen, err)
+	}
+	if cfg.EnrollListen != "" {
+		if enroll, err = net.Listen("tcp", cfg.EnrollListen); err != nil {
+			return nil, nil, fmt.Errorf("setting enroll-listen: cannot listen on %s: %w; choose a free address", cfg.EnrollListen, err)
+		}
+	}
+	return main, enroll, nil
+}
+
+// openDatastore opens the datastore, waits for it to answer, and writes what must be there in every cluster.
+func openDatastore(ctx context.Context, d *daemon.Daemon, cfg settings) (datastore.Client, error) {
+	conf, err := open.FromEnvironment(os.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	conf.Type = cmp.Or(cfg.Datastore, conf.Type)
+	conf.EtcdEndpoints = cmp.Or(cfg.Endpoints, conf.EtcdEndpoints)
+	conf.Directory = cmp.Or(cfg.Directory, conf.Directory)
+	conf.Listen = cmp.Or(cfg.Reachable, conf.Listen)
+	conf.Logger = d.Log
+	client, err := open.Open(ctx, conf, embedded.Backend())
+	if err != nil {
+		return nil, err
+	}
+	client = datastore.Validating(client)
+	start, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err = client.Ready(start); err == nil {
+		err = datastore.Init(start, client)
+	}
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return client, nil
+}
+
+func printToken(cfg settings) error {
+	if cfg.Tokens == "" {
+		return errors.New("setting tokens: give the path of the file that keeps the join tokens")
+	}
+	token, err := server.NewJoinToken(cfg.Tokens, cfg.NewToken, 24*time.Hour)
+	if err == nil {
+		fmt.Println(token)
+	}
+	return err
+}

@@ -1,0 +1,271 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/datastore"
+	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+)
+
+// How long to wait between attempts to write a node's endpoints, and how many nodes are written at a time.
+const (
+	firstWriteRetry = 200 * time.Millisecond
+	lastWriteRetry  = 30 * time.Second
+	parallelWrites  = 8
+)
+
+// reports keeps what nodes report of their endpoints and brings the datastore to it.
+type reports struct {
+	store   datastore.Client
+	log     *slog.Logger
+	metrics *metrics
+	slots   *semaphore.Weighted
+	news    chan struct{} // has room for one: a node was added to queue
+
+	mu    sync.Mutex // guards all below, and the lower half of each nodeReport
+	nodes map[string]*nodeReport
+	queue []*nodeReport // nodes with something to write and no writer
+}
+
+// nodeReport is what one node reported.
+type nodeReport struct {
+	name string
+
+	reporting sync.Mutex // guards the next three
+	instance  string
+	sequence  uint64
+	refused   []*typhav1.RefusedEndpoint
+
+	// Guarded by reports.mu:
+	desired map[api.Key]*api.WorkloadEndpoint
+	dirty   bool // the datastore may differ from desired
+	look    bool // the datastore must be read first: others write too
+	writing bool // a writer is at work or about to be
+
+	// Of the writer alone: what the datastore has, nil if that is not known.
+	actual map[api.Key]*api.WorkloadEndpoint
+}
+
+func newReports(store datastore.Client, log *slog.Logger, m *metrics) *reports {
+	return &reports{
+		store: store, log: log, metrics: m, slots: semaphore.NewWeighted(parallelWrites),
+		news: make(chan struct{}, 1), nodes: map[string]*nodeReport{},
+	}
+}
+
+// node returns what a node reported, nothing at first.
+func (r *reports) node(name string) *nodeReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.nodes[name]
+	if n == nil {
+		n = &nodeReport{name: name}
+		r.nodes[name] = n
+	}
+	return n
+}
+
+// want makes these all the endpoints of a node. A fresh report, the first of a felix, is compared with what the datastore
+// really has; the others only with what was written.
+func (r *reports) want(n *nodeReport, endpoints []*api.WorkloadEndpoint, fresh bool) {
+	desired := make(map[api.Key]*api.WorkloadEndpoint, len(endpoints))
+	for _, ep := range endpoints {
+		desired[api.KeyOf(ep)] = ep
+	}
+	r.mu.Lock()
+	if !fresh && apiequality.Semantic.DeepEqual(n.desired, desired) {
+		r.mu.Unlock()
+		return
+	}
+	n.desired, n.dirty = desired, true
+	n.look = n.look || fresh
+	if !n.writing {
+		n.writing = true
+		r.queue = append(r.queue, n)
+	}
+	r.mu.Unlock()
+	select {
+	case r.news <- struct{}{}:
+	default:
+	}
+}
+
+// stored tells whether all that a node reported is in the datastore.
+func (r *reports) stored(n *nodeReport) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !n.dirty && !n.writing
+}
+
+// run writes until ctx ends. What is not written by then is reported anew by felix, to whichever replica it finds.
+func (r *reports) run(ctx context.Context) error {
+	var writers errgroup.Group
+	for {
+		r.mu.Lock()
+		queue := r.queue
+		r.queue = nil
+		r.mu.Unlock()
+		for _, n := range queue {
+			writers.Go(func() error { r.write(ctx, n); return nil })
+		}
+		select {
+		case <-ctx.Done():
+			return writers.Wait()
+		case <-r.news:
+		}
+	}
+}
+
+// write brings the datastore to what a node wants, however often that takes and changes meanwhile.
+func (r *reports) write(ctx context.Context, n *nodeReport) {
+	wait := firstWriteRetry
+	for {
+		r.mu.Lock()
+		if !n.dirty {
+			n.writing = false
+			r.mu.Unlock()
+			return
+		}
+		desired, look := n.desired, n.look
+		n.dirty, n.look = false, false
+		r.mu.Unlock()
+		if look {
+			n.actual = nil
+		}
+		err := r.slots.Acquire(ctx, 1)
+		if err == nil {
+			err = r.sync(ctx, n, desired)
+			r.slots.Release(1)
+		}
+		if err == nil {
+			wait = firstWriteRetry
+			continue
+		}
+		r.mu.Lock()
+		n.dirty, n.look = true, true
+		r.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		r.log.Warn("endpoints are not written yet, trying again", "node", n.name, "within", wait, "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Duration(float64(wait) * (0.5 + rand.Float64()/2))):
+		}
+		wait = min(2*wait, lastWriteRetry)
+	}
+}
+
+// sync writes what differs. It goes on after a failure and joins the errors.
+func (r *reports) sync(ctx context.Context, n *nodeReport, desired map[api.Key]*api.WorkloadEndpoint) error {
+	if n.actual == nil {
+		actual, err := r.list(ctx, n.name)
+		if err != nil {
+			return err
+		}
+		n.actual = actual
+	}
+	r.metrics.unwritten.Add(float64(len(desired)))
+	defer r.metrics.unwritten.Sub(float64(len(desired)))
+	var errs []error
+	for key, stored := range n.actual {
+		if _, wanted := desired[key]; wanted {
+			continue
+		}
+		_, err := r.store.Delete(ctx, key, datastore.Precondition{Revision: stored.ResourceVersion})
+		if err == nil || errors.Is(err, datastore.ErrNotFound) {
+			delete(n.actual, key)
+			err = nil
+		}
+		errs = append(errs, r.note("deleted", err))
+	}
+	for key, ep := range desired {
+		if err := r.put(ctx, n, key, ep); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *reports) put(ctx context.Context, n *nodeReport, key api.Key, ep *api.WorkloadEndpoint) error {
+	var written api.Object
+	var err error
+	if stored := n.actual[key]; stored == nil {
+		if err = r.ensureProfiles(ctx, ep); err == nil {
+			written, err = r.store.Create(ctx, ep.DeepCopy())
+		}
+	} else {
+		merged := merge(stored, ep)
+		if apiequality.Semantic.DeepEqual(merged, stored) {
+			return nil
+		}
+		written, err = r.store.Update(ctx, merged)
+	}
+	if err == nil {
+		n.actual[key] = written.(*api.WorkloadEndpoint)
+	}
+	return r.note("written", err)
+}
+
+func (r *reports) note(result string, err error) error {
+	if err != nil {
+		result = "failed"
+	}
+	r.metrics.written.WithLabelValues(result).Inc()
+	return err
+}
+
+// list reads what the datastore has of a node's endpoints.
+func (r *reports) list(ctx context.Context, node string) (map[api.Key]*api.WorkloadEndpoint, error) {
+	prefix := strings.ReplaceAll(node, "-", "--") + "-" // as the names begin; the one of another node may begin so too
+	l, err := r.store.List(ctx, "WorkloadEndpoint", datastore.ListOptions{NamePrefix: prefix})
+	if err != nil {
+		return nil, fmt.Errorf("endpoints of node %s: %w", node, err)
+	}
+	out := map[api.Key]*api.WorkloadEndpoint{}
+	for _, o := range l.Items {
+		if ep := o.(*api.WorkloadEndpoint); ep.Spec.Node == node {
+			out[api.KeyOf(ep)] = ep
+		}
+	}
+	return out, nil
+}
+
+// merge is a stored endpoint with what felix knows of it. What felix does not know stays: fields of other writers, and
+// labels that people have added.
+func merge(stored, reported *api.WorkloadEndpoint) *api.WorkloadEndpoint {
+	out := stored.DeepCopy()
+	if out.Labels == nil && len(reported.Labels) > 0 {
+		out.Labels = map[string]string{}
+	}
+	maps.Copy(out.Labels, reported.Labels)
+	s, r := &out.Spec, &reported.Spec
+	s.ContainerID, s.Pod, s.Workload = r.ContainerID, r.Pod, r.Workload
+	s.InterfaceName = r.InterfaceName
+	s.IPNetworks = slices.Clone(r.IPNetworks)
+	if r.MAC != "" {
+		s.MAC = r.MAC
+	}
+	if len(r.Profiles) > 0 {
+		s.Profiles = slices.Clone(r.Profiles)
+	}
+	if len(r.Ports) > 0 {
+		s.Ports = slices.Clone(r.Ports)
+	}
+	return out
+}

@@ -1,0 +1,369 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/ipam/alloc"
+	"github.com/muslin-net/muslin/ipam/block"
+	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/wire"
+)
+
+// maxReserve bounds what one call may reserve of a family.
+const maxReserve = 256
+
+// typeWarm marks addresses that are held for a node and have no owner yet.
+const typeWarm = "warmPool"
+
+// ipamService hands out addresses to the calling node.
+type ipamService struct {
+	typhav1.UnimplementedIpamServiceServer
+	*Server
+}
+
+// Reserve takes addresses, all that is asked for or none.
+func (s ipamService) Reserve(ctx context.Context, m *typhav1.ReserveRequest) (*typhav1.ReserveResponse, error) {
+	node, err := callingNode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	handle, attributes := m.GetOwner().GetHandle(), ownerAttributes(node, m.GetOwner())
+	warm := m.GetOwner() == nil
+	if warm {
+		if err := s.enterEpoch(ctx, node, m.GetEpoch()); err != nil {
+			return nil, err
+		}
+		handle, attributes[api.OwnerType] = warmHandle(node, m.GetEpoch()), typeWarm
+	}
+	switch {
+	case handle == "":
+		return nil, status.Error(codes.InvalidArgument, "an owner needs a handle, by which its addresses are released again")
+	case m.GetCount4() > maxReserve || m.GetCount6() > maxReserve:
+		return nil, status.Errorf(codes.InvalidArgument, "at most %d addresses of a family are given at a time", maxReserve)
+	}
+	var addrs []netip.Addr
+	if len(m.GetAddress()) > 0 {
+		addrs, err = s.reserveOne(ctx, node, handle, attributes, m.GetAddress())
+	} else {
+		addrs, err = s.reserveAny(ctx, node, handle, attributes, m)
+	}
+	if err != nil {
+		return nil, allocError(err)
+	}
+	found, err := s.lookup(ctx, addrs)
+	if err != nil {
+		return nil, allocError(err)
+	}
+	answer := &typhav1.ReserveResponse{}
+	for _, a := range addrs {
+		f := found[a]
+		if warm && f.affinity != string(api.AffinityHost)+":"+node {
+			s.undoReserve(ctx, handle, addrs)
+			return nil, status.Errorf(codes.ResourceExhausted,
+				"no address is left in the node's own blocks of pool %s; warm addresses are never taken from other nodes' blocks", f.pool)
+		}
+		answer.Reservations = append(answer.Reservations, &typhav1.Reservation{
+			Address: a.AsSlice(), Pool: f.pool, Block: wire.EncodePrefix(f.block), Sequence: f.Sequence,
+		})
+	}
+	return answer, nil
+}
+
+func (s ipamService) reserveOne(ctx context.Context, node, handle string, attributes map[string]string, raw []byte) ([]netip.Addr, error) {
+	a, err := wire.DecodeAddr(raw)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return []netip.Addr{a}, s.cfg.Alloc.AssignIP(ctx, alloc.Specific{
+		Addr: a, Node: node, Handle: handle, Attributes: attributes, Use: api.UseWorkload,
+	})
+}
+
+func (s ipamService) reserveAny(ctx context.Context, node, handle string, attributes map[string]string, m *typhav1.ReserveRequest) ([]netip.Addr, error) {
+	var requests []alloc.Request
+	for _, family := range []struct {
+		number int
+		count  uint32
+		pools  []string
+	}{{4, m.GetCount4(), m.GetPools4()}, {6, m.GetCount6(), m.GetPools6()}} {
+		if family.count > 0 {
+			requests = append(requests, alloc.Request{
+				Node: node, Family: family.number, Count: int(family.count), Handle: handle, Attributes: attributes,
+				Use: api.UseWorkload, Pools: family.pools, NamespaceLabels: s.namespaceLabels(m.GetNamespace()),
+			})
+		}
+	}
+	if len(requests) == 0 {
+		return nil, status.Error(codes.InvalidArgument, "no address is asked for: give counts, or an address")
+	}
+	got, err := s.cfg.Alloc.AssignAll(ctx, requests...)
+	if err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	for _, g := range got {
+		for _, p := range g.Addrs {
+			addrs = append(addrs, p.Addr())
+		}
+	}
+	return addrs, nil
+}
+
+// undoReserve releases what was just reserved.
+func (s ipamService) undoReserve(ctx context.Context, handle string, addrs []netip.Addr) {
+	var back []block.Release
+	for _, a := range addrs {
+		back = append(back, block.Release{Addr: a, Handle: handle})
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if _, err := s.cfg.Alloc.Release(ctx, back...); err != nil {
+		s.log.Warn("addresses stay reserved", "handle", handle, "addresses", addrs, "error", err)
+	}
+}
+
+// namespaceLabels are the labels of a namespace, as its profile carries them.
+func (s *Server) namespaceLabels(namespace string) map[string]string {
+	const prefix = "pcns."
+	p, ok := s.cfg.Cache.Snapshot().Get(api.Key{Kind: "Profile", Name: "kns." + namespace}).(*api.Profile)
+	if !ok {
+		return nil
+	}
+	labels := map[string]string{}
+	for k, v := range p.Spec.LabelsToApply {
+		if name, ok := strings.CutPrefix(k, prefix); ok {
+			labels[name] = v
+		}
+	}
+	return labels
+}
+
+// ownerAttributes are what is stored beside an address. Node and time are typha's to say.
+func ownerAttributes(node string, o *typhav1.Owner) map[string]string {
+	out := maps.Clone(o.GetAttributes())
+	if out == nil {
+		out = map[string]string{}
+	}
+	out[api.OwnerNode] = node
+	out[api.OwnerTimestamp] = time.Now().UTC().Round(0).String() // Round drops the monotonic reading, which String would print
+	return out
+}
+
+// Settle gives warm addresses to their owners.
+func (s ipamService) Settle(ctx context.Context, m *typhav1.SettleRequest) (*typhav1.SettleResponse, error) {
+	node, err := callingNode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.enterEpoch(ctx, node, m.GetEpoch()); err != nil {
+		return nil, err
+	}
+	answer := &typhav1.SettleResponse{}
+	for _, st := range m.GetSettlements() {
+		a, err := wire.DecodeAddr(st.GetAddress())
+		if err != nil || st.GetOwner().GetHandle() == "" {
+			return nil, status.Errorf(codes.InvalidArgument, "a settlement needs an address and an owner with a handle (%v)", err)
+		}
+		err = s.cfg.Alloc.Reassign(ctx, a, warmHandle(node, m.GetEpoch()), block.Owner{
+			Handle: st.GetOwner().GetHandle(), Attributes: ownerAttributes(node, st.GetOwner()),
+		})
+		switch {
+		case errors.As(err, new(*block.ConflictError)) || errors.Is(err, alloc.ErrNotAssigned):
+			answer.Refused = append(answer.Refused, &typhav1.RefusedAddress{Address: a.AsSlice(), Reason: err.Error()})
+		case err != nil:
+			return nil, allocError(err)
+		}
+	}
+	return answer, nil
+}
+
+// Release frees addresses of an owner.
+func (s ipamService) Release(ctx context.Context, m *typhav1.ReleaseRequest) (*typhav1.ReleaseResponse, error) {
+	node, err := callingNode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var requests []block.Release
+	if m.GetHandle() != "" {
+		list, err := s.cfg.Alloc.ByHandle(ctx, m.GetHandle())
+		if err != nil {
+			return nil, allocError(err)
+		}
+		for _, p := range list {
+			requests = append(requests, block.Release{Addr: p.Addr(), Handle: m.GetHandle()})
+		}
+	}
+	for _, r := range m.GetAddresses() {
+		a, err := wire.DecodeAddr(r.GetAddress())
+		if err != nil || !a.IsValid() {
+			return nil, status.Errorf(codes.InvalidArgument, "an address to release is missing or malformed (%v)", err)
+		}
+		request := block.Release{Addr: a}
+		if r.GetSequence() != 0 {
+			request.Sequence = new(r.GetSequence())
+		}
+		requests = append(requests, request)
+	}
+	released, err := s.release(ctx, node, requests)
+	if err != nil {
+		return nil, err
+	}
+	return &typhav1.ReleaseResponse{Released: wire.EncodeAddrs(released)}, nil
+}
+
+// Return gives back warm addresses. What is not the node's, or not warm any more, is left alone.
+func (s ipamService) Return(ctx context.Context, m *typhav1.ReturnRequest) (*typhav1.ReturnResponse, error) {
+	node, err := callingNode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := wire.DecodeAddrs(m.GetAddresses())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	found, err := s.lookup(ctx, addrs)
+	if err != nil {
+		return nil, allocError(err)
+	}
+	handle := warmHandle(node, m.GetEpoch())
+	var requests []block.Release
+	for _, a := range addrs {
+		if f, ok := found[a]; ok && f.Handle == handle {
+			requests = append(requests, block.Release{Addr: a, Handle: handle, Sequence: &f.Sequence})
+		}
+	}
+	if _, err := s.release(ctx, node, requests); err != nil {
+		return nil, err
+	}
+	return &typhav1.ReturnResponse{}, nil
+}
+
+// release frees what is the node's own and returns what was freed; one that is another node's is an error and nothing
+// is freed.
+func (s ipamService) release(ctx context.Context, node string, requests []block.Release) ([]netip.Addr, error) {
+	var addrs []netip.Addr
+	for _, r := range requests {
+		addrs = append(addrs, r.Addr)
+	}
+	found, err := s.lookup(ctx, addrs)
+	if err != nil {
+		return nil, allocError(err)
+	}
+	var own []block.Release
+	var freed []netip.Addr
+	for _, r := range requests {
+		f, assigned := found[r.Addr]
+		if !assigned {
+			continue
+		}
+		if f.node() != node {
+			return nil, status.Errorf(codes.PermissionDenied, "address %s is allocated to node %q; node %q cannot release it", r.Addr, f.node(), node)
+		}
+		own, freed = append(own, r), append(freed, r.Addr)
+	}
+	if _, err := s.cfg.Alloc.Release(ctx, own...); err != nil {
+		return nil, allocError(err)
+	}
+	return freed, nil
+}
+
+// allocation is an address in use with where it lies.
+type allocation struct {
+	block.Allocation
+	pool     string
+	block    netip.Prefix
+	affinity string // of the block
+}
+
+// node is whose the address is: as its attributes say, else the block's owner.
+func (a allocation) node() string {
+	if n := a.Owner[api.OwnerNode]; n != "" {
+		return n
+	}
+	n, _ := strings.CutPrefix(a.affinity, string(api.AffinityHost)+":")
+	return n
+}
+
+// lookup reads who has the addresses, each block once; those that nobody has are left out.
+func (s *Server) lookup(ctx context.Context, addrs []netip.Addr) (map[netip.Addr]allocation, error) {
+	out := map[netip.Addr]allocation{}
+	if len(addrs) == 0 {
+		return out, nil
+	}
+	pools, err := s.poolBlocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	blocks := map[netip.Prefix]*block.Block{}
+	for _, a := range addrs {
+		p, ok := poolOf(pools, a)
+		cidr := p.blockOf(a)
+		b, known := blocks[cidr]
+		if ok && !known {
+			if b, err = s.readBlock(ctx, cidr); err != nil {
+				return nil, err
+			}
+			blocks[cidr] = b
+		}
+		if b != nil {
+			if has, ok := b.Lookup(a); ok && !has.Cooling() {
+				out[a] = allocation{Allocation: has, pool: p.name, block: cidr, affinity: b.Affinity()}
+			}
+			continue
+		}
+		// Of a pool that is newer than the cache, or that is gone, or was made anew with other blocks.
+		has, err := s.cfg.Alloc.Address(ctx, a)
+		switch {
+		case err == nil:
+			out[a] = allocation{Allocation: has, pool: p.name}
+		case !errors.Is(err, alloc.ErrNotAssigned) && !errors.Is(err, alloc.ErrCooling):
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// readBlock reads a block from the datastore; nil if there is none.
+func (s *Server) readBlock(ctx context.Context, cidr netip.Prefix) (*block.Block, error) {
+	o, err := s.cfg.Datastore.Get(ctx, blockKey(cidr))
+	if errors.Is(err, datastore.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	b, err := block.Of(o.(*api.IPAMBlock))
+	return &b, err
+}
+
+// allocError turns an error of the allocator into a status.
+func allocError(err error) error {
+	switch {
+	case status.Code(err) != codes.Unknown:
+		return err
+	case errors.As(err, new(*block.TakenError)):
+		return status.Error(codes.AlreadyExists, err.Error())
+	case errors.As(err, new(*block.ConflictError)):
+		return status.Error(codes.Aborted, err.Error())
+	case errors.Is(err, alloc.ErrContention):
+		return status.Error(codes.Aborted, err.Error())
+	}
+	if s := storeError(err); status.Code(s) != codes.Internal {
+		return s
+	}
+	return status.Error(codes.ResourceExhausted, err.Error())
+}
+
+// warmHandle is the handle of a node's warm addresses.
+func warmHandle(node string, epoch uint64) string { return fmt.Sprintf("warm-%s-%d", node, epoch) }

@@ -1,0 +1,242 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/datastore"
+	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/wire"
+)
+
+// Annotations of a Node that hold what the node reported of itself, as JSON.
+const (
+	annotationConditions   = "muslin.net/conditions"
+	annotationCapabilities = "muslin.net/kernel-capabilities"
+)
+
+// nodesService registers nodes.
+type nodesService struct {
+	typhav1.UnimplementedNodesServiceServer
+	*Server
+}
+
+// Register creates or updates the calling node's Node, proposes pools, and sees to the tunnel addresses.
+func (s nodesService) Register(ctx context.Context, m *typhav1.RegisterRequest) (*typhav1.RegisterResponse, error) {
+	name, err := callingNode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	want, err := readRegistration(name, m)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	var created []string
+	var node *api.Node
+	if m.GetReadOnly() {
+		node, err = s.nodes.get(ctx, name)
+	} else {
+		if created, err = s.nodes.proposePools(ctx, want.pools); err == nil {
+			node, err = s.nodes.register(ctx, want)
+		}
+	}
+	if err != nil {
+		return nil, storeError(err)
+	}
+	message, err := wire.Message(view.Resource{Object: node}, view.Version{})
+	if err != nil {
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	return &typhav1.RegisterResponse{Node: message.GetResource(), PoolsCreated: created, Replicas: s.replicas()}, nil
+}
+
+// ReportStatus stores what a node says of itself, if it is new.
+func (s nodesService) ReportStatus(ctx context.Context, m *typhav1.ReportStatusRequest) (*typhav1.ReportStatusResponse, error) {
+	name, err := callingNode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	type condition struct {
+		Type    string `json:"type"`
+		Status  bool   `json:"status"`
+		Reason  string `json:"reason,omitempty"`
+		Message string `json:"message,omitempty"`
+	}
+	conditions := []condition{}
+	for _, c := range m.GetConditions() {
+		conditions = append(conditions, condition{c.GetType(), c.GetStatus(), c.GetReason(), c.GetMessage()})
+	}
+	texts := map[string]string{}
+	for key, value := range map[string]any{annotationConditions: conditions, annotationCapabilities: m.GetCapabilities()} {
+		b, err := json.Marshal(value)
+		if err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		texts[key] = string(b)
+	}
+	_, err = s.nodes.update(ctx, name, func(n *api.Node) error {
+		for key, text := range texts {
+			if n.Annotations == nil {
+				n.Annotations = map[string]string{}
+			}
+			n.Annotations[key] = text
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, storeError(err)
+	}
+	return &typhav1.ReportStatusResponse{}, nil
+}
+
+// Replicas lists the replicas.
+func (s nodesService) Replicas(ctx context.Context, _ *typhav1.ReplicasRequest) (*typhav1.ReplicasResponse, error) {
+	if _, err := callingNode(ctx); err != nil {
+		return nil, err
+	}
+	return &typhav1.ReplicasResponse{Replicas: s.replicas()}, nil
+}
+
+// storeError turns an error of the datastore into a status.
+func storeError(err error) error {
+	code := codes.Internal
+	switch {
+	case status.Code(err) != codes.Unknown: // it is one already
+		return err
+	case errors.Is(err, datastore.ErrNotFound):
+		code = codes.NotFound
+	case errors.Is(err, datastore.ErrExists):
+		code = codes.AlreadyExists
+	case errors.Is(err, datastore.ErrConflict):
+		code = codes.Aborted
+	case errors.Is(err, datastore.ErrUnavailable):
+		code = codes.Unavailable
+	case errors.Is(err, context.DeadlineExceeded):
+		code = codes.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		code = codes.Canceled
+	case errors.As(err, new(api.Errors)):
+		code = codes.InvalidArgument
+	}
+	return status.Error(code, err.Error())
+}
+
+// registration is what a node says of itself.
+type registration struct {
+	name                 string
+	ipv4, ipv6           netip.Prefix // invalid to keep what is stored
+	clearIPv4, clearIPv6 bool
+	asNumber             api.ASNumber
+	wireguard            []byte
+	interfaces           []api.NodeInterface
+	orchRefs             []api.OrchRef
+	pools                []*api.IPPool
+	skipCheck            bool
+}
+
+func readRegistration(name string, m *typhav1.RegisterRequest) (registration, error) {
+	r := registration{
+		name: name, clearIPv4: m.GetClearIpv4(), clearIPv6: m.GetClearIpv6(), asNumber: api.ASNumber(m.GetAsNumber()),
+		wireguard: m.GetWireguardKey(), skipCheck: m.GetSkipAddressCheck(),
+	}
+	var err error
+	if r.ipv4, err = wire.DecodePrefix(m.GetIpv4()); err == nil && r.ipv4.IsValid() && !r.ipv4.Addr().Is4() {
+		err = fmt.Errorf("%s is no IPv4 address", r.ipv4)
+	}
+	if err != nil {
+		return r, fmt.Errorf("ipv4: %w", err)
+	}
+	if r.ipv6, err = wire.DecodePrefix(m.GetIpv6()); err == nil && r.ipv6.IsValid() && !r.ipv6.Addr().Is6() {
+		err = fmt.Errorf("%s is no IPv6 address", r.ipv6)
+	}
+	if err != nil {
+		return r, fmt.Errorf("ipv6: %w", err)
+	}
+	if n := len(r.wireguard); n != 0 && n != 32 {
+		return r, fmt.Errorf("wireguard_key has %d bytes; a key has 32", n)
+	}
+	for _, i := range m.GetInterfaces() {
+		addresses, err := wire.DecodeAddrs(i.GetAddresses())
+		if err != nil {
+			return r, fmt.Errorf("interface %s: %w", i.GetName(), err)
+		}
+		iface := api.NodeInterface{Name: i.GetName()}
+		for _, a := range addresses {
+			iface.Addresses = append(iface.Addresses, a.String())
+		}
+		r.interfaces = append(r.interfaces, iface)
+	}
+	for _, o := range m.GetOrchRefs() {
+		r.orchRefs = append(r.orchRefs, api.OrchRef{Orchestrator: o.GetOrchestrator(), NodeName: o.GetNodeName()})
+	}
+	for _, p := range m.GetPoolProposals() {
+		o, err := wire.DecodeResource(p)
+		if err != nil {
+			return r, fmt.Errorf("proposed pool: %w", err)
+		}
+		pool, ok := o.(*api.IPPool)
+		if !ok {
+			return r, fmt.Errorf("proposed pool: a %s is no IPPool", p.GetKind())
+		}
+		r.pools = append(r.pools, pool)
+	}
+	return r, nil
+}
+
+// applyTo writes what the node says of itself into its Node.
+func (r registration) applyTo(n *api.Node) {
+	bgp := api.NodeBGPSpec{}
+	if n.Spec.BGP != nil {
+		bgp = *n.Spec.BGP
+	}
+	was4, was6 := bgp.IPv4Address, bgp.IPv6Address
+	bgp.IPv4Address = stated(was4, r.ipv4, r.clearIPv4)
+	bgp.IPv6Address = stated(was6, r.ipv6, r.clearIPv6)
+	if r.asNumber != 0 {
+		bgp.ASNumber = &r.asNumber
+	}
+	if n.Spec.BGP = &bgp; bgp == (api.NodeBGPSpec{}) {
+		n.Spec.BGP = nil // an empty one is not valid
+	}
+	n.Spec.Interfaces = r.interfaces
+	if len(r.orchRefs) > 0 {
+		n.Spec.OrchRefs = r.orchRefs
+	}
+	if len(r.wireguard) > 0 {
+		n.Status.WireguardPublicKey = base64.StdEncoding.EncodeToString(r.wireguard)
+	}
+	n.Spec.Addresses = slices.DeleteFunc(n.Spec.Addresses, func(a api.NodeAddress) bool {
+		return a.Type == api.AddressCalicoNode
+	})
+	for _, address := range []string{bgp.IPv4Address, bgp.IPv6Address} {
+		if address != "" {
+			n.Spec.Addresses = append(n.Spec.Addresses, api.NodeAddress{Address: address, Type: api.AddressCalicoNode})
+		}
+	}
+}
+
+// stated is the address to store: the given one, none if it is to be cleared, else the one before.
+func stated(was string, now netip.Prefix, clear bool) string {
+	switch {
+	case now.IsValid():
+		return now.String()
+	case clear:
+		return ""
+	}
+	return was
+}
+
+func newNode(name string) *api.Node {
+	return &api.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+}

@@ -1,0 +1,198 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/muslin-net/muslin/api"
+	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/wire"
+)
+
+// Overlay makes endpoints part of the cluster's state before the datastore shows them.
+type Overlay interface {
+	// Report replaces what a node's felix says of its endpoints.
+	Report(ctx context.Context, node string, endpoints []*api.WorkloadEndpoint) error
+}
+
+// Labels that every endpoint has.
+const (
+	labelNamespace    = "projectcalico.org/namespace"
+	labelOrchestrator = "projectcalico.org/orchestrator"
+)
+
+// endpointsService takes what runs on a node.
+type endpointsService struct {
+	typhav1.UnimplementedEndpointsServiceServer
+	*Server
+}
+
+// Report takes the whole set of a node's endpoints: what is right is part of the views when it returns, and written to
+// the datastore afterwards.
+func (s endpointsService) Report(ctx context.Context, m *typhav1.ReportRequest) (*typhav1.ReportResponse, error) {
+	node, err := callingNode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if m.GetInstance() == "" {
+		return nil, status.Error(codes.InvalidArgument, "a report needs the instance of felix that makes it")
+	}
+	n := s.reports.node(node)
+	n.reporting.Lock() // one report of a node at a time, in order
+	defer n.reporting.Unlock()
+	if n.instance == m.GetInstance() && m.GetSequence() < n.sequence {
+		return &typhav1.ReportResponse{Refused: n.refused, Stored: s.reports.stored(n)}, nil
+	}
+	endpoints, refused, err := s.judge(ctx, node, m.GetEndpoints())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.cfg.Overlay.Report(ctx, node, endpoints); err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	s.reports.want(n, endpoints, n.instance != m.GetInstance())
+	n.instance, n.sequence, n.refused = m.GetInstance(), m.GetSequence(), refused
+	return &typhav1.ReportResponse{Refused: refused, Stored: s.reports.stored(n)}, nil
+}
+
+// judge turns a report into objects, and refuses what is malformed or has addresses that are not the node's.
+func (s *Server) judge(ctx context.Context, node string, list []*typhav1.LocalEndpoint) ([]*api.WorkloadEndpoint, []*typhav1.RefusedEndpoint, error) {
+	var refused []*typhav1.RefusedEndpoint
+	refuse := func(m *typhav1.LocalEndpoint, reason string) {
+		id := m.GetOrchestrator() + "/" + m.GetWorkload() + "/" + m.GetEndpoint()
+		s.log.Warn("refused an endpoint", "node", node, "endpoint", id, "reason", reason)
+		refused = append(refused, &typhav1.RefusedEndpoint{Id: id, Reason: reason})
+	}
+	type candidate struct {
+		message   *typhav1.LocalEndpoint
+		object    *api.WorkloadEndpoint
+		addresses []netip.Addr
+	}
+	var candidates []candidate
+	var all []netip.Addr
+	for _, m := range list {
+		o, addresses, err := endpointObject(node, m)
+		if err != nil {
+			refuse(m, err.Error())
+			continue
+		}
+		candidates = append(candidates, candidate{m, o, addresses})
+		all = append(all, addresses...)
+	}
+	holders, err := s.holders(ctx, all)
+	if err != nil {
+		return nil, nil, status.Errorf(codes.Unavailable, "the addresses of the endpoints cannot be checked now: %v", err)
+	}
+	var out []*api.WorkloadEndpoint
+	taken := map[string]bool{}
+	for _, c := range candidates {
+		if reason := notOurs(node, c.addresses, holders); reason != "" {
+			refuse(c.message, reason)
+			continue
+		}
+		name := c.object.Namespace + "/" + c.object.Name
+		if taken[name] {
+			refuse(c.message, "it is reported twice")
+			continue
+		}
+		taken[name] = true
+		out = append(out, c.object)
+	}
+	return out, refused, nil
+}
+
+// notOurs says why a node may not have these addresses; empty if it may.
+func notOurs(node string, addresses []netip.Addr, holders map[netip.Addr]string) string {
+	for _, a := range addresses {
+		switch holder, held := holders[a]; {
+		case !held:
+			return fmt.Sprintf("address %s is not allocated; the endpoint must get its addresses from IPAM (delete the pod to have it made anew)", a)
+		case holder != node:
+			return fmt.Sprintf("address %s is allocated to node %q, not to node %q", a, holder, node)
+		}
+	}
+	return ""
+}
+
+// endpointObject is the WorkloadEndpoint of a reported endpoint.
+func endpointObject(node string, m *typhav1.LocalEndpoint) (*api.WorkloadEndpoint, []netip.Addr, error) {
+	namespace, workload, ok := strings.Cut(m.GetWorkload(), "/")
+	if !ok || namespace == "" || workload == "" || m.GetEndpoint() == "" {
+		return nil, nil, fmt.Errorf("its id must have an orchestrator, a workload as namespace/name, and an interface")
+	}
+	addresses, err := wire.DecodeAddrs(m.GetAddresses())
+	if err != nil {
+		return nil, nil, err
+	}
+	mac, err := wire.DecodeMAC(m.GetMac())
+	if err != nil {
+		return nil, nil, err
+	}
+	o := &api.WorkloadEndpoint{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Labels: map[string]string{}},
+		Spec: api.WorkloadEndpointSpec{
+			Orchestrator: m.GetOrchestrator(), Node: node, ContainerID: m.GetContainerId(), Pod: m.GetPod(),
+			Endpoint: m.GetEndpoint(), InterfaceName: m.GetInterface(), MAC: mac, Profiles: m.GetProfiles(),
+		},
+	}
+	switch m.GetOrchestrator() {
+	case api.OrchestratorKubernetes:
+		o.Spec.Pod = workload
+	case api.OrchestratorCNI:
+		o.Spec.ContainerID = workload
+	default:
+		o.Spec.Workload = workload
+	}
+	for _, a := range addresses {
+		o.Spec.IPNetworks = append(o.Spec.IPNetworks, netip.PrefixFrom(a, a.BitLen()).String())
+	}
+	for _, p := range m.GetPorts() {
+		port, err := endpointPort(p)
+		if err != nil {
+			return nil, nil, err
+		}
+		o.Spec.Ports = append(o.Spec.Ports, port)
+	}
+	for k, v := range m.GetLabels() {
+		o.Labels[k] = v
+	}
+	o.Labels[labelNamespace], o.Labels[labelOrchestrator] = namespace, m.GetOrchestrator()
+	o.Default()
+	if err := o.Validate(); err != nil {
+		return nil, nil, err
+	}
+	return o, addresses, nil
+}
+
+func endpointPort(m *typhav1.EndpointPort) (api.WorkloadEndpointPort, error) {
+	host, err := wire.DecodeAddr(m.GetHostIp())
+	if err != nil {
+		return api.WorkloadEndpointPort{}, err
+	}
+	if m.GetPort() > 65535 || m.GetHostPort() > 65535 {
+		return api.WorkloadEndpointPort{}, fmt.Errorf("port %q is above 65535", m.GetName())
+	}
+	p := api.WorkloadEndpointPort{
+		Name: m.GetName(), Protocol: protocolName(m.GetProtocol()), Port: uint16(m.GetPort()), HostPort: uint16(m.GetHostPort()),
+	}
+	if host.IsValid() {
+		p.HostIP = host.String()
+	}
+	return p, nil
+}
+
+// protocolName is a protocol as resources spell it: by name where it has one.
+func protocolName(number uint32) api.Protocol {
+	for _, p := range []api.Protocol{api.ProtocolTCP, api.ProtocolUDP, api.ProtocolSCTP, api.ProtocolUDPLite} {
+		if n, _ := p.Number(); uint32(n) == number {
+			return p
+		}
+	}
+	return api.Protocol(fmt.Sprint(number))
+}

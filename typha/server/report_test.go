@@ -1,0 +1,179 @@
+package server_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/typha/client"
+)
+
+// cluster is a typha with two nodes and a pool.
+func (w *world) cluster() (r *replica, n1, n2 *client.Client) {
+	r = w.typha()
+	w.create(pool("default", "192.168.0.0/16"))
+	n1, n2 = w.node("n1", r.address), w.node("n2", r.address)
+	register(w.t, n1, client.Registration{IPv4: netip.MustParsePrefix("10.0.0.1/24")})
+	register(w.t, n2, client.Registration{IPv4: netip.MustParsePrefix("10.0.0.2/24")})
+	return r, n1, n2
+}
+
+// reserve takes an address for a pod.
+func reserve(t testing.TB, c *client.Client, container string) netip.Addr {
+	t.Helper()
+	got, err := c.Reserve(t.Context(), client.Reserve{Count4: 1, Owner: &client.Owner{Handle: "net." + container}})
+	require.NoError(t, err)
+	require.Len(t, got, 1)
+	return got[0].Address
+}
+
+// pod is an endpoint that the CNI plugin made.
+func pod(container string, addrs ...netip.Addr) client.Endpoint {
+	return client.Endpoint{
+		ID:        view.EndpointID{Orchestrator: "cni", Workload: "default/" + container, Endpoint: "eth0"},
+		Interface: "cali" + container, MAC: "EE:EE:EE:EE:EE:EE", Addresses: addrs,
+		Labels: map[string]string{"app": container}, Profiles: []string{"net"},
+		Ports: []client.Port{{Name: "http", Protocol: 6, Port: 80}},
+	}
+}
+
+func report(t testing.TB, c *client.Client, instance string, sequence uint64, list ...client.Endpoint) []client.RefusedEndpoint {
+	t.Helper()
+	refused, _, err := c.Report(t.Context(), client.Report{Instance: instance, Sequence: sequence, Endpoints: list})
+	require.NoError(t, err)
+	return refused
+}
+
+func (w *world) endpoints() []string {
+	l, err := w.store.List(w.t.Context(), "WorkloadEndpoint", datastore.ListOptions{})
+	require.NoError(w.t, err)
+	var out []string
+	for _, o := range l.Items {
+		out = append(out, o.GetName())
+	}
+	return out
+}
+
+func (w *world) eventuallyEndpoints(want ...string) {
+	w.t.Helper()
+	eventually(w.t, "endpoints in the datastore", func() bool { return assert.ObjectsAreEqual(want, w.endpoints()) })
+}
+
+func TestReportedEndpointsAreServedAndStored(t *testing.T) {
+	w := newWorld(t)
+	r, n1, n2 := w.cluster()
+	f := w.follow("n1", []string{r.address})
+	a, b := reserve(t, n1, "c1"), reserve(t, n2, "c2")
+	assert.Empty(t, report(t, n1, "x", 1, pod("c1", a)))
+	assert.Empty(t, report(t, n2, "y", 1, pod("c2", b)))
+	for found := false; !found; {
+		for _, it := range f.next().Updates {
+			if e, ok := it.(view.WorkloadEndpoint); ok {
+				assert.Equal(t, "cni/default/c1/eth0", e.ID.String(), "only its own")
+				found = true
+			}
+		}
+	}
+	w.eventuallyEndpoints("n1-cni-c1-eth0", "n2-cni-c2-eth0")
+	o, err := w.store.Get(t.Context(), api.Key{Kind: "WorkloadEndpoint", Namespace: "default", Name: "n1-cni-c1-eth0"})
+	require.NoError(t, err)
+	ep := o.(*api.WorkloadEndpoint)
+	assert.Equal(t, api.WorkloadEndpointSpec{
+		Orchestrator: "cni", Node: "n1", ContainerID: "c1", Endpoint: "eth0", IPNetworks: []string{a.String() + "/32"},
+		Profiles: []string{"net"}, InterfaceName: "calic1", MAC: "ee:ee:ee:ee:ee:ee",
+		Ports: []api.WorkloadEndpointPort{{Name: "http", Protocol: "TCP", Port: 80}},
+	}, ep.Spec)
+	assert.Equal(t, map[string]string{"app": "c1", "projectcalico.org/namespace": "default", "projectcalico.org/orchestrator": "cni"}, ep.Labels)
+
+	assert.Empty(t, report(t, n1, "x", 2))
+	w.eventuallyEndpoints("n2-cni-c2-eth0")
+	eventually(t, "stored", func() bool {
+		_, stored, err := n1.Report(t.Context(), client.Report{Instance: "x", Sequence: 2})
+		require.NoError(t, err)
+		return stored
+	})
+}
+
+func TestLateReportIsIgnored(t *testing.T) {
+	w := newWorld(t)
+	_, n1, _ := w.cluster()
+	a := reserve(t, n1, "c1")
+	report(t, n1, "x", 5, pod("c1", a))
+	w.eventuallyEndpoints("n1-cni-c1-eth0")
+	report(t, n1, "x", 4)
+	report(t, n1, "x", 6, pod("c1", a))
+	assert.Equal(t, []string{"n1-cni-c1-eth0"}, w.endpoints())
+	report(t, n1, "restarted", 1)
+	w.eventuallyEndpoints()
+}
+
+func TestEndpointsThatAreRefused(t *testing.T) {
+	w := newWorld(t)
+	_, n1, n2 := w.cluster()
+	mine, foreign := reserve(t, n1, "c1"), reserve(t, n2, "c2")
+	nameless := pod("c3")
+	nameless.ID.Workload = "c3"
+	badLabel := pod("c4")
+	badLabel.Interface = "a name that no interface has"
+	refused := report(t, n1, "x", 1,
+		pod("c1", mine), pod("c2", foreign), pod("c5", netip.MustParseAddr("192.168.255.1")), pod("c6", netip.MustParseAddr("10.9.9.9")),
+		nameless, badLabel, pod("c1", mine))
+	reasons := map[string]string{}
+	for _, r := range refused {
+		reasons[r.ID] += r.Reason
+	}
+	assert.Len(t, reasons, 6)
+	assert.Contains(t, reasons["cni/default/c2/eth0"], `allocated to node "n2"`)
+	assert.Contains(t, reasons["cni/default/c5/eth0"], "not allocated")
+	assert.Contains(t, reasons["cni/default/c6/eth0"], "not allocated")
+	assert.Contains(t, reasons["cni/c3/eth0"], "namespace/name")
+	assert.Contains(t, reasons["cni/default/c4/eth0"], "interfaceName")
+	assert.Contains(t, reasons["cni/default/c1/eth0"], "twice")
+	w.eventuallyEndpoints("n1-cni-c1-eth0")
+}
+
+func TestWhatOthersWroteStays(t *testing.T) {
+	w := newWorld(t)
+	_, n1, _ := w.cluster()
+	a := reserve(t, n1, "c1")
+	stored := &api.WorkloadEndpoint{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Labels: map[string]string{"mine": "yes", "app": "old"}},
+		Spec: api.WorkloadEndpointSpec{
+			Orchestrator: "cni", Node: "n1", ContainerID: "c1", Endpoint: "eth0", InterfaceName: "calic1", ServiceAccountName: "sa",
+			AllowSpoofedSourcePrefixes: []string{"10.0.0.0/8"},
+		},
+	}
+	w.create(stored)
+	left := stored.DeepCopy()
+	left.Name, left.ResourceVersion, left.Spec.ContainerID = "", "", "gone"
+	w.create(left)
+	report(t, n1, "x", 1, pod("c1", a))
+	w.eventuallyEndpoints("n1-cni-c1-eth0")
+	eventually(t, "written", func() bool {
+		o, err := w.store.Get(t.Context(), api.Key{Kind: "WorkloadEndpoint", Namespace: "default", Name: "n1-cni-c1-eth0"})
+		require.NoError(t, err)
+		ep := o.(*api.WorkloadEndpoint)
+		return len(ep.Spec.IPNetworks) == 1 && ep.Spec.ServiceAccountName == "sa" && len(ep.Spec.AllowSpoofedSourcePrefixes) == 1 &&
+			ep.Labels["mine"] == "yes" && ep.Labels["app"] == "c1"
+	})
+}
+
+func TestSomebodyElsesChangeIsNoObstacle(t *testing.T) {
+	w := newWorld(t)
+	_, n1, _ := w.cluster()
+	a := reserve(t, n1, "c1")
+	report(t, n1, "x", 1, pod("c1", a))
+	w.eventuallyEndpoints("n1-cni-c1-eth0")
+	_, err := w.store.Delete(t.Context(), api.Key{Kind: "WorkloadEndpoint", Namespace: "default", Name: "n1-cni-c1-eth0"}, datastore.Precondition{})
+	require.NoError(t, err)
+	changed := pod("c1", a)
+	changed.Interface = "calinew"
+	report(t, n1, "x", 2, changed)
+	w.eventuallyEndpoints("n1-cni-c1-eth0")
+}

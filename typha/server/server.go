@@ -1,0 +1,173 @@
+// Package server is typha's face: it serves views to nodes, takes their reports and registrations, hands out addresses,
+// relays operators' questions, and enrols nodes. It owns the listeners, the sessions and every write that a node causes.
+//
+// It refuses to compute: what a node must know is decided in typha/compute and kept in typha/views; how addresses are
+// found is ipam/alloc's business. Who is calling is decided by the certificate alone, never by a message.
+package server
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/internal/daemon"
+	"github.com/muslin-net/muslin/internal/rpc"
+	"github.com/muslin-net/muslin/ipam/alloc"
+	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/cache"
+	"github.com/muslin-net/muslin/typha/views"
+)
+
+// Config is what a server is made of.
+type Config struct {
+	Views     *views.Store
+	Cache     *cache.Cache
+	Overlay   Overlay
+	Datastore datastore.Client // every write goes through it, so it should be a validating one
+	Alloc     *alloc.Allocator // over the same datastore
+
+	// Files are the CA's certificate and typha's certificate and key.
+	Files rpc.Files
+	// CAKey is the path of the CA's key, Tokens that of the store of join tokens; both only where nodes enrol here.
+	CAKey, Tokens string
+
+	// Replicas are the addresses (host:port) by which nodes reach all replicas of typha, this one's first. Each one's
+	// certificate is for its host. Empty tells nodes of no other address than the one they have.
+	Replicas []string
+
+	// CheckpointWait is how long a client that knows more than this replica waits for it to catch up; 0 means 15 s, which
+	// is more than the datastore takes to say that nothing has happened.
+	CheckpointWait time.Duration
+	// StopWait is how long a stopping server takes to send its clients elsewhere, if there is an elsewhere; 0 means 5 s.
+	StopWait time.Duration
+
+	Log     *slog.Logger         // nil means slog.Default
+	Metrics *prometheus.Registry // nil registers nowhere
+	Health  *daemon.Health       // nil tells nobody
+}
+
+// Server serves typha.v1.
+type Server struct {
+	cfg      Config
+	instance string // of this run
+	log      *slog.Logger
+	metrics  *metrics
+	sessions *registry
+	reports  *reports
+	nodes    *nodes
+	enroller *enroller // nil where nodes do not enrol here
+
+	tls *tls.Config
+}
+
+// New makes a server. A certificate or key that cannot be read is an error here.
+func New(cfg Config) (*Server, error) {
+	cfg.CheckpointWait = cmp.Or(cfg.CheckpointWait, 15*time.Second)
+	cfg.StopWait = cmp.Or(cfg.StopWait, 5*time.Second)
+	cfg.Log = cmp.Or(cfg.Log, slog.Default())
+	if cfg.Metrics == nil {
+		cfg.Metrics = prometheus.NewRegistry()
+	}
+	s := &Server{cfg: cfg, instance: rand.Text(), log: cfg.Log.With("part", "server"), metrics: newMetrics(cfg.Metrics)}
+	var err error
+	if s.tls, err = rpc.ServerTLS(cfg.Files); err != nil {
+		return nil, err
+	}
+	if cfg.CAKey != "" {
+		if s.enroller, err = newEnroller(cfg.Files.CA, cfg.CAKey, cfg.Tokens); err != nil {
+			return nil, err
+		}
+	}
+	s.sessions = newRegistry(s.metrics)
+	s.reports = newReports(cfg.Datastore, s.log, s.metrics)
+	s.nodes = newNodes(cfg.Datastore, cfg.Alloc, s.log)
+	s.nodes.connected = s.sessions.nodes
+	s.sessions.joined = func(node string) { s.nodes.check(node) }
+	return s, nil
+}
+
+// Serve serves until ctx ends; then it sends its clients to the other replicas and stops. enroll is the listener for
+// nodes without a certificate; nil if there is none. Serve closes the listeners.
+func (s *Server) Serve(ctx context.Context, listener, enroll net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	main := rpc.NewServer(s.tls, s.options()...)
+	typhav1.RegisterSyncServiceServer(main, syncService{Server: s})
+	typhav1.RegisterEndpointsServiceServer(main, endpointsService{Server: s})
+	typhav1.RegisterIpamServiceServer(main, ipamService{Server: s})
+	typhav1.RegisterNodesServiceServer(main, nodesService{Server: s})
+	typhav1.RegisterQueryServiceServer(main, queryService{Server: s})
+	if s.enroller != nil {
+		typhav1.RegisterEnrollmentServiceServer(main, enrollmentService{Server: s, renew: true})
+	}
+	group.Go(func() error { return serve(main, listener) })
+	group.Go(func() error { return s.reports.run(ctx) })
+	group.Go(func() error { return s.nodes.run(ctx) })
+	group.Go(func() error { return s.watchHealth(ctx) })
+	group.Go(func() error {
+		<-ctx.Done()
+		s.sendAway()
+		main.Stop()
+		return nil
+	})
+	if enroll != nil {
+		if s.enroller == nil {
+			return errors.New("there is a listener to enrol nodes, but no CA key to sign with; give its path by --ca-key")
+		}
+		door := rpc.NewServer(s.enroller.tls(s.cfg.Files), s.options()...)
+		typhav1.RegisterEnrollmentServiceServer(door, enrollmentService{Server: s})
+		group.Go(func() error { return serve(door, enroll) })
+		group.Go(func() error {
+			<-ctx.Done()
+			door.Stop()
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func serve(server *grpc.Server, l net.Listener) error {
+	if err := server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
+}
+
+func (s *Server) options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.SharedWriteBuffer(true), // a thousand idle streams need no thousand buffers
+		grpc.ChainUnaryInterceptor(s.countUnary),
+		grpc.ChainStreamInterceptor(s.countStream),
+	}
+}
+
+// watchHealth tells whether views can be served: not before everything there is has been read and computed.
+func (s *Server) watchHealth(ctx context.Context) error {
+	if s.cfg.Health == nil {
+		return nil
+	}
+	part := s.cfg.Health.Add("views", 10*time.Second)
+	part.NotReady("reading the datastore")
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, inSync := s.cfg.Views.Checkpoint(); inSync {
+			part.Ready()
+		}
+		part.Alive()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,213 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/muslin-net/muslin/api/view"
+	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/views"
+	"github.com/muslin-net/muslin/typha/wire"
+)
+
+// window is how many bytes may be under way to a client that has not acknowledged them. A single batch larger than that
+// goes alone: its checkpoint is at its end, so it cannot wait in the middle.
+const window = 4 << 20
+
+// session is one stream. One goroutine sends (run), one receives (listen); they meet in the fields under mu.
+type session struct {
+	server *Server
+	scope  views.Scope
+	stream typhav1.SyncService_SyncServer
+	sub    *views.Subscription // used by run only
+	behind bool                // used by run only
+	stir   chan struct{}       // has room for one: something below changed
+
+	mu        sync.Mutex // guards all below
+	outbox    []*typhav1.SyncResponse
+	dirty     bool // the view has something to take
+	resend    []view.Key
+	startOver bool // the client asked for the whole view
+	flight    []flight
+	unacked   int // bytes in flight
+	status    typhav1.ClientStatus
+	questions map[uint64]*question
+	lastID    uint64
+	ended     error // why listen ended
+}
+
+// flight is a batch that the client has not acknowledged.
+type flight struct {
+	batch uint64
+	bytes int
+}
+
+func newSession(server *Server, stream typhav1.SyncService_SyncServer, hello greeting) *session {
+	return &session{
+		server: server, scope: hello.scope, stream: stream, stir: make(chan struct{}, 1), dirty: true,
+		questions: map[uint64]*question{},
+		status: typhav1.ClientStatus{
+			Node: hello.scope.Node, View: hello.scope.View.String(), Software: hello.software,
+		},
+	}
+}
+
+// run sends until the stream ends; nil after an orderly end by the client. The listener needs no waiting for: it ends
+// when run's caller returns, which ends the stream, and until then does nothing but take notes.
+func (s *session) run(have map[view.Key]view.Version) error {
+	s.sub = s.server.cfg.Views.Subscribe(s.scope, have, s.wake)
+	defer s.sub.Close()
+	defer s.failQuestions()
+	defer s.setBehind(false)
+	go s.listen()
+	if err := s.send(); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+func (s *session) send() error {
+	for {
+		for _, m := range s.takeOutbox() {
+			if err := s.stream.Send(m); err != nil {
+				return err
+			}
+		}
+		more, err := s.sendBatch()
+		if err != nil {
+			return err
+		}
+		if more {
+			continue
+		}
+		select {
+		case <-s.stream.Context().Done():
+			return s.end(s.stream.Context().Err())
+		case <-s.stir:
+			if err := s.end(nil); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// end returns why the listener ended, or other if it has not.
+func (s *session) end(other error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != nil {
+		return s.ended
+	}
+	return other
+}
+
+// wake is called by the store when there is something to take.
+func (s *session) wake() {
+	s.mu.Lock()
+	s.dirty = true
+	s.mu.Unlock()
+	s.poke()
+}
+
+// say puts a message before the next batch.
+func (s *session) say(m *typhav1.SyncResponse) {
+	s.mu.Lock()
+	s.outbox = append(s.outbox, m)
+	s.mu.Unlock()
+	s.poke()
+}
+
+func (s *session) poke() {
+	select {
+	case s.stir <- struct{}{}:
+	default:
+	}
+}
+
+func (s *session) takeOutbox() []*typhav1.SyncResponse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.outbox
+	s.outbox = nil
+	return out
+}
+
+// listen takes what the client sends until the stream ends.
+func (s *session) listen() {
+	for {
+		m, err := s.stream.Recv()
+		if err != nil {
+			s.mu.Lock()
+			s.ended = err
+			s.mu.Unlock()
+			s.poke()
+			return
+		}
+		switch r := m.GetRequest().(type) {
+		case *typhav1.SyncRequest_Ack:
+			s.acknowledge(r.Ack)
+		case *typhav1.SyncRequest_Resend:
+			s.askAgain(r.Resend)
+		case *typhav1.SyncRequest_QueryResult:
+			s.answer(r.QueryResult)
+		}
+	}
+}
+
+// acknowledge takes an ack and makes room.
+func (s *session) acknowledge(m *typhav1.Ack) {
+	s.mu.Lock()
+	if received := min(m.GetReceived(), s.status.Sent); received > s.status.Received {
+		s.status.Received = received
+		for len(s.flight) > 0 && s.flight[0].batch <= received {
+			s.unacked -= s.flight[0].bytes
+			s.flight = s.flight[1:]
+		}
+	}
+	if applied := min(m.GetApplied(), s.status.Received); applied > s.status.Applied {
+		s.status.Applied = applied
+		s.status.Failures = nil // of earlier batches
+	}
+	for _, f := range m.GetFailures() {
+		s.status.Failures = append(s.status.Failures, failureText(f))
+	}
+	s.mu.Unlock()
+	if n := len(m.GetFailures()); n > 0 {
+		s.server.metrics.failures.Add(float64(n))
+		s.server.log.Warn("client could not program items", "view", s.scope, "items", n, "first", failureText(m.GetFailures()[0]))
+	}
+	s.poke()
+}
+
+func failureText(f *typhav1.Failure) string {
+	if f.GetKey() == nil {
+		return f.GetReason()
+	}
+	return f.GetKey().GetId() + ": " + f.GetReason()
+}
+
+func (s *session) askAgain(m *typhav1.Resend) {
+	keys := wire.DecodeKeys(m.GetKeys())
+	s.server.metrics.resends.Add(float64(len(m.GetKeys())))
+	s.mu.Lock()
+	if len(m.GetKeys()) == 0 {
+		s.startOver = true
+	}
+	s.resend = append(s.resend, keys...)
+	s.dirty = true
+	s.mu.Unlock()
+	s.poke()
+}
+
+// snapshot is the session as operators see it.
+func (s *session) snapshot() *typhav1.ClientStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &typhav1.ClientStatus{
+		Node: s.status.Node, View: s.status.View, Items: s.status.Items, Dirty: s.status.Dirty,
+		Sent: s.status.Sent, Received: s.status.Received, Applied: s.status.Applied,
+		Failures: slices.Clone(s.status.Failures), Software: s.status.Software,
+	}
+}

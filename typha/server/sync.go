@@ -1,0 +1,231 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/internal/daemon"
+	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/views"
+	"github.com/muslin-net/muslin/typha/wire"
+)
+
+// maxHave bounds how many items a hello may say it has: no view is as large, and memory is not the client's to fill.
+const maxHave = 4 << 20
+
+// syncService serves views.
+type syncService struct {
+	typhav1.UnimplementedSyncServiceServer
+	*Server
+}
+
+// greeting is a whole hello.
+type greeting struct {
+	scope    views.Scope
+	point    view.Checkpoint
+	have     map[view.Key]view.Version
+	software string
+}
+
+// Sync opens a view and follows it until the client goes or the server stops.
+func (s syncService) Sync(stream typhav1.SyncService_SyncServer) error {
+	hello, err := readHello(stream)
+	if err != nil {
+		return err
+	}
+	if err := s.reach(stream.Context(), hello.point); err != nil {
+		return err
+	}
+	resumed := len(hello.have) > 0
+	s.metrics.resumed.WithLabelValues(fmt.Sprint(resumed)).Inc()
+	c := newSession(s.Server, stream, hello)
+	c.say(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Welcome{Welcome: &typhav1.Welcome{
+		Software: daemon.Version(), Resumed: resumed,
+	}}})
+	c.say(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Replicas{Replicas: s.replicas()}})
+	s.log.Info("client connected", "view", hello.scope, "software", hello.software, "resumed", resumed)
+	s.sessions.add(c)
+	err = c.run(hello.have)
+	s.sessions.remove(c)
+	s.log.Info("client gone", "view", hello.scope, "error", err)
+	return err
+}
+
+// readHello reads the parts of a hello.
+func readHello(stream typhav1.SyncService_SyncServer) (greeting, error) {
+	node, err := callingNode(stream.Context())
+	if err != nil {
+		return greeting{}, err
+	}
+	var g greeting
+	for part := 1; ; part++ {
+		m, err := stream.Recv()
+		if err != nil {
+			return greeting{}, err
+		}
+		hello := m.GetHello()
+		if hello == nil {
+			return greeting{}, status.Error(codes.InvalidArgument, "a stream begins with a hello")
+		}
+		if part == 1 {
+			if hello.GetNode() != node {
+				return greeting{}, status.Errorf(codes.PermissionDenied,
+					"the certificate is for node %q, which cannot ask for the view of node %q", node, hello.GetNode())
+			}
+			kind, err := viewKind(hello.GetView())
+			if err != nil {
+				return greeting{}, err
+			}
+			g = greeting{
+				scope: views.Scope{Node: node, View: kind}, point: wire.DecodeCheckpoint(hello.GetCheckpoint()),
+				have: map[view.Key]view.Version{}, software: hello.GetSoftware(),
+			}
+		}
+		if err := takeHave(g.have, hello.GetHave()); err != nil {
+			return greeting{}, err
+		}
+		if !hello.GetMore() {
+			return g, nil
+		}
+	}
+}
+
+// takeHave notes what a client says it has. Items of kinds that this version does not know are left out: it never sends
+// them, and the client that got them from a newer replica keeps them until it is back there.
+func takeHave(have map[view.Key]view.Version, list []*typhav1.Have) error {
+	for _, h := range list {
+		k, ok := wire.DecodeKey(h.GetKey())
+		if !ok {
+			continue
+		}
+		v, err := wire.DecodeVersion(h.GetVersion())
+		if err != nil {
+			return status.Errorf(codes.InvalidArgument, "have of item %q: %v", k.ID, err)
+		}
+		have[k] = v
+	}
+	if len(have) > maxHave {
+		return status.Errorf(codes.InvalidArgument, "a hello may name at most %d items", maxHave)
+	}
+	return nil
+}
+
+func viewKind(v typhav1.View) (views.ViewKind, error) {
+	switch v {
+	case typhav1.View_VIEW_NODE:
+		return views.NodeView, nil
+	case typhav1.View_VIEW_BGP:
+		return views.BGPView, nil
+	}
+	return 0, status.Errorf(codes.InvalidArgument, "there is no view %d; ask for VIEW_NODE or VIEW_BGP", v)
+}
+
+// reach waits until this replica has all that a client has seen: nobody is ever served the past. A replica that does not
+// get there in time sends the client elsewhere.
+func (s *Server) reach(ctx context.Context, seen view.Checkpoint) error {
+	if len(seen) == 0 {
+		return nil
+	}
+	var deadline <-chan time.Time // runs from when this replica knows anything at all
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		own, inSync := s.cfg.Views.Checkpoint()
+		if inSync {
+			if _, here := seen[s.source()]; here || s.cfg.Views.Reached(common(seen, own)) {
+				return nil
+			}
+			if deadline == nil {
+				deadline = time.After(s.cfg.CheckpointWait)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		case <-deadline:
+			return s.tooFarBehind(own, seen)
+		case <-tick.C:
+		}
+	}
+}
+
+// source is a source of checkpoints of its own: it tells that the client saw them here. This replica only moves forward,
+// so it has all that it ever served, and the client needs no waiting for kinds of which nothing was heard lately.
+func (s *Server) source() string { return "typha/" + s.instance }
+
+// stamped is a checkpoint with this replica's source.
+func (s *Server) stamped(point view.Checkpoint) view.Checkpoint {
+	out := view.Checkpoint{s.source(): 1}
+	maps.Copy(out, point)
+	return out
+}
+
+// common is the part of a checkpoint that this replica can judge: sources that it does not have are other replicas, or
+// those of another datastore.
+func common(seen, own view.Checkpoint) view.Checkpoint {
+	out := view.Checkpoint{}
+	for source, revision := range seen {
+		if _, ok := own[source]; ok {
+			out[source] = revision
+		}
+	}
+	return out
+}
+
+func (s *Server) tooFarBehind(own, seen view.Checkpoint) error {
+	st := status.Newf(codes.FailedPrecondition, "this replica is at %v and does not catch up with %v, which the client has seen; "+
+		"use another replica (if the datastore was restored from a backup, remove the client's saved view)", own, common(seen, own))
+	if with, err := st.WithDetails(s.replicas()); err == nil {
+		st = with
+	}
+	return st.Err()
+}
+
+// replicas is the list of replicas as clients are told. Only this one's clients are known.
+func (s *Server) replicas() *typhav1.Replicas {
+	m := &typhav1.Replicas{}
+	for i, address := range s.cfg.Replicas {
+		r := &typhav1.Replica{Address: address, ServerName: address}
+		if host, _, err := net.SplitHostPort(address); err == nil {
+			r.ServerName = host
+		}
+		if i == 0 {
+			r.Clients = uint32(s.sessions.size())
+		}
+		m.Replicas = append(m.Replicas, r)
+	}
+	return m
+}
+
+// stopWaves is in how many waves a stopping server sends its clients away, so that they do not all come to the others at
+// once.
+const stopWaves = 10
+
+// sendAway asks all clients to use another replica, and gives them time to. Where there is no other they stay, and find
+// this one again when it is back.
+func (s *Server) sendAway() {
+	if len(s.cfg.Replicas) < 2 {
+		return
+	}
+	elsewhere := &typhav1.Replicas{Move: true, Replicas: s.replicas().GetReplicas()[1:]}
+	move := &typhav1.SyncResponse{Response: &typhav1.SyncResponse_Replicas{Replicas: elsewhere}}
+	all := s.sessions.all()
+	pause := time.NewTicker(s.cfg.StopWait / stopWaves)
+	defer pause.Stop()
+	for wave := range stopWaves {
+		for i := wave; i < len(all); i += stopWaves {
+			all[i].say(move)
+		}
+		if s.sessions.size() == 0 {
+			return
+		}
+		<-pause.C
+	}
+}

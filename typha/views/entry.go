@@ -1,0 +1,145 @@
+package views
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/muslin-net/muslin/api/view"
+)
+
+// Entry is an item at one version. It is immutable, and shared by all views that hold the item.
+type Entry struct {
+	Key     view.Key
+	Version view.Version
+	Item    view.Item
+
+	once  sync.Once // guards frame
+	frame []byte
+
+	history *history // of IP sets only
+}
+
+// NewEntry makes an entry and computes the item's version.
+func NewEntry(it view.Item) *Entry {
+	return &Entry{Key: it.Key(), Version: view.VersionOf(it), Item: it}
+}
+
+// Frame returns the entry's bytes on the wire. They are encoded at the first call and kept, so that all clients share
+// them; only endpoints, which one node alone is ever sent, are encoded anew at each call and not kept. Callers must not
+// change the bytes, and must all pass the same encoding.
+func (e *Entry) Frame(encode func(*Entry) []byte) []byte {
+	if e.Key.Kind == view.KindWorkloadEndpoint || e.Key.Kind == view.KindHostEndpoint {
+		return encode(e)
+	}
+	e.once.Do(func() { e.frame = encode(e) })
+	return e.frame
+}
+
+// history tells how an IP set became what it is, so that a client some versions behind can be sent a delta.
+type history struct {
+	steps []step // oldest first, at most maxSteps; the last one leads to the entry's version
+
+	mu     sync.Mutex
+	deltas map[view.Version]*Entry // by From; nil values mark those that are not worth it
+}
+
+// step is the difference between two consecutive versions of a set.
+type step struct {
+	from           view.Version
+	added, removed []view.Member
+}
+
+// maxSteps bounds how many versions a client may be behind and still get a delta. Clients that keep up are one behind,
+// those under flow control a few.
+const maxSteps = 16
+
+// NewSet makes the entry of an IP set. prev is the set's entry before, or nil if the set is new; added and removed are
+// the difference to it. The version must be the set's own (it is kept up by difference, see view.Version.AddMember).
+func NewSet(set view.IPSet, version view.Version, prev *Entry, added, removed []view.Member) *Entry {
+	e := &Entry{Key: set.Key(), Version: version, Item: set, history: &history{}}
+	if prev == nil || prev.history == nil {
+		return e
+	}
+	old := prev.history.steps
+	if len(old) == maxSteps {
+		old = old[1:]
+	}
+	e.history.steps = append(slices.Clip(slices.Clone(old)), step{from: prev.Version, added: added, removed: removed})
+	return e
+}
+
+// since returns what to send to a client that has the item at version have (the zero value if it does not): the entry
+// itself, or for a set an entry with an IPSetDelta if one can be made and is smaller.
+func (e *Entry) since(have view.Version) *Entry {
+	if e.history == nil || have == (view.Version{}) {
+		return e
+	}
+	h := e.history
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, known := h.deltas[have]
+	if !known {
+		d = e.deltaFrom(have)
+		if h.deltas == nil {
+			h.deltas = map[view.Version]*Entry{}
+		}
+		if len(h.deltas) < maxSteps { // foreign versions (a resume from long ago) are not remembered without bound
+			h.deltas[have] = d
+		}
+	}
+	if d == nil {
+		return e
+	}
+	return d
+}
+
+func (e *Entry) deltaFrom(have view.Version) *Entry {
+	// The last occurrence: a set may have come back to a version it had before.
+	first := -1
+	for i, s := range e.history.steps {
+		if s.from == have {
+			first = i
+		}
+	}
+	if first < 0 {
+		return nil
+	}
+	net := map[view.Member]int{}
+	for _, s := range e.history.steps[first:] {
+		for _, m := range s.added {
+			net[m]++
+		}
+		for _, m := range s.removed {
+			net[m]--
+		}
+	}
+	d := view.IPSetDelta{ID: e.Key.ID, From: have, To: e.Version}
+	for m, n := range net {
+		switch {
+		case n > 0:
+			d.Added = append(d.Added, m)
+		case n < 0:
+			d.Removed = append(d.Removed, m)
+		}
+	}
+	if len(d.Added)+len(d.Removed) >= len(e.Item.(view.IPSet).Members) {
+		return nil
+	}
+	slices.SortFunc(d.Added, CompareMembers)
+	slices.SortFunc(d.Removed, CompareMembers)
+	return &Entry{Key: e.Key, Version: e.Version, Item: d}
+}
+
+// CompareMembers is the order of the members of an IP set: by prefix (family, address, length), protocol and port.
+func CompareMembers(a, b view.Member) int {
+	if c := a.Prefix.Addr().Compare(b.Prefix.Addr()); c != 0 {
+		return c
+	}
+	if c := a.Prefix.Bits() - b.Prefix.Bits(); c != 0 {
+		return c
+	}
+	if c := int(a.Protocol) - int(b.Protocol); c != 0 {
+		return c
+	}
+	return int(a.Port) - int(b.Port)
+}

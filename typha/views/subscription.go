@@ -1,0 +1,158 @@
+package views
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/muslin-net/muslin/api/view"
+)
+
+// Subscription is one client's place in one view. Next and Resend are called by one goroutine at a time; Close by any.
+type Subscription struct {
+	store *Store
+	scope Scope
+	wake  func()
+
+	// All below is written by Commit under the store's write lock, and by Next under its read lock: Nexts of different
+	// clients run side by side, each on its own.
+	primed     bool                      // the first cut was taken
+	have       map[view.Key]view.Version // what the client had; gone with the first cut
+	dirty      map[view.Key]view.Version // scoped keys that changed, with the version that the client has of them
+	generation uint64                    // the client has all common entries as of this one
+	progress   uint64                    // the checkpoint it has
+	woken      bool                      // wake was called since the last Next
+}
+
+// unknown stands for the version of an item of which nothing is known: not even whether the client has it.
+var unknown = view.Version{0: 0xff, 15: 0xff}
+
+// Subscribe opens a view for a client that already has the items in have (nil if it has none). The subscription takes
+// over the map. wake is called after a Commit that gives the client something to take; it is called at most once until
+// the next Next, must not block, and must not call into the store. It may come once more right after Close.
+//
+// Call Next right after Subscribe: there is no wake for what is there already.
+func (s *Store) Subscribe(scope Scope, have map[view.Key]view.Version, wake func()) *Subscription {
+	sub := &Subscription{store: s, scope: scope, wake: wake, have: have}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.scope(scope).subs[sub] = struct{}{}
+	return sub
+}
+
+// Close ends the subscription. It may be called more than once.
+func (sub *Subscription) Close() {
+	s := sub.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sc := s.scopes[sub.scope]; sc != nil {
+		delete(sc.subs, sub)
+		s.forgetIfEmpty(sub.scope)
+	}
+}
+
+// Next takes everything that the client lacks as of the newest generation, and counts it as delivered. It returns false
+// if there is nothing, not even a new checkpoint. Before the store is in sync there is nothing: a client that resumes
+// must not be told to remove what typha merely has not read yet.
+func (sub *Subscription) Next() (Cut, bool) {
+	s := sub.store
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	sub.woken = false
+	if !s.inSync {
+		return Cut{}, false
+	}
+	cut := Cut{Checkpoint: s.checkpoint, InSync: true}
+	first := !sub.primed
+	if first {
+		sub.whole(&cut)
+	} else {
+		sub.changed(&cut)
+	}
+	sub.generation = s.generation
+	moved := sub.progress != s.progress
+	sub.progress = s.progress
+	if !first && !moved && len(cut.Updates) == 0 && len(cut.Removes) == 0 {
+		return Cut{}, false
+	}
+	cut.sort()
+	return cut, true
+}
+
+// whole compares the whole view with what the client had.
+func (sub *Subscription) whole(cut *Cut) {
+	for e := range sub.store.all(sub.scope) {
+		had := sub.have[e.Key]
+		delete(sub.have, e.Key)
+		if e.Version != had {
+			cut.Updates = append(cut.Updates, e.since(had))
+		}
+	}
+	for k := range sub.have {
+		cut.Removes = append(cut.Removes, k)
+	}
+	sub.primed, sub.have, sub.dirty = true, nil, map[view.Key]view.Version{}
+}
+
+// changed looks at what changed since the last cut.
+func (sub *Subscription) changed(cut *Cut) {
+	s := sub.store
+	for sl := range s.common[sub.scope.View].since(sub.generation) {
+		if sl.entry == nil {
+			cut.Removes = append(cut.Removes, sl.key)
+		} else {
+			cut.Updates = append(cut.Updates, sl.entry)
+		}
+		delete(sub.dirty, sl.key) // asked for again by Resend
+	}
+	for k, had := range sub.dirty {
+		e := s.get(sub.scope, k)
+		switch {
+		case e == nil && had != view.Version{}:
+			cut.Removes = append(cut.Removes, k)
+		case e != nil && e.Version != had:
+			cut.Updates = append(cut.Updates, e.since(had))
+		}
+	}
+	if len(sub.dirty) > 0 {
+		sub.dirty = map[view.Key]view.Version{} // a new one: a map that was once large stays large
+	}
+}
+
+// Resend makes the next cut carry the given items again, whole, or remove them if the view does not hold them. Without
+// keys it carries the whole view, and the caller must tell the client to forget what it has.
+func (sub *Subscription) Resend(keys ...view.Key) {
+	sub.store.mu.RLock()
+	defer sub.store.mu.RUnlock()
+	switch {
+	case len(keys) == 0:
+		sub.primed, sub.have, sub.dirty = false, nil, nil
+	case sub.primed:
+		for _, k := range keys {
+			sub.dirty[k] = unknown
+		}
+	default:
+		for _, k := range keys {
+			if _, ok := sub.have[k]; ok {
+				sub.have[k] = unknown
+			}
+		}
+	}
+}
+
+func (c *Cut) sort() {
+	slices.SortFunc(c.Updates, func(a, b *Entry) int { return compareKeys(a.Key, b.Key) })
+	slices.SortFunc(c.Removes, func(a, b view.Key) int {
+		if d := cmp.Compare(b.Kind, a.Kind); d != 0 {
+			return d
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+}
+
+func compareKeys(a, b view.Key) int {
+	if d := cmp.Compare(a.Kind, b.Kind); d != 0 {
+		return d
+	}
+	return strings.Compare(a.ID, b.ID)
+}
