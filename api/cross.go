@@ -38,20 +38,20 @@ func CheckCreate(o Object, others Others) error {
 	return c.err()
 }
 
-// CheckUpdate tells whether new can replace old: ValidateUpdate, and the rules that span objects. It returns nil,
+// CheckUpdate tells whether updated can replace old: ValidateUpdate, and the rules that span objects. It returns nil,
 // Errors, or the error of others.
-func CheckUpdate(old, new Object, others Others) error {
-	if err := ValidateUpdate(old, new); err != nil {
+func CheckUpdate(old, updated Object, others Others) error {
+	if err := ValidateUpdate(old, updated); err != nil {
 		return err
 	}
 	var c checker
 	var err error
-	switch o := new.(type) {
+	switch o := updated.(type) {
 	case *Profile:
 		c.defaultAllow(o.Name)
 	default:
 		was, _ := tierOf(old)
-		if tier, ok := tierOf(new); ok && tier != was {
+		if tier, ok := tierOf(updated); ok && tier != was {
 			err = c.tierExists(tier, others)
 		}
 	}

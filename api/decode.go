@@ -232,7 +232,7 @@ var (
 // syntaxErrors turns what the YAML parser says into Errors, its line numbers into those of the stream.
 func syntaxErrors(err error, firstLine int) Errors {
 	var errs Errors
-	for _, line := range strings.Split(err.Error(), "\n") {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
 		line = strings.TrimPrefix(strings.TrimSpace(line), "error converting YAML to JSON: ")
 		line = strings.TrimPrefix(line, "yaml: ")
 		if line == "" || line == "unmarshal errors:" {

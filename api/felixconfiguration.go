@@ -178,7 +178,7 @@ func (c *checker) numericPort(at path, p Port) {
 // protoPorts reads a list such as "tcp:22 udp:68".
 func protoPorts(list string) []ProtoPort {
 	var ports []ProtoPort
-	for _, entry := range strings.Fields(list) {
+	for entry := range strings.FieldsSeq(list) {
 		protocol, number, _ := strings.Cut(entry, ":")
 		p, err := ParsePort(number)
 		if err != nil {

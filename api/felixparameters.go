@@ -57,10 +57,10 @@ func EffectiveFelix(layers ...*FelixConfigurationSpec) *FelixConfigurationSpec {
 		p.canonical(field)
 	}
 	if out.FailsafeInboundHostPorts == nil {
-		out.FailsafeInboundHostPorts = ref(DefaultFailsafeInbound())
+		out.FailsafeInboundHostPorts = new(DefaultFailsafeInbound())
 	}
 	if out.FailsafeOutboundHostPorts == nil {
-		out.FailsafeOutboundHostPorts = ref(DefaultFailsafeOutbound())
+		out.FailsafeOutboundHostPorts = new(DefaultFailsafeOutbound())
 	}
 	out.NodeSelector = nil
 	return out
@@ -315,7 +315,7 @@ func (p FelixParameter) checkText(c *checker, at path, s string) {
 func (t *BPFConntrackTimeouts) check(c *checker, at path) {
 	v := reflect.ValueOf(t).Elem()
 	for i := range v.NumField() {
-		timeout, _ := v.Field(i).Interface().(*BPFConntrackTimeout)
+		timeout, _ := reflect.TypeAssert[*BPFConntrackTimeout](v.Field(i))
 		if timeout == nil || *timeout == "Auto" {
 			continue
 		}

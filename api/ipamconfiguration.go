@@ -58,7 +58,7 @@ func NewIPAMConfiguration() *IPAMConfiguration {
 // Default turns on autoAllocateBlocks unless it is given.
 func (i *IPAMConfiguration) Default() {
 	if i.Spec.AutoAllocateBlocks == nil {
-		i.Spec.AutoAllocateBlocks = ref(true)
+		i.Spec.AutoAllocateBlocks = new(true)
 	}
 }
 

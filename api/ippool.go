@@ -201,7 +201,7 @@ func (p *IPPool) Default() {
 	}
 	s.AllowedUses = p.effectiveUses()
 	if s.AssignmentMode == nil {
-		s.AssignmentMode = ref(AssignAutomatic)
+		s.AssignmentMode = new(AssignAutomatic)
 	}
 }
 

@@ -182,7 +182,7 @@ func (k *KubeControllersConfiguration) Default() {
 	setDefault(&s.HealthChecks, Enabled)
 	setDuration(&s.EtcdV3CompactionPeriod, 10*time.Minute)
 	if s.PrometheusMetricsPort == nil {
-		s.PrometheusMetricsPort = ref(9094)
+		s.PrometheusMetricsPort = new(9094)
 	}
 	if n := s.Controllers.Node; n != nil {
 		setDuration(&n.ReconcilerPeriod, 5*time.Minute)

@@ -76,18 +76,18 @@ func defaultName(c *checker, at path, s string) {
 // anyName leaves it to the kind.
 func anyName(*checker, path, string) {}
 
-// ValidateUpdate judges what may change: new replaces old. It looks at the two objects alone, and assumes that both are
+// ValidateUpdate judges what may change: updated replaces old. It looks at the two objects alone, and assumes that both are
 // valid by themselves. It returns nil or Errors.
-func ValidateUpdate(old, new Object) error {
+func ValidateUpdate(old, updated Object) error {
 	var c checker
-	if KindOf(old).Name != KindOf(new).Name || old.GetName() != new.GetName() || old.GetNamespace() != new.GetNamespace() {
-		c.bad("metadata", KeyOf(new).String(), "is not the object it replaces, "+KeyOf(old).String(), "create a new object instead")
+	if KindOf(old).Name != KindOf(updated).Name || old.GetName() != updated.GetName() || old.GetNamespace() != updated.GetNamespace() {
+		c.bad("metadata", KeyOf(updated).String(), "is not the object it replaces, "+KeyOf(old).String(), "create a new object instead")
 		return c.err()
 	}
-	if new.GetUID() != "" && old.GetUID() != "" && new.GetUID() != old.GetUID() {
-		c.bad("metadata.uid", string(new.GetUID()), "is not the uid of the object that is there now: it was deleted and made anew", "read the object again and repeat the change")
+	if updated.GetUID() != "" && old.GetUID() != "" && updated.GetUID() != old.GetUID() {
+		c.bad("metadata.uid", string(updated.GetUID()), "is not the uid of the object that is there now: it was deleted and made anew", "read the object again and repeat the change")
 	}
-	if u, ok := new.(interface{ validateUpdate(*checker, Object) }); ok {
+	if u, ok := updated.(interface{ validateUpdate(*checker, Object) }); ok {
 		u.validateUpdate(&c, old)
 	}
 	return c.err()
@@ -100,9 +100,6 @@ func setLabel(m *metav1.ObjectMeta, key, value string) {
 	}
 	m.Labels[key] = value
 }
-
-// ref is a pointer to a copy of v.
-func ref[T any](v T) *T { return &v }
 
 // setDefault fills an unset field.
 func setDefault[T comparable](field *T, value T) {

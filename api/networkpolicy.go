@@ -98,9 +98,6 @@ func (s *NetworkPolicySpec) check(c *checker, at path, scope ruleScope) {
 	if s.Tier != "" {
 		labelName(c, at.at("tier"), s.Tier)
 	}
-	if s.Order != nil && *s.Order != *s.Order {
-		c.bad(at.at("order"), *s.Order, "is not a number", "write a number, or leave it out")
-	}
 	c.selector(at.at("selector"), s.Selector, false)
 	c.selector(at.at("serviceAccountSelector"), s.ServiceAccountSelector, false)
 	for i, t := range s.Types {

@@ -169,8 +169,7 @@ func find(t reflect.Type, key string, at path, depth int) path {
 // fieldsOf maps the JSON names of a struct's fields, embedded ones included, to their types.
 func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	fields := map[string]reflect.Type{}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case name == "-":

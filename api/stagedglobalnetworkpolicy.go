@@ -47,6 +47,6 @@ func (p *StagedGlobalNetworkPolicy) Validate() error {
 	if p.Spec.StagedAction == StagedDelete {
 		p.Spec.onlyTier(&c, "spec")
 	}
-	p.Spec.GlobalNetworkPolicySpec.check(&c, "spec")
+	p.Spec.check(&c, "spec")
 	return c.err()
 }

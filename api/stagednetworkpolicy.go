@@ -59,7 +59,7 @@ func (p *StagedNetworkPolicy) Validate() error {
 	if p.Spec.StagedAction == StagedDelete {
 		p.Spec.onlyTier(&c, "spec")
 	}
-	p.Spec.NetworkPolicySpec.check(&c, "spec", ruleScope{namespaced: true})
+	p.Spec.check(&c, "spec", ruleScope{namespaced: true})
 	return c.err()
 }
 

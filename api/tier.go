@@ -117,10 +117,10 @@ func (t *Tier) Default() {
 	if !builtin {
 		action = Deny
 	} else if t.Spec.Order == nil {
-		t.Spec.Order = ref(order)
+		t.Spec.Order = new(order)
 	}
 	if t.Spec.DefaultAction == nil {
-		t.Spec.DefaultAction = ref(action)
+		t.Spec.DefaultAction = new(action)
 	}
 }
 
@@ -131,9 +131,6 @@ func (t *Tier) Validate() error {
 	order, action := path("spec.order"), path("spec.defaultAction")
 	if t.Spec.DefaultAction != nil {
 		oneOf(&c, action, *t.Spec.DefaultAction, Deny, Pass)
-	}
-	if t.Spec.Order != nil && *t.Spec.Order != *t.Spec.Order {
-		c.bad(order, *t.Spec.Order, "is not a number", "write a number, or leave it out")
 	}
 	if fixedOrder, fixedAction, ok := builtinTier(t.Name); ok {
 		if t.EffectiveOrder() != fixedOrder {

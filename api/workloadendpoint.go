@@ -105,6 +105,13 @@ const (
 // workload and interface, joined by dashes, those inside the parts doubled. It fails if a part is missing, or begins or
 // ends with a dash, since the name could not be taken apart again.
 func WorkloadEndpointName(s WorkloadEndpointSpec) (string, error) {
+	var c checker
+	name := s.name(&c)
+	return name, c.err()
+}
+
+// name makes the endpoint's name; it is empty if it cannot be made.
+func (s *WorkloadEndpointSpec) name(c *checker) string {
 	workload, field := s.workload()
 	var name strings.Builder
 	for i, part := range []struct{ field, value string }{
@@ -112,16 +119,18 @@ func WorkloadEndpointName(s WorkloadEndpointSpec) (string, error) {
 	} {
 		switch {
 		case part.value == "":
-			return "", Errors{{Field: "spec." + part.field, Reason: "is missing, and the name is made of it", Fix: "fill it in"}}
+			c.bad(path("spec").at(part.field), nil, "is missing, and the name is made of it", "fill it in")
+			return ""
 		case strings.HasPrefix(part.value, "-") || strings.HasSuffix(part.value, "-"):
-			return "", Errors{{Field: "spec." + part.field, Value: part.value, Reason: "begins or ends with a dash, which the name cannot have", Fix: "choose a name without"}}
+			c.bad(path("spec").at(part.field), part.value, "begins or ends with a dash, which the name cannot have", "choose a name without")
+			return ""
 		}
 		if i > 0 {
 			name.WriteByte('-')
 		}
 		name.WriteString(strings.ReplaceAll(part.value, "-", "--"))
 	}
-	return name.String(), nil
+	return name.String()
 }
 
 // workload is what identifies the workload on its node, and the field it is in.
@@ -177,9 +186,7 @@ func (e *WorkloadEndpoint) Validate() error {
 	var c checker
 	c.object(e, subdomainName)
 	s, spec := &e.Spec, path("spec")
-	if name, err := WorkloadEndpointName(e.Spec); err != nil {
-		c.errs = append(c.errs, err.(Errors)...)
-	} else if e.Name != "" && e.Name != name {
+	if name := s.name(&c); name != "" && e.Name != "" && e.Name != name {
 		c.bad("metadata.name", e.Name, "is not the name that the spec makes", "write name: "+name)
 	}
 	c.optionalName(spec.at("node"), s.Node)

@@ -63,7 +63,7 @@ func (w *world) machine(name string, address netip.Prefix) string {
 	w.namespace(ns)
 	run(w.t, "ip", "-n", w.swtch, "link", "add", "name", name, "type", "veth", "peer", "name", "eth0", "netns", ns)
 	run(w.t, "ip", "-n", w.swtch, "link", "set", "dev", name, "master", "br0", "up")
-	run(w.t, "ip", "-n", ns, "address", "add", address.String(), "dev", "eth0")
+	run(w.t, "ip", "-n", ns, "address", "add", address.String(), "dev", "eth0", "nodad")
 	run(w.t, "ip", "-n", ns, "link", "set", "dev", "eth0", "up")
 	return ns
 }
@@ -410,4 +410,41 @@ protocol bgp muslin {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	require.Empty(t, n.lost, "our felix kept BIRD's routes")
+}
+
+// TestIPv6 has two nodes exchange a block over IPv6 with a password and TTL security, and one restart.
+func TestIPv6(t *testing.T) {
+	w := newWorld(t)
+	nodes := []*node{w.node("a", "fd00:99::1/64"), w.node("b", "fd00:99::2/64")}
+	configure := func(own, other *node, passive bool) {
+		c := config(1, own, nil, &birdv1.Peer{
+			Name: "Node_x", Type: birdv1.PeerType_PEER_TYPE_NODE, Source: "BGPPeer(x)", Address: other.address.AsSlice(), AsNumber: 64512,
+			SourceAddress: own.address.AsSlice(), Passive: passive, Password: "secret", TtlSecurity: 1,
+		})
+		c.RouterId = []byte{1, 1, 1, own.address.AsSlice()[15]}
+		c.Export.Pools = []*birdv1.ExportPool{{Prefix: &birdv1.Prefix{Address: netip.MustParseAddr("fd00:1::").AsSlice(), Length: 48}}}
+		own.apply(c)
+	}
+	a, b := nodes[0], nodes[1]
+	a.announce("fd00:1::/122", "192.168.1.0/26")
+	b.announce("fd00:1::40/122")
+	configure(a, b, true)
+	configure(b, a, false)
+	soon(t, "both have the other's block", func() bool {
+		return a.has("fd00:1::40/122", b.address)() && b.has("fd00:1::/122", a.address)()
+	})
+	require.True(t, b.hasNot("192.168.1.0/26")(), "one family over each session")
+	b.mu.Lock()
+	require.Equal(t, uint32(1024), b.best["fd00:1::/122"].Paths[0].Metric)
+	b.lost = nil
+	b.mu.Unlock()
+	a.kill()
+	a.start()
+	soon(t, "the session is back", func() bool {
+		p := b.peer(a.address)
+		return p.State == client.Established && !p.Restarting && p.Received == 1
+	})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	require.Empty(t, b.lost)
 }

@@ -127,9 +127,12 @@ func TestFollowScript(t *testing.T) {
 		{
 			name: "a datastore that comes up late",
 			steps: []step{
-				{err: down}, {err: down}, {err: down},
+				{err: down},
+				{err: down},
+				{err: down},
 				{items: []api.Object{at("a", "1")}, revision: "5"},
-				{err: down}, {err: down},
+				{err: down},
+				{err: down},
 				{events: []datastore.Event{event(modified, "a", "6")}, err: nil},
 			},
 			told:  []string{"to 5 in sync, + a", "to 6, ~ a"},

@@ -68,7 +68,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	nodeViews := views.NewStore()
 	loop := intake.NewLoop(in, compute.New(), nodeViews)
 	srv, err := server.New(server.Config{
-		Views: nodeViews, Cache: state, Overlay: in, Datastore: store,
+		Views: nodeViews, Cache: state, Intake: in, Applied: loop.Applied, Datastore: store,
 		Alloc: alloc.New(store, alloc.Options{Log: d.Log}),
 		Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key}, CAKey: cfg.CAKey, Tokens: cfg.Tokens,
 		Replicas: cfg.Replicas, Log: d.Log, Metrics: d.Metrics, Health: d.Health,

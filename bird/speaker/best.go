@@ -24,7 +24,9 @@ type bestTable struct {
 	log     []logged // by version; an entry is current if its prefix still has that version
 	version uint64
 	oldest  uint64 // removals before this version are forgotten
-	gone    int    // entries without paths
+	live    int    // entries with paths for readers
+	removed int    // entries that the engine has no paths for
+	kept    int    // how many of these are remembered
 	dead    map[netip.Addr]struct{}
 	changed chan struct{} // closed and replaced at each change
 }
@@ -40,11 +42,11 @@ type logged struct {
 	prefix  netip.Prefix
 }
 
-// keptRemovals is how many removals are remembered for readers that come back.
+// keptRemovals is how many removals are remembered, at least, for readers that come back.
 const keptRemovals = 4096
 
-func newBestTable() *bestTable {
-	return &bestTable{entries: map[netip.Prefix]*bestEntry{}, dead: map[netip.Addr]struct{}{}, changed: make(chan struct{})}
+func newBestTable(kept int) *bestTable {
+	return &bestTable{kept: kept, entries: map[netip.Prefix]*bestEntry{}, dead: map[netip.Addr]struct{}{}, changed: make(chan struct{})}
 }
 
 // set makes paths the best ones of prefix.
@@ -58,13 +60,18 @@ func (t *bestTable) set(prefix netip.Prefix, paths []Path) {
 		}
 		e = &bestEntry{}
 		t.entries[prefix] = e
-		t.gone++ // until publish finds paths
+		t.removed++
 	}
-	e.all = paths
+	if len(e.all) == 0 {
+		t.removed--
+	}
+	if e.all = paths; len(e.all) == 0 {
+		t.removed++
+	}
 	t.publish(prefix, e)
 	if len(e.all) == 0 && e.version == 0 { // nobody ever saw it
 		delete(t.entries, prefix)
-		t.gone--
+		t.removed--
 	}
 	t.compact()
 }
@@ -76,10 +83,10 @@ func (t *bestTable) publish(prefix netip.Prefix, e *bestEntry) {
 		return
 	}
 	if len(e.live) == 0 {
-		t.gone--
+		t.live++
 	}
 	if len(live) == 0 {
-		t.gone++
+		t.live--
 	}
 	t.version++
 	e.live, e.version = live, t.version
@@ -110,6 +117,7 @@ func (t *bestTable) setReachable(nextHop netip.Addr, reachable bool) bool {
 			t.publish(prefix, e)
 		}
 	}
+	t.compact()
 	return true
 }
 
@@ -148,20 +156,20 @@ func (t *bestTable) knows(version uint64) bool {
 	return version >= t.oldest && version <= t.version
 }
 
-// compact drops outdated log entries, and the oldest removals, once they are most of the log.
+// compact drops outdated log entries, and the oldest removals, once they are most of what is there.
 func (t *bestTable) compact() {
-	if len(t.log) < 2*(len(t.entries)-t.gone+keptRemovals) {
+	if len(t.log) < 2*len(t.entries)+t.kept && t.removed < 2*t.kept {
 		return
 	}
-	forget := max(t.gone-keptRemovals, 0)
+	forget := max(t.removed-t.kept, 0)
 	t.log = slices.DeleteFunc(t.log, func(l logged) bool {
 		e := t.entries[l.prefix]
 		if e == nil || e.version != l.version {
 			return true
 		}
-		if len(e.live) == 0 && len(e.all) == 0 && forget > 0 {
+		if len(e.all) == 0 && forget > 0 {
 			forget--
-			t.gone--
+			t.removed--
 			t.oldest = l.version
 			delete(t.entries, l.prefix)
 			return true
@@ -181,5 +189,5 @@ func (t *bestTable) head() uint64 {
 func (t *bestTable) size() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.entries) - t.gone
+	return t.live
 }

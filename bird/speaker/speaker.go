@@ -62,7 +62,7 @@ type running struct {
 // New makes a speaker on the engine that start returns; start is given the speaker as the receiver of events.
 func New(log *slog.Logger, start func(Events) (Engine, error)) (*Speaker, error) {
 	s := &Speaker{
-		log: log, started: time.Now(), best: newBestTable(), sessions: newSessions(), wake: make(chan struct{}, 1),
+		log: log, started: time.Now(), best: newBestTable(keptRemovals), sessions: newSessions(), wake: make(chan struct{}, 1),
 		settled: make(chan struct{}), heard: map[netip.Addr]struct{}{},
 		running: running{peers: map[netip.Addr]Neighbor{}, announced: map[netip.Prefix]Announcement{}},
 		locals:  newLocals(),

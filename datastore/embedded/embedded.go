@@ -16,9 +16,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,6 +56,7 @@ type Server struct {
 	etcd     *embed.Etcd
 	lock     *os.File
 	endpoint string
+	closing  sync.Once
 }
 
 // Start opens the directory, starts the server and waits until it serves. Someone else using the directory, a port in
@@ -90,7 +93,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.etcd, err = embed.StartEtcd(conf); err != nil {
 		return nil, fmt.Errorf("embedded datastore in %s, listening on %s: %w", cfg.Dir, cfg.Listen, err)
 	}
-	s.endpoint = conf.ListenClientUrls[0].Scheme + "://" + s.etcd.Clients[0].Addr().String()
+	s.endpoint = conf.ListenClientUrls[0].Scheme + "://" + reachable(s.etcd.Clients[0].Addr().String())
 
 	limit := time.NewTimer(cfg.StartTimeout)
 	defer limit.Stop()
@@ -176,7 +179,20 @@ func historyOf(cfg Config) time.Duration {
 	return cfg.History
 }
 
-// Endpoint is the URL at which the server can be reached, as for ETCD_ENDPOINTS.
+// reachable is the address at which a listener's own host reaches it: loopback, if it listens on all addresses.
+func reachable(listener string) string {
+	addr, err := netip.ParseAddrPort(listener)
+	if err != nil || !addr.Addr().IsUnspecified() {
+		return listener
+	}
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if addr.Addr().Is6() {
+		loopback = netip.IPv6Loopback()
+	}
+	return netip.AddrPortFrom(loopback, addr.Port()).String()
+}
+
+// Endpoint is the URL at which the server can be reached from this host, as for ETCD_ENDPOINTS.
 func (s *Server) Endpoint() string { return s.endpoint }
 
 // Client returns a new client of this server. Close it before the server.
@@ -191,13 +207,16 @@ func (s *Server) Client(ctx context.Context) (*etcd.Client, error) {
 // Done is closed when the server has stopped, by Close or because it failed.
 func (s *Server) Done() <-chan struct{} { return s.etcd.Server.StopNotify() }
 
-// Close stops the server, which writes out what it holds, and gives the directory free.
+// Close stops the server, which writes out what it holds, and gives the directory free. Closing again does nothing.
 func (s *Server) Close() error {
-	s.etcd.Close()
-	if err := s.lock.Close(); err != nil {
-		return fmt.Errorf("lock of the embedded datastore: %w", err)
-	}
-	return nil
+	var err error
+	s.closing.Do(func() {
+		s.etcd.Close()
+		if err = s.lock.Close(); err != nil {
+			err = fmt.Errorf("lock of the embedded datastore: %w", err)
+		}
+	})
+	return err
 }
 
 // Open starts a server and returns a client that owns it: closing the client stops the server.

@@ -1,9 +1,12 @@
 package embedded
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -63,7 +66,7 @@ func (r *rig) subject(t *testing.T) conformance.Subject {
 	})
 	c, err := etcd.New(t.Context(), etcd.Config{Endpoints: []string{r.server.Endpoint()}, PageSize: 100, BookmarkEvery: 100 * time.Millisecond})
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = c.Close() }) // a test of the suite may have closed it
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	return conformance.Subject{
 		Client:  c,
 		Restart: r.restart,
@@ -165,4 +168,57 @@ func TestOpenByType(t *testing.T) {
 	require.ErrorContains(t, c.Ready(t.Context()), "closed")
 	_, err = c.Get(t.Context(), api.Key{Kind: "IPPool", Name: "a"})
 	require.NotErrorIs(t, err, datastore.ErrUnavailable)
+}
+
+func TestReachable(t *testing.T) {
+	for listener, want := range map[string]string{
+		"127.0.0.1:2379": "127.0.0.1:2379",
+		"10.0.0.1:2379":  "10.0.0.1:2379",
+		"0.0.0.0:2379":   "127.0.0.1:2379",
+		"[::]:2379":      "[::1]:2379",
+	} {
+		require.Equal(t, want, reachable(listener))
+	}
+}
+
+// TestKilled kills a process in the middle of its writes: what it acknowledged must be there, and the lock must not.
+func TestKilled(t *testing.T) {
+	const dirVariable = "MUSLIN_TEST_DIRECTORY"
+	if dir := os.Getenv(dirVariable); dir != "" { // this is the process to be killed
+		c, err := Open(t.Context(), Config{Dir: dir})
+		require.NoError(t, err)
+		for i := 0; ; i++ {
+			set := &api.GlobalNetworkSet{}
+			set.SetName(fmt.Sprint("set-", i))
+			_, err := c.Create(t.Context(), set)
+			require.NoError(t, err)
+			fmt.Println("ack", set.Name)
+		}
+	}
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestKilled$")
+	cmd.Env = append(os.Environ(), dirVariable+"="+dir)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	var acknowledged []string
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		name, ok := strings.CutPrefix(lines.Text(), "ack ")
+		if !ok {
+			continue
+		}
+		if acknowledged = append(acknowledged, name); len(acknowledged) == 50 {
+			require.NoError(t, cmd.Process.Kill())
+		}
+	}
+	_ = cmd.Wait() // it was killed
+	require.GreaterOrEqual(t, len(acknowledged), 50)
+
+	c, err := Open(t.Context(), Config{Dir: dir})
+	require.NoError(t, err)
+	defer c.Close()
+	for _, name := range acknowledged {
+		_, err := c.Get(t.Context(), api.Key{Kind: "GlobalNetworkSet", Name: name})
+		require.NoError(t, err)
+	}
 }

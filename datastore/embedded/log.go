@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"log/slog"
+	"slices"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -22,7 +23,7 @@ type core struct {
 
 // With returns a core that adds the fields to each entry.
 func (c core) With(fields []zapcore.Field) zapcore.Core {
-	c.with = append(c.with[:len(c.with):len(c.with)], fields...)
+	c.with = append(slices.Clip(c.with), fields...)
 	return c
 }
 
@@ -37,7 +38,7 @@ func (c core) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedE
 // Write passes one entry on.
 func (c core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	values := zapcore.NewMapObjectEncoder()
-	for _, f := range append(c.with[:len(c.with):len(c.with)], fields...) {
+	for _, f := range append(slices.Clip(c.with), fields...) {
 		f.AddTo(values)
 	}
 	var args []any

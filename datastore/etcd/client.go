@@ -107,12 +107,14 @@ func (c *Client) Ready(ctx context.Context) error {
 	}
 }
 
-// Close ends all watches and the connection, and waits for both.
+// Close ends all watches and the connection, and waits for both. Closing again does nothing.
 func (c *Client) Close() error {
+	c.mu.Lock() // so that no watch begins between the two
 	c.cancel()
+	c.mu.Unlock()
 	c.tasks.Wait()
 	c.dial <- struct{}{} // from now on nobody dials
-	if conn := c.conn.Load(); conn != nil {
+	if conn := c.conn.Swap(nil); conn != nil {
 		if err := conn.Close(); err != nil && !errors.Is(err, context.Canceled) {
 			return fmt.Errorf("closing the connection to etcd: %w", err)
 		}

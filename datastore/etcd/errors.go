@@ -45,8 +45,7 @@ func isUnavailable(err error) bool {
 	if errors.Is(err, errNotConnected) || isAnswer(err, context.DeadlineExceeded) { // servers send that text with code Unknown
 		return true
 	}
-	var rpc rpctypes.EtcdError
-	if errors.As(err, &rpc) {
+	if rpc, ok := errors.AsType[rpctypes.EtcdError](err); ok {
 		return rpc.Code() == codes.Unavailable || rpc.Code() == codes.DeadlineExceeded
 	}
 	switch status.Code(err) {

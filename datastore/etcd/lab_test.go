@@ -161,7 +161,7 @@ func (c *cluster) subject(restart func(*testing.T)) func(*testing.T) conformance
 		}))
 		backend, err := etcd.New(t.Context(), etcd.Config{Endpoints: c.endpoints(), PageSize: 100, BookmarkEvery: 100 * time.Millisecond})
 		require.NoError(t, err)
-		t.Cleanup(func() { _ = backend.Close() })
+		t.Cleanup(func() { require.NoError(t, backend.Close()) })
 		return conformance.Subject{
 			Client:  backend,
 			Restart: restart,

@@ -9,18 +9,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func (c *Client) enlist(w *watcher) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.watchers[w] = struct{}{}
-}
-
-func (c *Client) dismiss(w *watcher) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.watchers, w)
-}
-
 // patrol looks after open watches now and then. It asks etcd to tell them the revision they are complete to: by itself
 // etcd tells idle watches every ten minutes, which is longer than histories are usually kept. And it checks that etcd
 // still is at least as far as they are.

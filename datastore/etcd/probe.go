@@ -73,8 +73,7 @@ func (c *Client) probe(ctx context.Context, endpoint string) string {
 
 // rootCause returns the innermost text of a network error: "connection refused" rather than the whole chain.
 func rootCause(err error) string {
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return "host name " + dns.Name + " is not known"
 	}
 	var ne net.Error

@@ -52,9 +52,6 @@ func (c *Client) Watch(ctx context.Context, kind string, opts datastore.WatchOpt
 	if !ok {
 		return fail(unknownKind(kind))
 	}
-	if c.ctx.Err() != nil {
-		return fail(errClosed)
-	}
 	w := &watcher{c: c, kind: k, key: key, estray: make(chan error, 1), events: make(chan datastore.Event, eventBuffer)}
 	w.start, w.end = rangeOf(k, opts.Namespace, "")
 	var from int64
@@ -69,16 +66,36 @@ func (c *Client) Watch(ctx context.Context, kind string, opts datastore.WatchOpt
 	}
 	w.revision.Store(from)
 	w.ctx, w.cancel = context.WithCancel(ctx)
+	if !c.begin(w) {
+		w.cancel()
+		return fail(errClosed)
+	}
+	return w, nil
+}
+
+// begin starts the watch's goroutine, unless the client is closed.
+func (c *Client) begin(w *watcher) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx.Err() != nil {
+		return false
+	}
+	c.watchers[w] = struct{}{}
 	stop := context.AfterFunc(c.ctx, w.cancel)
-	c.enlist(w)
 	c.tasks.Go(func() {
-		defer c.dismiss(w)
+		defer c.end(w)
 		defer close(w.events)
 		defer w.cancel()
 		defer stop()
 		w.err = w.run()
 	})
-	return w, nil
+	return true
+}
+
+func (c *Client) end(w *watcher) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.watchers, w)
 }
 
 // Events returns the stream; it is closed when the watch ends.

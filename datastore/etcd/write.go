@@ -167,8 +167,10 @@ func (c *Client) Delete(ctx context.Context, key api.Key, pre datastore.Precondi
 				return nil, err
 			}
 			if string(stored.GetUID()) != pre.UID {
-				return nil, &datastore.Error{Op: opDelete, Key: t.key, Reason: datastore.ErrConflict,
-					Err: fmt.Errorf("its uid is %s, not %s: it was deleted and made anew", stored.GetUID(), pre.UID)}
+				return nil, &datastore.Error{
+					Op: opDelete, Key: t.key, Reason: datastore.ErrConflict,
+					Err: fmt.Errorf("its uid is %s, not %s: it was deleted and made anew", stored.GetUID(), pre.UID),
+				}
 			}
 			if pre.Revision == "" {
 				revision, _ := parseRevision(stored.GetResourceVersion()) // as decoded, so it parses

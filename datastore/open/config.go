@@ -1,6 +1,7 @@
 package open
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -43,7 +44,9 @@ type Config struct {
 	K8sCAFile             string  `json:"k8sCAFile,omitempty" env:"K8S_CA_FILE"`
 	K8sAPIToken           string  `json:"k8sAPIToken,omitempty" env:"K8S_API_TOKEN"`
 	K8sInsecureSkipVerify bool    `json:"k8sInsecureSkipTLSVerify,omitempty" env:"K8S_INSECURE_SKIP_TLS_VERIFY"`
-	K8sContext            string  `json:"context,omitempty" env:"K8S_CURRENT_CONTEXT"`
+	K8sDisableNodePoll    bool    `json:"k8sDisableNodePoll,omitempty" env:"K8S_DISABLE_NODE_POLL"`
+	K8sContext            string  `json:"k8sCurrentContext,omitempty" env:"K8S_CURRENT_CONTEXT"`
+	K8sContextShort       string  `json:"context,omitempty"` // another spelling of K8sContext
 	K8sClientQPS          float32 `json:"k8sClientQPS,omitempty" env:"K8S_CLIENT_QPS"`
 	K8sClientBurst        int     `json:"k8sClientBurst,omitempty" env:"K8S_CLIENT_BURST"`
 	APIGroup              string  `json:"calicoAPIGroup,omitempty" env:"CALICO_API_GROUP"`
@@ -110,9 +113,8 @@ func FromEnvironment(lookup func(string) (string, bool)) (Config, error) {
 }
 
 func (c Config) withDefaults() Config {
-	if c.Type == "" {
-		c.Type = TypeEtcd
-	}
+	c.Type = cmp.Or(c.Type, TypeEtcd)
+	c.K8sContext = cmp.Or(c.K8sContext, c.K8sContextShort)
 	return c
 }
 

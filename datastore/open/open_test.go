@@ -40,8 +40,11 @@ func TestFromEnvironment(t *testing.T) {
 			Type: "kubernetes", Kubeconfig: "f", K8sAPIEndpoint: "e", K8sCertFile: "c", K8sKeyFile: "k", K8sCAFile: "a",
 			K8sInsecureSkipVerify: true, K8sContext: "x", K8sClientQPS: 2.5, K8sClientBurst: 9, APIGroup: "projectcalico.org/v3", UsePodCIDR: true,
 		}},
-		{"embedded", map[string]string{"DATASTORE_TYPE": "embedded", "DATASTORE_DIRECTORY": "/d", "DATASTORE_LISTEN": "127.0.0.1:1"},
-			Config{Type: "embedded", Directory: "/d", Listen: "127.0.0.1:1"}},
+		{
+			"embedded",
+			map[string]string{"DATASTORE_TYPE": "embedded", "DATASTORE_DIRECTORY": "/d", "DATASTORE_LISTEN": "127.0.0.1:1"},
+			Config{Type: "embedded", Directory: "/d", Listen: "127.0.0.1:1"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg, err := FromEnvironment(environment(test.vars))
@@ -115,8 +118,7 @@ func TestOpenGivenBackend(t *testing.T) {
 
 // TestEveryFieldHasNames keeps file and environment in step with the struct.
 func TestEveryFieldHasNames(t *testing.T) {
-	typ := reflect.TypeFor[Config]()
-	for i := range typ.NumField() {
-		require.NotEmpty(t, typ.Field(i).Tag.Get("json"), typ.Field(i).Name)
+	for field := range reflect.TypeFor[Config]().Fields() {
+		require.NotEmpty(t, field.Tag.Get("json"), field.Name)
 	}
 }

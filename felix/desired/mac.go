@@ -20,13 +20,13 @@ func ParseMAC(s string) (MAC, error) {
 	}
 	parts := strings.Split(s, ":")
 	if len(parts) != len(MAC{}) {
-		return MAC{}, fmt.Errorf("Ethernet address %q has %d parts, want 6 such as 66:12:34:56:78:9a", s, len(parts))
+		return MAC{}, fmt.Errorf("address %q has %d parts, want 6 such as 66:12:34:56:78:9a", s, len(parts))
 	}
 	var m MAC
 	for i, p := range parts {
 		b, err := strconv.ParseUint(p, 16, 8)
 		if err != nil || len(p) != 2 {
-			return MAC{}, fmt.Errorf("Ethernet address %q: part %q is not two hexadecimal digits", s, p)
+			return MAC{}, fmt.Errorf("address %q: part %q is not two hexadecimal digits", s, p)
 		}
 		m[i] = byte(b)
 	}

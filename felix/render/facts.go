@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
@@ -32,29 +33,36 @@ type family struct {
 	parent   string       // interface that bears it
 	device   string       // VXLAN device
 	overhead int          // of VXLAN over this family
-	mtu      int          // override of the VXLAN device's MTU, 0 for none
+	mtu      int          // of the VXLAN device
+	vxlan    bool         // VXLAN is in use over this family
 }
 
-// families are the node's families that have an address on an interface of the host.
+// families are the families in which the node has an address.
 func families(s *state.State) []family {
-	self := s.Nodes[s.Node]
+	self, c := s.Nodes[s.Node], s.Config.Spec
 	all := []family{
-		{address: self.IPv4, device: desired.VXLANDevice4, overhead: overheadVXLAN4, mtu: value(s.Config.Spec.VXLANMTU, 0)},
-		{v6: true, address: self.IPv6, device: desired.VXLANDevice6, overhead: overheadVXLAN6, mtu: value(s.Config.Spec.VXLANMTUV6, 0)},
+		{address: self.IPv4, device: desired.VXLANDevice4, overhead: overheadVXLAN4, mtu: value(c.VXLANMTU, 0)},
+		{v6: true, address: self.IPv6, device: desired.VXLANDevice6, overhead: overheadVXLAN6, mtu: value(c.VXLANMTUV6, 0)},
 	}
-	return slices.DeleteFunc(all, func(f family) bool { return !f.address.IsValid() })
+	all = slices.DeleteFunc(all, func(f family) bool { return !f.address.IsValid() || f.v6 && !value(c.IPv6Support, true) })
+	host := HostMTU(s)
+	for i := range all {
+		f := &all[i]
+		f.parent = bearer(s.Host.Interfaces, f.address.Addr())
+		f.mtu = cmp.Or(f.mtu, host-f.overhead)
+		f.vxlan = value(c.VXLANEnabled, f.uses(s, view.TunnelVXLAN))
+	}
+	return all
 }
 
-func (f family) withParent(s *state.State) family {
-	for _, name := range slices.Sorted(maps.Keys(s.Host.Interfaces)) {
-		for _, a := range s.Host.Interfaces[name].Addresses {
-			if a.Addr() == f.address.Addr() {
-				f.parent = name
-				return f
-			}
+// bearer is the interface that has an address, the first by name if several do, empty if none does.
+func bearer(interfaces map[string]state.Interface, a netip.Addr) string {
+	for _, name := range slices.Sorted(maps.Keys(interfaces)) {
+		if slices.ContainsFunc(interfaces[name].Addresses, func(p netip.Prefix) bool { return p.Addr() == a }) {
+			return name
 		}
 	}
-	return f
+	return ""
 }
 
 // of picks the node's address of this family.
@@ -83,8 +91,8 @@ func (f family) sameSubnet(n view.Node) bool {
 
 func (f family) has(p netip.Prefix) bool { return p.Addr().Is6() == f.v6 }
 
-// uses tells whether a tunnel of this family must work on this node: a pool asks for it, or packets may still come in by
-// it while a pool changes its mode.
+// uses tells whether a tunnel of this family must work on this node: a pool asks for it (a disabled one still has
+// endpoints), or packets may still come in by it while a pool changes its mode.
 func (f family) uses(s *state.State, t view.Tunnel) bool {
 	for _, p := range s.Pools {
 		cidr, err := netip.ParsePrefix(p.Spec.CIDR)
@@ -131,15 +139,18 @@ func PodMTU(s *state.State) int {
 	host := HostMTU(s)
 	mtu := host
 	for _, f := range families(s) {
-		if f.uses(s, view.TunnelVXLAN) {
-			mtu = min(mtu, cmp.Or(f.mtu, host-f.overhead))
+		if f.vxlan {
+			mtu = min(mtu, f.mtu)
 		}
-		if f.uses(s, view.TunnelIPIP) {
+		if !f.v6 && value(s.Config.Spec.IPIPEnabled, f.uses(s, view.TunnelIPIP)) {
 			mtu = min(mtu, cmp.Or(value(s.Config.Spec.IPIPMTU, 0), host-overheadIPIP))
 		}
 	}
 	return mtu
 }
+
+// is tells whether a setting has a value; users may write values in any case.
+func is(setting, value string) bool { return strings.EqualFold(setting, value) }
 
 // value is what p points to, or def.
 func value[T any](p *T, def T) T {

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -61,7 +62,7 @@ func workload(s *state.State, e state.Endpoint) desired.Workload {
 	v, _ := s.View(e)
 	w.Ingress = desired.ListChain(v.PolicyList, desired.Ingress)
 	w.Egress = desired.ListChain(v.PolicyList, desired.Egress)
-	if s.Config.Spec.WorkloadSourceSpoofing == spoofingAny {
+	if maySpoof(s) {
 		w.AllowedSources = v.AllowSpoofedPrefixes
 	}
 	return w
@@ -70,16 +71,16 @@ func workload(s *state.State, e state.Endpoint) desired.Workload {
 func settings(s *state.State) desired.Settings {
 	c := s.Config.Spec
 	out := desired.Settings{
-		WorkloadPrefixes:        []string{orString(c.InterfacePrefix, "cali")},
-		RejectDenied:            c.IptablesFilterDenyAction == "Reject",
+		WorkloadPrefixes:        []string{cmp.Or(c.InterfacePrefix, "cali")},
+		RejectDenied:            is(c.IptablesFilterDenyAction, "Reject") || is(c.NftablesFilterDenyAction, "Reject"),
 		AcceptInvalid:           value(c.DisableConntrackInvalidCheck, false),
 		AllowVXLANFromWorkloads: value(c.AllowVXLANPacketsFromWorkloads, false),
 		AllowIPIPFromWorkloads:  value(c.AllowIPIPPacketsFromWorkloads, false),
 	}
-	switch c.DefaultEndpointToHostAction {
-	case "Accept", "ACCEPT":
+	switch action := c.DefaultEndpointToHostAction; {
+	case is(action, "Accept"):
 		out.EndpointToHost = desired.HostAccept
-	case "Return", "RETURN":
+	case is(action, "Return"):
 		out.EndpointToHost = desired.HostReturn
 	}
 	for _, p := range s.Pools {
@@ -88,7 +89,7 @@ func settings(s *state.State) desired.Settings {
 		}
 	}
 	for _, f := range families(s) {
-		if !f.uses(s, view.TunnelVXLAN) {
+		if !f.vxlan {
 			continue
 		}
 		admission := &desired.VXLANAdmission{Port: uint16(value(c.VXLANPort, desired.DefaultVXLANPort)), Device: f.device}
@@ -103,7 +104,7 @@ func settings(s *state.State) desired.Settings {
 
 func natOutgoing(c api.FelixConfigurationSpec) *desired.NATOutgoing {
 	n := &desired.NATOutgoing{
-		ExcludeHosts: value(c.NATOutgoingExclusions, "") == "IPPoolsAndHostIPs",
+		ExcludeHosts: is(value(c.NATOutgoingExclusions, ""), "IPPoolsAndHostIPs"),
 		OutInterface: c.IptablesNATOutgoingInterfaceFilter,
 	}
 	if a, err := netip.ParseAddr(c.NATOutgoingAddress); err == nil && a.Is4() {
@@ -174,13 +175,6 @@ func parseNet(text string) (netip.Prefix, error) {
 	}
 	p, err := netip.ParsePrefix(text)
 	return p.Masked(), err
-}
-
-func orString(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
 }
 
 // FirewallDelta is what makes next of prev. Changed sets go as changes of members.

@@ -5,9 +5,6 @@ import (
 	"github.com/muslin-net/muslin/felix/state"
 )
 
-// spoofingAny is the value of workloadSourceSpoofing that lets endpoints ask for further source addresses.
-const spoofingAny = "Any"
-
 // Links are the host sides of the node's pods.
 func Links(s *state.State) map[string]desired.WorkloadLink {
 	out := make(map[string]desired.WorkloadLink, len(s.Local))
@@ -17,7 +14,7 @@ func Links(s *state.State) map[string]desired.WorkloadLink {
 			link.IPv4 = link.IPv4 || a.Is4()
 			link.IPv6 = link.IPv6 || a.Is6()
 		}
-		if w, ok := s.View(e); ok && s.Config.Spec.WorkloadSourceSpoofing == spoofingAny {
+		if w, ok := s.View(e); ok && maySpoof(s) {
 			link.AllowSpoofing = len(w.AllowSpoofedPrefixes) > 0
 		}
 		out[e.Interface] = link
@@ -27,5 +24,8 @@ func Links(s *state.State) map[string]desired.WorkloadLink {
 
 // Sysctls are the parameters of the whole node.
 func Sysctls(s *state.State) []desired.Sysctl {
-	return desired.HostSysctls(s.Config.Spec.IPForwarding != "Disabled")
+	return desired.HostSysctls(!is(s.Config.Spec.IPForwarding, "Disabled"))
 }
+
+// maySpoof tells whether endpoints may ask for further source addresses.
+func maySpoof(s *state.State) bool { return is(s.Config.Spec.WorkloadSourceSpoofing, "Any") }

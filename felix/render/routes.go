@@ -1,6 +1,7 @@
 package render
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -10,96 +11,128 @@ import (
 )
 
 // Routes computes all routes. Each has one source (design: "Routes, one source per kind"): blocks of tunnelled pools
-// come from typha's table, all else remote from bird; a local workload always wins.
+// come from typha's table, all else remote from bird. Where several speak of one destination, a local workload wins over
+// the table, the table over the blackhole of a block of this node, and that over bird.
 func Routes(s *state.State) map[desired.RouteKey]desired.Route {
-	out := map[desired.RouteKey]desired.Route{}
-	put := func(r desired.Route) { out[r.Key()] = r }
-
-	fams := families(s)
-	for i, f := range fams {
-		fams[i] = f.withParent(s)
+	r := routes{state: s, families: families(s), taken: map[netip.Prefix]bool{}, out: map[desired.RouteKey]desired.Route{}}
+	for _, p := range s.Pools {
+		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && tunnelOf(p) != view.TunnelNone {
+			r.tunnelled = append(r.tunnelled, cidr.Masked())
+		}
 	}
-	for _, r := range s.Remote {
-		for _, f := range fams {
-			if f.has(r.Dst) {
-				remote(s, f, r, put)
-			}
+	for _, i := range s.Host.Interfaces {
+		for _, a := range i.Addresses {
+			r.connected = append(r.connected, a.Masked())
 		}
-		if r.Node == s.Node && r.Type == view.RouteBlock {
-			if hole, ok := desired.BlockBlackhole(r.Dst); ok {
-				put(hole)
-			}
-		}
+	}
+	r.local()
+	table := slices.Sorted(maps.Keys(s.Remote)) // two nodes may have one destination while it moves: always the same wins
+	for _, key := range table {
+		r.remote(s.Remote[key])
+	}
+	for _, key := range table {
+		r.own(s.Remote[key])
 	}
 	for _, p := range s.Paths {
-		learned(s, p, put)
+		r.learned(p)
 	}
-	protocol := value(s.Config.Spec.DeviceRouteProtocol, desired.ProtocolBoot)
-	for _, e := range s.Local {
-		for _, a := range e.Addresses {
-			drop(out, netip.PrefixFrom(a, a.BitLen()))
-			if !e.Leaving {
-				put(desired.WorkloadRoute(a, e.Interface, protocol))
+	return r.out
+}
+
+// routes is one computation of all routes.
+type routes struct {
+	state     *state.State
+	families  []family
+	tunnelled []netip.Prefix // pools whose routes come from typha's table
+	connected []netip.Prefix // subnets of the host's interfaces, whose routes are the kernel's
+	taken     map[netip.Prefix]bool
+	out       map[desired.RouteKey]desired.Route
+}
+
+// put adds a route unless a better source has spoken for the destination.
+func (r *routes) put(route desired.Route) {
+	if !r.taken[route.Dst] {
+		r.taken[route.Dst] = true
+		r.out[route.Key()] = route
+	}
+}
+
+// local adds the routes to the node's endpoints. An address of one that is leaving has no route at all: the blackhole of
+// its block, or the lack of a route, keeps others from getting its packets.
+func (r *routes) local() {
+	protocol := value(r.state.Config.Spec.DeviceRouteProtocol, desired.ProtocolBoot)
+	names := slices.Sorted(maps.Keys(r.state.Local))
+	for _, name := range names {
+		if e := r.state.Local[name]; !e.Leaving {
+			for _, a := range e.Addresses {
+				r.put(desired.WorkloadRoute(a, e.Interface, protocol))
 			}
 		}
 	}
-	return out
+	for _, name := range names {
+		for _, a := range r.state.Local[name].Addresses {
+			r.taken[netip.PrefixFrom(a, a.BitLen())] = true
+		}
+	}
+}
+
+// own adds the blackhole of a block of this node.
+func (r *routes) own(at view.Route) {
+	if at.Node != r.state.Node || at.Type != view.RouteBlock {
+		return
+	}
+	if hole, ok := desired.BlockBlackhole(at.Dst); ok {
+		r.put(hole)
+	}
 }
 
 // remote adds the route to a destination on another node, where typha's table decides.
-func remote(s *state.State, f family, r view.Route, put func(desired.Route)) {
-	node, known := s.Nodes[r.Node]
-	if r.Node == s.Node || !known || f.parent == "" {
+func (r *routes) remote(at view.Route) {
+	node, known := r.state.Nodes[at.Node]
+	i := slices.IndexFunc(r.families, func(f family) bool { return f.has(at.Dst) })
+	if at.Node == r.state.Node || !known || i < 0 || r.families[i].parent == "" {
 		return
 	}
-	if r.CrossSubnet && r.Send != view.TunnelNone && f.sameSubnet(node) {
-		put(desired.DirectRoute(r.Dst, f.of(node), f.parent, desired.ProtocolMuslin))
+	f := r.families[i]
+	if at.CrossSubnet && at.Send != view.TunnelNone && f.sameSubnet(node) {
+		r.put(desired.DirectRoute(at.Dst, f.of(node), f.parent, desired.ProtocolMuslin))
 		return
 	}
-	if r.Send != view.TunnelVXLAN {
+	if at.Send != view.TunnelVXLAN || !f.vxlan {
 		return // direct pools are bird's; IP-in-IP has no device on this kernel
 	}
 	vtep, _, ok := f.vtep(node)
-	own, _, ready := f.vtep(s.Nodes[s.Node])
+	own, _, ready := f.vtep(r.state.Nodes[r.state.Node])
 	if !ok || !ready || own == vtep {
 		return
 	}
-	protocol, mtu := value(s.Config.Spec.DeviceRouteProtocol, desired.ProtocolBoot), f.vxlanMTU(s)
-	if r.Dst.IsSingleIP() && r.Dst.Addr() == vtep {
-		put(desired.VTEPRoute(vtep, f.device, mtu, protocol))
+	protocol := value(r.state.Config.Spec.DeviceRouteProtocol, desired.ProtocolBoot)
+	if at.Dst.IsSingleIP() && at.Dst.Addr() == vtep {
+		r.put(desired.VTEPRoute(vtep, f.device, f.mtu, protocol))
 		return
 	}
-	put(desired.VXLANRoute(r.Dst, vtep, f.device, mtu, protocol))
+	r.put(desired.VXLANRoute(at.Dst, vtep, f.device, f.mtu, protocol))
 }
 
-// learned adds the route that bird found, unless its destination lies in a pool whose routes come from typha's table.
-func learned(s *state.State, p state.Path, put func(desired.Route)) {
-	for _, pool := range s.Pools {
-		cidr, err := netip.ParsePrefix(pool.Spec.CIDR)
-		if err == nil && cidr.Overlaps(p.Prefix) && cidr.Bits() <= p.Prefix.Bits() && tunnelOf(pool) != view.TunnelNone {
-			return
-		}
+// learned adds the route that bird found, unless its destination lies in a pool whose routes come from typha's table. A
+// peer that announces the node's own subnet, as routers do, must not take the place of the kernel's route to it.
+func (r *routes) learned(p state.Path) {
+	if slices.Contains(r.connected, p.Prefix) || slices.ContainsFunc(r.tunnelled, func(pool netip.Prefix) bool {
+		return pool.Bits() <= p.Prefix.Bits() && pool.Contains(p.Prefix.Addr())
+	}) {
+		return
 	}
-	r := desired.Route{Dst: p.Prefix, Protocol: desired.ProtocolMuslin, Metric: int(p.Metric), Table: desired.TableMain}
+	route := desired.Route{Dst: p.Prefix, Protocol: desired.ProtocolMuslin, Metric: int(p.Metric), Table: desired.TableMain}
 	for _, hop := range p.NextHops {
-		if at, ok := s.Host.NextHops[hop]; ok && at.Link != "" {
+		if at, ok := r.state.Host.NextHops[hop]; ok && at.Link != "" {
 			next := desired.NextHop{Via: at.Via, Link: at.Link, OnLink: at.Via == hop}
-			if !slices.Contains(r.NextHops, next) {
-				r.NextHops = append(r.NextHops, next)
+			if !slices.Contains(route.NextHops, next) {
+				route.NextHops = append(route.NextHops, next)
 			}
 		}
 	}
-	if len(r.NextHops) > 0 {
-		put(r)
-	}
-}
-
-// drop removes every other route to a destination that is local.
-func drop(out map[desired.RouteKey]desired.Route, dst netip.Prefix) {
-	for key := range out {
-		if key.Dst == dst {
-			delete(out, key)
-		}
+	if len(route.NextHops) > 0 {
+		r.put(route)
 	}
 }
 

@@ -1,9 +1,6 @@
 package render
 
 import (
-	"cmp"
-
-	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
 )
@@ -23,15 +20,14 @@ func TunnelState(s *state.State) Tunnels {
 		FDB:       map[desired.FDBKey]desired.FDB{},
 	}
 	for _, f := range families(s) {
-		f = f.withParent(s)
 		addr, mac, ok := f.vtep(s.Nodes[s.Node])
-		if !ok || f.parent == "" || !f.uses(s, view.TunnelVXLAN) {
+		if !ok || f.parent == "" || !f.vxlan {
 			continue
 		}
 		out.VXLAN[f.device] = desired.VXLAN{
 			Name: f.device, VNI: value(s.Config.Spec.VXLANVNI, desired.DefaultVXLANVNI),
 			Port:  uint16(value(s.Config.Spec.VXLANPort, desired.DefaultVXLANPort)),
-			Local: f.address.Addr(), Parent: f.parent, MAC: mac, MTU: f.vxlanMTU(s), Address: addr,
+			Local: f.address.Addr(), Parent: f.parent, MAC: mac, MTU: f.mtu, Address: addr,
 		}
 		for _, n := range s.Nodes {
 			vtep, mac, ok := f.vtep(n)
@@ -45,6 +41,3 @@ func TunnelState(s *state.State) Tunnels {
 	}
 	return out
 }
-
-// vxlanMTU is the MTU of the family's VXLAN device.
-func (f family) vxlanMTU(s *state.State) int { return cmp.Or(f.mtu, HostMTU(s)-f.overhead) }

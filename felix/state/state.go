@@ -10,6 +10,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/desired"
 )
 
 // Section is a part of the desired state that is computed on its own.
@@ -270,6 +271,13 @@ func (s *State) Closed(e Endpoint) []string {
 	for _, id := range list.Profiles {
 		if _, ok := s.Policies[id]; !ok {
 			return []string{"profile " + id + " is not known"}
+		}
+	}
+	for _, t := range list.Tiers {
+		for _, id := range slices.Concat(t.Ingress, t.Egress) {
+			if _, ok := s.Policies[id]; !ok && !desired.Staged(id) { // a staged one is never asked
+				return []string{"policy " + id + " of tier " + t.Name + " is not known"}
+			}
 		}
 	}
 	return nil

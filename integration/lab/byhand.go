@@ -65,7 +65,7 @@ func useStockPlugins(l *Lab, t Topology, dir string) error {
 	return nil
 }
 
-// handRoutes lets nodes know each other's pods: those of the same subnet directly, or all through a VXLAN device.
+// handRoutes lets nodes know each other's pods: by plain routing, or through a VXLAN device.
 func handRoutes(ctx context.Context, l *Lab, t Topology, mode Mode) error {
 	for i, n := range t.Nodes {
 		script := []string{"echo 1 > /proc/sys/net/ipv4/ip_forward"}
@@ -86,6 +86,9 @@ func handRoutes(ctx context.Context, l *Lab, t Topology, mode Mode) error {
 					fmt.Sprintf("ip route replace %s via %s dev vxlan.calico onlink", handBlock(j), handVTEP(j)))
 			case t.sameSubnet(n.Name, other.Name):
 				script = append(script, fmt.Sprintf("ip route replace %s via %s", handBlock(j), addr))
+			default:
+				home, prefix, _ := t.subnetOf(n.Addresses[0])
+				script = append(script, fmt.Sprintf("ip route replace %s via %s", handBlock(j), home.gatewayFor(prefix)))
 			}
 		}
 		if _, err := l.Run(ctx, n.Name, "sh", "-exc", strings.Join(script, "\n")); err != nil {

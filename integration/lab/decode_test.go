@@ -87,14 +87,26 @@ func FuzzDecodePacket(f *testing.F) {
 
 func TestFlightOwnsItsPacketsOnly(t *testing.T) {
 	p := decodePacket(samples(t)["vxlan"], defaultVXLANPort)
-	mine := flight{request: ProbeRequest{Kind: ProbeTCP}, to: netip.MustParseAddrPort("192.168.2.1:80"), localPort: 4000, word: []byte("other")}
-	assert.True(t, mine.owns(p), "by ports")
-	back := mine
+	frames := []nodeFrame{{node: "worker-1", Packet: p}}
+	lost := flight{request: ProbeRequest{Kind: ProbeTCP}, to: netip.MustParseAddrPort("192.168.2.1:80"), localPort: 4000, word: []byte("other")}
+	assert.True(t, lost.owns(frames)(p), "a connection without a word is known by its ports")
+	back := lost
 	back.to, back.localPort = netip.MustParseAddrPort("192.168.1.1:4000"), 80
-	assert.True(t, back.owns(p), "the reply")
-	other := mine
-	other.localPort = 4001
-	assert.False(t, other.owns(p))
-	other.word = []byte("ell")
-	assert.True(t, other.owns(p), "by payload, behind a translated port")
+	assert.True(t, back.owns(frames)(p), "and so is its reply")
+	elsewhere := lost
+	elsewhere.localPort = 4001
+	assert.False(t, elsewhere.owns(frames)(p))
+
+	echoed := lost
+	echoed.echoed = true
+	assert.False(t, echoed.owns(frames)(p), "the same ports, but the connection of another place")
+	echoed.word = []byte("ell")
+	assert.True(t, echoed.owns(frames)(p))
+	translated := echoed
+	translated.localPort = 5000
+	assert.True(t, translated.owns(frames)(p), "behind a translated port")
+	p.Inner.Payload = nil
+	assert.True(t, translated.owns(frames)(p), "other packets of the connection")
+	p.Inner.SrcPort = 5000
+	assert.False(t, translated.owns(frames)(p))
 }

@@ -86,7 +86,7 @@ func (d *demo) sessions(ctx context.Context) error {
 		out, err := d.lab.Run(ctx, first, "calicoctl", "node", "status")
 		switch {
 		case err == nil && strings.Count(out, "Established") >= d.peersOf(first):
-			fmt.Fprintln(d.Out, out)
+			fmt.Fprintln(d.Out, strings.TrimSpace(out))
 			return nil
 		case err == nil:
 			seen = out
@@ -167,7 +167,7 @@ func (d *demo) show(ctx context.Context, mode Mode, title string) error {
 			}
 			d.say("%s", n.Name)
 			for line := range strings.SplitSeq(table, "\n") {
-				d.say("    %s", line)
+				d.say("    %s", strings.TrimSpace(line))
 			}
 		}
 	}
@@ -186,6 +186,9 @@ func (d *demo) show(ctx context.Context, mode Mode, title string) error {
 	}
 	if wrong := m.Wrong(want); len(wrong) > 0 {
 		return fmt.Errorf("%s mode: %d of %d cells are not as expected:\n  %s", mode, len(wrong), len(m.Cells), strings.Join(wrong, "\n  "))
+	}
+	if m.Paths()[PathNone] > 0 {
+		d.say("-  does not get through, as it should be: the router between the subnets knows no pods")
 	}
 	d.prove(m)
 	return nil

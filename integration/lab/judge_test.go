@@ -125,7 +125,7 @@ func TestMissingRoute(t *testing.T) {
 		{"blackhole only", []Route{blackhole}, PathDirect, false},
 		{"none", nil, PathVXLAN, false},
 		{"local needs none", nil, PathLocal, true},
-		{"unreachable needs none", nil, PathNone, true},
+		{"across the router", []Route{direct}, PathNone, true},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -25,7 +25,8 @@ type Options struct {
 	StateDir string
 	// BinDir holds the binaries, default the directory of the running program.
 	BinDir string
-	// Exe is the program whose main calls Hidden, default the running one.
+	// Exe is the program that the lab's own processes run, whose main calls Hidden; default lab in BinDir, or the running
+	// program if there is none.
 	Exe string
 	// Topology is what to build.
 	Topology Topology
@@ -71,11 +72,14 @@ func (o *Options) setDefaults() error {
 	if err != nil {
 		return err
 	}
-	if o.Exe == "" {
-		o.Exe = exe
-	}
 	if o.BinDir == "" {
 		o.BinDir = filepath.Dir(exe)
+	}
+	if o.Exe == "" {
+		o.Exe = filepath.Join(o.BinDir, "lab")
+		if unix.Access(o.Exe, unix.X_OK) != nil {
+			o.Exe = exe
+		}
 	}
 	if o.Progress == nil {
 		o.Progress = func(Progress) {}

@@ -108,6 +108,15 @@ func Expect(t Topology, pods []PodStatus, mode Mode) Expectation {
 	}
 }
 
+// Paths counts the cells by the path they took.
+func (m Matrix) Paths() map[Path]int {
+	n := map[Path]int{}
+	for _, c := range m.Cells {
+		n[c.Path]++
+	}
+	return n
+}
+
 // Wrong returns a line for each cell that is not as expected.
 func (m Matrix) Wrong(want Expectation) []string {
 	var lines []string

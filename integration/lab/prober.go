@@ -276,8 +276,9 @@ func (f *flight) result(frames []nodeFrame) ProbeResult {
 	}
 	left, arrived := false, false
 	paths := map[Path]bool{}
+	owned := f.owns(frames)
 	for _, fr := range frames {
-		if !f.owns(fr.Packet) {
+		if !owned(fr.Packet) {
 			continue
 		}
 		left = left || fr.Outgoing && fr.node == f.sourceNode
@@ -320,17 +321,33 @@ func (f *flight) whereabouts(left, arrived bool) string {
 	return fmt.Sprintf(" (its packets did not leave %s)", f.sourceNode)
 }
 
-// owns tells whether a captured packet is the probe's, in either direction.
-func (f *flight) owns(p Packet) bool {
-	if bytes.Contains(p.Inner.Payload, f.word) {
-		return true
+// owns returns the test whether a captured packet is the probe's, in either direction. Packets with its word are. The rest
+// of a TCP connection is known by the addresses and ports that these have, translated or not. A connection that carried
+// no word is known by its ports alone, for what they are worth: other places may use the same.
+func (f *flight) owns(frames []nodeFrame) func(Packet) bool {
+	type ends struct{ src, dst netip.AddrPort }
+	of := func(p Packet) ends {
+		return ends{netip.AddrPortFrom(p.Inner.Src, p.Inner.SrcPort), netip.AddrPortFrom(p.Inner.Dst, p.Inner.DstPort)}
 	}
-	if f.request.Kind != ProbeTCP || p.Inner.Proto != "tcp" || f.localPort == 0 {
-		return false
+	connections := map[ends]bool{}
+	for _, fr := range frames {
+		if bytes.Contains(fr.Inner.Payload, f.word) {
+			e := of(fr.Packet)
+			connections[e], connections[ends{e.dst, e.src}] = true, true
+		}
 	}
-	there := p.Inner.Dst == f.to.Addr() && p.Inner.DstPort == f.to.Port() && p.Inner.SrcPort == f.localPort
-	back := p.Inner.Src == f.to.Addr() && p.Inner.SrcPort == f.to.Port() && p.Inner.DstPort == f.localPort
-	return there || back
+	return func(p Packet) bool {
+		switch {
+		case f.request.Kind != ProbeTCP:
+			return bytes.Contains(p.Inner.Payload, f.word)
+		case p.Inner.Proto != "tcp":
+			return false
+		case f.echoed && f.err == nil:
+			return connections[of(p)]
+		}
+		e := of(p)
+		return e.dst == f.to && e.src.Port() == f.localPort || e.src == f.to && e.dst.Port() == f.localPort
+	}
 }
 
 func pathOf(e Encapsulation) Path {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -35,9 +36,9 @@ func routeCommand(flags ...string) []string {
 	return append(append([]string{"ip"}, flags...), "route", "show", "root")
 }
 
-// AwaitRoutes returns when each node has the routes to the pods of other nodes that the mode calls for, which is when the
-// cluster has converged. It looks at the nodes' kernels again and again until then, or until ctx ends; the error tells
-// what was still missing.
+// AwaitRoutes returns when the cluster has converged: each node has the routes to the pods of other nodes that the mode
+// calls for, and none changed between two looks. It looks at the nodes' kernels again and again until then, or until ctx
+// ends; the error tells what was still missing.
 func (l *Lab) AwaitRoutes(ctx context.Context, t Topology, mode Mode) error {
 	st, err := l.Status(ctx)
 	if err != nil {
@@ -45,62 +46,81 @@ func (l *Lab) AwaitRoutes(ctx context.Context, t Topology, mode Mode) error {
 	}
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
-	var missing string
+	missing, before := "nothing was seen", ""
 	for {
-		now, err := l.missingRoutes(ctx, t, st, mode)
+		all, err := l.allRoutes(ctx, t, st)
 		switch {
-		case err == nil && now == "":
-			return nil
 		case err == nil:
-			missing = now
+			missing = missingRoutes(t, st, all, mode)
+			now := fmt.Sprint(all)
+			if missing == "" && now == before {
+				return nil
+			}
+			before = now
 		case ctx.Err() == nil:
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("routes for mode %s did not come: %s: %w", mode, missing, context.Cause(ctx))
+			return fmt.Errorf("routes for mode %s did not come: %s: %w", mode, cmp.Or(missing, "they keep changing"), context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
 }
 
-// missingRoutes names the first route that a node should have and has not.
-func (l *Lab) missingRoutes(ctx context.Context, t Topology, st Status, mode Mode) (string, error) {
-	want := Expect(t, st.Pods, mode)
+// allRoutes returns each node's routes inside the pools.
+func (l *Lab) allRoutes(ctx context.Context, t Topology, st Status) (map[string][]Route, error) {
+	all := map[string][]Route{}
 	for _, n := range st.Nodes {
 		for _, pool := range t.Pools {
 			routes, err := l.Routes(ctx, n.Name, pool.CIDR)
 			if err != nil {
-				return "", err
+				return nil, err
 			}
+			all[n.Name] = append(all[n.Name], routes...)
+		}
+	}
+	return all, nil
+}
+
+// missingRoutes names the first route that a node should have and has not.
+func missingRoutes(t Topology, st Status, all map[string][]Route, mode Mode) string {
+	want := Expect(t, st.Pods, mode)
+	for _, n := range st.Nodes {
+		for _, pool := range t.Pools {
 			for _, pod := range st.Pods {
-				if line := missingRoute(n.Name, routes, pool, pod, want(n.Name, pod.ID)); line != "" {
-					return line, nil
+				if line := missingRoute(n.Name, all[n.Name], pool, pod, want(n.Name, pod.ID)); line != "" {
+					return line
 				}
 			}
 		}
 	}
-	return "", nil
+	return ""
 }
 
-// missingRoute checks the route of one node to one pod.
+// missingRoute checks the route of one node to one pod. In direct mode a node also has routes to pods of other subnets,
+// through the router; that they lead nowhere is the router's doing.
 func missingRoute(node string, routes []Route, pool Pool, pod PodStatus, want Path) string {
 	for _, a := range pod.Addresses {
-		if !pool.CIDR.Contains(a) || want == PathLocal || want == PathNone {
+		if !pool.CIDR.Contains(a) || want == PathLocal {
 			continue
 		}
 		block, err := a.Prefix(pool.BlockSize)
 		if err != nil {
 			return err.Error()
 		}
-		tunnelled := want != PathDirect
+		tunnelled := want != PathDirect && want != PathNone
 		found := false
 		for _, r := range routes {
 			tunnel := r.Dev == "vxlan.calico" || r.Dev == "tunl0"
 			found = found || r.Dst == block.String() && r.Gateway != "" && tunnel == tunnelled
 		}
 		if !found {
-			return fmt.Sprintf("%s has no %s route to %s of %s", node, want, block, pod.ID)
+			kind := "direct"
+			if tunnelled {
+				kind = string(want)
+			}
+			return fmt.Sprintf("%s has no %s route to %s of %s", node, kind, block, pod.ID)
 		}
 	}
 	return ""

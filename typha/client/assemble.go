@@ -1,7 +1,6 @@
 package client
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -198,7 +197,7 @@ func (a *assembler) load(items map[view.Key]entry, point view.Checkpoint) {
 // batch is what the handler is given of a step: updates in ascending, removes in descending order of kind.
 func (s step) batch(setDeltas bool) view.Batch {
 	b := view.Batch{Removes: s.drops, Checkpoint: s.point, InSync: s.inSync}
-	for _, k := range slices.SortedFunc(maps.Keys(s.puts), compareKeys) {
+	for _, k := range slices.SortedFunc(maps.Keys(s.puts), views.CompareKeys) {
 		if steps := s.deltas[k]; setDeltas && steps != nil {
 			for _, d := range steps {
 				b.Updates = append(b.Updates, d)
@@ -207,12 +206,8 @@ func (s step) batch(setDeltas bool) view.Batch {
 		}
 		b.Updates = append(b.Updates, s.puts[k].item)
 	}
-	slices.SortFunc(b.Removes, func(x, y view.Key) int { return compareKeys(y, x) })
+	slices.SortFunc(b.Removes, func(x, y view.Key) int { return views.CompareKeys(y, x) })
 	return b
-}
-
-func compareKeys(a, b view.Key) int {
-	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
 }
 
 // applyDelta returns the set after a delta, and its version reckoned from the version before. The set at the version
@@ -240,6 +235,8 @@ func applyDelta(set view.IPSet, version view.Version, d view.IPSetDelta) (view.I
 		}
 		merged = append(merged, m)
 	}
-	set.Members = append(merged, added...)
+	if set.Members = append(merged, added...); len(set.Members) == 0 {
+		set.Members = nil // as an empty set is decoded
+	}
 	return set, version
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/muslin-net/muslin/api/view"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/views"
 	"github.com/muslin-net/muslin/typha/wire"
 )
 
@@ -60,7 +61,7 @@ func (v savedView) encode() ([]byte, error) {
 		chunk, size = &typhav1.Chunk{}, 0
 		return err
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(v.items), compareKeys) {
+	for _, k := range slices.SortedFunc(maps.Keys(v.items), views.CompareKeys) {
 		parts, err := wire.Encode(v.items[k].item, v.items[k].version)
 		if err != nil {
 			return nil, err

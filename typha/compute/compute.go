@@ -40,6 +40,8 @@ type Engine struct {
 	services map[string][]view.Member
 
 	nodes      map[string]*node
+	numbers    map[string]nodeID // ids of all node names ever met
+	names      []string          // by id
 	felix      map[string]*api.FelixConfiguration
 	routes     *routes
 	everywhere map[*slot]struct{} // policies that every node has
@@ -67,6 +69,7 @@ func New() *Engine {
 		sets:           map[string]*ipset{},
 		services:       map[string][]view.Member{},
 		nodes:          map[string]*node{},
+		numbers:        map[string]nodeID{},
 		felix:          map[string]*api.FelixConfiguration{},
 		everywhere:     map[*slot]struct{}{},
 		dirtyEndpoints: map[*subject]struct{}{},

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 
 	"github.com/muslin-net/muslin/api"
-	"github.com/muslin-net/muslin/api/selector"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/typha/views"
 )
@@ -19,7 +18,7 @@ type endpoint struct {
 
 // flushed is what the views have of an endpoint.
 type flushed struct {
-	scope views.Scope
+	node  nodeID
 	entry *views.Entry // nil if it is in no view
 	lists [passes]*list
 }
@@ -31,18 +30,11 @@ func (ep *endpoint) become(now *endpoint) {
 
 func workloadSubject(o *api.WorkloadEndpoint) *subject {
 	s := &subject{
-		labels:    o.Labels,
-		namespace: true,
-		parents:   o.Spec.Profiles,
-		nets:      parsePrefixes(o.Spec.IPNetworks),
-		endpoint:  &endpoint{workload: o},
-	}
-	s.system[0] = label{selector.LabelNamespace, o.Namespace}
-	if o.Spec.Orchestrator != "" {
-		s.system[1] = label{labelOrchestrator, o.Spec.Orchestrator}
-	}
-	if o.Spec.ServiceAccountName != "" {
-		s.system[2] = label{selector.LabelServiceAccount, o.Spec.ServiceAccountName}
+		labels:   o.Labels,
+		system:   system{o.Namespace, o.Spec.Orchestrator, o.Spec.ServiceAccountName},
+		parents:  o.Spec.Profiles,
+		nets:     parsePrefixes(o.Spec.IPNetworks),
+		endpoint: &endpoint{workload: o},
 	}
 	for _, p := range o.Spec.Ports {
 		if n, ok := p.Protocol.Number(); ok && p.Name != "" {
@@ -69,14 +61,12 @@ func hostSubject(o *api.HostEndpoint) *subject {
 
 // networkSetSubject also inherits the labels of its namespace.
 func networkSetSubject(o *api.NetworkSet) *subject {
-	s := &subject{
-		labels:    o.Labels,
-		namespace: true,
-		parents:   []string{"kns." + o.Namespace},
-		nets:      parsePrefixes(o.Spec.Nets),
+	return &subject{
+		labels:  o.Labels,
+		system:  system{namespace: o.Namespace},
+		parents: []string{"kns." + o.Namespace},
+		nets:    parsePrefixes(o.Spec.Nets),
 	}
-	s.system[0] = label{selector.LabelNamespace, o.Namespace}
-	return s
 }
 
 func globalNetworkSetSubject(o *api.GlobalNetworkSet) *subject {
@@ -101,41 +91,41 @@ func (e *Engine) flushEndpoint(s *subject) {
 	switch {
 	case ep.gone:
 	case ep.host != nil:
-		ep.scope = nodeView(ep.host.Spec.Node)
+		ep.node = e.number(ep.host.Spec.Node)
 		item = e.hostItem(s)
 	case len(s.nets) > 0:
-		ep.scope = nodeView(ep.workload.Spec.Node)
+		ep.node = e.number(ep.workload.Spec.Node)
 		item = e.workloadItem(s)
 	}
 	if item != nil {
 		for _, l := range ep.lists {
 			if l != nil {
-				e.needList(l, ep.scope.Node)
+				e.needList(l, ep.node)
 			}
 		}
 		ep.entry = views.NewEntry(item)
-		if was.at(ep.scope, ep.entry.Key) && was.entry.Version == ep.entry.Version {
+		if was.at(ep.node, ep.entry.Key) && was.entry.Version == ep.entry.Version {
 			ep.entry = was.entry
 		} else {
-			e.out.put(ep.scope, ep.entry)
+			e.out.put(e.viewOf(ep.node), ep.entry)
 		}
 	}
 	if was.entry == nil {
 		return
 	}
-	if ep.entry == nil || !was.at(ep.scope, ep.entry.Key) {
-		e.out.drop(was.scope, was.entry.Key)
+	if ep.entry == nil || !was.at(ep.node, ep.entry.Key) {
+		e.out.drop(e.viewOf(was.node), was.entry.Key)
 	}
 	for _, l := range was.lists {
 		if l != nil {
-			e.yieldList(l, was.scope.Node)
+			e.yieldList(l, was.node)
 		}
 	}
 }
 
-// at tells whether an endpoint is in a view under a key.
-func (f *flushed) at(s views.Scope, k view.Key) bool {
-	return f.entry != nil && f.scope == s && f.entry.Key == k
+// at tells whether an endpoint is in a node's view under a key.
+func (f *flushed) at(node nodeID, k view.Key) bool {
+	return f.entry != nil && f.node == node && f.entry.Key == k
 }
 
 // profilesOf separates the profiles of an endpoint into those that are known and reasons why it must stay closed.

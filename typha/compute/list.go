@@ -129,7 +129,7 @@ func (e *Engine) listOf(p pass, policies []*policy, profiles []string) *list {
 }
 
 func newList(p pass, tiers []tierPolicies, profiles []string) *list {
-	l := &list{nodes: counter{}}
+	l := &list{}
 	var item view.PolicyList
 	name := func(policies []*policy) (ids []string) {
 		for _, q := range policies {
@@ -156,22 +156,22 @@ func newList(p pass, tiers []tierPolicies, profiles []string) *list {
 }
 
 // needList counts one more endpoint of a node that has a list.
-func (e *Engine) needList(l *list, node string) {
+func (e *Engine) needList(l *list, node nodeID) {
 	if !l.nodes.inc(node) {
 		return
 	}
-	e.out.put(nodeView(node), l.entry)
+	e.out.put(e.viewOf(node), l.entry)
 	for _, id := range l.policies {
 		e.needSlot(e.slot(id), node)
 	}
 }
 
 // yieldList counts one less.
-func (e *Engine) yieldList(l *list, node string) {
+func (e *Engine) yieldList(l *list, node nodeID) {
 	if !l.nodes.dec(node) {
 		return
 	}
-	e.out.drop(nodeView(node), l.entry.Key)
+	e.out.drop(e.viewOf(node), l.entry.Key)
 	for _, id := range l.policies {
 		e.yieldSlot(e.slots[id], node)
 	}

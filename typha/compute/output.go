@@ -1,64 +1,68 @@
 package compute
 
 import (
+	"slices"
+
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/typha/views"
 )
 
 // output gathers what changes until the next Flush. The last word on a key counts.
 type output struct {
-	common [2]map[view.Key]*views.Entry // by ViewKind; nil entries mark removals
-	scopes map[views.Scope]map[view.Key]*views.Entry
+	common [2]words // by ViewKind
+	scopes map[views.Scope]*words
 }
 
-func newOutput() *output {
-	return &output{
-		common: [2]map[view.Key]*views.Entry{{}, {}},
-		scopes: map[views.Scope]map[view.Key]*views.Entry{},
-	}
-}
+// words are entries put and, without an item, keys dropped, in the order in which they were said. At the start of a large
+// cluster there are millions; they are kept as plain lists.
+type words []*views.Entry
+
+func newOutput() *output { return &output{scopes: map[views.Scope]*words{}} }
 
 // all puts an entry into every view of a kind.
-func (o *output) all(kind views.ViewKind, e *views.Entry) { o.common[kind][e.Key] = e }
+func (o *output) all(kind views.ViewKind, e *views.Entry) { o.common[kind] = append(o.common[kind], e) }
 
 // allDrop removes a key from every view of a kind.
-func (o *output) allDrop(kind views.ViewKind, k view.Key) { o.common[kind][k] = nil }
+func (o *output) allDrop(kind views.ViewKind, k view.Key) { o.all(kind, &views.Entry{Key: k}) }
 
 // put puts an entry into one view.
-func (o *output) put(s views.Scope, e *views.Entry) { o.scope(s)[e.Key] = e }
+func (o *output) put(s views.Scope, e *views.Entry) {
+	w := o.scopes[s]
+	if w == nil {
+		w = new(words)
+		o.scopes[s] = w
+	}
+	*w = append(*w, e)
+}
 
 // drop removes a key from one view.
-func (o *output) drop(s views.Scope, k view.Key) { o.scope(s)[k] = nil }
-
-func (o *output) scope(s views.Scope) map[view.Key]*views.Entry {
-	m := o.scopes[s]
-	if m == nil {
-		m = map[view.Key]*views.Entry{}
-		o.scopes[s] = m
-	}
-	return m
-}
+func (o *output) drop(s views.Scope, k view.Key) { o.put(s, &views.Entry{Key: k}) }
 
 // take returns what was gathered and starts anew.
 func (o *output) take() views.Change {
 	c := views.Change{Scopes: make(map[views.Scope]*views.Delta, len(o.scopes))}
-	for kind, m := range o.common {
-		c.Common[kind] = delta(m)
+	for kind, w := range o.common {
+		c.Common[kind] = w.delta()
 	}
-	for s, m := range o.scopes {
-		d := delta(m)
+	for s, w := range o.scopes {
+		d := w.delta()
 		c.Scopes[s] = &d
 	}
 	*o = *newOutput()
 	return c
 }
 
-func delta(m map[view.Key]*views.Entry) (d views.Delta) {
-	for k, e := range m {
-		if e != nil {
+// delta keeps the last word on each key, in the order of keys.
+func (w words) delta() (d views.Delta) {
+	slices.SortStableFunc(w, func(a, b *views.Entry) int { return views.CompareKeys(a.Key, b.Key) })
+	for i, e := range w {
+		if i+1 < len(w) && w[i+1].Key == e.Key {
+			continue
+		}
+		if e.Item != nil {
 			d.Put = append(d.Put, e)
 		} else {
-			d.Drop = append(d.Drop, k)
+			d.Drop = append(d.Drop, e.Key)
 		}
 	}
 	return d

@@ -7,39 +7,47 @@ import (
 	"github.com/muslin-net/muslin/typha/views"
 )
 
-// ipset is a set that at least one node needs.
+// ipset is a set that at least one node needs. Members that were in it at the last flush are those of its entry; what is
+// kept beside is only what the entry does not tell, since sets are what most memory goes into.
 type ipset struct {
 	spec      setSpec
-	selection *selection           // what selects its members; nil for services, and until the set is filled
-	counts    map[view.Member]int  // by how many subjects each member is added
-	touched   map[view.Member]bool // members whose count changed, and whether they were in the set at the last flush
-	entry     *views.Entry         // as of the last flush
+	selection *selection             // what selects its members; nil for services, and until the set is filled
+	entry     *views.Entry           // as of the last flush
+	more      map[view.Member]uint32 // by how many subjects beyond the first members of the entry are added
+	touched   map[view.Member]int    // by how many subjects members are added now, if that changed since the last flush
 	nodes     counter
-	fresh     map[string]struct{} // nodes that need it since the last flush
+	fresh     []nodeID // nodes that need it since the last flush, and may have ceased to
+}
+
+// added is by how many subjects a member was added at the last flush.
+func (set *ipset) added(m view.Member) int {
+	if set.entry == nil {
+		return 0
+	}
+	if _, found := slices.BinarySearchFunc(set.entry.Item.(view.IPSet).Members, m, views.CompareMembers); !found {
+		return 0
+	}
+	return 1 + int(set.more[m])
 }
 
 // needSet counts one more policy of a node that needs a set. Members are looked for only at the end of a flush.
-func (e *Engine) needSet(spec setSpec, node string) {
+func (e *Engine) needSet(spec setSpec, node nodeID) {
 	set := e.sets[spec.id]
 	if set == nil {
-		set = &ipset{
-			spec: spec, nodes: counter{}, fresh: map[string]struct{}{},
-			counts: map[view.Member]int{}, touched: map[view.Member]bool{},
-		}
+		set = &ipset{spec: spec, more: map[view.Member]uint32{}, touched: map[view.Member]int{}}
 		e.sets[spec.id] = set
 	}
 	if set.nodes.inc(node) {
-		set.fresh[node] = struct{}{}
+		set.fresh = append(set.fresh, node)
 		e.dirtySets[set] = struct{}{}
 	}
 }
 
 // yieldSet counts one less.
-func (e *Engine) yieldSet(id, node string) {
+func (e *Engine) yieldSet(id string, node nodeID) {
 	set := e.sets[id]
 	if set.nodes.dec(node) {
-		delete(set.fresh, node)
-		e.out.drop(nodeView(node), view.Key{Kind: view.KindIPSet, ID: id})
+		e.out.drop(e.viewOf(node), view.Key{Kind: view.KindIPSet, ID: id})
 		e.dirtySets[set] = struct{}{}
 	}
 }
@@ -91,19 +99,11 @@ func (e *Engine) count(set *ipset, s *subject, by int) {
 }
 
 func (e *Engine) countMember(set *ipset, m view.Member, by int) {
-	was := set.counts[m]
-	now := was + by
-	if now == 0 {
-		delete(set.counts, m)
-	} else {
-		set.counts[m] = now
+	was, known := set.touched[m]
+	if !known {
+		was = set.added(m)
 	}
-	if (was == 0) == (now == 0) {
-		return
-	}
-	if _, known := set.touched[m]; !known {
-		set.touched[m] = was > 0
-	}
+	set.touched[m] = was + by
 	e.dirtySets[set] = struct{}{}
 }
 
@@ -118,15 +118,17 @@ func (e *Engine) flushSets() {
 			e.fillSet(set)
 		}
 		if e.updateSet(set) {
-			for node := range set.nodes {
-				e.out.put(nodeView(node), set.entry)
+			for _, u := range set.nodes {
+				e.out.put(e.viewOf(u.node), set.entry)
 			}
 		} else {
-			for node := range set.fresh {
-				e.out.put(nodeView(node), set.entry)
+			for _, node := range set.fresh {
+				if _, needed := set.nodes.find(node); needed {
+					e.out.put(e.viewOf(node), set.entry)
+				}
 			}
 		}
-		clear(set.fresh)
+		set.fresh = nil
 	}
 	clear(e.dirtySets)
 }
@@ -156,15 +158,20 @@ func (e *Engine) dropSet(set *ipset) {
 // updateSet makes the entry of what changed, and tells whether there was anything.
 func (e *Engine) updateSet(set *ipset) bool {
 	var added, removed []view.Member
-	for m, was := range set.touched {
-		switch now := set.counts[m] > 0; {
-		case now && !was:
+	for m, now := range set.touched {
+		switch was := set.added(m); {
+		case now > 0 && was == 0:
 			added = append(added, m)
-		case was && !now:
+		case was > 0 && now == 0:
 			removed = append(removed, m)
 		}
+		if now > 1 {
+			set.more[m] = uint32(now - 1)
+		} else {
+			delete(set.more, m)
+		}
 	}
-	set.touched = map[view.Member]bool{}
+	set.touched = map[view.Member]int{} // a new one: a map that was once large stays large
 	if set.entry != nil && len(added) == 0 && len(removed) == 0 {
 		return false
 	}

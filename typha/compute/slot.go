@@ -2,25 +2,6 @@ package compute
 
 import "github.com/muslin-net/muslin/typha/views"
 
-// counter counts, for each node, how many things on it need something. What is not in it is not needed.
-type counter map[string]int
-
-// inc tells whether the node is new.
-func (c counter) inc(node string) bool {
-	c[node]++
-	return c[node] == 1
-}
-
-// dec tells whether the node is gone.
-func (c counter) dec(node string) bool {
-	c[node]--
-	if c[node] > 0 {
-		return false
-	}
-	delete(c, node)
-	return true
-}
-
 // slot is the place of a policy or profile in the views. It outlives the policy while policy lists still name it, which
 // they do until the endpoints concerned have been computed anew.
 type slot struct {
@@ -31,13 +12,13 @@ type slot struct {
 	nodes   counter
 
 	hint   bool                // every node needs it
-	pinned map[string]struct{} // nodes that have it because of the hint
+	pinned map[nodeID]struct{} // nodes that have it because of the hint
 }
 
 func (e *Engine) slot(id string) *slot {
 	sl := e.slots[id]
 	if sl == nil {
-		sl = &slot{id: id, nodes: counter{}}
+		sl = &slot{id: id}
 		e.slots[id] = sl
 	}
 	return sl
@@ -81,9 +62,9 @@ func (e *Engine) flushSlots() {
 func (e *Engine) flushSlot(sl *slot) {
 	was := sl.applied
 	sl.applied = sl.rules
-	for node := range sl.nodes {
-		e.needSets(sl.applied, node)
-		e.yieldSets(was, node)
+	for _, u := range sl.nodes {
+		e.needSets(sl.applied, u.node)
+		e.yieldSets(was, u.node)
 	}
 	e.tidySlot(sl)
 	if sl.applied == nil {
@@ -95,8 +76,8 @@ func (e *Engine) flushSlot(sl *slot) {
 	}
 	if now := views.NewEntry(sl.applied.item); now.Version != sl.entry.Version {
 		sl.entry = now
-		for node := range sl.nodes {
-			e.out.put(nodeView(node), now)
+		for _, u := range sl.nodes {
+			e.out.put(e.viewOf(u.node), now)
 		}
 	}
 }
@@ -104,7 +85,7 @@ func (e *Engine) flushSlot(sl *slot) {
 // pin gives a policy to all nodes, or takes it back.
 func (e *Engine) pin(sl *slot) {
 	for node := range sl.pinned {
-		if _, known := e.nodes[node]; !known || !sl.hint {
+		if _, known := e.nodes[e.names[node]]; !known || !sl.hint {
 			delete(sl.pinned, node)
 			e.yieldSlot(sl, node)
 		}
@@ -114,9 +95,10 @@ func (e *Engine) pin(sl *slot) {
 		return
 	}
 	if sl.pinned == nil {
-		sl.pinned = map[string]struct{}{}
+		sl.pinned = map[nodeID]struct{}{}
 	}
-	for node := range e.nodes {
+	for name := range e.nodes {
+		node := e.number(name)
 		if _, has := sl.pinned[node]; !has {
 			sl.pinned[node] = struct{}{}
 			e.needSlot(sl, node)
@@ -125,23 +107,23 @@ func (e *Engine) pin(sl *slot) {
 }
 
 // needSlot counts one more thing on a node that needs a policy.
-func (e *Engine) needSlot(sl *slot, node string) {
+func (e *Engine) needSlot(sl *slot, node nodeID) {
 	if !sl.nodes.inc(node) || sl.applied == nil {
 		return
 	}
 	if sl.entry == nil {
 		sl.entry = views.NewEntry(sl.applied.item)
 	}
-	e.out.put(nodeView(node), sl.entry)
+	e.out.put(e.viewOf(node), sl.entry)
 	e.needSets(sl.applied, node)
 }
 
 // yieldSlot counts one less.
-func (e *Engine) yieldSlot(sl *slot, node string) {
+func (e *Engine) yieldSlot(sl *slot, node nodeID) {
 	if !sl.nodes.dec(node) {
 		return
 	}
-	e.out.drop(nodeView(node), policyKey(sl.id))
+	e.out.drop(e.viewOf(node), policyKey(sl.id))
 	e.yieldSets(sl.applied, node)
 	e.tidySlot(sl)
 }
@@ -157,7 +139,7 @@ func (e *Engine) tidySlot(sl *slot) {
 	}
 }
 
-func (e *Engine) needSets(r *rules, node string) {
+func (e *Engine) needSets(r *rules, node nodeID) {
 	if r == nil {
 		return
 	}
@@ -166,7 +148,7 @@ func (e *Engine) needSets(r *rules, node string) {
 	}
 }
 
-func (e *Engine) yieldSets(r *rules, node string) {
+func (e *Engine) yieldSets(r *rules, node nodeID) {
 	if r == nil {
 		return
 	}

@@ -16,20 +16,33 @@ const labelOrchestrator = "projectcalico.org/orchestrator"
 
 // subject is what selectors select: an endpoint or a network set.
 type subject struct {
-	key       api.Key
-	labels    map[string]string // own labels, shared with the object
-	system    [3]label          // namespace, orchestrator and service account: they beat own labels
-	namespace bool              // lives in a namespace: own labels must not look like inherited ones
-	parents   []string          // profiles, in order
-	inherits  []*profile        // the same, filled in by the engine
-	nets      []netip.Prefix    // what it adds to sets
-	ports     []port            // named ports of its addresses
-	endpoint  *endpoint         // nil for a network set
+	key      api.Key
+	labels   map[string]string // own labels, shared with the object
+	system   system            // labels that beat own ones
+	parents  []string          // profiles, in order
+	inherits []*profile        // the same, filled in by the engine
+	nets     []netip.Prefix    // what it adds to sets
+	ports    []port            // named ports of its addresses
+	endpoint *endpoint         // nil for a network set
 
 	matches []*selection // what selects it; kept by the index
 }
 
-type label struct{ key, value string }
+// system are the labels that come from what a subject is; those that are empty it does not have.
+type system struct{ namespace, orchestrator, account string }
+
+func (y *system) get(key string) (string, bool) {
+	var v string
+	switch key {
+	case selector.LabelNamespace:
+		v = y.namespace
+	case labelOrchestrator:
+		v = y.orchestrator
+	case selector.LabelServiceAccount:
+		v = y.account
+	}
+	return v, v != ""
+}
 
 // port is a named port.
 type port struct {
@@ -48,10 +61,8 @@ type profile struct {
 
 // Get implements selector.Labels: labels of the system first, then own ones, then those of the profiles in order.
 func (s *subject) Get(key string) (string, bool) {
-	for i := range s.system {
-		if s.system[i].key == key {
-			return s.system[i].value, true
-		}
+	if v, ok := s.system.get(key); ok {
+		return v, true
 	}
 	if v, ok := s.labels[key]; ok && !s.forged(key) {
 		return v, true
@@ -65,21 +76,21 @@ func (s *subject) Get(key string) (string, bool) {
 }
 
 // forged tells whether an own label pretends to be inherited from a namespace or service account: whoever may label a
-// pod may not thereby move it into another namespace's policies.
+// pod may not thereby move it into another namespace's policies. What has no namespace is labelled by administrators.
 func (s *subject) forged(key string) bool {
-	return s.namespace &&
+	return s.system.namespace != "" &&
 		(strings.HasPrefix(key, selector.NamespacePrefix) || strings.HasPrefix(key, selector.ServiceAccountPrefix))
 }
 
 // each calls f for every label that Get finds.
 func (s *subject) each(f func(key, value string)) {
-	for i := range s.system {
-		if s.system[i].key != "" {
-			f(s.system[i].key, s.system[i].value)
+	for _, k := range []string{selector.LabelNamespace, labelOrchestrator, selector.LabelServiceAccount} {
+		if v, ok := s.system.get(k); ok {
+			f(k, v)
 		}
 	}
 	for k, v := range s.labels {
-		if !s.isSystem(k) && !s.forged(k) {
+		if _, beaten := s.system.get(k); !beaten && !s.forged(k) {
 			f(k, v)
 		}
 	}
@@ -92,13 +103,9 @@ func (s *subject) each(f func(key, value string)) {
 	}
 }
 
-func (s *subject) isSystem(key string) bool {
-	return slices.ContainsFunc(s.system[:], func(l label) bool { return l.key == key })
-}
-
 // hidden tells whether a label of the i-th profile is overruled.
 func (s *subject) hidden(key string, i int) bool {
-	if s.isSystem(key) {
+	if _, beaten := s.system.get(key); beaten {
 		return true
 	}
 	if _, own := s.labels[key]; own && !s.forged(key) {

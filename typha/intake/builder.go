@@ -1,8 +1,6 @@
 package intake
 
 import (
-	"reflect"
-
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/typha/cache"
@@ -33,8 +31,9 @@ func (b *builder) take(m message) {
 		if !b.in.judge(c.Key, o) {
 			o = nil
 		}
-		if b.in.overlay.stored(c.Key, slim(o)) {
-			b.set(c.Key, slim(o))
+		o = slim(o)
+		if b.in.overlay.stored(c.Key, o) {
+			b.set(c.Key, o)
 		}
 	}
 	if m.report != nil {
@@ -78,32 +77,4 @@ func (b *builder) build() Batch {
 		batch.Changes = append(batch.Changes, cache.Change{Key: key, Object: now})
 	}
 	return batch
-}
-
-// slim returns an object without what nobody here ever reads.
-func slim(o api.Object) api.Object {
-	if o == nil || len(o.GetManagedFields()) == 0 {
-		return o
-	}
-	c := shallow(o)
-	c.SetManagedFields(nil)
-	return c
-}
-
-// same tells whether two states of an object differ in nothing but bookkeeping.
-func same(a, b api.Object) bool {
-	if a == nil || b == nil {
-		return a == nil && b == nil
-	}
-	c := shallow(b)
-	c.SetResourceVersion(a.GetResourceVersion())
-	c.SetGeneration(a.GetGeneration())
-	return reflect.DeepEqual(a, c)
-}
-
-// shallow copies the outermost structure of an object, so that its metadata can be set. Everything below is shared.
-func shallow(o api.Object) api.Object {
-	c := reflect.New(reflect.TypeOf(o).Elem())
-	c.Elem().Set(reflect.ValueOf(o).Elem())
-	return c.Interface().(api.Object)
 }

@@ -18,7 +18,7 @@ func (s *session) sendBatch() (more bool, err error) {
 	ready := s.dirty && !waits
 	resend, startOver := s.resend, s.startOver
 	if ready {
-		s.dirty, s.resend, s.startOver = false, nil, false
+		s.dirty, s.resend, s.startOver, s.taking = false, nil, false, true
 	}
 	s.mu.Unlock()
 	s.setBehind(waits)
@@ -36,6 +36,9 @@ func (s *session) sendBatch() (more bool, err error) {
 	}
 	cut, ok := s.sub.Next()
 	if !ok {
+		s.mu.Lock()
+		s.taking = false
+		s.mu.Unlock()
 		return false, nil
 	}
 	items, size := s.encode(cut.Updates)
@@ -48,6 +51,8 @@ func (s *session) sendBatch() (more bool, err error) {
 	batch := s.status.Sent
 	s.flight = append(s.flight, flight{batch: batch, bytes: size})
 	s.unacked += size
+	s.taking = false
+	s.routed(batch, cut.Updates)
 	s.mu.Unlock()
 	cut.Checkpoint = s.server.stamped(cut.Checkpoint)
 	for c := range chunks(batch, items, cut) {

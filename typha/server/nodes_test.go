@@ -3,6 +3,7 @@ package server_test
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -175,4 +176,59 @@ func TestEveryNodeLearnsOfTheOthers(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestChangeOfModeWaitsForAllNodes(t *testing.T) {
+	w := newWorld(t)
+	r, n1, _ := w.cluster()
+	reserve(t, n1, "c1") // makes a block, and with it a route
+	quick := w.follow("n1", []string{r.address})
+	slow := w.follow("n2", []string{r.address}, func(_ *client.Config, f *follower) { f.hold = true })
+	// route is the next word on the block's route, and the batch that it came with.
+	route := func(f *follower) (view.Route, client.Batch) {
+		for {
+			b := f.next()
+			for _, it := range b.Updates {
+				if x, ok := it.(view.Route); ok && x.Type == view.RouteBlock && x.Node == "n1" {
+					return x, b
+				}
+			}
+			b.Applied()
+		}
+	}
+	begin, b := route(slow)
+	b.Applied()
+	route(quick)
+	require.Equal(t, view.TunnelNone, begin.Send)
+
+	p := get[*api.IPPool](w, "IPPool", "default")
+	p.Spec.VXLANMode = api.VXLANAlways
+	_, err := w.store.Update(t.Context(), p)
+	require.NoError(t, err)
+	changed := time.Now()
+	both := []view.Tunnel{view.TunnelNone, view.TunnelVXLAN}
+	first, b := route(slow)
+	assert.Equal(t, view.TunnelNone, first.Send, "receivers first")
+	assert.Equal(t, both, first.Receive)
+	got, _ := route(quick)
+	assert.Equal(t, first, got)
+	for quiet := time.After(300 * time.Millisecond); quiet != nil; {
+		select {
+		case early := <-quick.batches:
+			for _, it := range early.Updates { // tunnel addresses come meanwhile
+				assert.NotEqual(t, first.Key(), it.Key(), "it went on before all had applied")
+			}
+		case <-quiet:
+			quiet = nil
+		}
+	}
+	b.Applied()
+	second, b := route(slow)
+	assert.Equal(t, view.TunnelVXLAN, second.Send)
+	assert.Equal(t, both, second.Receive)
+	b.Applied()
+	third, b := route(slow)
+	assert.Equal(t, []view.Tunnel{view.TunnelVXLAN}, third.Receive)
+	b.Applied()
+	assert.Less(t, time.Since(changed), 4*time.Second, "not by the clock, which takes 5 s for each step")
 }

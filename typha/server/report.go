@@ -15,10 +15,13 @@ import (
 	"github.com/muslin-net/muslin/typha/wire"
 )
 
-// Overlay makes endpoints part of the cluster's state before the datastore shows them.
-type Overlay interface {
-	// Report replaces what a node's felix says of its endpoints.
+// Intake is where the state of the cluster comes in.
+type Intake interface {
+	// Report replaces what a node's felix says of its endpoints. They are part of the state before the datastore shows
+	// them.
 	Report(ctx context.Context, node string, endpoints []*api.WorkloadEndpoint) error
+	// Wake returns when everything that came in before has gone out to the views, and their clients have been woken.
+	Wake(ctx context.Context) error
 }
 
 // Labels that every endpoint has.
@@ -53,7 +56,7 @@ func (s endpointsService) Report(ctx context.Context, m *typhav1.ReportRequest) 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.cfg.Overlay.Report(ctx, node, endpoints); err != nil {
+	if err := s.cfg.Intake.Report(ctx, node, endpoints); err != nil {
 		return nil, status.FromContextError(err).Err()
 	}
 	s.reports.want(n, endpoints, n.instance != m.GetInstance())

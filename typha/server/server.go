@@ -32,9 +32,13 @@ import (
 type Config struct {
 	Views     *views.Store
 	Cache     *cache.Cache
-	Overlay   Overlay
+	Intake    Intake
 	Datastore datastore.Client // every write goes through it, so it should be a validating one
 	Alloc     *alloc.Allocator // over the same datastore
+
+	// Applied is told when all connected nodes have applied what the views say of a pool, so that a change of its mode
+	// can go on; nil where nobody waits for that.
+	Applied func(ctx context.Context, pool string) error
 
 	// Files are the CA's certificate and typha's certificate and key.
 	Files rpc.Files
@@ -65,6 +69,7 @@ type Server struct {
 	sessions *registry
 	reports  *reports
 	nodes    *nodes
+	applied  *applied
 	enroller *enroller // nil where nodes do not enrol here
 
 	tls *tls.Config
@@ -89,6 +94,7 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	s.sessions = newRegistry(s.metrics)
+	s.applied = newApplied(cfg.Applied, cfg.Intake, s.sessions, s.log)
 	s.reports = newReports(cfg.Datastore, s.log, s.metrics)
 	s.nodes = newNodes(cfg.Datastore, cfg.Alloc, s.log)
 	s.nodes.connected = s.sessions.nodes
@@ -112,6 +118,7 @@ func (s *Server) Serve(ctx context.Context, listener, enroll net.Listener) error
 	group.Go(func() error { return serve(main, listener) })
 	group.Go(func() error { return s.reports.run(ctx) })
 	group.Go(func() error { return s.nodes.run(ctx) })
+	group.Go(func() error { return s.applied.run(ctx) })
 	group.Go(func() error { return s.watchHealth(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()

@@ -27,7 +27,9 @@ type session struct {
 
 	mu        sync.Mutex // guards all below
 	outbox    []*typhav1.SyncResponse
-	dirty     bool // the view has something to take
+	dirty     bool              // the view has something to take
+	taking    bool              // it is being taken
+	routes    map[string]uint64 // pools with routes that were sent and not applied, and the batch
 	resend    []view.Key
 	startOver bool // the client asked for the whole view
 	flight    []flight
@@ -47,7 +49,7 @@ type flight struct {
 func newSession(server *Server, stream typhav1.SyncService_SyncServer, hello greeting) *session {
 	return &session{
 		server: server, scope: hello.scope, stream: stream, stir: make(chan struct{}, 1), dirty: true,
-		questions: map[uint64]*question{},
+		questions: map[uint64]*question{}, routes: map[string]uint64{},
 		status: typhav1.ClientStatus{
 			Node: hello.scope.Node, View: hello.scope.View.String(), Software: hello.software,
 		},
@@ -170,10 +172,12 @@ func (s *session) acknowledge(m *typhav1.Ack) {
 		s.status.Applied = applied
 		s.status.Failures = nil // of earlier batches
 	}
+	settled := s.settled()
 	for _, f := range m.GetFailures() {
 		s.status.Failures = append(s.status.Failures, failureText(f))
 	}
 	s.mu.Unlock()
+	s.server.applied.done(settled)
 	if n := len(m.GetFailures()); n > 0 {
 		s.server.metrics.failures.Add(float64(n))
 		s.server.log.Warn("client could not program items", "view", s.scope, "items", n, "first", failureText(m.GetFailures()[0]))

@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -66,3 +67,6 @@ func macOf(seed string) string {
 	sum := sha1.Sum([]byte(seed))
 	return net.HardwareAddr(append([]byte{0x66}, sum[:5]...)).String()
 }
+
+// quiet is for where logs would be part of what is measured.
+var quiet = slog.New(slog.DiscardHandler)

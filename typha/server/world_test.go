@@ -82,8 +82,10 @@ func (w *world) typha(change ...func(*server.Config)) *replica {
 	return w.start(true, change...)
 }
 
-// noOverlay is for replicas whose views do not come from the datastore.
-type noOverlay struct{ server.Overlay }
+// noIntake is for replicas whose views do not come from the datastore.
+type noIntake struct{ server.Intake }
+
+func (noIntake) Wake(context.Context) error { return nil }
 
 func (w *world) start(whole bool, change ...func(*server.Config)) *replica {
 	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -91,12 +93,16 @@ func (w *world) start(whole bool, change ...func(*server.Config)) *replica {
 	state := cache.New()
 	in := intake.New(w.store, state, intake.Options{Logger: log})
 	cfg := server.Config{
-		Views: r.views, Cache: state, Overlay: in, Datastore: w.store, Alloc: alloc.New(w.store, alloc.Options{Log: log}),
+		Views: r.views, Cache: state, Intake: in, Datastore: w.store, Alloc: alloc.New(w.store, alloc.Options{Log: log}),
 		Files: w.files(pki.Typha(netip.MustParseAddr("127.0.0.1"))), CAKey: filepath.Join(w.dir, "ca.key"), Tokens: filepath.Join(w.dir, "tokens"),
 		StopWait: time.Second, Log: log, Metrics: r.metrics,
 	}
 	if !whole {
-		cfg.Overlay = noOverlay{}
+		cfg.Intake = noIntake{}
+	}
+	loop := intake.NewLoop(in, compute.New(), r.views)
+	if whole {
+		cfg.Applied = loop.Applied
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -118,7 +124,6 @@ func (w *world) start(whole bool, change ...func(*server.Config)) *replica {
 		}
 	})
 	if whole {
-		loop := intake.NewLoop(in, compute.New(), r.views)
 		running.Go(func() {
 			if err := loop.Run(ctx); err != nil && ctx.Err() == nil {
 				w.t.Errorf("the loop ended: %v", err)

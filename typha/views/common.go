@@ -29,17 +29,21 @@ func (c *commons) get(k view.Key) *Entry {
 	return nil
 }
 
-func (c *commons) apply(d *Delta, generation uint64) {
+// apply tells whether anything changed.
+func (c *commons) apply(d *Delta, generation uint64) (changed bool) {
 	for _, e := range d.Put {
 		if had := c.get(e.Key); had == nil || had.Version != e.Version {
 			c.set(e.Key, e, generation)
+			changed = true
 		}
 	}
 	for _, k := range d.Drop {
 		if c.get(k) != nil {
 			c.set(k, nil, generation)
+			changed = true
 		}
 	}
+	return changed
 }
 
 func (c *commons) set(k view.Key, e *Entry, generation uint64) {

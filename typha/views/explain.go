@@ -27,7 +27,7 @@ func (s *Store) Explain(name Scope, k view.Key) []Reason {
 		return []Reason{{Text: fmt.Sprintf("every %s view has it", name.View)}}
 	}
 	var reasons []Reason
-	for _, other := range s.scopes[name].entries {
+	for _, other := range s.scopes[name].entries.list {
 		for _, how := range mentions(other.Item, k) {
 			reasons = append(reasons, Reason{By: other.Key, Text: how})
 		}
@@ -35,7 +35,7 @@ func (s *Store) Explain(name Scope, k view.Key) []Reason {
 	if len(reasons) == 0 {
 		reasons = append(reasons, Reason{Text: fmt.Sprintf("it belongs to node %s", name.Node)})
 	}
-	slices.SortFunc(reasons, func(a, b Reason) int { return compareKeys(a.By, b.By) })
+	slices.SortFunc(reasons, func(a, b Reason) int { return CompareKeys(a.By, b.By) })
 	return reasons
 }
 

@@ -21,7 +21,7 @@ type Store struct {
 
 // scope is what one scope has beyond the common entries, and who follows it.
 type scope struct {
-	entries map[view.Key]*Entry
+	entries entries
 	subs    map[*Subscription]struct{}
 }
 
@@ -65,8 +65,7 @@ func (s *Store) apply(c Change) (wakes []func()) {
 	}
 	var whole [viewKinds]bool // all clients of the kind have something to take
 	for kind := range c.Common {
-		whole[kind] = becameInSync || !c.Common[kind].Empty()
-		s.common[kind].apply(&c.Common[kind], s.generation)
+		whole[kind] = s.common[kind].apply(&c.Common[kind], s.generation) || becameInSync
 	}
 	for scope, sc := range s.scopes {
 		if whole[scope.View] {
@@ -94,14 +93,14 @@ func (s *Store) apply(c Change) (wakes []func()) {
 func (s *Store) scope(name Scope) *scope {
 	sc := s.scopes[name]
 	if sc == nil {
-		sc = &scope{entries: map[view.Key]*Entry{}, subs: map[*Subscription]struct{}{}}
+		sc = &scope{subs: map[*Subscription]struct{}{}}
 		s.scopes[name] = sc
 	}
 	return sc
 }
 
 func (s *Store) forgetIfEmpty(name Scope) {
-	if sc := s.scopes[name]; len(sc.entries) == 0 && len(sc.subs) == 0 {
+	if sc := s.scopes[name]; len(sc.entries.list) == 0 && len(sc.subs) == 0 {
 		delete(s.scopes, name)
 	}
 }
@@ -123,18 +122,20 @@ func (s *Store) oldest(kind ViewKind) uint64 {
 }
 
 func (sc *scope) apply(d *Delta, touched map[*Subscription]struct{}) {
-	for _, e := range d.Put {
-		sc.mark(e.Key)
-		sc.entries[e.Key] = e
+	if d.Empty() {
+		return
 	}
-	for _, k := range d.Drop {
-		sc.mark(k)
-		delete(sc.entries, k)
-	}
-	if !d.Empty() {
-		for sub := range sc.subs {
-			touched[sub] = struct{}{}
+	if len(sc.subs) > 0 {
+		for _, e := range d.Put {
+			sc.mark(e.Key)
 		}
+		for _, k := range d.Drop {
+			sc.mark(k)
+		}
+	}
+	sc.entries.apply(d)
+	for sub := range sc.subs {
+		touched[sub] = struct{}{}
 	}
 }
 
@@ -148,7 +149,7 @@ func (sc *scope) mark(k view.Key) {
 			continue
 		}
 		var had view.Version
-		if e := sc.entries[k]; e != nil {
+		if e := sc.entries.get(k); e != nil {
 			had = e.Version
 		}
 		sub.dirty[k] = had
@@ -187,7 +188,7 @@ func (s *Store) Get(name Scope, k view.Key) *Entry {
 
 func (s *Store) get(name Scope, k view.Key) *Entry {
 	if sc := s.scopes[name]; sc != nil {
-		if e := sc.entries[k]; e != nil {
+		if e := sc.entries.get(k); e != nil {
 			return e
 		}
 	}
@@ -214,7 +215,7 @@ func (s *Store) all(name Scope) func(yield func(*Entry) bool) {
 			}
 		}
 		if sc := s.scopes[name]; sc != nil {
-			for _, e := range sc.entries {
+			for _, e := range sc.entries.list {
 				if !yield(e) {
 					return
 				}

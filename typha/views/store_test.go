@@ -48,7 +48,7 @@ func subscribe(s *Store, scope Scope, have map[view.Key]view.Version) *reader {
 func (r *reader) take(t *testing.T) (Cut, bool) {
 	cut, ok := r.sub.Next()
 	for i, e := range cut.Updates {
-		require.True(t, i == 0 || compareKeys(cut.Updates[i-1].Key, e.Key) < 0, "updates are in order, each once")
+		require.True(t, i == 0 || CompareKeys(cut.Updates[i-1].Key, e.Key) < 0, "updates are in order, each once")
 		switch it := e.Item.(type) {
 		case view.IPSetDelta:
 			require.Equal(t, r.has[e.Key], it.From)
@@ -273,6 +273,9 @@ func TestWakes(t *testing.T) {
 	a.take(t)
 	s.Commit(Change{Common: [viewKinds]Delta{NodeView: {Put: []*Entry{route(1, 1)}}}})
 	require.Equal(t, []int{2, 1, 0}, []int{a.woken, b.woken, other.woken}, "all of the kind")
+	b.take(t)
+	s.Commit(Change{Common: [viewKinds]Delta{NodeView: {Put: []*Entry{route(1, 1)}, Drop: []view.Key{route(9, 1).Key}}}})
+	require.Equal(t, 1, b.woken, "what is the same is no change")
 	s.Commit(Change{Checkpoint: view.Checkpoint{"etcd": 7}, Floor: view.Checkpoint{"etcd": 5}})
 	require.Equal(t, 0, other.woken, "a checkpoint alone wakes nobody")
 	cut, ok := other.take(t)

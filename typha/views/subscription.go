@@ -141,7 +141,7 @@ func (sub *Subscription) Resend(keys ...view.Key) {
 }
 
 func (c *Cut) sort() {
-	slices.SortFunc(c.Updates, func(a, b *Entry) int { return compareKeys(a.Key, b.Key) })
+	slices.SortFunc(c.Updates, func(a, b *Entry) int { return CompareKeys(a.Key, b.Key) })
 	slices.SortFunc(c.Removes, func(a, b view.Key) int {
 		if d := cmp.Compare(b.Kind, a.Kind); d != 0 {
 			return d
@@ -150,7 +150,8 @@ func (c *Cut) sort() {
 	})
 }
 
-func compareKeys(a, b view.Key) int {
+// CompareKeys is the order of items in a batch: by kind, then by id.
+func CompareKeys(a, b view.Key) int {
 	if d := cmp.Compare(a.Kind, b.Kind); d != 0 {
 		return d
 	}

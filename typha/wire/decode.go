@@ -22,6 +22,9 @@ type Item struct {
 // Decode reads a serialised typha.v1 Item. The error wraps ErrUnknownKind if a later version of the protocol made it.
 // Unknown fields are ignored.
 func Decode(b []byte) (Item, error) {
+	if it, ok := decodePlainSet(b); ok {
+		return it, nil
+	}
 	var m typhav1.Item
 	if err := proto.Unmarshal(b, &m); err != nil {
 		return Item{}, fmt.Errorf("an item does not parse: %w", err)

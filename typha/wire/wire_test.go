@@ -290,9 +290,16 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		it, err := wire.Decode(b)
+		var m typhav1.Item
+		slow, slowErr := wire.Item{}, proto.Unmarshal(b, &m)
+		if slowErr == nil {
+			slow, slowErr = wire.FromMessage(&m)
+		}
+		require.Equal(t, slowErr == nil, err == nil, "both ways to decode agree")
 		if err != nil {
 			return
 		}
+		require.Equal(t, slow, it, "both ways to decode agree")
 		parts, err := wire.Encode(it.Item, it.Version)
 		require.NoError(t, err)
 		if len(parts) > 1 {

@@ -33,7 +33,7 @@ func tellBest(events speaker.Events, paths []*api.Path) {
 				break
 			}
 			n++
-			if p.IsWithdraw {
+			if p.IsWithdraw || !address(p.NeighborIp).IsValid() { // gone, or our own
 				continue
 			}
 			if path, err := fromPath(p); err == nil && path.NextHop.IsValid() {

@@ -21,10 +21,10 @@ var (
 
 const testPort = 17179
 
-func start(t *testing.T) *speaker.Speaker {
+func start(t testing.TB) *speaker.Speaker {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 	var engine speaker.Engine
 	s, err := speaker.New(log, func(events speaker.Events) (speaker.Engine, error) {
 		var err error

@@ -37,7 +37,7 @@ func (d *Driver) Wire(_ context.Context, p Pod) (desired.MAC, error) {
 	if err != nil {
 		return desired.MAC{}, err
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	defer in.Close()
 	made, err := d.pair(p, in)
 	if err != nil {
@@ -225,7 +225,7 @@ func (d *Driver) Check(_ context.Context, p Pod) error {
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	defer in.Close()
 	outside, err := d.handle.LinkByName(p.Host)
 	if err != nil {
@@ -292,7 +292,7 @@ func openPod(path string) (netns.NsHandle, *netlink.Handle, error) {
 	}
 	in, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
-		ns.Close()
+		_ = ns.Close()
 		return ns, nil, fmt.Errorf("network namespace %s of the pod: %w", path, err)
 	}
 	return ns, in, nil

@@ -36,7 +36,8 @@ func TestEncodeThenDecode(t *testing.T) {
 		{Dst: p("0.0.0.0/0"), NextHops: []desired.NextHop{{Via: a("10.0.0.1"), Link: "eth0"}}, Protocol: 80, Table: 500},
 		{Dst: p("10.2.0.0/16"), Kind: desired.Throw, Protocol: 80, Table: 7},
 		{Dst: p("10.3.0.0/16"), Protocol: 80, Metric: 20, NextHops: []desired.NextHop{
-			{Via: a("10.0.0.1"), Link: "eth0"}, {Via: a("10.0.1.1"), Link: "eth1", OnLink: true}}},
+			{Via: a("10.0.0.1"), Link: "eth0"}, {Via: a("10.0.1.1"), Link: "eth1", OnLink: true},
+		}},
 	} {
 		want := normal(r)
 		got, ok := decode(encode(want, index), name)

@@ -224,11 +224,11 @@ func (f *family) plan(whole bool, workloads map[string]desired.Workload, gone ma
 		return u
 	}
 	if f.exists && f.misfit() {
-		add(tableObject.Kind, tableObject.Key, func() {}, f.Table.Delete())
+		add(tableObject.Kind, tableObject.Key, func() {}, f.Delete())
 		f.take(nft.Contents{})
 	}
 	if !f.exists {
-		add(tableObject.Kind, tableObject.Key, func() { f.exists = true }, f.Table.Add())
+		add(tableObject.Kind, tableObject.Key, func() { f.exists = true }, f.Add())
 	}
 	var id uint32
 	for name, spec := range ordered(f.sets.Updates()) {

@@ -86,10 +86,19 @@ func TestADigestTellsRulesApart(t *testing.T) {
 	code := uint8(1)
 	seen := map[string]desired.Rule{}
 	for _, r := range []desired.Rule{
-		{Do: desired.Allow}, {Do: desired.Deny}, {Do: desired.Pass}, {Do: desired.Log, LogPrefix: "x"}, {Do: desired.Log, LogPrefix: "y"},
-		{Do: desired.Return}, {Do: desired.Reset}, {Do: desired.Allow, If: desired.IfUndecided}, {Do: desired.Allow, If: desired.IfAllowed},
-		{Do: desired.Allow, Match: desired.Match{Protocol: protoTCP}}, {Do: desired.Allow, Match: desired.Match{NotProtocol: protoTCP}},
-		{Do: desired.Allow, Match: desired.Match{ICMP: &view.ICMP{Type: 1}}}, {Do: desired.Allow, Match: desired.Match{NotICMP: &view.ICMP{Type: 1}}},
+		{Do: desired.Allow},
+		{Do: desired.Deny},
+		{Do: desired.Pass},
+		{Do: desired.Log, LogPrefix: "x"},
+		{Do: desired.Log, LogPrefix: "y"},
+		{Do: desired.Return},
+		{Do: desired.Reset},
+		{Do: desired.Allow, If: desired.IfUndecided},
+		{Do: desired.Allow, If: desired.IfAllowed},
+		{Do: desired.Allow, Match: desired.Match{Protocol: protoTCP}},
+		{Do: desired.Allow, Match: desired.Match{NotProtocol: protoTCP}},
+		{Do: desired.Allow, Match: desired.Match{ICMP: &view.ICMP{Type: 1}}},
+		{Do: desired.Allow, Match: desired.Match{NotICMP: &view.ICMP{Type: 1}}},
 		{Do: desired.Allow, Match: desired.Match{ICMP: &view.ICMP{Type: 1, Code: &code}}},
 		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Sets: []string{"s:a"}}}},
 		{Do: desired.Allow, Match: desired.Match{Destination: view.Match{Sets: []string{"s:a"}}}},

@@ -343,7 +343,8 @@ func crowd(n int, own bool) desired.FirewallDelta {
 func listOf(id string, more ...string) view.PolicyList {
 	policies := append([]string{"np/s/one", "np/s/two"}, more...)
 	return view.PolicyList{ID: id, Profiles: []string{"pro/all"}, Tiers: []view.TierPolicies{
-		{Name: "default", DefaultAction: view.Deny, Ingress: policies, Egress: policies}}}
+		{Name: "default", DefaultAction: view.Deny, Ingress: policies, Egress: policies},
+	}}
 }
 
 func policyOf(id string, p uint16) view.Policy {

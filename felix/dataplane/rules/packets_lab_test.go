@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,14 +60,14 @@ func TestClosedUntilToldOtherwise(t *testing.T) {
 	w.passes(w.a, "["+sixB+"]:80", true, "open in IPv6")
 	w.passes(w.node, addrB+":80", true, "the host reaches its pods")
 
-	open, err := dial(w.a, addrB+":80")
+	open, err := dial(w.a, addrB+":80", patience)
 	require.NoError(t, err)
 	defer open.Close()
-	require.True(t, alive(open))
+	require.True(t, alive(open, patience))
 	c = desired.FirewallDelta{}
 	c.Workloads.Put("cali2", desired.Workload{})
 	w.apply(c)
-	assert.False(t, alive(open), "closed cuts what is established")
+	assert.False(t, alive(open, brief), "closed cuts what is established")
 
 	c = desired.FirewallDelta{}
 	c.Workloads.Put("cali2", under("nowhere"))
@@ -105,21 +106,24 @@ func TestPoliciesDecide(t *testing.T) {
 	}{
 		{
 			"a set of clients, one port",
-			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")}, []string{"pro/all"},
+			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")},
+			[]string{"pro/all"},
 			[]view.Policy{{ID: "np/s/web", Ingress: []view.Rule{{Action: view.Allow, Protocol: tcp, Source: from("s:a"), Destination: to(80)}}}},
 			[]string{addrB + ":80", "[" + sixB + "]:80"},
 			[]string{addrB + ":81", "[" + sixB + "]:81"},
 		},
 		{
 			"not in the set",
-			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")}, []string{"pro/all"},
+			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")},
+			[]string{"pro/all"},
 			[]view.Policy{{ID: "np/s/web", Ingress: []view.Rule{{Action: view.Allow, Protocol: tcp, Source: from("s:other")}}}},
 			nil,
 			[]string{addrB + ":80"},
 		},
 		{
 			"negations",
-			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")}, nil,
+			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")},
+			nil,
 			[]view.Policy{{ID: "np/s/web", Ingress: []view.Rule{{
 				Action: view.Allow, Protocol: tcp, Source: view.Match{NotSets: []string{"s:other"}, NotNets: nets("10.9.0.0/16", "10.0.1.7/32")},
 				Destination: view.Match{NotPorts: []view.PortRange{{First: 80, Last: 81}, {First: 9000, Last: 9000}}},
@@ -129,7 +133,8 @@ func TestPoliciesDecide(t *testing.T) {
 		},
 		{
 			"numeric or named ports",
-			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")}, nil,
+			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")},
+			nil,
 			[]view.Policy{{ID: "np/s/web", Ingress: []view.Rule{{
 				Action: view.Allow, Protocol: tcp, Destination: view.Match{Ports: []view.PortRange{{First: 81, Last: 82}}, NamedPorts: []string{"n:http"}},
 			}}}},
@@ -143,7 +148,8 @@ func TestPoliciesDecide(t *testing.T) {
 				tier("empty", view.Deny),
 				tier("staged", view.Deny, "sgnp/staged.x"),
 				tier("last", view.Pass, "gnp/last.a"),
-			}, []string{"pro/only81"},
+			},
+			[]string{"pro/only81"},
 			[]view.Policy{
 				{ID: "gnp/first.a", Ingress: []view.Rule{{Action: view.Log}, {Action: view.Deny, Protocol: tcp, Destination: to(82)}, {Action: view.Pass, Protocol: tcp, Destination: to(81)}}},
 				{ID: "gnp/first.b", Ingress: []view.Rule{{Action: view.Allow, Protocol: tcp, Destination: view.Match{Ports: []view.PortRange{{First: 80, Last: 82}}}}, {Action: view.Pass, Protocol: tcp, Destination: to(9000)}}},
@@ -155,7 +161,8 @@ func TestPoliciesDecide(t *testing.T) {
 		},
 		{
 			"one family only",
-			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")}, nil,
+			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")},
+			nil,
 			[]view.Policy{{ID: "np/s/web", Ingress: []view.Rule{
 				{Action: view.Allow, IPVersion: 6, Protocol: tcp, Destination: to(80)},
 				{Action: view.Allow, Protocol: tcp, Source: view.Match{Nets: nets("10.0.0.0/8", "172.16.0.0/12")}, Destination: to(81)},
@@ -165,7 +172,8 @@ func TestPoliciesDecide(t *testing.T) {
 		},
 		{
 			"a set that is not there closes",
-			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")}, nil,
+			[]view.TierPolicies{tier("default", view.Deny, "np/s/web")},
+			nil,
 			[]view.Policy{{ID: "np/s/web", Ingress: []view.Rule{{Action: view.Deny, Source: from("s:unknown")}, {Action: view.Allow}}}},
 			nil,
 			[]string{addrB + ":80"},
@@ -236,7 +244,7 @@ func TestSpoofedSourcesAreDropped(t *testing.T) {
 		return nil
 	})
 	w.a.Run(t, "ip addr add 10.99.0.5/32 dev lo; ip addr add 10.0.1.77/32 dev lo")
-	send := func(source string) string {
+	send := func(source string, wait time.Duration) string {
 		w.a.Do(t, func() error {
 			c, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(source)}, &net.UDPAddr{IP: net.ParseIP(addrB), Port: 53})
 			if err != nil {
@@ -249,24 +257,24 @@ func TestSpoofedSourcesAreDropped(t *testing.T) {
 		select {
 		case from := <-seen:
 			return from
-		case <-time.After(patience):
+		case <-time.After(wait):
 			return ""
 		}
 	}
 	w.apply(bothOpen())
-	assert.Equal(t, addrA, send(addrA))
-	assert.Empty(t, send("10.99.0.5"), "not the pod's address")
-	assert.Empty(t, send("10.0.1.77"))
+	assert.Equal(t, addrA, send(addrA, patience))
+	assert.Empty(t, send("10.99.0.5", brief), "not the pod's address")
+	assert.Empty(t, send("10.0.1.77", brief))
 	c := desired.FirewallDelta{}
 	x := under("open")
 	x.AllowedSources = nets("10.99.0.0/24", "fd99::/64")
 	c.Workloads.Put("cali1", x)
 	w.apply(c)
-	assert.Equal(t, "10.99.0.5", send("10.99.0.5"), "allowed")
-	assert.Empty(t, send("10.0.1.77"), "still not the pod's")
+	assert.Equal(t, "10.99.0.5", send("10.99.0.5", patience), "allowed")
+	assert.Empty(t, send("10.0.1.77", brief), "still not the pod's")
 	c.Workloads.Put("cali1", under("open"))
 	w.apply(c)
-	assert.Empty(t, send("10.99.0.5"), "no longer allowed")
+	assert.Empty(t, send("10.99.0.5", brief), "no longer allowed")
 }
 
 func TestOutgoingNAT(t *testing.T) {
@@ -323,7 +331,7 @@ func TestMasqueradedUDPAvoidsTheVXLANPort(t *testing.T) {
 	d.Sets.Put(desired.SetMasqPools, pools)
 	w.apply(d)
 	udpEcho(t, w.outside, ":53")
-	assert.True(t, udpAnswered(w.a, addrA+":4789", outsideAddr+":53"))
+	assert.True(t, udpAnswered(w.a, addrA+":4789", outsideAddr+":53", patience))
 }
 
 func udpEcho(t *testing.T, in *labtest.Namespace, address string) {
@@ -348,7 +356,7 @@ func udpEcho(t *testing.T, in *labtest.Namespace, address string) {
 }
 
 // udpAnswered sends a datagram and tells whether it comes back.
-func udpAnswered(from *labtest.Namespace, source, to string) bool {
+func udpAnswered(from *labtest.Namespace, source, to string, wait time.Duration) bool {
 	return from.In(func() error {
 		local, err := net.ResolveUDPAddr("udp4", source)
 		if err != nil {
@@ -363,7 +371,7 @@ func udpAnswered(from *labtest.Namespace, source, to string) bool {
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(patience))
+		_ = c.SetDeadline(time.Now().Add(wait))
 		if _, err := c.Write([]byte("ping")); err != nil {
 			return err
 		}
@@ -379,18 +387,23 @@ func TestVXLANIsAdmittedFromKnownNodesAndNotTracked(t *testing.T) {
 	w.apply(d)
 	udpEcho(t, w.node, ":4789")
 	udpEcho(t, w.b, ":4789")
-	assert.False(t, udpAnswered(w.outside, outsideAddr+":5000", nodeAddr+":4789"), "not a node")
-	assert.False(t, udpAnswered(w.a, addrA+":5000", addrB+":4789"), "a workload's own tunnel")
+	assert.False(t, udpAnswered(w.outside, outsideAddr+":5000", nodeAddr+":4789", brief), "not a node")
+	assert.False(t, udpAnswered(w.a, addrA+":5000", addrB+":4789", brief), "a workload's own tunnel")
 	c := desired.FirewallDelta{}
 	c.Sets.Put(desired.SetVXLANHosts, desired.Set{Type: view.SetNet, Members: members(outsideAddr + "/32")})
 	w.apply(c)
-	before := w.node.Run(t, "cat /proc/sys/net/netfilter/nf_conntrack_count")
-	assert.True(t, udpAnswered(w.outside, outsideAddr+":4789", nodeAddr+":4789"), "a node")
-	assert.Equal(t, before, w.node.Run(t, "cat /proc/sys/net/netfilter/nf_conntrack_count"))
+	w.node.Run(t, `nft 'table ip probe {
+		chain in { type filter hook input priority 10; udp dport 4789 ct state untracked counter; udp dport 4789 ct state != untracked counter; }
+		chain out { type filter hook output priority 10; udp dport 4789 ct state != untracked counter; }
+	}'`)
+	assert.True(t, udpAnswered(w.outside, outsideAddr+":4789", nodeAddr+":4789", patience), "a node")
+	probed := w.node.Run(t, "nft list table ip probe")
+	assert.Contains(t, probed, "untracked counter packets 1")
+	assert.Equal(t, 2, strings.Count(probed, "!= untracked counter packets 0"), probed)
 	s := *d.Settings
 	s.AllowVXLANFromWorkloads = true
 	w.apply(desired.FirewallDelta{Settings: &s})
-	assert.True(t, udpAnswered(w.a, addrA+":5000", addrB+":4789"))
+	assert.True(t, udpAnswered(w.a, addrA+":5000", addrB+":4789", patience))
 	s.VXLAN4 = nil
 	w.apply(desired.FirewallDelta{Settings: &s})
 	w.driver.Whole()

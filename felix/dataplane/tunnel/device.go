@@ -212,10 +212,9 @@ func address(p netip.Prefix) *netlink.Addr {
 // deleteDevice removes a device, and with it, in our books as in the kernel, what was on it.
 func (d *Driver) deleteDevice(name string) error {
 	link, err := d.handle.LinkByName(name)
-	var missing netlink.LinkNotFoundError
 	if err == nil {
 		err = d.gone(d.handle.LinkDel(link))
-	} else if errors.As(err, &missing) {
+	} else if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		err = nil
 	}
 	if err != nil {

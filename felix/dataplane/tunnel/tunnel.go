@@ -143,7 +143,9 @@ func (d *Driver) applyEntries() {
 		if !ok {
 			continue
 		}
-		if err := d.write(d.handle.NeighSet(neighborEntry(n, i))); err != nil {
+		if err := d.write(d.handle.NeighSet(neighborEntry(n, i))); errors.Is(err, unix.ENODEV) {
+			continue // its device went a moment ago; the notification that follows has it made anew
+		} else if err != nil {
 			d.failures.Add(dataplane.KindNeighbor, k.String(), fmt.Errorf("set lladdr %s: %w", n.MAC, err))
 			continue
 		}
@@ -154,7 +156,9 @@ func (d *Driver) applyEntries() {
 		if !ok {
 			continue
 		}
-		if err := d.write(d.handle.NeighSet(fdbEntry(f, i))); err != nil {
+		if err := d.write(d.handle.NeighSet(fdbEntry(f, i))); errors.Is(err, unix.ENODEV) {
+			continue
+		} else if err != nil {
 			d.failures.Add(dataplane.KindFDB, k.String(), fmt.Errorf("set dst %s: %w", f.Remote, err))
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -43,10 +44,7 @@ func (t Table) dump(ctx context.Context, c *nlsock.Conn, kind uint16, fill func(
 		if len(body) < 4 || body[0] != byte(t.Family) {
 			return nil
 		}
-		attrs := map[uint16][]byte{}
-		for typ, v := range nlsock.Attrs(body[4:]) {
-			attrs[typ] = v
-		}
+		attrs := maps.Collect(nlsock.Attrs(body[4:]))
 		if nlsock.CString(attrs[1]) == t.Name {
 			each(attrs)
 		}

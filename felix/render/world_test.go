@@ -1,0 +1,170 @@
+package render_test
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/state"
+)
+
+// self is the node that everything is computed for.
+const self = "worker-1"
+
+var (
+	addr   = netip.MustParseAddr
+	prefix = netip.MustParsePrefix
+)
+
+// world is what a node may know, taken apart so that tests can bring it in any order.
+type world struct {
+	items []view.Item
+	local []state.Endpoint
+	paths []state.Path
+	host  state.Host
+}
+
+// base is a node on eth0 (10.30.0.206/24), a neighbour in its subnet (worker-2) and one beyond a router (worker-3).
+func base() *world {
+	w := &world{host: state.Host{
+		Interfaces: map[string]state.Interface{
+			"eth0":    {Index: 2, MTU: 1500, Up: true, Addresses: []netip.Prefix{prefix("10.30.0.206/24"), prefix("fd00:30::206/64")}},
+			"docker0": {Index: 9, MTU: 1400, Up: true, Addresses: []netip.Prefix{prefix("172.17.0.1/16")}},
+		},
+		NextHops: map[netip.Addr]state.NextHop{
+			addr("10.30.0.56"):   {Via: addr("10.30.0.56"), Link: "eth0"},
+			addr("10.30.1.66"):   {Via: addr("10.30.0.1"), Link: "eth0"},
+			addr("10.30.0.99"):   {},
+			addr("fd00:30::56"):  {Via: addr("fd00:30::56"), Link: "eth0"},
+			addr("fd00:31::66"):  {Via: addr("fd00:30::1"), Link: "eth0"},
+			addr("10.30.0.57"):   {Via: addr("10.30.0.57"), Link: "eth0"},
+			addr("203.0.113.99"): {Via: addr("10.30.0.1"), Link: "eth0", Metric: 100},
+		},
+	}}
+	return w.add(
+		node(self, "10.30.0.206/24", "fd00:30::206/64", 1),
+		node("worker-2", "10.30.0.56/24", "fd00:30::56/64", 2),
+		node("worker-3", "10.30.1.66/24", "fd00:31::66/64", 3),
+	)
+}
+
+// node is a node with VXLAN tunnel ends in both families; the number makes them up.
+func node(name, ip4, ip6 string, n byte) view.Node {
+	return view.Node{
+		Name: name, IPv4: prefix(ip4), IPv6: prefix(ip6),
+		VXLANAddr4: netip.AddrFrom4([4]byte{10, 77, n, 1}), VXLANMAC4: "66:00:00:00:04:0" + string('0'+n),
+		VXLANAddr6: addr("fd00:77::" + string('0'+n)), VXLANMAC6: "66:00:00:00:06:0" + string('0'+n),
+	}
+}
+
+func pool(name, cidr string, change ...func(*api.IPPool)) view.Item {
+	p := &api.IPPool{}
+	p.Name, p.Spec.CIDR = name, cidr
+	for _, c := range change {
+		c(p)
+	}
+	p.Default()
+	return view.Resource{Object: p}
+}
+
+func vxlan(m api.VXLANMode) func(*api.IPPool) { return func(p *api.IPPool) { p.Spec.VXLANMode = m } }
+func ipip(m api.IPIPMode) func(*api.IPPool)   { return func(p *api.IPPool) { p.Spec.IPIPMode = m } }
+func natted(p *api.IPPool)                    { p.Spec.NATOutgoing = true }
+func disabled(p *api.IPPool)                  { p.Spec.Disabled = true }
+
+// config is the resolved configuration with some settings changed.
+func config(change func(*api.FelixConfigurationSpec)) view.Item {
+	c := &api.FelixConfiguration{Spec: *api.EffectiveFelix()}
+	c.Name = "default"
+	change(&c.Spec)
+	return view.Resource{Object: c}
+}
+
+func block(dst, node string, send view.Tunnel) view.Route {
+	return view.Route{Dst: prefix(dst), Type: view.RouteBlock, Node: node, Send: send, Receive: []view.Tunnel{send}}
+}
+
+func crossSubnet(r view.Route) view.Route { r.CrossSubnet = true; return r }
+
+func typed(r view.Route, t view.RouteType) view.Route { r.Type = t; return r }
+
+// pod is an endpoint of the node on interface "cali"+name.
+func pod(name string, addrs ...string) state.Endpoint {
+	e := state.Endpoint{
+		ID:      view.EndpointID{Orchestrator: "k8s", Workload: "shop/" + name, Endpoint: "eth0"},
+		Network: "net", ContainerID: "c-" + name, Pod: name, Namespace: "shop", Interface: "cali" + name,
+		MAC: "aa:00:00:00:00:01", MTU: 1450,
+	}
+	for _, a := range addrs {
+		e.Addresses = append(e.Addresses, addr(a))
+	}
+	return e
+}
+
+// policed are the items that open a pod: the endpoint, a list with one policy and one profile, and a set they use.
+func policed(e state.Endpoint, change ...func(*view.WorkloadEndpoint)) []view.Item {
+	w := view.WorkloadEndpoint{
+		ID: e.ID, ContainerID: e.ContainerID, Interface: e.Interface, Addresses: e.Addresses, PolicyList: "l1",
+	}
+	for _, c := range change {
+		c(&w)
+	}
+	return []view.Item{
+		view.IPSet{ID: "s:web", Type: view.SetNet, Members: []view.Member{{Prefix: prefix("192.168.1.1/32")}, {Prefix: prefix("192.168.1.2/32")}}},
+		view.Policy{ID: "np/shop/web", Tier: "default", Ingress: []view.Rule{{Action: view.Allow, Source: view.Match{Sets: []string{"s:web"}}}}},
+		view.Policy{ID: "snp/shop/try", Tier: "default", Staged: true, Ingress: []view.Rule{{Action: view.Deny}}},
+		view.Policy{ID: "pro/kns.shop", Egress: []view.Rule{{Action: view.Allow}}},
+		view.PolicyList{
+			ID: "l1", Profiles: []string{"pro/kns.shop"},
+			Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{"snp/shop/try", "np/shop/web"}}},
+		},
+		w,
+	}
+}
+
+func path(dst string, hops ...string) state.Path {
+	p := state.Path{Prefix: prefix(dst)}
+	for _, h := range hops {
+		p.NextHops = append(p.NextHops, addr(h))
+	}
+	return p
+}
+
+func (w *world) add(items ...view.Item) *world { w.items = append(w.items, items...); return w }
+
+func (w *world) wire(e ...state.Endpoint) *world { w.local = append(w.local, e...); return w }
+
+func (w *world) learn(p ...state.Path) *world { w.paths = append(w.paths, p...); return w }
+
+// nic replaces an interface of the host.
+func (w *world) nic(name string, mtu int, up bool, addrs ...string) *world {
+	i := state.Interface{Index: 2, MTU: mtu, Up: up}
+	for _, a := range addrs {
+		i.Addresses = append(i.Addresses, prefix(a))
+	}
+	w.host.Interfaces[name] = i
+	return w
+}
+
+// replace puts another item in the place of the one with its key.
+func (w *world) replace(it view.Item) *world {
+	i := slices.IndexFunc(w.items, func(old view.Item) bool { return old.Key() == it.Key() })
+	w.items[i] = it
+	return w
+}
+
+// state brings everything at once.
+func (w *world) state() *state.State {
+	s := state.New(self)
+	s.SetHost(state.Host{Interfaces: maps.Clone(w.host.Interfaces), NextHops: maps.Clone(w.host.NextHops)})
+	s.Apply(view.Batch{Updates: w.items, InSync: true})
+	for _, e := range w.local {
+		s.SetLocal(e)
+	}
+	for _, p := range w.paths {
+		s.SetPath(p)
+	}
+	return s
+}

@@ -1,0 +1,190 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/muslin-net/muslin/api/view"
+)
+
+func sample(items ...view.Item) savedView {
+	v := savedView{
+		node: "n1", view: NodeView, software: "v1", items: map[view.Key]entry{}, point: view.Checkpoint{"etcd": 7}, inSync: true,
+		replicas: []Replica{{Address: "10.0.0.1:5473", ServerName: "typha"}},
+	}
+	for _, it := range items {
+		v.items[it.Key()] = entry{version: view.VersionOf(it), item: it}
+	}
+	return v
+}
+
+func TestSavedViewComesBack(t *testing.T) {
+	many := view.IPSet{ID: "s:many", Type: view.SetNet}
+	for i := range 20_000 { // several parts, several chunks
+		m := member(i)
+		many.Members = append(many.Members, view.Member{Prefix: m.Prefix, Port: uint16(i)})
+	}
+	v := sample(policy("a", "1"), set(1, 2), many, view.Secret{Name: "a/b/c", Value: []byte("x")})
+	b, err := v.encode()
+	require.NoError(t, err)
+	got, err := decodeSaved(b, "n1", NodeView, "v1")
+	require.NoError(t, err)
+	assert.Equal(t, v, *got)
+	again, err := got.encode()
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(b, again), "equal views are equal files")
+}
+
+func TestEmptyViewComesBack(t *testing.T) {
+	b, err := sample().encode()
+	require.NoError(t, err)
+	got, err := decodeSaved(b, "n1", NodeView, "v1")
+	require.NoError(t, err)
+	assert.Empty(t, got.items)
+	assert.True(t, got.inSync)
+}
+
+func TestDamagedFileIsRefused(t *testing.T) {
+	b, err := sample(policy("a", "1"), policy("b", "1")).encode()
+	require.NoError(t, err)
+	for cut := range len(b) {
+		_, err := decodeSaved(b[:cut], "n1", NodeView, "v1")
+		require.Error(t, err, "cut at %d", cut)
+	}
+	for i := range b {
+		bad := bytes.Clone(b)
+		bad[i] ^= 0x20
+		_, err := decodeSaved(bad, "n1", NodeView, "v1")
+		require.Error(t, err, "flipped at %d", i)
+	}
+	_, err = decodeSaved(b, "n2", NodeView, "v1")
+	require.ErrorContains(t, err, `not the NODE view of node n2`)
+	_, err = decodeSaved(b, "n1", BGPView, "v1")
+	require.ErrorContains(t, err, `not the BGP view`)
+}
+
+func TestItemsOfOtherSoftwareAreAskedForAgain(t *testing.T) {
+	v := sample(policy("a", "1"), policy("b", "1"))
+	v.items[key("b")] = entry{version: view.Version{1, 2, 3}, item: policy("b", "1")} // had a field that this version lacks
+	b, err := v.encode()
+	require.NoError(t, err)
+	got, err := decodeSaved(b, "n1", NodeView, "v2")
+	require.NoError(t, err)
+	assert.Equal(t, view.VersionOf(policy("a", "1")), got.items[key("a")].version)
+	assert.Equal(t, entry{item: policy("b", "1")}, got.items[key("b")], "it is used, and not claimed to be the newest")
+	same, err := decodeSaved(b, "n1", NodeView, "v1")
+	require.NoError(t, err)
+	assert.Equal(t, view.Version{1, 2, 3}, same.items[key("b")].version)
+}
+
+func newTestSaver(path string) *saver {
+	return newSaver(path, time.Millisecond, slog.New(slog.DiscardHandler))
+}
+
+func TestFileIsItsOwnersAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "felix", "view")
+	s := newTestSaver(path)
+	require.NoError(t, s.save(sample(policy("a", "1"))))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	dir, err := os.Stat(filepath.Dir(path))
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o700), dir.Mode().Perm())
+}
+
+func TestViewThatNeverWasWholeIsNotSaved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "view")
+	v := sample(policy("a", "1"))
+	v.inSync = false
+	require.NoError(t, newTestSaver(path).save(v))
+	assert.NoFileExists(t, path)
+}
+
+func TestLastChangeIsSavedAtTheEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "view")
+	s := newSaver(path, time.Hour, slog.New(slog.DiscardHandler))
+	s.changed()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, s.run(ctx, func() savedView { return sample(policy("a", "1")) }))
+	assert.FileExists(t, path)
+}
+
+func TestNoFileIsNoError(t *testing.T) {
+	v, err := newTestSaver(filepath.Join(t.TempDir(), "view")).load("n1", NodeView, "v1")
+	require.NoError(t, err)
+	assert.Nil(t, v)
+}
+
+// saveForever names the environment variable that makes this test binary the process that is killed.
+const saveForever = "MUSLIN_TEST_SAVE_FOREVER"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(saveForever); path != "" {
+		s := newTestSaver(path)
+		for i := 0; ; i++ {
+			if err := s.save(sample(policy("a", strings.Repeat("x", 1<<16)), policy("b", string(rune('a'+i%26))))); err != nil {
+				os.Exit(3)
+			}
+		}
+	}
+	os.Exit(m.Run())
+}
+
+func TestSavedViewSurvivesKill(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "view")
+	left := 0
+	for round := range 12 {
+		writer := exec.Command(os.Args[0])
+		writer.Env = append(os.Environ(), saveForever+"="+path)
+		require.NoError(t, writer.Start())
+		for { // let it write at least once in each round
+			before, err := os.Stat(path)
+			if err == nil && (round == 0 || time.Since(before.ModTime()) < 50*time.Millisecond) {
+				break
+			}
+		}
+		require.NoError(t, writer.Process.Kill())
+		_ = writer.Wait() // it was killed, and says so
+		unfinished, err := filepath.Glob(path + ".new-*")
+		require.NoError(t, err)
+		left += len(unfinished)
+		v, err := newTestSaver(path).load("n1", NodeView, "v1")
+		require.NoError(t, err)
+		require.Len(t, v.items, 2)
+		unfinished, err = filepath.Glob(path + ".new-*")
+		require.NoError(t, err)
+		assert.Empty(t, unfinished, "what was left is swept")
+	}
+	t.Logf("%d of 12 were killed in the middle of a write", left)
+}
+
+// FuzzSavedView feeds damaged files with a right checksum: reading never panics, and what it accepts can be written.
+func FuzzSavedView(f *testing.F) {
+	for _, v := range []savedView{sample(), sample(policy("a", "1"), set(1, 2, 3), view.Secret{Name: "s"})} {
+		b, err := v.encode()
+		require.NoError(f, err)
+		f.Add(b[:len(b)-sha256.Size])
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		sum := sha256.Sum256(body)
+		v, err := decodeSaved(append(bytes.Clone(body), sum[:]...), "n1", NodeView, "v2")
+		if err != nil {
+			return
+		}
+		_, err = v.encode()
+		require.NoError(t, err)
+	})
+}
