@@ -82,6 +82,7 @@ type node struct {
 	mu   sync.Mutex
 	best map[string]client.Best
 	lost []string // prefixes that were taken back
+	hops []netip.Addr
 }
 
 func (w *world) node(name, address string) *node {
@@ -133,6 +134,7 @@ func (n *node) felix() {
 		_ = n.routes.Run(ctx, func(u client.Update) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
+			n.hops = u.NextHops
 			for _, b := range u.Best {
 				if len(b.Paths) == 0 {
 					delete(n.best, b.Prefix.String())
@@ -286,6 +288,9 @@ func TestMesh(t *testing.T) {
 	a.stop()
 	b.routes.NextHop(c.address, false, 0)
 	soon(t, "b does not use a dead next hop", b.hasNot("192.168.3.0/26"))
+	b.mu.Lock()
+	require.Contains(t, b.hops, c.address, "felix goes on looking at it")
+	b.mu.Unlock()
 	b.routes.NextHop(c.address, true, 0)
 	soon(t, "b uses it again", b.has("192.168.3.0/26", c.address))
 	require.True(t, b.has("192.168.1.0/26", a.address)(), "a's routes outlive its felix")

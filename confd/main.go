@@ -41,12 +41,12 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
 	if err != nil {
 		return err
 	}
-	defer view.Close()
+	defer func() { _ = view.Close() }()
 	speaker, err := bird.New(cfg.BirdSocket)
 	if err != nil {
 		return err
 	}
-	defer speaker.Close()
+	defer func() { _ = speaker.Close() }()
 	pusher := client.NewPusher(d.Log, speaker, filepath.Join(cfg.LibDir, "bird.yaml"))
 	follower := client.NewFollower(d.Log, render.NewState(render.Options{Node: cfg.Node, RouterID: cfg.RouterID}), pusher, speaker)
 

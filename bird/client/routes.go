@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,7 +45,10 @@ type Best struct {
 
 // Update is what changed since the last update.
 type Update struct {
-	Best     []Best // each prefix once, in no order
+	Best []Best // each prefix once, in no order
+	// NextHops are all that bird wants judged by Routes.NextHop, sorted: those of all present paths, and those that were
+	// called unreachable, whose paths bird keeps back until they are reachable again.
+	NextHops []netip.Addr
 	Synced   bool   // bird has told all that it knew when the stream began; once true it stays
 	Sequence uint64 // for Applied
 }
@@ -143,6 +147,7 @@ func (r *Routes) Run(ctx context.Context, handle func(Update)) error {
 				return nil
 			case <-in.wake:
 				if u, ok := in.take(); ok {
+					u.NextHops = r.judged(u.NextHops)
 					handle(u)
 				}
 			}
@@ -170,6 +175,19 @@ func (r *Routes) Run(ctx context.Context, handle func(Update)) error {
 		}
 	})
 	return group.Wait()
+}
+
+// judged adds the next hops that were called unreachable to those in use.
+func (r *Routes) judged(inUse []netip.Addr) []netip.Addr {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for a, h := range r.hops {
+		if !h.reachable {
+			inUse = append(inUse, a)
+		}
+	}
+	slices.SortFunc(inUse, netip.Addr.Compare)
+	return slices.Compact(inUse)
 }
 
 // stream is one connection's worth.
@@ -266,15 +284,16 @@ type inbox struct {
 	mu       sync.Mutex // guards the following
 	instance string
 	sequence uint64
-	known    map[netip.Prefix]struct{} // prefixes with paths, as told
-	fresh    map[netip.Prefix]struct{} // those told in the snapshot under way; nil if none is
+	known    map[netip.Prefix][]netip.Addr // prefixes with paths, as told, and their next hops
+	hops     map[netip.Addr]int            // how many paths have it
+	fresh    map[netip.Prefix]struct{}     // those told in the snapshot under way; nil if none is
 	changed  map[netip.Prefix][]Path
 	synced   bool
 	news     bool
 }
 
 func newInbox() *inbox {
-	return &inbox{wake: make(chan struct{}, 1), known: map[netip.Prefix]struct{}{}, changed: map[netip.Prefix][]Path{}}
+	return &inbox{wake: make(chan struct{}, 1), known: map[netip.Prefix][]netip.Addr{}, hops: map[netip.Addr]int{}, changed: map[netip.Prefix][]Path{}}
 }
 
 func (in *inbox) position() (string, uint64) {
@@ -326,12 +345,22 @@ func (in *inbox) put(m *birdv1.RoutesResponse) error {
 
 func (in *inbox) set(prefix netip.Prefix, paths []Path) {
 	in.changed[prefix], in.news = paths, true
+	for _, a := range in.known[prefix] {
+		if in.hops[a]--; in.hops[a] == 0 {
+			delete(in.hops, a)
+		}
+	}
 	if len(paths) == 0 {
 		delete(in.known, prefix)
 		delete(in.fresh, prefix)
 		return
 	}
-	in.known[prefix] = struct{}{}
+	hops := make([]netip.Addr, len(paths))
+	for i, p := range paths {
+		hops[i] = p.NextHop
+		in.hops[p.NextHop]++
+	}
+	in.known[prefix] = hops
 	if in.fresh != nil {
 		in.fresh[prefix] = struct{}{}
 	}
@@ -346,6 +375,9 @@ func (in *inbox) take() (Update, bool) {
 	u := Update{Synced: in.synced, Sequence: in.sequence, Best: make([]Best, 0, len(in.changed))}
 	for prefix, paths := range in.changed {
 		u.Best = append(u.Best, Best{prefix, paths})
+	}
+	for a := range in.hops {
+		u.NextHops = append(u.NextHops, a)
 	}
 	in.changed, in.news = map[netip.Prefix][]Path{}, false
 	return u, true

@@ -5,6 +5,8 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // The engine forgets what it has told a peer, so after a change of policy it cannot take back what is no longer allowed,
@@ -59,17 +61,18 @@ func (c *Config) classes(peers []Peer, export bool) []class {
 	var order []string
 	for _, p := range peers {
 		k := class{v6: p.Address.Is6(), internal: p.Internal(c), local: p.Local(c)}
-		key := fmt.Sprintf("%t %t %t %d %d", export, k.v6, k.internal, k.local, p.NextHop)
+		words := []string{fmt.Sprintf("%t %t %t %d %d", export, k.v6, k.internal, k.local, p.NextHop)}
 		k.next = p.NextHop
 		for _, name := range p.Filters {
 			if f := c.filterNamed(name); f != nil && len(f.rules(k.v6, export)) > 0 {
 				k.filters = append(k.filters, f)
-				key += " " + name
+				words = append(words, name)
 			}
 		}
 		if len(k.filters) == 0 {
 			continue
 		}
+		key := strings.Join(words, " ")
 		if byKey[key] == nil {
 			h := fnv.New32a()
 			h.Write([]byte(key))
@@ -284,10 +287,11 @@ func (k *compiler) conditions(r *Rule, name string, internal bool) (s Statement,
 		s.Community = k.set(Set{Kind: CommunitySet, Name: "community " + r.Community.String(), Patterns: []string{"^" + r.Community.String() + "$"}})
 	}
 	if len(r.ASPrefix) > 0 {
-		pattern := "^"
-		for _, as := range r.ASPrefix {
-			pattern += fmt.Sprintf("%d_", as)
+		numbers := make([]string, len(r.ASPrefix))
+		for i, as := range r.ASPrefix {
+			numbers[i] = strconv.FormatUint(uint64(as), 10)
 		}
+		pattern := "^" + strings.Join(numbers, "_") + "_"
 		s.ASPath = k.set(Set{Kind: ASPathSet, Name: "path " + pattern, Patterns: []string{pattern}})
 	}
 	return s, true

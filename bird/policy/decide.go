@@ -27,7 +27,7 @@ func (c *Config) ExportLearned(p, from *Peer, rt Route) Verdict {
 	switch {
 	case from != nil && from.Address == p.Address:
 		return Verdict{By: "learned from this peer"}
-	case from != nil && from.Internal(c) && p.Internal(c) && !(c.Reflects() && (from.ReflectorClient || p.ReflectorClient)):
+	case from != nil && from.Internal(c) && p.Internal(c) && (!c.Reflects() || !from.ReflectorClient && !p.ReflectorClient):
 		return Verdict{By: "learned over iBGP; only a reflector passes it on"}
 	case slices.Contains(rt.ASPath, p.ASNumber) && !p.Internal(c):
 		return Verdict{By: fmt.Sprintf("AS %d is in the path", p.ASNumber)}

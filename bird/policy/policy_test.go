@@ -231,8 +231,16 @@ func TestPattern(t *testing.T) {
 		pattern, name string
 		want          bool
 	}{
-		{"cali*", "cali123", true}, {"cali*", "eth0", false}, {"*.calico", "vxlan.calico", true}, {"*", "", true}, {"eth?", "eth0", true},
-		{"eth?", "eth10", false}, {"a*b*c", "axxbyyc", true}, {"a*b*c", "axxbyy", false}, {"", "", true}, {"", "x", false},
+		{"cali*", "cali123", true},
+		{"cali*", "eth0", false},
+		{"*.calico", "vxlan.calico", true},
+		{"*", "", true},
+		{"eth?", "eth0", true},
+		{"eth?", "eth10", false},
+		{"a*b*c", "axxbyyc", true},
+		{"a*b*c", "axxbyy", false},
+		{"", "", true},
+		{"", "x", false},
 	} {
 		require.Equal(t, row.want, matchPattern(row.pattern, row.name), "%s %s", row.pattern, row.name)
 	}

@@ -184,13 +184,12 @@ func (p *Program) concerning(peer netip.Addr, export bool) []string {
 			}
 			s.Neighbor = Match{}
 		}
-		text := s.String()
+		out = append(out, s.String())
 		for _, m := range ordered(s) {
 			if m.Set != "" {
-				text += "; " + sets[m.Set].String()
+				out = append(out, sets[m.Set].String())
 			}
 		}
-		out = append(out, text)
 	}
 	return out
 }

@@ -46,6 +46,7 @@ func (l leveled) Enabled(_ context.Context, at slog.Level) bool { return at >= l
 func (l leveled) WithAttrs(a []slog.Attr) slog.Handler {
 	return leveled{l.Handler.WithAttrs(a), l.level}
 }
+
 func (l leveled) WithGroup(name string) slog.Handler {
 	return leveled{l.Handler.WithGroup(name), l.level}
 }

@@ -75,7 +75,7 @@ func (s *Speaker) Peers(filter string) ([]PeerState, error) {
 		if one.ShadowedBy == "" {
 			one.Session, one.PeerCounters = s.sessions.get(p.Address), counters[p.Address]
 		} else {
-			one.Session.State = Down
+			one.State = Down
 		}
 		out = append(out, one)
 	}

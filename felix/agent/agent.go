@@ -47,7 +47,8 @@ type Kernel interface {
 	Holds(e state.Endpoint) error
 	// Entries lists everything, desired beside actual.
 	Entries() []dataplane.Entry
-	// Programmed tells whether a route with exactly this destination is in the kernel as wanted.
+	// Programmed tells whether a route with exactly this destination, to a workload or a block's blackhole, is in the
+	// kernel as wanted.
 	Programmed(dst netip.Prefix) bool
 }
 
@@ -75,6 +76,7 @@ type Agent struct {
 
 	inbox chan event
 	wake  chan struct{} // the kernel was changed by someone else
+	ended chan struct{} // closed when the loop ends; nobody is answered any more
 	ready atomic.Pointer[[]string]
 
 	// Owned by the loop:
@@ -86,6 +88,7 @@ type Agent struct {
 	fw      render.Firewall
 	mtu     int
 	whole   bool
+	failed  bool // the last turn did, in part
 	// Routes are whole when bird has told all its paths and the way to each next hop was looked up.
 	pathsKnown, routesWhole bool
 	waiters                 []waiter
@@ -113,7 +116,7 @@ type waiter struct {
 func New(node string, kernel Kernel, announce Announcer, local []state.Endpoint, events Events, log *slog.Logger) *Agent {
 	a := &Agent{
 		kernel: kernel, announce: announce, events: events, log: log,
-		inbox: make(chan event, 64), wake: make(chan struct{}, 1), state: state.New(node),
+		inbox: make(chan event, 64), wake: make(chan struct{}, 1), ended: make(chan struct{}), state: state.New(node),
 	}
 	for _, e := range local {
 		a.state.SetLocal(e)
@@ -139,8 +142,9 @@ func (a *Agent) setReady(reasons []string) {
 	}
 }
 
-// Run is the loop; it ends with ctx.
+// Run is the loop; it ends with ctx. It is called once.
 func (a *Agent) Run(ctx context.Context) error {
+	defer close(a.ended)
 	audit, patience := time.NewTicker(auditEvery), time.NewTimer(routesPatience)
 	defer audit.Stop()
 	defer patience.Stop()
@@ -215,7 +219,9 @@ func (a *Agent) turn(ctx context.Context, touched state.Section) error {
 		a.kernel.RoutesWhole()
 	}
 	err := a.kernel.Apply(ctx)
-	if touched&state.Routes != 0 || err != nil {
+	retried := a.failed
+	a.failed = err != nil
+	if touched&state.Routes != 0 || a.failed || retried {
 		a.announce.Announce(slices.DeleteFunc(render.Announced(a.state), a.missing))
 	}
 	for _, e := range a.due {
@@ -237,8 +243,15 @@ func (a *Agent) turn(ctx context.Context, touched state.Section) error {
 	return err
 }
 
-// missing tells whether a prefix of this node is not programmed. A single address has no blackhole of its own.
-func (a *Agent) missing(p netip.Prefix) bool { return !p.IsSingleIP() && !a.kernel.Programmed(p) }
+// missing tells whether a prefix of this node is not programmed, so that packets for it would get lost here. The
+// addresses of its own tunnel devices have no route, as they are the node's.
+func (a *Agent) missing(p netip.Prefix) bool {
+	self := a.state.Nodes[a.state.Node]
+	if p.IsSingleIP() && slices.Contains([]netip.Addr{self.IPIPAddr, self.VXLANAddr4, self.VXLANAddr6}, p.Addr()) {
+		return false
+	}
+	return !a.kernel.Programmed(p)
+}
 
 // fail tells those who wait that nothing is programmed yet.
 func (a *Agent) fail() {
@@ -288,20 +301,18 @@ func (a *Agent) changes(touched state.Section) desired.Changes {
 
 func equal[T comparable](a, b T) bool { return a == b }
 
-// tellWaiters answers those whose endpoint is open and programmed, and forgets those who no longer wait.
+// tellWaiters answers those whose endpoint is open and programmed, or gone, and forgets those who no longer wait.
 func (a *Agent) tellWaiters() {
 	a.waiters = slices.DeleteFunc(a.waiters, func(w waiter) bool {
-		e, ok := a.state.Local[w.iface]
-		switch {
-		case w.ctx.Err() != nil:
+		if w.ctx.Err() != nil {
 			return true
-		case !ok:
-			w.done <- fmt.Errorf("interface %s was removed meanwhile", w.iface)
-			return true
-		case len(a.state.Closed(e)) > 0 || a.kernel.Holds(e) != nil:
+		}
+		_, there := a.state.Local[w.iface]
+		why := a.whyClosed(a.state, w.iface)
+		if there && why != nil {
 			return false
 		}
-		w.done <- nil
+		w.done <- why
 		return true
 	})
 }

@@ -104,9 +104,13 @@ func (d *Drivers) Holds(e state.Endpoint) error {
 	return errors.Join(errs...)
 }
 
-// Programmed tells whether the blackhole of a block is in the kernel.
+// Programmed tells whether the blackhole of a block, or the route to a workload's address, is in the kernel.
 func (d *Drivers) Programmed(dst netip.Prefix) bool {
-	return d.routes.Programmed(desired.RouteKey{Table: desired.TableMain, Dst: dst})
+	key := desired.RouteKey{Table: desired.TableMain, Dst: dst}
+	if dst.IsSingleIP() {
+		key.Metric = desired.WorkloadMetric
+	}
+	return d.routes.Programmed(key)
 }
 
 // Entries lists everything, desired beside actual.

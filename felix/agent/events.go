@@ -2,9 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/render"
@@ -34,21 +39,24 @@ func (a *Agent) SetPaths(ctx context.Context, paths []state.Path, known bool, ac
 	}})
 }
 
-// SetLocal records an endpoint and returns when it is programmed, closed or open.
+// SetLocal records an endpoint and returns when it is programmed, closed or open. For one that is leaving, what cannot be
+// taken out of the kernel now is no error: it is taken out later, and its interface goes meanwhile.
 func (a *Agent) SetLocal(ctx context.Context, e state.Endpoint) error {
 	holds := func() error { return a.kernel.Holds(e) }
-	return a.local(ctx, func(s *state.State) state.Section { return s.SetLocal(e) }, holds, e.Leaving)
+	if e.Leaving {
+		holds = nil
+	}
+	return a.local(ctx, func(s *state.State) state.Section { return s.SetLocal(e) }, holds)
 }
 
-// DeleteLocal forgets an endpoint and returns when nothing of it is left.
+// DeleteLocal forgets an endpoint and returns when the kernel was told so.
 func (a *Agent) DeleteLocal(ctx context.Context, iface string) error {
-	holds := func() error { return nil }
-	return a.local(ctx, func(s *state.State) state.Section { return s.DeleteLocal(iface) }, holds, true)
+	return a.local(ctx, func(s *state.State) state.Section { return s.DeleteLocal(iface) }, nil)
 }
 
 // local changes the local endpoints and waits for the turn's end. A failure elsewhere in the kernel is not this
-// endpoint's: holds, called by the loop, judges it alone.
-func (a *Agent) local(ctx context.Context, change func(*state.State) state.Section, holds func() error, lenient bool) error {
+// endpoint's: holds, called by the loop, judges it alone; without it no failure counts.
+func (a *Agent) local(ctx context.Context, change func(*state.State) state.Section, holds func() error) error {
 	outcome := make(chan error, 1)
 	a.post(ctx, event{
 		do: func(s *state.State) state.Section {
@@ -57,14 +65,18 @@ func (a *Agent) local(ctx context.Context, change func(*state.State) state.Secti
 			return touched
 		},
 		done: func(failed error) {
-			if failed != nil {
+			if failed != nil && holds != nil {
 				failed = holds()
 			}
 			outcome <- failed
 		},
-		lenient: lenient,
+		lenient: holds == nil,
 	})
-	return wait(ctx, outcome)
+	failed, err := wait(ctx, a, outcome)
+	if holds == nil {
+		failed = nil
+	}
+	return errors.Join(failed, err)
 }
 
 // WaitOpen returns when the endpoint is open and programmed; when ctx ends before, the error says what is missing.
@@ -74,23 +86,33 @@ func (a *Agent) WaitOpen(ctx context.Context, iface string) error {
 		a.waiters = append(a.waiters, waiter{iface: iface, done: opened, ctx: ctx})
 		return 0
 	}})
-	select {
-	case err := <-opened:
-		return err
-	case <-ctx.Done():
+	if failed, err := wait(ctx, a, opened); ctx.Err() == nil {
+		return errors.Join(failed, err)
 	}
 	missing := make(chan error, 1)
 	after := context.WithoutCancel(ctx)
 	a.post(after, event{do: func(s *state.State) state.Section {
-		e := s.Local[iface]
-		why := s.Closed(e)
-		if err := a.kernel.Holds(e); err != nil {
-			why = append(why, err.Error())
-		}
-		missing <- fmt.Errorf("%s is closed: %s", iface, strings.Join(why, "; "))
+		missing <- a.whyClosed(s, iface)
 		return 0
 	}})
-	return <-missing
+	why, err := wait(after, a, missing)
+	return errors.Join(why, err)
+}
+
+// whyClosed says what an endpoint waits for, nothing if it is open.
+func (a *Agent) whyClosed(s *state.State, iface string) error {
+	e, ok := s.Local[iface]
+	if !ok {
+		return fmt.Errorf("interface %s was removed meanwhile", iface)
+	}
+	why := s.Closed(e)
+	if err := a.kernel.Holds(e); err != nil {
+		why = append(slices.Clone(why), err.Error())
+	}
+	if len(why) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s is closed: %s", iface, strings.Join(why, "; "))
 }
 
 // Local returns the endpoints on the node, by interface.
@@ -108,28 +130,31 @@ func look[T any](ctx context.Context, a *Agent, read func(*state.State) T) (T, e
 		answer <- read(s)
 		return 0
 	}})
-	select {
-	case v := <-answer:
-		return v, nil
-	case <-ctx.Done():
-		var none T
-		return none, ctx.Err()
-	}
+	return wait(ctx, a, answer)
 }
 
+// post hands an event to the loop, unless it has ended.
 func (a *Agent) post(ctx context.Context, e event) {
 	select {
 	case a.inbox <- e:
 	case <-ctx.Done():
+	case <-a.ended:
 	}
 }
 
-func wait(ctx context.Context, outcome <-chan error) error {
+// errEnded is the answer to those who still wait when felix stops.
+var errEnded = status.Error(codes.Unavailable, "felix is stopping")
+
+// wait returns what the loop answers.
+func wait[T any](ctx context.Context, a *Agent, answer <-chan T) (T, error) {
+	var none T
 	select {
-	case err := <-outcome:
-		return err
+	case v := <-answer:
+		return v, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return none, ctx.Err()
+	case <-a.ended:
+		return none, errEnded
 	}
 }
 

@@ -100,12 +100,7 @@ func (f family) uses(s *state.State, t view.Tunnel) bool {
 			return true
 		}
 	}
-	for _, r := range s.Remote {
-		if f.has(r.Dst) && slices.Contains(r.Receive, t) {
-			return true
-		}
-	}
-	return false
+	return s.Receives(f.v6, t)
 }
 
 // tunnelOf is how a pool wants packets carried.

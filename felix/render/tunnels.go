@@ -1,6 +1,9 @@
 package render
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
 )
@@ -29,7 +32,8 @@ func TunnelState(s *state.State) Tunnels {
 			Port:  uint16(value(s.Config.Spec.VXLANPort, desired.DefaultVXLANPort)),
 			Local: f.address.Addr(), Parent: f.parent, MAC: mac, MTU: f.mtu, Address: addr,
 		}
-		for _, n := range s.Nodes {
+		for _, name := range slices.Sorted(maps.Keys(s.Nodes)) { // two nodes may claim one tunnel end: always the same wins
+			n := s.Nodes[name]
 			vtep, mac, ok := f.vtep(n)
 			if n.Name == s.Node || !ok || !f.of(n).IsValid() {
 				continue

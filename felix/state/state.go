@@ -94,6 +94,8 @@ type State struct {
 	Paths     map[netip.Prefix]Path // from bird
 	Host      Host
 	Synced    bool // the view was whole at least once (from typha or from disk)
+
+	receives map[reception]int // routes of Remote that ask for it
 }
 
 // New returns the state of a node that knows nothing yet: defaults, and everything closed.
@@ -105,7 +107,7 @@ func New(node string) *State {
 		Policies: map[string]view.Policy{}, Lists: map[string]view.PolicyList{},
 		Workloads: map[string]view.WorkloadEndpoint{}, HostEPs: map[string]view.HostEndpoint{},
 		Remote: map[string]view.Route{}, Local: map[string]Endpoint{}, Paths: map[netip.Prefix]Path{},
-		Host: Host{Interfaces: map[string]Interface{}},
+		Host: Host{Interfaces: map[string]Interface{}}, receives: map[reception]int{},
 	}
 }
 
@@ -159,10 +161,43 @@ func (s *State) put(item view.Item) Section {
 		s.HostEPs[it.Name] = it
 		return Firewall
 	case view.Route:
-		s.Remote[it.Key().ID] = it
-		return Routes | Tunnels
+		return s.setRemote(it.Key().ID, &it)
 	}
 	return 0
+}
+
+// setRemote sets a route of typha's table, or removes it. The firewall is touched only when the first route asks for a
+// tunnel to be received, or the last one no longer does.
+func (s *State) setRemote(key string, r *view.Route) Section {
+	before := len(s.receives)
+	for _, t := range s.Remote[key].Receive {
+		at := reception{s.Remote[key].Dst.Addr().Is6(), t}
+		if s.receives[at]--; s.receives[at] == 0 {
+			delete(s.receives, at)
+		}
+	}
+	between := len(s.receives)
+	delete(s.Remote, key)
+	if r != nil {
+		s.Remote[key] = *r
+		for _, t := range r.Receive {
+			s.receives[reception{r.Dst.Addr().Is6(), t}]++
+		}
+	}
+	if before != between || between != len(s.receives) {
+		return Routes | Tunnels | Firewall
+	}
+	return Routes | Tunnels
+}
+
+// Receives tells whether packets of a family may arrive by a tunnel, whatever the pools say now: while a pool changes its
+// mode, both the old and the new way are open.
+func (s *State) Receives(v6 bool, t view.Tunnel) bool { return s.receives[reception{v6, t}] > 0 }
+
+// reception is a way by which packets may arrive.
+type reception struct {
+	v6     bool
+	tunnel view.Tunnel
 }
 
 func (s *State) remove(key view.Key) Section {
@@ -190,8 +225,7 @@ func (s *State) remove(key view.Key) Section {
 	case view.KindHostEndpoint:
 		delete(s.HostEPs, key.ID)
 	case view.KindRoute:
-		delete(s.Remote, key.ID)
-		return Routes | Tunnels
+		return s.setRemote(key.ID, nil)
 	}
 	return Firewall
 }

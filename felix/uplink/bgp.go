@@ -18,16 +18,12 @@ type BGP struct {
 	announced map[netip.Prefix]bool // owned by the agent's loop, through Announce
 	started   bool
 
-	hops map[netip.Addr]int // next hops of the present paths, with their uses; owned by Run's handler
-	uses map[netip.Prefix][]netip.Addr
+	hops []netip.Addr // next hops that bird wants judged; owned by Run's handler
 }
 
 // NewBGP prepares the exchange.
 func NewBGP(c *birdclient.Client, log *slog.Logger) *BGP {
-	return &BGP{
-		routes: c.Routes(log), announced: map[netip.Prefix]bool{},
-		hops: map[netip.Addr]int{}, uses: map[netip.Prefix][]netip.Addr{},
-	}
+	return &BGP{routes: c.Routes(log), announced: map[netip.Prefix]bool{}}
 }
 
 // Announce makes prefixes the whole of what this node announces. It is called by one goroutine.
@@ -65,12 +61,9 @@ func (b *BGP) Run(ctx context.Context, resolve func([]netip.Addr), paths func(ch
 		for _, best := range u.Best {
 			changed = append(changed, pathOf(best))
 		}
-		if b.count(changed) {
-			all := make([]netip.Addr, 0, len(b.hops))
-			for hop := range b.hops {
-				all = append(all, hop)
-			}
-			resolve(all)
+		if !slices.Equal(u.NextHops, b.hops) {
+			b.hops = u.NextHops
+			resolve(u.NextHops)
 		}
 		paths(changed, u.Synced, func() { b.routes.Applied(u.Sequence) })
 	})
@@ -82,25 +75,4 @@ func pathOf(best birdclient.Best) state.Path {
 		p.NextHops, p.Metric = append(p.NextHops, way.NextHop), way.Metric
 	}
 	return p
-}
-
-// count keeps the uses of next hops and tells whether the set of them changed.
-func (b *BGP) count(changed []state.Path) (different bool) {
-	for _, p := range changed {
-		for _, hop := range p.NextHops {
-			b.hops[hop]++
-			different = different || b.hops[hop] == 1
-		}
-		for _, hop := range b.uses[p.Prefix] {
-			if b.hops[hop]--; b.hops[hop] == 0 {
-				delete(b.hops, hop)
-				different = true
-			}
-		}
-		b.uses[p.Prefix] = p.NextHops
-		if len(p.NextHops) == 0 {
-			delete(b.uses, p.Prefix)
-		}
-	}
-	return different
 }

@@ -31,6 +31,7 @@ type Loop struct {
 func NewLoop(in *Intake, engine *compute.Engine, store *views.Store) *Loop {
 	return &Loop{
 		intake: in, engine: engine, store: store,
+		steps: map[string]uint64{}, stages: map[string]uint64{},
 		modes: compute.NewModes(), timers: map[string]*time.Timer{},
 	}
 }
@@ -56,12 +57,9 @@ func (l *Loop) step(ctx context.Context, b Batch) {
 			l.setPool(ctx, c)
 		}
 	}
-	l.mu.Lock()
-	steps := l.steps
-	l.steps = nil
-	l.mu.Unlock()
-	for _, pool := range steps {
-		l.advance(ctx, pool)
+	for _, pool := range l.due() {
+		now, moving := l.modes.Advance(pool)
+		l.carry(ctx, pool, now, moving)
 	}
 	// Before everything is there views are given to nobody, and what half of the objects would mean is not of interest.
 	if !b.InSync {
@@ -86,11 +84,18 @@ func (l *Loop) setPool(ctx context.Context, c cache.Change) {
 	}
 }
 
-// advance takes a pool's change of mode one step further.
-func (l *Loop) advance(ctx context.Context, pool string) {
-	if now, moving := l.modes.Advance(pool); moving || l.timers[pool] != nil {
-		l.carry(ctx, pool, now, moving)
+// due returns the pools whose present stage is over.
+func (l *Loop) due() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var pools []string
+	for pool, stage := range l.steps {
+		if now, moving := l.stages[pool]; moving && now == stage {
+			pools = append(pools, pool)
+		}
 	}
+	clear(l.steps)
+	return pools
 }
 
 // carry tells the computation how packets of a pool are carried, and sees to it that the next step is taken.
@@ -99,19 +104,35 @@ func (l *Loop) carry(ctx context.Context, pool string, now compute.Transport, mo
 		t.Stop()
 		delete(l.timers, pool)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if !moving {
+		delete(l.stages, pool)
 		l.engine.SetTransport(pool, nil)
 		return
 	}
+	l.stages[pool]++
+	stage := l.stages[pool]
 	l.engine.SetTransport(pool, &now)
-	l.timers[pool] = time.AfterFunc(modeStep, func() { _ = l.Applied(ctx, pool) }) // fails only when ctx has ended
+	l.timers[pool] = time.AfterFunc(modeStep, func() { _ = l.over(ctx, pool, stage) }) // fails only when ctx has ended
+}
+
+// over notes that a stage of a pool's change of mode is over, and has the loop look.
+func (l *Loop) over(ctx context.Context, pool string, stage uint64) error {
+	l.mu.Lock()
+	l.steps[pool] = max(l.steps[pool], stage)
+	l.mu.Unlock()
+	return l.intake.Wake(ctx)
 }
 
 // Applied says that all connected nodes have applied what the views say of a pool's transport, so that its change of
 // mode can go on before its time.
 func (l *Loop) Applied(ctx context.Context, pool string) error {
 	l.mu.Lock()
-	l.steps = append(l.steps, pool)
+	stage, moving := l.stages[pool]
 	l.mu.Unlock()
-	return l.intake.Wake(ctx)
+	if !moving {
+		return nil
+	}
+	return l.over(ctx, pool, stage)
 }

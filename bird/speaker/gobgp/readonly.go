@@ -22,7 +22,8 @@ type readOnly struct {
 func list[M any](stream interface {
 	Context() context.Context
 	Send(M) error
-}, run func(ctx context.Context, yield func(M)) error) error {
+}, run func(ctx context.Context, yield func(M)) error,
+) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	var failed error

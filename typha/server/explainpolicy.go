@@ -1,0 +1,110 @@
+package server
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/view"
+	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/cache"
+	"github.com/muslin-net/muslin/typha/views"
+)
+
+// end is one end of a packet: a workload endpoint, or an address outside of all.
+type end struct {
+	scope    views.Scope            // of the endpoint
+	endpoint *view.WorkloadEndpoint // nil for an address that no endpoint has
+	addrs    []netip.Addr
+}
+
+// ExplainPolicy says which policies decide over a packet: egress of the source, then ingress of the destination. Policies
+// of host endpoints are not looked at.
+func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolicyRequest) (*typhav1.ExplainPolicyResponse, error) {
+	if err := mustBeOperator(ctx); err != nil {
+		return nil, err
+	}
+	if m.GetProtocol() > 255 || m.GetPort() > 65535 {
+		return nil, status.Errorf(codes.InvalidArgument, "protocol %d, port %d: a protocol is 0 to 255, a port 0 to 65535", m.GetProtocol(), m.GetPort())
+	}
+	from, err := s.end(m.GetFrom())
+	if err != nil {
+		return nil, err
+	}
+	to, err := s.end(m.GetTo())
+	if err != nil {
+		return nil, err
+	}
+	p := packet{protocol: view.Protocol(m.GetProtocol()), port: uint16(m.GetPort())}
+	if p.src, p.dst = sameFamily(from.addrs, to.addrs); !p.src.IsValid() {
+		return nil, status.Errorf(codes.FailedPrecondition, "%s (%v) and %s (%v) have no addresses of one family", m.GetFrom(), from.addrs, m.GetTo(), to.addrs)
+	}
+	answer := &typhav1.ExplainPolicyResponse{Allowed: true}
+	for _, side := range []struct {
+		end
+		egress bool
+	}{{from, true}, {to, false}} {
+		if side.endpoint == nil || !answer.GetAllowed() {
+			continue
+		}
+		d := judgement{views: s.cfg.Views, scope: side.scope}.decide(*side.endpoint, side.egress, p)
+		answer.Decisions = append(answer.Decisions, d)
+		answer.Allowed = d.GetAllowed()
+	}
+	return answer, nil
+}
+
+// end finds what an operator named.
+func (s *Server) end(text string) (end, error) {
+	now := s.cfg.Cache.Snapshot()
+	if a, err := netip.ParseAddr(text); err == nil {
+		a = a.Unmap()
+		single := netip.PrefixFrom(a, a.BitLen()).String()
+		for o := range cache.All[*api.WorkloadEndpoint](now, "WorkloadEndpoint") {
+			if slices.Contains(o.Spec.IPNetworks, single) {
+				scope := views.Scope{Node: o.Spec.Node, View: views.NodeView}
+				if e := s.endpointWith(scope, a); e != nil {
+					return end{scope: scope, endpoint: e, addrs: []netip.Addr{a}}, nil
+				}
+			}
+		}
+		return end{addrs: []netip.Addr{a}}, nil
+	}
+	if strings.Count(text, "/") != 3 {
+		return end{}, status.Errorf(codes.InvalidArgument, "%q is neither an address nor an endpoint: write orchestrator/namespace/workload/interface", text)
+	}
+	for n := range now.Nodes() {
+		scope := views.Scope{Node: n.Name, View: views.NodeView}
+		if e := s.cfg.Views.Get(scope, view.Key{Kind: view.KindWorkloadEndpoint, ID: text}); e != nil {
+			endpoint := e.Item.(view.WorkloadEndpoint)
+			return end{scope: scope, endpoint: &endpoint, addrs: endpoint.Addresses}, nil
+		}
+	}
+	return end{}, status.Errorf(codes.NotFound, "there is no endpoint %q on any node", text)
+}
+
+// endpointWith finds the endpoint of a node that has an address.
+func (s *Server) endpointWith(scope views.Scope, a netip.Addr) *view.WorkloadEndpoint {
+	for _, e := range s.cfg.Views.View(scope) {
+		if w, ok := e.Item.(view.WorkloadEndpoint); ok && slices.Contains(w.Addresses, a) {
+			return &w
+		}
+	}
+	return nil
+}
+
+// sameFamily picks an address of each end, of one family; IPv4 where both have it.
+func sameFamily(from, to []netip.Addr) (src, dst netip.Addr) {
+	for _, is4 := range []bool{true, false} {
+		family := func(a netip.Addr) bool { return a.Is4() == is4 }
+		if i, j := slices.IndexFunc(from, family), slices.IndexFunc(to, family); i >= 0 && j >= 0 {
+			return from[i], to[j]
+		}
+	}
+	return netip.Addr{}, netip.Addr{}
+}

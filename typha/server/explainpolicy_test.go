@@ -1,0 +1,72 @@
+package server_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/typha/client"
+)
+
+func TestPolicyIsExplained(t *testing.T) {
+	w := newWorld(t)
+	r, n1, n2 := w.cluster()
+	web, db := reserve(t, n1, "web"), reserve(t, n2, "db")
+	report(t, n1, "x", 1, pod("web", web))
+	report(t, n2, "y", 1, pod("db", db))
+	port := func(n uint16) []api.Port { return []api.Port{api.SinglePort(n)} }
+	tcp := api.ProtocolTCP
+	w.create(&api.NetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"},
+		Spec: api.NetworkPolicySpec{
+			Selector: "app == 'db'", Types: []api.PolicyType{api.Ingress},
+			Ingress: []api.Rule{
+				{Action: api.Deny, Source: api.EntityRule{Nets: []string{"10.0.0.0/8"}}},
+				{Action: api.Allow, Protocol: &tcp, Source: api.EntityRule{Selector: "app == 'web'"}, Destination: api.EntityRule{Ports: port(5432)}},
+			},
+		},
+	})
+	ada := w.operator(r.address)
+	var decisions []client.Decision
+	allowed := func(p client.Packet) bool {
+		ok, d, err := ada.ExplainPolicy(t.Context(), p)
+		require.NoError(t, err)
+		decisions = d
+		return ok
+	}
+	ask := client.Packet{From: "cni/default/web/eth0", To: "cni/default/db/eth0", Protocol: 6, Port: 5432}
+	eventually(t, "both endpoints and the policy are known", func() bool {
+		ok, d, err := ada.ExplainPolicy(t.Context(), ask)
+		return err == nil && ok && len(d) == 2 && d[1].By == "np/default/db"
+	})
+	require.True(t, allowed(ask))
+	assert.Equal(t, []client.Decision{
+		{Endpoint: "cni/default/web/eth0", Egress: true, Allowed: true, By: "pro/net", Rule: 0},
+		{Endpoint: "cni/default/db/eth0", Allowed: true, By: "np/default/db", Rule: 1},
+	}, decisions)
+
+	require.True(t, allowed(client.Packet{From: web.String(), To: db.String(), Protocol: 6, Port: 5432}), "by address")
+	require.False(t, allowed(client.Packet{From: web.String(), To: db.String(), Protocol: 6, Port: 22}))
+	assert.Equal(t, client.Decision{Endpoint: "cni/default/db/eth0", By: "end of tier default", Rule: -1}, decisions[1])
+	require.False(t, allowed(client.Packet{From: "10.1.2.3", To: db.String(), Protocol: 6, Port: 5432}))
+	assert.Equal(t, []client.Decision{{Endpoint: "cni/default/db/eth0", By: "np/default/db", Rule: 0}}, decisions)
+	require.True(t, allowed(client.Packet{From: db.String(), To: "8.8.8.8", Protocol: 17, Port: 53}))
+	assert.Equal(t, "pro/net", decisions[0].By, "no policy for this direction")
+
+	for _, c := range []struct {
+		p  client.Packet
+		is error
+	}{
+		{client.Packet{From: "nowhere", To: "8.8.8.8"}, client.ErrInvalid},
+		{client.Packet{From: "cni/default/nobody/eth0", To: "8.8.8.8"}, client.ErrNotFound},
+		{client.Packet{From: web.String(), To: "fd00::1"}, client.ErrStale},
+	} {
+		_, _, err := ada.ExplainPolicy(t.Context(), c.p)
+		require.ErrorIs(t, err, c.is)
+	}
+	_, _, err := n1.ExplainPolicy(t.Context(), ask)
+	require.ErrorIs(t, err, client.ErrDenied)
+}
