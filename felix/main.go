@@ -74,7 +74,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 	if err != nil {
 		return err
 	}
-	reporter, bgp, watcher := uplink.NewReporter(typha, d.Log), uplink.NewBGP(bird, d.Log), host.New(d.Log)
+	reporter, bgp, watcher := uplink.NewReporter(typha, d.Log), uplink.NewBGP(bird.Routes(d.Log)), host.New(d.Log)
 	loop := agent.New(cfg.Node, kernel, bgp, local, agent.Events{
 		LocalChanged: reporter.Set,
 		MTU:          func(mtu int) { writeMTU(cfg.LibDir, mtu, d) },

@@ -175,7 +175,7 @@ func (p Peer) Info() string {
 	case p.State == Established:
 		return p.State.String()
 	case p.ShadowedBy != "":
-		return "Down: the address is " + p.ShadowedBy
+		return "Down: the address is " + p.ShadowedBy + "'s"
 	case p.State == Active && p.Passive && p.LastError == "":
 		return "Passive"
 	}

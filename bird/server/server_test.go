@@ -215,6 +215,35 @@ func TestService(t *testing.T) {
 		require.Equal(t, map[string]string{"192.168.1.0/26": "learned from this peer", "192.168.1.6/32": "learned from this peer"},
 			show(b, birdv1.RouteView_ROUTE_VIEW_WITHHELD))
 	})
+	t.Run("Watch", func(t *testing.T) {
+		conn, err := rpc.DialUnix(a.socket())
+		require.NoError(t, err)
+		defer conn.Close()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stream, err := birdv1.NewBirdServiceClient(conn).Watch(ctx, &birdv1.WatchRequest{})
+		require.NoError(t, err)
+		m, err := stream.Recv()
+		require.NoError(t, err)
+		require.Equal(t, birdv1.SessionState_SESSION_STATE_ESTABLISHED, m.GetPeer().GetState())
+		m, err = stream.Recv()
+		require.NoError(t, err)
+		require.True(t, m.GetSnapshotEnd())
+		empty := config(addrA, addrB, true)
+		empty.Generation, empty.Peers = 8, nil
+		_, err = ca.Apply(ctx, empty)
+		require.NoError(t, err)
+		for m.GetPeer() == nil || m.GetPeer().GetState() != birdv1.SessionState_SESSION_STATE_UNSPECIFIED {
+			m, err = stream.Recv()
+			require.NoError(t, err, "the session is told to be gone")
+		}
+		_, err = ca.Apply(ctx, config(addrA, addrB, true))
+		require.NoError(t, err)
+		soon(t, "the session is back", func() bool {
+			st, err := cb.Peers(ctx, "Mesh_x")
+			return err == nil && st.Peers[0].State == client.Established
+		})
+	})
 	t.Run("gobgp", func(t *testing.T) {
 		conn, err := rpc.DialUnix(filepath.Join(b.dir, "gobgp.sock"))
 		require.NoError(t, err)

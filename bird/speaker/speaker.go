@@ -269,7 +269,8 @@ func (s *Speaker) reconcileEngine(changes *Changes) error {
 		}
 	}
 	before, after := s.running.program, s.config.Compile(s.context())
-	if !reflect.DeepEqual(before, after) {
+	same := reflect.DeepEqual(before, after)
+	if !same {
 		if !note(s.engine.SetProgram(after)) {
 			return errors.Join(errs...) // to go on would let peers have what they must not
 		}
@@ -283,7 +284,7 @@ func (s *Speaker) reconcileEngine(changes *Changes) error {
 	}
 	slices.SortFunc(addresses, netip.Addr.Compare)
 	for _, a := range addresses {
-		if note(s.reconcilePeer(want[a], changes)) {
+		if note(s.reconcilePeer(want[a], changes)) && !same {
 			errs = append(errs, s.refresh(want[a], before, after, changes))
 		}
 	}

@@ -5,13 +5,15 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/desired"
@@ -99,10 +101,11 @@ type Agent struct {
 // event changes the state, or only looks at it.
 type event struct {
 	do   func(*state.State) state.Section
-	done func(error) // called after the next turn with its outcome; nil if nobody waits
-	ack  func()      // called after the first turn that succeeds; nil if nobody waits
-	// lenient events succeed while the view is not known: there is nothing of theirs in the kernel to wait for.
-	lenient bool
+	done chan<- error // gets the outcome of the next turn; nil if nobody waits
+	// holds judges a failed turn: what is wrong with what the event is about. Without it nothing is, also while the view is
+	// not known: there is nothing of it in the kernel to wait for.
+	holds func() error
+	ack   func() // called after the first turn that succeeds; nil if nobody waits
 }
 
 // waiter waits for an endpoint to open.
@@ -225,14 +228,18 @@ func (a *Agent) turn(ctx context.Context, touched state.Section) error {
 		a.announce.Announce(slices.DeleteFunc(render.Announced(a.state), a.missing))
 	}
 	for _, e := range a.due {
-		e.done(err)
+		if err != nil && e.holds != nil {
+			e.done <- e.holds()
+			continue
+		}
+		e.done <- nil
 	}
-	a.due = a.due[:0]
+	a.due = nil
 	if err == nil {
 		for _, ack := range a.acks {
 			ack()
 		}
-		a.acks = a.acks[:0]
+		a.acks = nil
 	}
 	a.tellWaiters()
 	a.setReady(nil)
@@ -256,13 +263,13 @@ func (a *Agent) missing(p netip.Prefix) bool {
 // fail tells those who wait that nothing is programmed yet.
 func (a *Agent) fail() {
 	for _, e := range a.due {
-		if e.lenient {
-			e.done(nil)
-			continue
+		var err error
+		if e.holds != nil {
+			err = status.Error(codes.Unavailable, "felix is not in sync: "+a.Ready()[0])
 		}
-		e.done(fmt.Errorf("felix is not in sync: %s", a.Ready()[0]))
+		e.done <- err
 	}
-	a.due = a.due[:0]
+	a.due = nil
 }
 
 // changes computes the sections that were touched and the difference to what was wanted before.

@@ -64,18 +64,9 @@ func (a *Agent) local(ctx context.Context, change func(*state.State) state.Secti
 			a.events.LocalChanged(localEndpoints(s))
 			return touched
 		},
-		done: func(failed error) {
-			if failed != nil && holds != nil {
-				failed = holds()
-			}
-			outcome <- failed
-		},
-		lenient: holds == nil,
+		done: outcome, holds: holds,
 	})
 	failed, err := wait(ctx, a, outcome)
-	if holds == nil {
-		failed = nil
-	}
 	return errors.Join(failed, err)
 }
 

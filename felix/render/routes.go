@@ -14,7 +14,7 @@ import (
 // come from typha's table, all else remote from bird. Where several speak of one destination, a local workload wins over
 // the table, the table over the blackhole of a block of this node, and that over bird.
 func Routes(s *state.State) map[desired.RouteKey]desired.Route {
-	r := routes{state: s, families: families(s), taken: map[netip.Prefix]bool{}, out: map[desired.RouteKey]desired.Route{}}
+	r := routes{state: s, families: families(s), taken: map[netip.Prefix]bool{}, direct: map[netip.Prefix]bool{}, out: map[desired.RouteKey]desired.Route{}}
 	for _, p := range s.Pools {
 		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && tunnelOf(p) != view.TunnelNone {
 			r.tunnelled = append(r.tunnelled, cidr.Masked())
@@ -28,6 +28,7 @@ func Routes(s *state.State) map[desired.RouteKey]desired.Route {
 	r.local()
 	table := slices.Sorted(maps.Keys(s.Remote)) // two nodes may have one destination while it moves: always the same wins
 	for _, key := range table {
+		r.direct[s.Remote[key].Dst] = r.direct[s.Remote[key].Dst] || s.Remote[key].Send == view.TunnelNone
 		r.remote(s.Remote[key])
 	}
 	for _, key := range table {
@@ -43,8 +44,9 @@ func Routes(s *state.State) map[desired.RouteKey]desired.Route {
 type routes struct {
 	state     *state.State
 	families  []family
-	tunnelled []netip.Prefix // pools whose routes come from typha's table
-	connected []netip.Prefix // subnets of the host's interfaces, whose routes are the kernel's
+	tunnelled []netip.Prefix        // pools whose routes come from typha's table
+	direct    map[netip.Prefix]bool // destinations that the table leaves to bird, whatever their pool asks for by now
+	connected []netip.Prefix        // subnets of the host's interfaces, whose routes are the kernel's
 	taken     map[netip.Prefix]bool
 	out       map[desired.RouteKey]desired.Route
 }
@@ -114,12 +116,12 @@ func (r *routes) remote(at view.Route) {
 	r.put(desired.VXLANRoute(at.Dst, vtep, f.device, f.mtu, protocol))
 }
 
-// learned adds the route that bird found, unless its destination lies in a pool whose routes come from typha's table. A
+// learned adds the route that bird found, unless its destination lies in a pool whose routes come from typha's table.
+// While such a pool changes its mode the table still says "direct" for its blocks, until all nodes accept the tunnel. A
 // peer that announces the node's own subnet, as routers do, must not take the place of the kernel's route to it.
 func (r *routes) learned(p state.Path) {
-	if slices.Contains(r.connected, p.Prefix) || slices.ContainsFunc(r.tunnelled, func(pool netip.Prefix) bool {
-		return pool.Bits() <= p.Prefix.Bits() && pool.Contains(p.Prefix.Addr())
-	}) {
+	inTunnelled := func(pool netip.Prefix) bool { return pool.Bits() <= p.Prefix.Bits() && pool.Contains(p.Prefix.Addr()) }
+	if slices.Contains(r.connected, p.Prefix) || !r.direct[p.Prefix] && slices.ContainsFunc(r.tunnelled, inTunnelled) {
 		return
 	}
 	route := desired.Route{Dst: p.Prefix, Protocol: desired.ProtocolMuslin, Metric: int(p.Metric), Table: desired.TableMain}

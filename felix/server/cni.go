@@ -68,6 +68,9 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 	switch {
 	case exists && before.ContainerID == e.ContainerID && before.ID == e.ID:
 		e.Addresses, e.MAC = before.Addresses, before.MAC // the same call again: same outcome
+	case exists && (before.ContainerID == e.ContainerID || before.ID.Workload != e.ID.Workload):
+		return e, status.Errorf(codes.InvalidArgument, "interface %s is that of endpoint %s already; a pod has one interface in a network, so delete that first",
+			before.Interface, before.ID)
 	case exists:
 		// A new sandbox of the same pod, before the DEL of the old one: the old one gives way.
 		if err := s.unwire(ctx, before, before.ID.Endpoint); err != nil {
@@ -89,10 +92,10 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 		if err := s.assign(ctx, &e, req, &steps); err != nil {
 			return e, err
 		}
+		steps.push(func(context.Context) error { return s.Records.Delete(name) })
 		if err := s.Records.Save(name, e); err != nil { // before anything is in the kernel: a crash must find it
 			return e, err
 		}
-		steps.push(func(context.Context) error { return s.Records.Delete(name) })
 	}
 	mac, err := s.Pods.Wire(ctx, e, podInterface)
 	if err != nil {
@@ -101,11 +104,9 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 	if !exists {
 		steps.push(func(ctx context.Context) error { return s.Pods.Unwire(ctx, e, podInterface) })
 	}
-	if mac != e.MAC {
-		e.MAC = mac
-		if err := s.Records.Save(name, e); err != nil {
-			return e, err
-		}
+	e.MAC = mac
+	if err := s.Records.Save(name, e); err != nil {
+		return e, err
 	}
 	if !exists {
 		steps.push(func(ctx context.Context) error { return s.Agent.DeleteLocal(ctx, e.Interface) })
@@ -132,12 +133,10 @@ func (s *Server) assign(ctx context.Context, e *state.Endpoint, req *felixv1.Add
 	if err := s.Releases.Cancel(ctx, want.Handle); err != nil {
 		return err
 	}
-	e.Addresses, err = s.IPAM.Assign(ctx, want)
-	if err != nil {
-		return err
-	}
+	// Before it is asked for: an answer that got lost leaves an address assigned too.
 	steps.push(func(context.Context) error { return s.Releases.Add(want.Handle) })
-	return nil
+	e.Addresses, err = s.IPAM.Assign(ctx, want)
+	return err
 }
 
 func wants(e state.Endpoint, cfg *felixv1.NetworkConfig, args map[string]string) (Want, error) {
@@ -196,9 +195,13 @@ func (s *Server) Delete(ctx context.Context, req *felixv1.DeleteRequest) (*felix
 		return nil, statusOf(err)
 	}
 	known, ok := local[e.Interface]
-	if !ok || known.ContainerID != e.ContainerID {
-		// Unknown, or a late DEL of a sandbox whose successor has the interface: only the old handle is freed.
+	switch {
+	case !ok: // unknown, or an earlier DEL did not get to the end
+		return &felixv1.DeleteResponse{}, statusOf(errors.Join(s.Releases.Add(e.Handle()), s.Records.Delete(recordName(e))))
+	case known.ContainerID != e.ContainerID: // a late DEL of a sandbox whose successor has the interface
 		return &felixv1.DeleteResponse{}, statusOf(s.Releases.Add(e.Handle()))
+	case known.ID != e.ID:
+		return &felixv1.DeleteResponse{}, nil // of an ADD that was refused, since the pod has its interface; so has the handle
 	}
 	if err := s.unwire(ctx, known, req.GetAttachment().GetInterface()); err != nil {
 		s.Log.Error("DEL failed", "endpoint", e.ID, "container", e.ContainerID, "error", err)
@@ -208,11 +211,12 @@ func (s *Server) Delete(ctx context.Context, req *felixv1.DeleteRequest) (*felix
 	return &felixv1.DeleteResponse{}, nil
 }
 
-// unwire takes an endpoint out: route first, then interface and rules, then the record; the address last.
+// unwire takes an endpoint out: route first, then interface and rules, then the address; the record last. A disk that
+// takes no more writes must not keep pods from ending: a restart settles what has no interface any more.
 func (s *Server) unwire(ctx context.Context, e state.Endpoint, podInterface string) error {
 	e.Leaving = true
 	if err := s.Records.Save(recordName(e), e); err != nil {
-		return err
+		s.Log.Warn("an endpoint on its way out is not recorded as such", "endpoint", e.ID, "error", err)
 	}
 	if err := s.Agent.SetLocal(ctx, e); err != nil {
 		return err

@@ -2,7 +2,6 @@ package uplink
 
 import (
 	"context"
-	"log/slog"
 	"net/netip"
 	"slices"
 
@@ -10,53 +9,61 @@ import (
 	"github.com/muslin-net/muslin/felix/state"
 )
 
+// Exchange is the conversation with bird about routes.
+type Exchange interface {
+	Announce(birdclient.LocalRoute)
+	Withdraw(netip.Prefix)
+	SnapshotEnd()
+	NextHop(a netip.Addr, reachable bool, metric uint32)
+	Applied(sequence uint64)
+	Run(ctx context.Context, handle func(birdclient.Update)) error
+}
+
 // BGP exchanges routes with bird: what this node has programmed goes out, best paths come in, and for each next hop bird is
 // told whether the kernel reaches it.
 type BGP struct {
-	routes *birdclient.Routes
+	bird Exchange
 
 	announced map[netip.Prefix]bool // owned by the agent's loop, through Announce
 	started   bool
 
-	hops []netip.Addr // next hops that bird wants judged; owned by Run's handler
+	hops []netip.Addr // that bird wants judged, sorted; owned by Run's handler
 }
 
 // NewBGP prepares the exchange.
-func NewBGP(c *birdclient.Client, log *slog.Logger) *BGP {
-	return &BGP{routes: c.Routes(log), announced: map[netip.Prefix]bool{}}
-}
+func NewBGP(bird Exchange) *BGP { return &BGP{bird: bird, announced: map[netip.Prefix]bool{}} }
 
 // Announce makes prefixes the whole of what this node announces. It is called by one goroutine.
 func (b *BGP) Announce(prefixes []netip.Prefix) {
 	for _, p := range prefixes {
 		if !b.announced[p] {
 			b.announced[p] = true
-			b.routes.Announce(birdclient.LocalRoute{Prefix: p})
+			b.bird.Announce(birdclient.LocalRoute{Prefix: p})
 		}
 	}
 	for p := range b.announced {
 		if !slices.Contains(prefixes, p) {
 			delete(b.announced, p)
-			b.routes.Withdraw(p)
+			b.bird.Withdraw(p)
 		}
 	}
 	if !b.started {
 		b.started = true
-		b.routes.SnapshotEnd()
+		b.bird.SnapshotEnd()
 	}
 }
 
 // Reachable tells bird what the kernel says of next hops.
 func (b *BGP) Reachable(h state.Host) {
 	for hop, at := range h.NextHops {
-		b.routes.NextHop(hop, at.Link != "", at.Metric)
+		b.bird.NextHop(hop, at.Link != "", at.Metric)
 	}
 }
 
 // Run passes best paths on until ctx ends: resolve is told all next hops when they changed, paths each change with whether
 // bird has told all that it has, and a function to call when the change is in the kernel.
 func (b *BGP) Run(ctx context.Context, resolve func([]netip.Addr), paths func(changed []state.Path, known bool, applied func())) error {
-	return b.routes.Run(ctx, func(u birdclient.Update) {
+	return b.bird.Run(ctx, func(u birdclient.Update) {
 		changed := make([]state.Path, 0, len(u.Best))
 		for _, best := range u.Best {
 			changed = append(changed, pathOf(best))
@@ -65,7 +72,7 @@ func (b *BGP) Run(ctx context.Context, resolve func([]netip.Addr), paths func(ch
 			b.hops = u.NextHops
 			resolve(u.NextHops)
 		}
-		paths(changed, u.Synced, func() { b.routes.Applied(u.Sequence) })
+		paths(changed, u.Synced, func() { b.bird.Applied(u.Sequence) })
 	})
 }
 

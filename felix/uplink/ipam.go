@@ -16,8 +16,14 @@ import (
 	"github.com/muslin-net/muslin/typha/client"
 )
 
+// Addresses hands out and takes back the addresses of the cluster.
+type Addresses interface {
+	Reserve(ctx context.Context, r client.Reserve) ([]client.Reservation, error)
+	ReleaseHandle(ctx context.Context, handle string) ([]netip.Addr, error)
+}
+
 // IPAM takes addresses from typha.
-type IPAM struct{ Typha *client.Client }
+type IPAM struct{ Typha Addresses }
 
 // Assign gives all that is asked for, or nothing.
 func (i IPAM) Assign(ctx context.Context, want server.Want) ([]netip.Addr, error) {

@@ -2,15 +2,24 @@ package uplink
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/muslin-net/muslin/felix/store"
 )
 
-// Failed releases are tried again this often.
-const retryRelease = 2 * time.Second
+// Failed releases are tried again every retryRelease; one try takes at most releaseTime.
+const (
+	retryRelease = 2 * time.Second
+	releaseTime  = 5 * time.Second
+)
 
 // Releases frees the addresses of handles, in the background and durably: a handle stays on disk until typha has freed it.
 type Releases struct {
@@ -19,8 +28,10 @@ type Releases struct {
 	log     *slog.Logger
 	poke    chan struct{}
 
-	mu      sync.Mutex // guards pending; held while one handle is being freed, so that Cancel waits for that
+	mu      sync.Mutex // guards the following, and the records on disk
 	pending map[string]Release
+	busy    string        // handle that is being freed
+	freed   chan struct{} // closed when that is over
 }
 
 // Release is a handle whose addresses are to be freed.
@@ -41,26 +52,38 @@ func OpenReleases(path string, free func(context.Context, string) error, log *sl
 	return &Releases{free: free, records: records, log: log, poke: make(chan struct{}, 1), pending: pending}, nil
 }
 
-// Add queues a handle; it is on disk when Add returns.
+// Add queues a handle; it is on disk when Add returns. If the disk does not take it, it is queued all the same.
 func (r *Releases) Add(handle string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	release := Release{Handle: handle}
-	if err := r.records.Save(handle, release); err != nil {
-		return err
-	}
 	r.pending[handle] = release
 	select {
 	case r.poke <- struct{}{}:
 	default:
 	}
-	return nil
+	return r.records.Save(handle, release)
 }
 
-// Cancel takes a handle back that is to be used again. A release that is under way is waited for.
-func (r *Releases) Cancel(_ context.Context, handle string) error {
+// Cancel takes a handle back that is to be used again. If just this one is being freed, that is waited for.
+func (r *Releases) Cancel(ctx context.Context, handle string) error {
 	r.mu.Lock()
+	for r.busy == handle {
+		freed := r.freed
+		r.mu.Unlock()
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return fmt.Errorf("the addresses of %s are still being freed: %w", handle, ctx.Err())
+		}
+		r.mu.Lock()
+	}
 	defer r.mu.Unlock()
+	return r.forget(handle)
+}
+
+// forget takes a handle off the queue.
+func (r *Releases) forget(handle string) error {
 	if _, ok := r.pending[handle]; !ok {
 		return nil
 	}
@@ -85,18 +108,20 @@ func (r *Releases) Run(ctx context.Context) error {
 	}
 }
 
-// freeAll tries every handle once and tells whether any is left.
+// freeAll tries every handle once and tells whether any is left. While typha cannot be reached it tries no further.
 func (r *Releases) freeAll(ctx context.Context) (left bool) {
 	r.mu.Lock()
-	handles := make([]string, 0, len(r.pending))
-	for h := range r.pending {
-		handles = append(handles, h)
-	}
+	handles := slices.Sorted(maps.Keys(r.pending))
 	r.mu.Unlock()
 	for _, h := range handles {
-		if err := r.freeOne(ctx, h); err != nil {
-			r.log.Info("addresses are freed later", "handle", h, "error", err)
-			left = true
+		err := r.freeOne(ctx, h)
+		if err == nil {
+			continue
+		}
+		r.log.Info("addresses are freed later", "handle", h, "error", err)
+		left = true
+		if status.Code(err) == codes.Unavailable {
+			break
 		}
 	}
 	return left
@@ -104,15 +129,23 @@ func (r *Releases) freeAll(ctx context.Context) (left bool) {
 
 func (r *Releases) freeOne(ctx context.Context, handle string) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if _, ok := r.pending[handle]; !ok {
-		return nil
+		r.mu.Unlock()
+		return nil // cancelled meanwhile
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	r.busy, r.freed = handle, make(chan struct{})
+	r.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(ctx, releaseTime)
 	defer cancel()
-	if err := r.free(ctx, handle); err != nil {
+	err := r.free(ctx, handle)
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.freed)
+	r.busy = ""
+	if err != nil {
 		return err
 	}
-	delete(r.pending, handle)
-	return r.records.Delete(handle)
+	return r.forget(handle)
 }

@@ -19,9 +19,14 @@ const (
 	repeatReport = 30 * time.Second
 )
 
+// Reports takes what runs on a node.
+type Reports interface {
+	Report(ctx context.Context, r client.Report) (refused []client.RefusedEndpoint, stored bool, err error)
+}
+
 // Reporter tells typha which endpoints are on the node: always all of them, and only the latest.
 type Reporter struct {
-	typha    *client.Client
+	typha    Reports
 	log      *slog.Logger
 	instance string
 	changed  chan struct{}
@@ -32,7 +37,7 @@ type Reporter struct {
 }
 
 // NewReporter returns a reporter that waits for its first Set.
-func NewReporter(typha *client.Client, log *slog.Logger) *Reporter {
+func NewReporter(typha Reports, log *slog.Logger) *Reporter {
 	return &Reporter{typha: typha, log: log, instance: uuid.NewString(), changed: make(chan struct{}, 1)}
 }
 

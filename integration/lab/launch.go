@@ -106,14 +106,43 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err := checkBinaries(o.BinDir, o.Topology); err != nil {
 		return nil, err
 	}
+	unmake, err := makeParents(o.StateDir)
+	if err != nil {
+		return nil, err
+	}
 	if err := claimStateDir(o); err != nil {
+		unmake()
 		return nil, err
 	}
 	l, err := launch(ctx, o)
 	if err != nil {
-		return nil, alsoFailed(err, removeStateDir(o.StateDir))
+		err = alsoFailed(err, removeStateDir(o.StateDir))
+		unmake()
+		return nil, err
 	}
 	return l, nil
+}
+
+// makeParents makes the directories above the state directory, and returns how to take those back that were missing.
+func makeParents(stateDir string) (unmake func(), err error) {
+	parent := filepath.Dir(stateDir)
+	var made []string // the deepest first
+	for dir := parent; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		made = append(made, dir)
+	}
+	unmake = func() {
+		for _, dir := range made {
+			_ = os.Remove(dir) // another lab may be in it by now
+		}
+	}
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		unmake()
+		return nil, problem("cannot make the state directory: "+err.Error(), "choose another one with --state-dir")
+	}
+	return unmake, nil
 }
 
 // checkBinaries finds out before anything is made whether all programs are there.
@@ -138,9 +167,6 @@ func checkBinaries(binDir string, t Topology) error {
 
 // claimStateDir makes the state directory, which only one lab can do, and describes the lab in it.
 func claimStateDir(o Options) error {
-	if err := os.MkdirAll(filepath.Dir(o.StateDir), 0o755); err != nil {
-		return problem("cannot make the state directory: "+err.Error(), "choose another one with --state-dir")
-	}
 	if err := os.Mkdir(o.StateDir, 0o700); err != nil {
 		if !errors.Is(err, os.ErrExist) {
 			return problem("cannot make the state directory: "+err.Error(), "choose another one with --state-dir")

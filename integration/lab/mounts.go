@@ -26,6 +26,10 @@ var privateDirs = []struct{ sub, target string }{
 // nothing mounted here is seen outside.
 func mountLab(stateDir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) { // as AppArmor does on Ubuntu
+			return problem("this user may make a user namespace but not mount in it: "+err.Error(),
+				"run it as root, or allow it (on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0)")
+		}
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	state, err := os.Open(stateDir)

@@ -4,12 +4,11 @@ package suite
 
 import (
 	"context"
-	"io"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"sync"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,30 +18,56 @@ import (
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
-// bin is where make build puts the binaries.
+// envBin says where the binaries are, if not where make build puts them.
+const envBin = "MUSLIN_BIN"
+
+// How long a test waits for what should come at once, and how often it looks.
+const (
+	patience = 15 * time.Second
+	glance   = 20 * time.Millisecond
+)
+
+// logTail is how much of each log a failed test shows, in bytes.
+const logTail = 4000
+
+// bin is the directory of the binaries.
 func bin(t *testing.T) string {
 	t.Helper()
-	dir, err := filepath.Abs("../../bin")
+	dir := os.Getenv(envBin)
+	if dir == "" {
+		dir = "../../bin"
+	}
+	dir, err := filepath.Abs(dir)
 	require.NoError(t, err)
 	require.FileExists(t, filepath.Join(dir, "lab"), "run make build first")
 	return dir
 }
 
-// cluster brings the demo's cluster up, changed as the test wishes, and removes it at the end. If the test failed, the logs
-// of all processes are shown.
-func cluster(t *testing.T, name string, change func(*lab.Topology)) (*lab.Lab, lab.Topology) {
+// cluster is a lab that runs the demo's topology or one like it. Its methods fail the test rather than return errors.
+type cluster struct {
+	*lab.Lab
+	topology lab.Topology
+	mode     lab.Mode
+}
+
+// up brings the demo's cluster up, changed as the test wishes, waits until its routes are there, and removes it at the end.
+// If the test failed, the ends of all logs are shown.
+func up(t *testing.T, name string, mode lab.Mode, change func(*lab.Topology)) *cluster {
 	t.Helper()
 	topology, err := lab.DemoTopology()
 	require.NoError(t, err)
+	if mode == lab.ModeVXLAN {
+		topology.Pools[0].VXLANMode = "Always"
+	}
 	if change != nil {
 		change(&topology)
 	}
 	dir, err := os.MkdirTemp("", "suite")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	l, err := lab.Up(ctx, lab.Options{Name: name, StateDir: filepath.Join(dir, "state"), BinDir: bin(t), Topology: topology, Attached: true})
+	l, err := lab.Up(within(t, time.Minute), lab.Options{
+		Name: name, StateDir: filepath.Join(dir, "state"), BinDir: bin(t), Topology: topology, Attached: true,
+	})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -50,7 +75,10 @@ func cluster(t *testing.T, name string, change func(*lab.Topology)) (*lab.Lab, l
 		}
 		assert.NoError(t, l.Down(context.Background()))
 	})
-	return l, topology
+	c := &cluster{Lab: l, topology: topology, mode: mode}
+	require.NoError(t, l.AwaitRoutes(within(t, patience), topology, mode))
+	c.awaitSessions(t)
+	return c
 }
 
 func showLogs(t *testing.T, l *lab.Lab) {
@@ -60,7 +88,7 @@ func showLogs(t *testing.T, l *lab.Lab) {
 	}
 	for _, p := range st.Processes {
 		if text, err := os.ReadFile(p.Log); err == nil && len(text) > 0 {
-			t.Logf("%s on %s (%s, started %d times):\n%s", p.Name, p.Node, p.State, p.Starts, text[max(0, len(text)-4000):])
+			t.Logf("%s on %s (%s, started %d times):\n%s", p.Name, p.Node, p.State, p.Starts, text[max(0, len(text)-logTail):])
 		}
 	}
 }
@@ -72,85 +100,188 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// expect probes from everyone to all pods and requires what the mode promises.
-func expect(t *testing.T, l *lab.Lab, topology lab.Topology, mode lab.Mode) {
+// eventually looks until what returns nothing; what it last returned is shown if that does not come in time. It tells how
+// long it took.
+func eventually(t *testing.T, d time.Duration, what func() string) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for {
+		missing := what()
+		took := time.Since(began)
+		if missing == "" {
+			return took
+		}
+		if took > d {
+			require.Failf(t, "it did not come", "within %s: %s", d, missing)
+		}
+		select {
+		case <-t.Context().Done():
+			require.Fail(t, "the test was interrupted", missing)
+		case <-time.After(glance):
+		}
+	}
+}
+
+// run runs a program that must succeed.
+func (c *cluster) run(t *testing.T, where string, args ...string) string {
+	t.Helper()
+	out, err := c.Run(within(t, patience), where, args...)
+	require.NoError(t, err)
+	return out
+}
+
+// sh runs a shell command that must succeed.
+func (c *cluster) sh(t *testing.T, where, command string) string {
+	t.Helper()
+	return c.run(t, where, "sh", "-ec", command)
+}
+
+// apply stores a resource as a user does.
+func (c *cluster) apply(t *testing.T, doc string) {
+	t.Helper()
+	out := &strings.Builder{}
+	code, err := c.Exec(within(t, patience), "master", lab.Command{
+		Args: []string{"calicoctl", "apply", "-f", "-"}, Stdin: strings.NewReader(doc), Stdout: out, Stderr: out,
+	})
+	require.NoError(t, err)
+	require.Zero(t, code, out.String())
+}
+
+func (c *cluster) kill(t *testing.T, v victim) {
+	t.Helper()
+	require.NoError(t, c.Kill(within(t, patience), v.node, v.process))
+}
+
+func (c *cluster) start(t *testing.T, v victim) {
+	t.Helper()
+	require.NoError(t, c.Start(within(t, patience), v.node, v.process))
+}
+
+// victim is a process to kill.
+type victim struct{ node, process string }
+
+func (v victim) String() string { return v.process + " on " + v.node }
+
+// add makes a pod that must come up, and returns its address and the name of its host side.
+func (c *cluster) add(t *testing.T, name, node string) lab.PodStatus {
+	t.Helper()
+	st, err := c.PodAdd(within(t, patience), lab.Pod{Name: name, Node: node})
+	require.NoError(t, err)
+	require.NotEmpty(t, st.Addresses)
+	return st
+}
+
+func (c *cluster) del(t *testing.T, name string) {
+	t.Helper()
+	require.NoError(t, c.PodDel(within(t, patience), name))
+}
+
+// pod returns what the lab knows of a pod.
+func (c *cluster) pod(t *testing.T, name string) lab.PodStatus {
+	t.Helper()
+	st, err := c.Status(within(t, patience))
+	require.NoError(t, err)
+	for _, p := range st.Pods {
+		if p.ID == name {
+			return p
+		}
+	}
+	require.Failf(t, "no such pod", "%s", name)
+	return lab.PodStatus{}
+}
+
+func (c *cluster) address(t *testing.T, name string) netip.Addr {
+	t.Helper()
+	return c.pod(t, name).Addresses[0]
+}
+
+// log is the output of a process so far.
+func (c *cluster) log(t *testing.T, v victim) string {
+	t.Helper()
+	text, err := os.ReadFile(c.LogPath(v.node, v.process))
+	require.NoError(t, err)
+	return string(text)
+}
+
+// reachable probes from everyone to all pods and requires what the mode promises.
+func (c *cluster) reachable(t *testing.T) {
 	t.Helper()
 	ctx := within(t, 30*time.Second)
-	require.NoError(t, l.AwaitRoutes(ctx, topology, mode))
-	want, err := l.Expect(ctx, mode)
+	require.NoError(t, c.AwaitRoutes(ctx, c.topology, c.mode))
+	want, err := c.Expect(ctx, c.mode)
 	require.NoError(t, err)
-	m, err := l.Matrix(ctx)
+	m, err := c.Matrix(ctx)
 	require.NoError(t, err)
 	require.Empty(t, m.Wrong(want))
 }
 
-// conversation is a TCP connection between two pods on which a byte goes back and forth all the time.
-type conversation struct {
-	mu     sync.Mutex
-	rounds int
-	err    error
+// awaitSessions waits until every node has a session with every other one.
+func (c *cluster) awaitSessions(t *testing.T) {
+	t.Helper()
+	for _, n := range c.topology.Nodes {
+		eventually(t, patience, func() string {
+			out, err := c.Run(within(t, patience), n.Name, "calicoctl", "node", "status")
+			if err != nil {
+				return err.Error()
+			}
+			if got := strings.Count(out, "Established"); got != len(c.topology.Nodes)-1 {
+				return n.Name + " has other sessions:\n" + out
+			}
+			return ""
+		})
+	}
 }
 
-// converse opens a connection from one pod to another and keeps it busy until the test ends.
-func converse(t *testing.T, l *lab.Lab, from, to string) *conversation {
+// awaitReady waits until felix and bird of a node say that they are ready.
+func (c *cluster) awaitReady(t *testing.T, node string) {
 	t.Helper()
-	ctx := within(t, 20*time.Second)
-	ln, err := l.Listen(ctx, to, netip.MustParseAddrPort("0.0.0.0:7"))
-	require.NoError(t, err)
-	st, err := l.Status(ctx)
-	require.NoError(t, err)
-	var addr netip.Addr
-	for _, p := range st.Pods {
-		if p.ID == to {
-			addr = p.Addresses[0]
+	eventually(t, patience, func() string {
+		if _, err := c.Run(within(t, patience), node, "calico-node", "-felix-ready", "-bird-ready"); err != nil {
+			return err.Error()
 		}
-	}
-	client, err := l.Dial(ctx, from, netip.AddrPortFrom(addr, 7))
-	require.NoError(t, err)
-	server, err := ln.AcceptTCP()
-	require.NoError(t, err)
-	c := &conversation{}
-	var both sync.WaitGroup
-	both.Go(func() { _, _ = io.Copy(server, server) })
-	both.Go(func() { c.talk(client) })
-	t.Cleanup(func() {
-		client.Close()
-		server.Close()
-		ln.Close()
-		both.Wait()
+		return ""
 	})
-	return c
 }
 
-func (c *conversation) talk(conn *net.TCPConn) {
-	b := []byte{1}
-	for {
-		_, err := conn.Write(b)
-		if err == nil {
-			_, err = io.ReadFull(conn, b)
-		}
-		c.mu.Lock()
-		c.rounds++
-		c.err = err
-		c.mu.Unlock()
-		if err != nil {
-			return
-		}
-	}
-}
+var inUse = regexp.MustCompile(`\| IP Pool +\| \S+ +\| \d+ +\| (\d+) \(`)
 
-// goesOn requires that the connection is alive: many more answers come.
-func (c *conversation) goesOn(t *testing.T, when string) {
+// addressesInUse is what calicoctl says of the first pool.
+func (c *cluster) addressesInUse(t *testing.T) string {
 	t.Helper()
-	look := func() (int, error) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.rounds, c.err
+	out := c.run(t, "master", "calicoctl", "ipam", "show")
+	m := inUse.FindStringSubmatch(out)
+	require.NotNil(t, m, out)
+	return m[1]
+}
+
+// awaitStored waits until the datastore holds exactly the pods that are there: their endpoints, and an address for each. In
+// VXLAN mode each node has an address besides.
+func (c *cluster) awaitStored(t *testing.T) {
+	t.Helper()
+	st, err := c.Status(within(t, patience))
+	require.NoError(t, err)
+	want := map[string]bool{}
+	for _, p := range st.Pods {
+		want[p.Name+" "+p.Addresses[0].String()+"/32"] = true
 	}
-	before, err := look()
-	require.NoError(t, err, "the connection broke: %s", when)
-	require.Eventually(t, func() bool {
-		now, err := look()
-		return err == nil && now > before+100
-	}, 5*time.Second, 5*time.Millisecond, "the connection stands still: %s", when)
+	addresses := len(st.Pods)
+	if c.mode == lab.ModeVXLAN {
+		addresses += len(st.Nodes)
+	}
+	eventually(t, patience, func() string {
+		got := c.run(t, "master", "calicoctl", "get", "workloadendpoints")
+		rows := strings.Split(strings.TrimSpace(got), "\n")[1:]
+		for _, row := range rows {
+			if f := strings.Fields(row); len(f) < 4 || !want[f[0]+" "+f[2]] && !want[f[1]+" "+f[3]] && !want[f[0]+" "+f[3]] {
+				return "there is an endpoint of a pod that is not there: " + row
+			}
+		}
+		if len(rows) != len(want) {
+			return "an endpoint is missing:\n" + got
+		}
+		if n := c.addressesInUse(t); n != itoa(addresses) {
+			return n + " addresses are in use, not " + itoa(addresses)
+		}
+		return ""
+	})
 }

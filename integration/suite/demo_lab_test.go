@@ -23,7 +23,7 @@ func TestDemo(t *testing.T) {
 			dir := publicCopy(t, bin(t), user)
 			state := filepath.Join(dir, "user", "state")
 			began := time.Now()
-			out, err := run(t, dir, user, nil, "--name", "demo-test", "--state-dir", state, "demo")
+			out, err := runLab(t, dir, user, nil, "--name", "demo-test", "--state-dir", state, "demo")
 			require.NoError(t, err, out)
 			assert.Less(t, time.Since(began), time.Minute)
 			assert.Contains(t, out, "All cells are as expected")
@@ -39,19 +39,19 @@ func TestDemo(t *testing.T) {
 func TestDemoKeeps(t *testing.T) {
 	dir := publicCopy(t, bin(t), nil)
 	lab := []string{"--name", "demo-kept", "--state-dir", filepath.Join(dir, "user", "state")}
-	out, err := run(t, dir, nil, []string{"KEEP=1"}, append(lab, "demo")...)
-	t.Cleanup(func() { _, _ = run(t, dir, nil, nil, append(lab, "down")...) })
+	out, err := runLab(t, dir, nil, []string{"KEEP=1"}, append(lab, "demo")...)
+	t.Cleanup(func() { _, _ = runLab(t, dir, nil, nil, append(lab, "down")...) })
 	require.NoError(t, err, out)
 	assert.Contains(t, out, "The lab stays up")
 	assert.Contains(t, out, "--name demo-kept down")
 
-	out, err = run(t, dir, nil, nil, append(lab, "exec", "pod-1", "--", "ip", "-br", "addr")...)
+	out, err = runLab(t, dir, nil, nil, append(lab, "exec", "pod-1", "--", "ip", "-br", "addr")...)
 	require.NoError(t, err, out)
 	assert.Contains(t, out, "192.168.")
-	out, err = run(t, dir, nil, nil, append(lab, "probe", "pod-1", "pod-3")...)
+	out, err = runLab(t, dir, nil, nil, append(lab, "probe", "pod-1", "pod-3")...)
 	require.NoError(t, err, out)
 	assert.Contains(t, out, "vxlan vni 4096 |")
-	out, err = run(t, dir, nil, nil, append(lab, "down")...)
+	out, err = runLab(t, dir, nil, nil, append(lab, "down")...)
 	require.NoError(t, err, out)
 }
 
@@ -71,7 +71,7 @@ func publicCopy(t *testing.T, bin string, user *syscall.Credential) string {
 	return dir
 }
 
-func run(t *testing.T, dir string, user *syscall.Credential, env []string, args ...string) (string, error) {
+func runLab(t *testing.T, dir string, user *syscall.Credential, env []string, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(dir, "bin", "lab"), args...)
 	cmd.Dir = dir

@@ -3,78 +3,171 @@
 package suite
 
 import (
+	"regexp"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
-// TestKilledProcesses: kill -9 of any process at any time, then start: the cluster converges to the same state, and an
-// established connection between pods lives on all the while.
-func TestKilledProcesses(t *testing.T) {
+// longestGap is for how long a route may be missing, and a connection may wait, when processes die.
+const longestGap = time.Second
+
+// nodeProcesses are all that a worker runs.
+var nodeProcesses = []victim{{"worker-1", lab.ProcessBird}, {"worker-1", lab.ProcessFelix}, {"worker-1", lab.ProcessConfd}}
+
+// deaths are the processes that are killed together.
+var deaths = []struct {
+	name    string
+	victims []victim
+}{
+	{"felix", []victim{{"worker-1", lab.ProcessFelix}}},
+	{"bird", []victim{{"worker-1", lab.ProcessBird}}},
+	{"confd", []victim{{"worker-1", lab.ProcessConfd}}},
+	{"typha and its datastore", []victim{{"master", lab.ProcessTypha}}},
+	{"all of a node", nodeProcesses},
+	{"all of a node and typha", append([]victim{{"master", lab.ProcessTypha}}, nodeProcesses...)},
+}
+
+// TestKill: kill -9 of any process, then start: no connection between pods dies, no route is missing for long, pods can be
+// added, and the kernels hold what they held.
+func TestKill(t *testing.T) {
 	for _, mode := range []lab.Mode{lab.ModeDirect, lab.ModeVXLAN} {
 		t.Run(string(mode), func(t *testing.T) {
-			l, topology := cluster(t, "killed", func(topo *lab.Topology) {
-				if mode == lab.ModeVXLAN {
-					topo.Pools[0].VXLANMode = "Always"
-				}
-			})
-			expect(t, l, topology, mode)
-			talk := converse(t, l, "pod-1", "pod-2")
-			talk.goesOn(t, "at the beginning")
-
-			victims := []struct{ node, process string }{
-				{"master", lab.ProcessTypha},
-				{"worker-1", lab.ProcessFelix},
-				{"worker-2", lab.ProcessFelix},
-				{"worker-1", lab.ProcessConfd},
-				{"worker-1", lab.ProcessBird},
+			c := up(t, "suite-kill", mode, nil)
+			pairs := [][2]string{{"pod-1", "pod-2"}, {"pod-2", "pod-1"}, {"master", "pod-1"}}
+			if mode == lab.ModeVXLAN {
+				pairs = append(pairs, [2]string{"pod-3", "pod-1"})
 			}
-			for _, v := range victims {
-				ctx := within(t, 20*time.Second)
-				require.NoError(t, l.Kill(ctx, v.node, v.process))
-				talk.goesOn(t, v.process+" on "+v.node+" is down")
-				require.NoError(t, l.Start(ctx, v.node, v.process))
-				talk.goesOn(t, v.process+" on "+v.node+" is up again")
-				expect(t, l, topology, mode)
+			talks, before, watch := c.converse(t, pairs...), c.settled(t), c.watchRoutes(t)
+			for _, d := range deaths {
+				t.Run(d.name, func(t *testing.T) {
+					uptimes := c.uptimes(t, "worker-1")
+					for _, v := range d.victims {
+						c.kill(t, v)
+					}
+					talks.goOn(t, "they are down")
+					assert.Empty(t, before.difference(c.settled(t)), "nothing changes while they are down")
+					for _, v := range d.victims {
+						c.start(t, v)
+					}
+					c.awaitReady(t, "worker-1")
+					c.awaitSessions(t)
+					late := c.add(t, "late", "worker-1") // typha, felix and the datastore work together again
+					c.probe(t, "pod-2", "late")
+					c.del(t, "late")
+					c.awaitKernel(t, before, patience)
+					c.awaitStored(t)
+					talks.goOn(t, "they are up again")
+					assert.NotContains(t, c.sh(t, "worker-1", "ip link"), late.HostInterface)
+					if d.name == "confd" || d.name == "felix" {
+						assert.Equal(t, uptimes, c.uptimes(t, "worker-1"), "sessions stay up")
+					}
+					watch.noGap(t, longestGap)
+				})
 			}
-
-			// All at once.
-			ctx := within(t, 20*time.Second)
-			for _, v := range victims {
-				require.NoError(t, l.Kill(ctx, v.node, v.process))
+			for _, d := range deaths {
+				t.Run(d.name+" during a burst", func(t *testing.T) {
+					c.burst(t, d.victims)
+					c.awaitReady(t, "worker-1")
+					c.awaitSessions(t)
+					c.awaitKernel(t, before, patience)
+					c.awaitStored(t)
+					talks.goOn(t, "after a burst")
+					watch.noGap(t, longestGap)
+				})
 			}
-			talk.goesOn(t, "all are down")
-			for _, v := range victims {
-				require.NoError(t, l.Start(ctx, v.node, v.process))
-			}
-			expect(t, l, topology, mode)
-			talk.goesOn(t, "all are up again")
-
-			// The cluster still does its work.
-			_, err := l.PodAdd(within(t, 20*time.Second), lab.Pod{Name: "late", Node: "worker-1"})
-			require.NoError(t, err)
-			expect(t, l, topology, mode)
-			require.NoError(t, l.PodDel(within(t, 20*time.Second), "late"))
+			talks.wereSmooth(t, longestGap)
+			c.reachable(t)
 		})
 	}
 }
 
+// burst adds pods while processes are killed and started. A pod that could not be added can be added later; all of them
+// work, and can be deleted.
+func (c *cluster) burst(t *testing.T, victims []victim) {
+	t.Helper()
+	names := []string{"burst-1", "burst-2", "burst-3", "burst-4", "burst-5", "burst-6"}
+	failed := make([]error, len(names))
+	begun := make(chan struct{}, len(names))
+	ctx := within(t, 30*time.Second)
+	var adding sync.WaitGroup
+	for i, name := range names {
+		adding.Go(func() {
+			begun <- struct{}{}
+			_, failed[i] = c.PodAdd(ctx, lab.Pod{Name: name, Node: "worker-1"})
+			begun <- struct{}{}
+		})
+		<-begun
+	}
+	<-begun // the first one is done
+	for _, v := range victims {
+		c.kill(t, v)
+	}
+	for _, v := range victims {
+		c.start(t, v)
+	}
+	adding.Wait()
+	c.awaitReady(t, "worker-1")
+	again := 0
+	for i, name := range names {
+		if failed[i] == nil {
+			continue
+		}
+		again++
+		assert.Regexp(t, `try again|cannot do this now|felix`, failed[i].Error())
+		eventually(t, patience, func() string {
+			if _, err := c.PodAdd(ctx, lab.Pod{Name: name, Node: "worker-1"}); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+	}
+	t.Logf("%d of %d pods were added at the second attempt", again, len(names))
+	for _, name := range names {
+		c.probe(t, "pod-2", name)
+	}
+	for _, name := range names {
+		c.del(t, name)
+	}
+}
+
+// probe requires that a connection can be opened.
+func (c *cluster) probe(t *testing.T, from, to string) {
+	t.Helper()
+	r, err := c.Probe(within(t, patience), lab.ProbeRequest{From: from, To: to})
+	require.NoError(t, err)
+	require.True(t, r.OK, "%s to %s: %s", from, to, r.Error)
+}
+
+var sessionRow = regexp.MustCompile(`(?m)^\| (\S+) +\| [^|]+\| (\w+) +\| (\S+) +\|`)
+
+// uptimes are since when a node's sessions are up, by peer.
+func (c *cluster) uptimes(t *testing.T, node string) map[string]string {
+	t.Helper()
+	up := map[string]string{}
+	for _, m := range sessionRow.FindAllStringSubmatch(c.run(t, node, "calicoctl", "node", "status"), -1) {
+		up[m[1]] = m[2] + " " + m[3]
+	}
+	require.Len(t, up, len(c.topology.Nodes)-1)
+	return up
+}
+
 // TestModeChange: the pool's mode changes while a connection is open; it lives on.
 func TestModeChange(t *testing.T) {
-	l, topology := cluster(t, "mode", nil)
-	expect(t, l, topology, lab.ModeDirect)
-	talk := converse(t, l, "pod-1", "pod-2")
+	c := up(t, "suite-mode", lab.ModeDirect, nil)
+	talks := c.converse(t, [2]string{"pod-1", "pod-2"})
 	for _, change := range []struct {
 		value string
 		mode  lab.Mode
 	}{{"Always", lab.ModeVXLAN}, {"CrossSubnet", lab.ModeVXLANCrossSubnet}, {"Never", lab.ModeDirect}} {
-		_, err := l.Run(within(t, 20*time.Second), "master", "calicoctl", "patch", "ippool", topology.Pools[0].Name,
-			"--patch", `{"spec":{"vxlanMode":"`+change.value+`"}}`)
-		require.NoError(t, err)
-		expect(t, l, topology, change.mode)
-		talk.goesOn(t, "vxlanMode is "+change.value)
+		c.run(t, "master", "calicoctl", "patch", "ippool", c.topology.Pools[0].Name, "--patch", `{"spec":{"vxlanMode":"`+change.value+`"}}`)
+		c.mode = change.mode
+		c.reachable(t)
+		talks.goOn(t, "vxlanMode is "+change.value)
 	}
 }

@@ -74,11 +74,11 @@ func (a *assembler) put(b []byte) {
 	case err != nil:
 		a.next.failures = append(a.next.failures, Failure{Reason: fmt.Sprintf("cannot be read, so what was there before stays: %v", err)})
 	default:
-		a.take(it)
+		a.take(it, b)
 	}
 }
 
-func (a *assembler) take(it wire.Item) {
+func (a *assembler) take(it wire.Item, raw []byte) {
 	g, k := &a.next, it.Key()
 	if set, ok := it.Item.(view.IPSet); ok {
 		if it.More {
@@ -87,7 +87,7 @@ func (a *assembler) take(it wire.Item) {
 		}
 		if before, ok := g.parts[k]; ok {
 			set.Members = append(before, set.Members...)
-			it.Item = set
+			it.Item, raw = set, nil
 			delete(g.parts, k)
 		}
 	}
@@ -98,7 +98,7 @@ func (a *assembler) take(it wire.Item) {
 	delete(g.owed, k)
 	delete(g.deltas, k)
 	delete(g.drops, k)
-	g.puts[k] = entry{version: it.Version, item: it.Item}
+	g.puts[k] = entry{version: it.Version, item: it.Item, raw: raw}
 }
 
 func (a *assembler) takeDelta(k view.Key, d view.IPSetDelta) {

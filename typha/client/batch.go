@@ -53,6 +53,9 @@ type ledger struct {
 type entry struct {
 	version view.Version
 	item    view.Item
+	// raw is the item as typha sent it, nil if it was put together from parts or changes. The saved view keeps it, and so
+	// what a later version of this software will understand of it.
+	raw []byte
 }
 
 // step is what a batch changes.

@@ -128,7 +128,7 @@ func (c *Client) apply(number int, from *session, seq uint64, failures []Failure
 
 // restore hands over the saved view.
 func (c *Client) restore(a *assembler, h Handler) {
-	saved, err := c.saver.load(c.cfg.Node, c.cfg.View, c.software)
+	saved, err := c.saver.load(c.cfg.Node, c.cfg.View)
 	switch {
 	case err != nil:
 		c.log.Warn("the saved view is of no use, starting without one", "error", err)
@@ -148,7 +148,7 @@ func (c *Client) applied() savedView {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return savedView{
-		node: c.cfg.Node, view: c.cfg.View, software: c.software,
+		node: c.cfg.Node, view: c.cfg.View,
 		items: maps.Clone(c.ledger.items), point: c.ledger.point, inSync: c.ledger.inSync, replicas: c.replicas.all(),
 	}
 }

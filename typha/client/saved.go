@@ -18,8 +18,9 @@ import (
 )
 
 // The saved view is a recorded stream: a line that says whose view it is, then the messages that typha would send to
-// bring an empty client to it (welcome, replicas, chunks, the last with the checkpoint), each after its length, then the
-// SHA-256 of all before.
+// bring an empty client to it (replicas, chunks, the last with the checkpoint), each after its length, then the SHA-256
+// of all before. Items are kept as typha sent them, so that after an upgrade nothing is missing that this version did
+// not know, and the versions stay true.
 const savedFormat = "muslin-view 1 %s %s\n"
 
 // chunkSize is how many bytes of items a chunk of the file holds at most, as on the stream.
@@ -29,7 +30,6 @@ const chunkSize = 1 << 20
 type savedView struct {
 	node     string
 	view     View
-	software string // that saved it
 	items    map[view.Key]entry
 	point    view.Checkpoint
 	inSync   bool
@@ -49,9 +49,6 @@ func (v savedView) encode() ([]byte, error) {
 		out.Write(b)
 		return nil
 	}
-	if err := record(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Welcome{Welcome: &typhav1.Welcome{Software: v.software}}}); err != nil {
-		return nil, err
-	}
 	if err := record(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Replicas{Replicas: encodeReplicas(v.replicas)}}); err != nil {
 		return nil, err
 	}
@@ -62,7 +59,7 @@ func (v savedView) encode() ([]byte, error) {
 		return err
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(v.items), views.CompareKeys) {
-		parts, err := wire.Encode(v.items[k].item, v.items[k].version)
+		parts, err := v.items[k].encode()
 		if err != nil {
 			return nil, err
 		}
@@ -83,12 +80,18 @@ func (v savedView) encode() ([]byte, error) {
 	return append(out.Bytes(), sum[:]...), nil
 }
 
+func (e entry) encode() ([][]byte, error) {
+	if e.raw != nil {
+		return [][]byte{e.raw}, nil
+	}
+	return wire.Encode(e.item, e.version)
+}
+
 // errDamaged is what a file that is torn or was tampered with ends with.
 var errDamaged = errors.New("it is damaged (torn by a crash, or changed by someone)")
 
-// decodeSaved reads a file's content. Items that another version of the software saved are checked against their
-// version: where this one understands more or less of them, they count as unknown, so that typha sends them again.
-func decodeSaved(b []byte, node string, which View, software string) (*savedView, error) {
+// decodeSaved reads a file's content.
+func decodeSaved(b []byte, node string, which View) (*savedView, error) {
 	if len(b) < sha256.Size {
 		return nil, errDamaged
 	}
@@ -114,8 +117,6 @@ func decodeSaved(b []byte, node string, which View, software string) (*savedView
 		}
 		rest = rest[n+int(size):]
 		switch r := m.GetResponse().(type) {
-		case *typhav1.SyncResponse_Welcome:
-			v.software = r.Welcome.GetSoftware()
 		case *typhav1.SyncResponse_Replicas:
 			v.replicas = decodeReplicas(r.Replicas)
 		case *typhav1.SyncResponse_Chunk:
@@ -133,14 +134,6 @@ func decodeSaved(b []byte, node string, which View, software string) (*savedView
 	}
 	if v.items == nil {
 		return nil, errDamaged
-	}
-	if v.software != software {
-		for k, e := range v.items {
-			if view.VersionOf(e.item) != e.version {
-				e.version = view.Version{}
-				v.items[k] = e
-			}
-		}
 	}
 	return v, nil
 }

@@ -118,7 +118,7 @@ func syncDir(dir string) error {
 }
 
 // load reads the file; nil without an error if there is none.
-func (s *saver) load(node string, which View, software string) (*savedView, error) {
+func (s *saver) load(node string, which View) (*savedView, error) {
 	s.sweep()
 	b, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -127,7 +127,7 @@ func (s *saver) load(node string, which View, software string) (*savedView, erro
 	if err != nil {
 		return nil, err
 	}
-	v, err := decodeSaved(b, node, which, software)
+	v, err := decodeSaved(b, node, which)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.path, err)
 	}

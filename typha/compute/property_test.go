@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,7 +18,9 @@ import (
 func versions(t *testing.T, store *views.Store, s views.Scope) map[view.Key]view.Version {
 	out := map[view.Key]view.Version{}
 	for k, e := range store.View(s) {
-		require.Equal(t, view.VersionOf(e.Item), e.Version, "%s: the version of %v is not that of its item", s, k)
+		if set, ok := e.Item.(view.IPSet); ok { // kept up by difference; all others are hashed when they are made
+			require.Equal(t, view.VersionOf(set), e.Version, "%s: the version of %v is not that of its members", s, k)
+		}
 		out[k] = e.Version
 	}
 	return out
@@ -93,19 +96,21 @@ func (c *client) take(t *testing.T) {
 
 func (c *client) check(t *testing.T, store *views.Store) {
 	t.Helper()
-	require.Equal(t, versions(t, store, c.scope), c.has)
+	require.True(t, maps.Equal(versions(t, store, c.scope), c.has), "%s: the client's view is not the store's", c.scope)
 	for k, members := range c.sets {
 		e := store.Get(c.scope, k)
 		require.True(t, slices.Equal(e.Item.(view.IPSet).Members, members), "set %v", k)
 	}
 }
 
+var seeds = flag.Uint64("seeds", 2, "how many random worlds to go through")
+
 // TestIncrementalIsFromScratch changes a random object thousands of times, in batches of random size. After each batch
 // the views must be what a slow oracle says, and now and then what another engine makes of the same objects in another
 // order and in other batches. Clients that take cuts at random moments must end with the same.
 func TestIncrementalIsFromScratch(t *testing.T) {
 	const steps = 400 // of about four changes each
-	for seed := range uint64(3) {
+	for seed := range *seeds {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(seed)
@@ -168,7 +173,7 @@ func requireReplica(t *testing.T, w *world, store *views.Store) {
 	otherStore.Commit(other.Flush())
 	for _, n := range worldNodes {
 		for _, s := range []views.Scope{nodeView(n), bgpView(n)} {
-			require.Equal(t, versions(t, store, s), versions(t, otherStore, s), "replica differs in %s", s)
+			require.True(t, maps.Equal(versions(t, store, s), versions(t, otherStore, s)), "replica differs in %s", s)
 		}
 	}
 }

@@ -20,8 +20,11 @@ type Loop struct {
 	engine *compute.Engine
 	store  *views.Store
 
-	mu     sync.Mutex     // guards steps
-	steps  []string       // pools to advance
+	mu     sync.Mutex        // guards the next three
+	stage  uint64            // numbers the stages of all changes of mode
+	stages map[string]uint64 // pools that are on their way, and their stage
+	over   map[string]uint64 // pools with the stage that is over
+
 	modes  *compute.Modes // of the loop alone, as are those below
 	timers map[string]*time.Timer
 	synced bool
@@ -31,7 +34,7 @@ type Loop struct {
 func NewLoop(in *Intake, engine *compute.Engine, store *views.Store) *Loop {
 	return &Loop{
 		intake: in, engine: engine, store: store,
-		steps: map[string]uint64{}, stages: map[string]uint64{},
+		stages: map[string]uint64{}, over: map[string]uint64{},
 		modes: compute.NewModes(), timers: map[string]*time.Timer{},
 	}
 }
@@ -89,12 +92,12 @@ func (l *Loop) due() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var pools []string
-	for pool, stage := range l.steps {
+	for pool, stage := range l.over {
 		if now, moving := l.stages[pool]; moving && now == stage {
 			pools = append(pools, pool)
 		}
 	}
-	clear(l.steps)
+	clear(l.over)
 	return pools
 }
 
@@ -111,16 +114,17 @@ func (l *Loop) carry(ctx context.Context, pool string, now compute.Transport, mo
 		l.engine.SetTransport(pool, nil)
 		return
 	}
-	l.stages[pool]++
-	stage := l.stages[pool]
+	l.stage++
+	stage := l.stage
+	l.stages[pool] = stage
 	l.engine.SetTransport(pool, &now)
-	l.timers[pool] = time.AfterFunc(modeStep, func() { _ = l.over(ctx, pool, stage) }) // fails only when ctx has ended
+	l.timers[pool] = time.AfterFunc(modeStep, func() { _ = l.end(ctx, pool, stage) }) // fails only when ctx has ended
 }
 
-// over notes that a stage of a pool's change of mode is over, and has the loop look.
-func (l *Loop) over(ctx context.Context, pool string, stage uint64) error {
+// end notes that a stage of a pool's change of mode is over, and has the loop look.
+func (l *Loop) end(ctx context.Context, pool string, stage uint64) error {
 	l.mu.Lock()
-	l.steps[pool] = max(l.steps[pool], stage)
+	l.over[pool] = max(l.over[pool], stage)
 	l.mu.Unlock()
 	return l.intake.Wake(ctx)
 }
@@ -134,5 +138,5 @@ func (l *Loop) Applied(ctx context.Context, pool string) error {
 	if !moving {
 		return nil
 	}
-	return l.over(ctx, pool, stage)
+	return l.end(ctx, pool, stage)
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,10 +46,12 @@ type reports struct {
 type nodeReport struct {
 	name string
 
-	reporting sync.Mutex // guards the next three
+	reporting sync.Mutex // guards the next five
 	instance  string
 	sequence  uint64
 	refused   []*typhav1.RefusedEndpoint
+	digest    [sha256.Size]byte // of the last report
+	judged    time.Time         // when it was taken
 
 	// Guarded by reports.mu:
 	desired map[api.Key]*api.WorkloadEndpoint

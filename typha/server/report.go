@@ -2,12 +2,15 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/muslin-net/muslin/api"
@@ -52,6 +55,14 @@ func (s endpointsService) Report(ctx context.Context, m *typhav1.ReportRequest) 
 	if n.instance == m.GetInstance() && m.GetSequence() < n.sequence {
 		return &typhav1.ReportResponse{Refused: n.refused, Stored: s.reports.stored(n)}, nil
 	}
+	same, err := n.repeats(m, time.Now())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if same {
+		n.sequence = m.GetSequence()
+		return &typhav1.ReportResponse{Stored: s.reports.stored(n)}, nil
+	}
 	endpoints, refused, err := s.judge(ctx, node, m.GetEndpoints())
 	if err != nil {
 		return nil, err
@@ -61,7 +72,28 @@ func (s endpointsService) Report(ctx context.Context, m *typhav1.ReportRequest) 
 	}
 	s.reports.want(n, endpoints, n.instance != m.GetInstance())
 	n.instance, n.sequence, n.refused = m.GetInstance(), m.GetSequence(), refused
+	n.judged = time.Now()
 	return &typhav1.ReportResponse{Refused: refused, Stored: s.reports.stored(n)}, nil
+}
+
+// judgeEvery is how often a report that repeats the one before is judged anew: felix repeats itself so that a typha that
+// forgot learns again, which should cost little where nothing was forgotten.
+const judgeEvery = 5 * time.Minute
+
+// repeats tells whether a report says what the one before said, all of which was taken a short while ago. It remembers
+// the report. The caller holds reporting.
+func (n *nodeReport) repeats(m *typhav1.ReportRequest, now time.Time) (bool, error) {
+	said, err := proto.MarshalOptions{Deterministic: true}.Marshal(&typhav1.ReportRequest{Endpoints: m.GetEndpoints()})
+	if err != nil {
+		return false, err
+	}
+	digest := sha256.Sum256(said)
+	same := n.digest == digest && n.instance == m.GetInstance() && len(n.refused) == 0 && now.Sub(n.judged) < judgeEvery
+	n.digest = digest
+	if !same {
+		n.judged = time.Time{} // until it is
+	}
+	return same, nil
 }
 
 // judge turns a report into objects, and refuses what is malformed or has addresses that are not the node's.

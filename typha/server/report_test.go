@@ -177,3 +177,35 @@ func TestSomebodyElsesChangeIsNoObstacle(t *testing.T) {
 	report(t, n1, "x", 2, changed)
 	w.eventuallyEndpoints("n1-cni-c1-eth0")
 }
+
+// TestReportsWaitForTheDatastore takes the datastore away: an endpoint whose address is known to be the node's is served
+// at once all the same, and written when the datastore is back.
+func TestReportsWaitForTheDatastore(t *testing.T) {
+	w := newWorld(t)
+	r, n1, _ := w.cluster()
+	f := w.follow("n1", []string{r.address})
+	warm, err := n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: 1})
+	require.NoError(t, err)
+	own := view.Key{Kind: view.KindRoute, ID: warm[0].Block.String() + "@n1"}
+	for known := false; !known; { // typha has seen the block
+		for _, it := range f.next().Updates {
+			known = known || it.Key() == own
+		}
+	}
+	require.NoError(t, w.etcd.Close())
+	refused, stored, err := n1.Report(t.Context(), client.Report{Instance: "x", Sequence: 1, Endpoints: []client.Endpoint{pod("c1", warm[0].Address)}})
+	require.NoError(t, err)
+	assert.Empty(t, refused)
+	assert.False(t, stored)
+	for served := false; !served; {
+		for _, it := range f.next().Updates {
+			served = served || it.Key().Kind == view.KindWorkloadEndpoint
+		}
+	}
+	w.startStore()
+	w.eventuallyEndpoints("n1-cni-c1-eth0")
+	eventually(t, "stored", func() bool {
+		_, stored, err := n1.Report(t.Context(), client.Report{Instance: "x", Sequence: 2, Endpoints: []client.Endpoint{pod("c1", warm[0].Address)}})
+		return err == nil && stored
+	})
+}

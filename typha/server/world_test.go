@@ -17,6 +17,7 @@ import (
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/embedded"
+	"github.com/muslin-net/muslin/datastore/etcd"
 	"github.com/muslin-net/muslin/integration/lab/pki"
 	"github.com/muslin-net/muslin/internal/rpc"
 	"github.com/muslin-net/muslin/ipam/alloc"
@@ -36,6 +37,8 @@ type world struct {
 	t     testing.TB
 	ca    *pki.CA
 	dir   string
+	etcd  *embedded.Server
+	at    string // address of etcd
 	store datastore.Client
 }
 
@@ -44,12 +47,22 @@ func newWorld(t testing.TB) *world {
 	require.NoError(t, err)
 	w := &world{t: t, ca: ca, dir: t.TempDir()}
 	require.NoError(t, ca.Write(w.dir))
-	etcd, err := embedded.Open(t.Context(), embedded.Config{Dir: filepath.Join(w.dir, "etcd"), Logger: slog.New(slog.DiscardHandler)})
+	w.at = free(t)
+	w.startStore()
+	t.Cleanup(func() { w.etcd.Close() })
+	store, err := etcd.New(t.Context(), etcd.Config{Endpoints: []string{"http://" + w.at}, Logger: quiet})
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, etcd.Close()) })
-	w.store = datastore.Validating(etcd)
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	w.store = datastore.Validating(store)
 	require.NoError(t, datastore.Init(t.Context(), w.store))
 	return w
+}
+
+// startStore starts etcd, also again after its end.
+func (w *world) startStore() {
+	var err error
+	w.etcd, err = embedded.Start(w.t.Context(), embedded.Config{Dir: filepath.Join(w.dir, "etcd"), Listen: w.at, Logger: quiet})
+	require.NoError(w.t, err)
 }
 
 // files issues a certificate.

@@ -1,16 +1,9 @@
 package gobgp
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"log/slog"
 	"net/netip"
-	"slices"
-	"strings"
 
 	api "github.com/osrg/gobgp/v3/api"
-	"github.com/osrg/gobgp/v3/pkg/log"
 
 	"github.com/muslin-net/muslin/bird/policy"
 	"github.com/muslin-net/muslin/bird/speaker"
@@ -69,7 +62,11 @@ func (e *Engine) restartAgain(first netip.Addr) {
 	}
 	e.mu.Unlock()
 	for _, n := range again {
-		if err := errors.Join(e.DeletePeer(n.Address), e.AddPeer(n)); err != nil {
+		err := e.DeletePeer(n.Address)
+		if err == nil { // otherwise the speaker was quicker
+			err = e.AddPeer(n)
+		}
+		if err != nil {
 			e.log.Warn("session not begun anew", "peer", n.Address, "error", err)
 		}
 	}
@@ -98,84 +95,3 @@ func (e *Engine) tellSession(events speaker.Events, event *api.WatchEventRespons
 	e.mu.Unlock()
 	events.Session(a, state)
 }
-
-// logger takes gobgp's log to ours, one level lower: what an operator must know of sessions the speaker logs itself. It says
-// that debugging is on, since gobgp tells of failures to connect only then, and drops what is below our level.
-type logger struct {
-	log    *slog.Logger
-	events speaker.Events
-}
-
-// noise is what gobgp says at each change of policy or route.
-var noise = []string{"call set policy", "Neighbor soft reset"}
-
-func (l *logger) write(level slog.Level, msg string, fields log.Fields) {
-	if l.log.Enabled(context.Background(), level) && !slices.ContainsFunc(noise, func(s string) bool { return strings.HasPrefix(msg, s) }) {
-		attrs := make([]slog.Attr, 0, len(fields))
-		for _, key := range []string{"Topic", "Key", "State", "Reason", "Error", "Err"} {
-			if v, ok := fields[key]; ok {
-				attrs = append(attrs, slog.Any(strings.ToLower(key), v))
-			}
-		}
-		l.log.LogAttrs(context.Background(), level, "gobgp: "+msg, attrs...)
-	}
-}
-
-// trouble tells the speaker why a session fails.
-func (l *logger) trouble(msg string, fields log.Fields) {
-	if fields["Topic"] != "Peer" {
-		return
-	}
-	key, _ := fields["Key"].(string)
-	a := address(key)
-	if !a.IsValid() {
-		return
-	}
-	for _, detail := range []string{"Error", "Err", "Reason", "Data"} {
-		if v, ok := fields[detail]; ok {
-			msg += fmt.Sprintf(": %v", v)
-			break
-		}
-	}
-	l.events.Trouble(a, msg)
-}
-
-// Panic is for broken invariants of gobgp's.
-func (l *logger) Panic(msg string, fields log.Fields) {
-	l.write(slog.LevelError, msg, fields)
-	panic("gobgp: " + msg)
-}
-
-// Fatal is called for a policy that does not compile, which the caller is told as an error too.
-func (l *logger) Fatal(msg string, fields log.Fields) { l.write(slog.LevelError, msg, fields) }
-
-// Error is passed on.
-func (l *logger) Error(msg string, fields log.Fields) { l.write(slog.LevelWarn, msg, fields) }
-
-// Warn is passed on, and is why a session fails.
-func (l *logger) Warn(msg string, fields log.Fields) {
-	l.trouble(msg, fields)
-	l.write(slog.LevelInfo, msg, fields)
-}
-
-// Info is passed on; it tells why a session went down.
-func (l *logger) Info(msg string, fields log.Fields) {
-	if msg == "Peer Down" {
-		l.trouble(msg, fields)
-	}
-	l.write(slog.LevelDebug, msg, fields)
-}
-
-// Debug is dropped but for failures to connect.
-func (l *logger) Debug(msg string, fields log.Fields) {
-	if msg == "failed to connect" {
-		l.trouble(msg, fields)
-		l.write(slog.LevelDebug, msg, fields)
-	}
-}
-
-// SetLevel does nothing: the level is ours to set.
-func (l *logger) SetLevel(log.LogLevel) {}
-
-// GetLevel is debug, always.
-func (l *logger) GetLevel() log.LogLevel { return log.DebugLevel }

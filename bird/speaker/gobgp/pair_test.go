@@ -3,6 +3,7 @@ package gobgp_test
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -108,7 +109,47 @@ func TestPair(t *testing.T) {
 	_, err := a.Apply(ca)
 	require.NoError(t, err)
 	eventually(t, "b lost it with the pool", func() bool { _, ok := best(b)["192.168.3.0/26"]; return !ok })
+
+	// Neither do timers disturb the session.
+	ca.Generation, ca.Peers = 3, []policy.Peer{ca.Peers[0]}
+	ca.Peers[0].KeepaliveTime, ca.Peers[0].HoldTime = 10*time.Second, 30*time.Second
+	changes, err := a.Apply(ca)
+	require.NoError(t, err)
+	require.Empty(t, changes.Restarted)
 	require.Equal(t, since, state(t, b).Since, "the session stayed up")
+
+	// A peer that is gone is told so.
+	ca.Generation, ca.Peers = 4, nil
+	changes, err = a.Apply(ca)
+	require.NoError(t, err)
+	require.Len(t, changes.Removed, 1)
+	eventually(t, "b sees it go", func() bool { return state(t, b).State != speaker.Established })
+	eventually(t, "b says why", func() bool { return state(t, b).LastError == "Received: Hard reset" })
+	require.NotEmpty(t, state(t, b).History)
+}
+
+// TestPortInUse has a start fail, say so, and succeed when the port is free.
+func TestPortInUse(t *testing.T) {
+	own := netip.MustParseAddr("127.0.71.9")
+	l, err := net.Listen("tcp", netip.AddrPortFrom(own, testPort).String())
+	require.NoError(t, err)
+	s := start(t)
+	announce(s)
+	_, err = s.Apply(config(own, 64512))
+	require.ErrorContains(t, err, "127.0.71.9")
+	require.ErrorContains(t, s.Ready(), "address already in use")
+	require.NoError(t, l.Close())
+	eventually(t, "it is tried again", func() bool { return s.Ready() == nil })
+
+	// The router id concerns all sessions: listeners are opened anew.
+	c := config(own, 64512)
+	c.Generation, c.RouterID = 2, netip.MustParseAddr("9.9.9.9")
+	_, err = s.Apply(c)
+	require.NoError(t, err)
+	require.NoError(t, s.Ready())
+	conn, err := net.Dial("tcp", netip.AddrPortFrom(own, testPort).String())
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
 }
 
 func state(t *testing.T, s *speaker.Speaker) speaker.PeerState {

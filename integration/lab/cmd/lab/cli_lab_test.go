@@ -179,6 +179,34 @@ func (c *cli) capture(args, traffic []string) string {
 	}
 }
 
+// TestNoUserNamespaces: an ordinary user whom the kernel refuses what a lab needs is told so, and nothing is left.
+func TestNoUserNamespaces(t *testing.T) {
+	c := newCLI(t, nil)
+	for name, tc := range map[string]struct{ prepare, want string }{
+		"no user namespaces": {
+			"unshare -Ur sh -c 'echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-all \"$@\"' sh",
+			"this user may not make namespaces: .*; run it as root, or allow user namespaces",
+		},
+		"a /proc that is partly hidden, as in a container": {
+			"unshare -m sh -c 'mount -t tmpfs none /proc/fs && exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"' sh",
+			"the kernel refuses a fresh /proc here: .*; in a container start the lab as root with --privileged",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			base := filepath.Join(c.dir, "open")
+			require.NoError(t, os.Mkdir(base, 0o777))
+			require.NoError(t, os.Chmod(base, 0o777))
+			cmd := exec.Command("sh", "-c", tc.prepare+" ./lab --name refused --state-dir "+base+"/above/state up -f two.yaml")
+			cmd.Dir = c.dir
+			out, err := cmd.CombinedOutput()
+			require.Error(t, err)
+			assert.Regexp(t, "^lab: "+tc.want+"[^\n]*\n$", string(out))
+			assert.NoDirExists(t, filepath.Join(base, "above"))
+			require.NoError(t, os.RemoveAll(base))
+		})
+	}
+}
+
 // TestBadCommandLines: one line each, and no lab is needed to say it.
 func TestBadCommandLines(t *testing.T) {
 	c := newCLI(t, nil)

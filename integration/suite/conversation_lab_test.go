@@ -1,0 +1,121 @@
+//go:build lab
+
+package suite
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// pace is the time between two bytes of a conversation.
+const pace = 20 * time.Millisecond
+
+// conversation is a TCP connection between two pods on which a byte goes back and forth all the time.
+type conversation struct {
+	name string
+
+	mu      sync.Mutex // guards the following
+	rounds  int
+	longest time.Duration // a byte and its answer took
+	err     error
+}
+
+// conversations are several, told apart by their ports.
+type conversations []*conversation
+
+// converse opens connections between pairs of pods and keeps them busy until the test ends.
+func (c *cluster) converse(t *testing.T, pairs ...[2]string) conversations {
+	t.Helper()
+	var all conversations
+	for i, p := range pairs {
+		all = append(all, c.conversation(t, p[0], p[1], uint16(7000+i)))
+	}
+	all.goOn(t, "at the beginning")
+	return all
+}
+
+func (c *cluster) conversation(t *testing.T, from, to string, port uint16) *conversation {
+	t.Helper()
+	ctx := within(t, patience)
+	ln, err := c.Listen(ctx, to, netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+	require.NoError(t, err)
+	client, err := c.Dial(ctx, from, netip.AddrPortFrom(c.address(t, to), port))
+	require.NoError(t, err)
+	server, err := ln.AcceptTCP()
+	require.NoError(t, err)
+	talk := &conversation{name: from + " to " + to}
+	var both sync.WaitGroup
+	both.Go(func() { _, _ = io.Copy(server, server) })
+	both.Go(func() { talk.talk(client) })
+	t.Cleanup(func() {
+		_ = client.Close()
+		_ = server.Close()
+		_ = ln.Close()
+		both.Wait()
+	})
+	return talk
+}
+
+func (c *conversation) talk(conn *net.TCPConn) {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	b := []byte{1}
+	for {
+		began := time.Now()
+		_, err := conn.Write(b)
+		if err == nil {
+			_, err = io.ReadFull(conn, b)
+		}
+		c.mu.Lock()
+		c.rounds++
+		c.longest = max(c.longest, time.Since(began))
+		c.err = err
+		c.mu.Unlock()
+		if err != nil {
+			return
+		}
+		<-tick.C
+	}
+}
+
+func (c *conversation) look() (rounds int, longest time.Duration, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rounds, c.longest, c.err
+}
+
+// goOn requires that all connections are alive: more answers come.
+func (cs conversations) goOn(t *testing.T, when string) {
+	t.Helper()
+	for _, c := range cs {
+		before, _, _ := c.look()
+		eventually(t, 5*time.Second, func() string {
+			now, _, err := c.look()
+			switch {
+			case err != nil:
+				return fmt.Sprintf("the connection %s broke (%s): %v", c.name, when, err)
+			case now < before+10:
+				return fmt.Sprintf("the connection %s stands still (%s)", c.name, when)
+			}
+			return ""
+		})
+	}
+}
+
+// wereSmooth requires that no answer ever took longer than d.
+func (cs conversations) wereSmooth(t *testing.T, d time.Duration) {
+	t.Helper()
+	for _, c := range cs {
+		_, longest, err := c.look()
+		assert.NoError(t, err, c.name)
+		assert.Less(t, longest, d, "the longest wait for an answer from %s", c.name)
+	}
+}

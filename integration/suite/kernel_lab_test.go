@@ -1,0 +1,150 @@
+//go:build lab
+
+package suite
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+)
+
+// kernelCommand prints all that felix programs on a node, each object on lines of its own.
+const kernelCommand = `
+ip -o -4 route show table main | sed 's/^/route /'
+ip -br -4 addr show | sed 's/^/address /'
+ip -br link show | sed 's/^/link /'
+if ip link show vxlan.calico >/dev/null 2>&1; then
+	ip -o -d link show vxlan.calico | sed 's/^[0-9]*: //; s/^/device /'
+	bridge fdb show dev vxlan.calico | sed 's/^/fdb /'
+	ip -4 neigh show dev vxlan.calico nud permanent | sed 's/^/neighbour /'
+fi
+nft -s list table ip calico`
+
+var elements = regexp.MustCompile(`(?s)elements = \{(.*?)\}`)
+
+// kernel is what the kernel of each node holds, in an order that does not depend on when it was written.
+type kernel map[string][]string
+
+// kernel reads it from all nodes at once.
+func (c *cluster) kernel(t *testing.T) (kernel, error) {
+	t.Helper()
+	ctx := within(t, patience)
+	read := make([][]string, len(c.topology.Nodes))
+	var g errgroup.Group
+	for i, n := range c.topology.Nodes {
+		g.Go(func() error {
+			out, err := c.Run(ctx, n.Name, "sh", "-c", kernelCommand)
+			read[i] = normalized(out)
+			return err
+		})
+	}
+	k := kernel{}
+	err := g.Wait()
+	for i, n := range c.topology.Nodes {
+		k[n.Name] = read[i]
+	}
+	return k, err
+}
+
+// normalized sorts what has no order of its own: lines outside the table, chains and sets in it, elements in a set.
+func normalized(text string) []string {
+	text, table, _ := strings.Cut(text, "table ip calico {\n")
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	for i, l := range lines {
+		lines[i] = strings.Join(strings.Fields(l), " ")
+	}
+	table = elements.ReplaceAllStringFunc(table, func(s string) string {
+		list := strings.Split(elements.FindStringSubmatch(s)[1], ",")
+		for i := range list {
+			list[i] = strings.TrimSpace(list[i])
+		}
+		slices.Sort(list)
+		return "elements = { " + strings.Join(list, ", ") + " }"
+	})
+	for block := range strings.SplitSeq(table, "\n\n") {
+		name, rest, _ := strings.Cut(strings.TrimSpace(block), " {")
+		for l := range strings.SplitSeq(rest, "\n") {
+			if l = strings.TrimSpace(l); l != "" && l != "}" {
+				lines = append(lines, "nft "+name+": "+l)
+			}
+		}
+	}
+	slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(subject(a), subject(b)) })
+	return lines
+}
+
+// subject is what a line is sorted by: rules of a chain stay in their order.
+func subject(line string) string {
+	if strings.HasPrefix(line, "nft ") {
+		name, _, _ := strings.Cut(line, ": ")
+		return name
+	}
+	return line
+}
+
+// difference names lines that only one of the two holds; nothing if they are the same.
+func (k kernel) difference(now kernel) string {
+	var out []string
+	for node, lines := range k {
+		for _, l := range lines {
+			if !slices.Contains(now[node], l) {
+				out = append(out, fmt.Sprintf("%s lacks  %s", node, l))
+			}
+		}
+		for _, l := range now[node] {
+			if !slices.Contains(lines, l) {
+				out = append(out, fmt.Sprintf("%s has    %s", node, l))
+			}
+		}
+		if len(out) == 0 && !slices.Equal(lines, now[node]) {
+			out = append(out, node+" has the same in another order or number")
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
+
+// settled reads the kernels of a cluster that is at rest: two looks in a row are equal.
+func (c *cluster) settled(t *testing.T) kernel {
+	t.Helper()
+	last, err := c.kernel(t)
+	require.NoError(t, err)
+	same := 0
+	eventually(t, patience, func() string {
+		now, err := c.kernel(t)
+		if err != nil {
+			return err.Error()
+		}
+		changed := last.difference(now)
+		last = now
+		if same++; changed != "" {
+			same = 0
+		}
+		if same < 3 {
+			return "the kernels keep changing: " + changed
+		}
+		return ""
+	})
+	return last
+}
+
+// awaitKernel waits until the kernels hold again what they held, and tells how long it took.
+func (c *cluster) awaitKernel(t *testing.T, before kernel, d time.Duration) time.Duration {
+	t.Helper()
+	return eventually(t, d, func() string {
+		now, err := c.kernel(t)
+		if err != nil {
+			return err.Error()
+		}
+		return before.difference(now)
+	})
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
