@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -34,10 +35,36 @@ type bird struct {
 
 func (b *bird) socket() string { return filepath.Join(b.dir, "bird.sock") }
 
+// testLog writes to the test's log until the test ends; the engine goes on for a moment.
+type testLog struct {
+	mu sync.Mutex
+	t  testing.TB // nil when it has ended
+}
+
+func newLog(t testing.TB) *slog.Logger {
+	l := &testLog{t: t}
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.t = nil
+	})
+	return slog.New(slog.NewTextHandler(l, nil))
+}
+
+// Write is for slog.
+func (l *testLog) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.t != nil {
+		l.t.Log(strings.TrimSuffix(string(line), "\n"))
+	}
+	return len(line), nil
+}
+
 func start(t *testing.T, dir, instance string) *bird {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	log := newLog(t)
 	var engine *gobgp.Engine
 	s, err := speaker.New(log, func(events speaker.Events) (_ speaker.Engine, err error) {
 		engine, err = gobgp.New(ctx, log, events)
@@ -107,7 +134,7 @@ type felix struct {
 
 func follow(t *testing.T, c *client.Client) *felix {
 	t.Helper()
-	f := &felix{Routes: c.Routes(slog.New(slog.NewTextHandler(t.Output(), nil))), best: map[netip.Prefix][]client.Path{}}
+	f := &felix{Routes: c.Routes(newLog(t)), best: map[netip.Prefix][]client.Path{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

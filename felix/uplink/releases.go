@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -65,21 +66,22 @@ func (r *Releases) Add(handle string) error {
 	return r.records.Save(handle, release)
 }
 
-// Cancel takes a handle back that is to be used again. If just this one is being freed, that is waited for.
+// Cancel takes a handle back that is to be used again. If just this one is being freed, that is waited for; if ctx ends
+// before, the handle stays queued.
 func (r *Releases) Cancel(ctx context.Context, handle string) error {
 	r.mu.Lock()
-	for r.busy == handle {
-		freed := r.freed
-		r.mu.Unlock()
-		select {
-		case <-freed:
-		case <-ctx.Done():
-			return fmt.Errorf("the addresses of %s are still being freed: %w", handle, ctx.Err())
-		}
-		r.mu.Lock()
+	busy, freed := r.busy == handle, r.freed
+	err := r.forget(handle)
+	r.mu.Unlock()
+	if !busy {
+		return err
 	}
-	defer r.mu.Unlock()
-	return r.forget(handle)
+	select {
+	case <-freed:
+		return err
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("the addresses of %s are still being freed: %w", handle, ctx.Err()), r.Add(handle))
+	}
 }
 
 // forget takes a handle off the queue.

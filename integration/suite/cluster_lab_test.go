@@ -171,6 +171,19 @@ func (c *cluster) add(t *testing.T, name, node string) lab.PodStatus {
 	return st
 }
 
+// addInTime makes a pod as a container runtime does: it tries again.
+func (c *cluster) addInTime(t *testing.T, name, node string) (st lab.PodStatus) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		var err error
+		if st, err = c.PodAdd(within(t, patience), lab.Pod{Name: name, Node: node}); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	return st
+}
+
 func (c *cluster) del(t *testing.T, name string) {
 	t.Helper()
 	require.NoError(t, c.PodDel(within(t, patience), name))

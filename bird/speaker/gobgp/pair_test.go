@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,10 +24,36 @@ var (
 
 const testPort = 17179
 
+// testLog writes to the test's log until the test ends; the engine goes on for a moment.
+type testLog struct {
+	mu sync.Mutex
+	t  testing.TB // nil when it has ended
+}
+
+func newLog(t testing.TB) *slog.Logger {
+	l := &testLog{t: t}
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.t = nil
+	})
+	return slog.New(slog.NewTextHandler(l, nil))
+}
+
+// Write is for slog.
+func (l *testLog) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.t != nil {
+		l.t.Log(strings.TrimSuffix(string(line), "\n"))
+	}
+	return len(line), nil
+}
+
 func start(t testing.TB) *speaker.Speaker {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	log := newLog(t)
 	var engine speaker.Engine
 	s, err := speaker.New(log, func(events speaker.Events) (speaker.Engine, error) {
 		var err error

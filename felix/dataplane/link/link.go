@@ -18,7 +18,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -195,19 +194,7 @@ func (d *Driver) Programmed(name string) bool {
 // Watch follows the kernel's notifications until ctx ends, and calls wake whenever Apply has something to do: a link
 // that is wanted came, or changed behind our back.
 func (d *Driver) Watch(ctx context.Context, wake dataplane.Wake) error {
-	for {
-		err := d.follow(ctx, wake)
-		if ctx.Err() != nil {
-			return nil
-		}
-		d.Resync()
-		wake(dataplane.Drift{What: "notifications were lost: " + err.Error()})
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-		}
-	}
+	return dataplane.Watch(ctx, wake, d.Resync, d.follow)
 }
 
 func (d *Driver) follow(ctx context.Context, wake dataplane.Wake) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -16,19 +15,7 @@ import (
 // Watch follows the kernel's notifications until ctx ends, and calls wake whenever Apply has something to repair. A
 // subscription that is lost (the kernel drops notifications when we are slow) is opened again, with everything read anew.
 func (d *Driver) Watch(ctx context.Context, wake dataplane.Wake) error {
-	for {
-		err := d.follow(ctx, wake)
-		if ctx.Err() != nil {
-			return nil
-		}
-		d.Resync()
-		wake(dataplane.Drift{What: "notifications were lost: " + err.Error()})
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-		}
-	}
+	return dataplane.Watch(ctx, wake, d.Resync, d.follow)
 }
 
 func (d *Driver) follow(ctx context.Context, wake dataplane.Wake) error {
