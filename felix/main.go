@@ -46,9 +46,15 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 	if cfg.Node == "" {
 		return fmt.Errorf("setting node: the name of this node is missing; give it by --node")
 	}
+	var reporter *uplink.Reporter
 	typha, err := client.New(client.Config{
 		Addresses: cfg.Typha, ServerName: cfg.TyphaName, Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key},
 		Node: cfg.Node, View: client.NodeView, StatePath: filepath.Join(cfg.LibDir, "felix", "view"), SetDeltas: true, Log: d.Log,
+		OnStatus: func(s client.Status) { // another replica, or one that was restarted, may not know the endpoints
+			if s.InSync {
+				reporter.Again()
+			}
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("typha: %w", err)

@@ -168,7 +168,7 @@ func soon(t *testing.T, what string, ok func() bool) {
 
 // TestService runs two birds through everything that the service offers.
 func TestService(t *testing.T) {
-	ctx := context.Background()
+	ctx, whole := context.Background(), t
 	a, b := start(t, t.TempDir(), "a1"), start(t, t.TempDir(), "b1")
 	ca, cb := dial(t, a), dial(t, b)
 	fa, fb := follow(t, ca), follow(t, cb)
@@ -242,35 +242,6 @@ func TestService(t *testing.T) {
 		require.Equal(t, map[string]string{"192.168.1.0/26": "learned from this peer", "192.168.1.6/32": "learned from this peer"},
 			show(b, birdv1.RouteView_ROUTE_VIEW_WITHHELD))
 	})
-	t.Run("Watch", func(t *testing.T) {
-		conn, err := rpc.DialUnix(a.socket())
-		require.NoError(t, err)
-		defer conn.Close()
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		stream, err := birdv1.NewBirdServiceClient(conn).Watch(ctx, &birdv1.WatchRequest{})
-		require.NoError(t, err)
-		m, err := stream.Recv()
-		require.NoError(t, err)
-		require.Equal(t, birdv1.SessionState_SESSION_STATE_ESTABLISHED, m.GetPeer().GetState())
-		m, err = stream.Recv()
-		require.NoError(t, err)
-		require.True(t, m.GetSnapshotEnd())
-		empty := config(addrA, addrB, true)
-		empty.Generation, empty.Peers = 8, nil
-		_, err = ca.Apply(ctx, empty)
-		require.NoError(t, err)
-		for m.GetPeer() == nil || m.GetPeer().GetState() != birdv1.SessionState_SESSION_STATE_UNSPECIFIED {
-			m, err = stream.Recv()
-			require.NoError(t, err, "the session is told to be gone")
-		}
-		_, err = ca.Apply(ctx, config(addrA, addrB, true))
-		require.NoError(t, err)
-		soon(t, "the session is back", func() bool {
-			st, err := cb.Peers(ctx, "Mesh_x")
-			return err == nil && st.Peers[0].State == client.Established
-		})
-	})
 	t.Run("gobgp", func(t *testing.T) {
 		conn, err := rpc.DialUnix(filepath.Join(b.dir, "gobgp.sock"))
 		require.NoError(t, err)
@@ -309,13 +280,39 @@ func TestService(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 		b.stop()
-		again := start(t, b.dir, "b2")
+		start(whole, b.dir, "b2")
 		soon(t, "the saved configuration runs", func() bool {
 			st, err := cb.Peers(ctx, "")
 			return err == nil && st.Generation == 7 && len(st.Peers) == 2 && st.Peers[0].State == client.Established
 		})
 		soon(t, "felix has its routes", func() bool { return fb.has("192.168.1.0/26") && fb.has("192.168.1.6/32") })
-		again.stop()
+	})
+	t.Run("Watch", func(t *testing.T) {
+		soon(t, "a sees the session, too", func() bool {
+			st, err := ca.Peers(ctx, "Mesh_x")
+			return err == nil && st.Peers[0].State == client.Established
+		})
+		conn, err := rpc.DialUnix(a.socket())
+		require.NoError(t, err)
+		defer conn.Close()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stream, err := birdv1.NewBirdServiceClient(conn).Watch(ctx, &birdv1.WatchRequest{})
+		require.NoError(t, err)
+		m, err := stream.Recv()
+		require.NoError(t, err)
+		require.Equal(t, birdv1.SessionState_SESSION_STATE_ESTABLISHED, m.GetPeer().GetState())
+		m, err = stream.Recv()
+		require.NoError(t, err)
+		require.True(t, m.GetSnapshotEnd())
+		empty := config(addrA, addrB, true)
+		empty.Generation, empty.Peers = 8, nil
+		_, err = ca.Apply(ctx, empty)
+		require.NoError(t, err)
+		for m.GetPeer() == nil || m.GetPeer().GetState() != birdv1.SessionState_SESSION_STATE_UNSPECIFIED {
+			m, err = stream.Recv()
+			require.NoError(t, err, "the session is told to be gone")
+		}
 	})
 }
 

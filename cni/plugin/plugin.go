@@ -29,8 +29,12 @@ const (
 	codeInternal       = types.ErrInternal
 )
 
-// Kubelet gives a sandbox two minutes; felix answers or gives up well within.
-const patience = 60 * time.Second
+// Kubelet gives a sandbox two minutes; felix answers or gives up well within. What must be taken back after a failure
+// has a time of its own.
+const (
+	patience = 60 * time.Second
+	backTime = 10 * time.Second
+)
 
 // Main returns the verbs of the calico plugin.
 func Main() skel.CNIFuncs {
@@ -61,6 +65,11 @@ func with(verb func(context.Context, call) error) func(*skel.CmdArgs) error {
 		if err != nil {
 			return types.NewError(codeBadEnvironment, "invalid CNI_ARGS", err.Error())
 		}
+		if text := pairs["IP"]; text != "" {
+			if _, err := netip.ParseAddr(text); err != nil {
+				return types.NewError(codeBadEnvironment, "invalid CNI_ARGS", fmt.Sprintf("IP=%s is not an address", text))
+			}
+		}
 		socket := network.FelixSocket
 		if socket == "" {
 			socket = client.DefaultSocket
@@ -76,13 +85,23 @@ func with(verb func(context.Context, call) error) func(*skel.CmdArgs) error {
 	}
 }
 
+// wrap gives an error the shape and code of the specification; one that another plugin chose is kept.
 func wrap(err error) error {
-	var ready *types.Error
+	var coded *types.Error
 	switch {
-	case err == nil, errors.As(err, &ready):
-		return err
+	case err == nil:
+		return nil
+	case errors.As(err, &coded):
+		if error(coded) == err { //nolint:errorlint // whether it is that very error
+			return err
+		}
+		return types.NewError(coded.Code, coded.Msg, err.Error())
 	case errors.Is(err, client.ErrTryAgain):
 		return types.NewError(codeTryAgain, "calico cannot do this now", err.Error())
+	case errors.Is(err, client.ErrInvalid):
+		return types.NewError(codeBadConfig, "calico cannot do what is asked for", err.Error())
+	case errors.Is(err, client.ErrMismatch):
+		return types.NewError(codeInternal, "the container's network is not as ADD left it", err.Error())
 	}
 	return types.NewError(codeInternal, "calico failed", err.Error())
 }
@@ -109,20 +128,33 @@ func add(ctx context.Context, c call) (err error) {
 		if err != nil {
 			return fmt.Errorf("IPAM plugin %s: %w", c.network.IPAM.Type, err)
 		}
-		defer func() {
-			if err != nil { // the address must not outlive an ADD that failed
-				err = errors.Join(err, invoke.DelegateDel(ctx, c.network.IPAM.Type, c.StdinData, nil))
-			}
-		}()
 		if cfg.Addresses, err = addressesOf(given); err != nil {
-			return err
+			return c.giveBack(ctx, err)
 		}
 	}
 	added, err := c.felix.Add(ctx, c.attachment(), c.Netns, c.pairs, cfg)
 	if err != nil {
-		return err
+		return c.giveBack(ctx, err)
 	}
 	return types.PrintResult(result(c, added), c.network.CNIVersion)
+}
+
+// giveBack returns what another IPAM plugin gave, after an ADD that failed, perhaps for want of time.
+func (c call) giveBack(ctx context.Context, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTime)
+	defer cancel()
+	return errors.Join(why, c.delegate(ctx, invoke.DelegateDel))
+}
+
+// delegate passes a verb on to the network's IPAM plugin, where that is another one than ours.
+func (c call) delegate(ctx context.Context, verb func(context.Context, string, []byte, invoke.Exec) error) error {
+	if c.network.Own() {
+		return nil
+	}
+	if err := verb(ctx, c.network.IPAM.Type, c.StdinData, nil); err != nil {
+		return fmt.Errorf("IPAM plugin %s: %w", c.network.IPAM.Type, err)
+	}
+	return nil
 }
 
 // result has the shape of spec §6.2: host and container interface, addresses with full mask, one route for each.
@@ -148,12 +180,12 @@ func assigned(addrs []netip.Addr) *current.Result {
 	return r
 }
 
+// del unwires the pod first: an address is not given back while a pod may still use it.
 func del(ctx context.Context, c call) error {
-	err := c.felix.Delete(ctx, c.attachment(), c.Netns, c.pairs)
-	if !c.network.Own() {
-		err = errors.Join(err, invoke.DelegateDel(ctx, c.network.IPAM.Type, c.StdinData, nil))
+	if err := c.felix.Delete(ctx, c.attachment(), c.Netns, c.pairs); err != nil {
+		return err
 	}
-	return err
+	return c.delegate(ctx, invoke.DelegateDel)
 }
 
 func check(ctx context.Context, c call) error {
@@ -161,17 +193,32 @@ func check(ctx context.Context, c call) error {
 	if err != nil {
 		return err
 	}
-	addrs, err := addressesOf(parsed)
+	mac, addrs, err := ours(c, parsed)
 	if err != nil {
 		return err
 	}
-	var mac string
-	for _, i := range parsed.Interfaces {
+	if err := c.felix.Check(ctx, c.attachment(), c.Netns, mac, addrs); err != nil {
+		return err
+	}
+	return c.delegate(ctx, invoke.DelegateCheck)
+}
+
+// ours picks this attachment's part of a result, which plugins later in the chain may have added to.
+func ours(c call, r *current.Result) (mac string, addrs []netip.Addr, err error) {
+	mine := -1
+	for n, i := range r.Interfaces {
 		if i.Sandbox != "" && i.Name == c.IfName {
-			mac = i.Mac
+			mine, mac = n, i.Mac
 		}
 	}
-	return c.felix.Check(ctx, c.attachment(), c.Netns, mac, addrs)
+	part := &current.Result{CNIVersion: r.CNIVersion}
+	for _, ip := range r.IPs {
+		if ip.Interface == nil || *ip.Interface == mine {
+			part.IPs = append(part.IPs, ip)
+		}
+	}
+	addrs, err = addressesOf(part)
+	return mac, addrs, err
 }
 
 // previous is the result of the ADD that a CHECK is about.
@@ -190,7 +237,7 @@ func status(ctx context.Context, c call) error {
 	if err := c.felix.Status(ctx); err != nil {
 		return types.NewError(codeNotAvailable, "calico cannot add pods now", err.Error())
 	}
-	return nil
+	return c.delegate(ctx, invoke.DelegateStatus)
 }
 
 func gc(ctx context.Context, c call) error {
@@ -198,7 +245,10 @@ func gc(ctx context.Context, c call) error {
 	for i, a := range c.network.ValidAttachments {
 		valid[i] = client.Attachment{Network: c.network.Name, ContainerID: a.ContainerID, Interface: a.IfName}
 	}
-	return c.felix.GC(ctx, c.network.Name, valid)
+	if err := c.felix.GC(ctx, c.network.Name, valid); err != nil {
+		return err
+	}
+	return c.delegate(ctx, invoke.DelegateGC)
 }
 
 func assign(ctx context.Context, c call) error {

@@ -24,6 +24,9 @@ const DefaultSocket = "/var/run/calico/felix.sock"
 // ErrTryAgain means that felix cannot do it now but may soon: felix is down, starting, or cut off from typha.
 var ErrTryAgain = errors.New("try again later")
 
+// ErrInvalid means that what was asked for can never be done as it stands.
+var ErrInvalid = errors.New("not valid")
+
 // ErrMismatch means that what was checked is not as it should be.
 var ErrMismatch = errors.New("not as it was set up")
 
@@ -192,6 +195,8 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("%w: felix at %s: %s; is felix running on this node?", ErrTryAgain, c.path, s.Message())
 	case codes.DeadlineExceeded:
 		return fmt.Errorf("%w: felix at %s did not answer in time", ErrTryAgain, c.path)
+	case codes.InvalidArgument:
+		return fmt.Errorf("%w: %s", ErrInvalid, s.Message())
 	case codes.FailedPrecondition:
 		return fmt.Errorf("%w: %s", ErrMismatch, s.Message())
 	}

@@ -29,9 +29,7 @@ const audit = 30 * time.Second
 
 // Watcher reads the node's network and tells when it changed.
 type Watcher struct {
-	// Ignore are beginnings of names of interfaces that are not the host's own.
-	Ignore []string
-	Log    *slog.Logger
+	log *slog.Logger
 
 	mu       sync.Mutex // guards nextHops
 	nextHops []netip.Addr
@@ -39,12 +37,7 @@ type Watcher struct {
 }
 
 // New returns a watcher that leaves workloads' and tunnels' interfaces out.
-func New(log *slog.Logger) *Watcher {
-	return &Watcher{
-		Ignore: []string{"cali", desired.IPIPDevice, desired.VXLANDevice4, desired.VXLANDevice6, "lo"},
-		Log:    log, poke: make(chan struct{}, 1),
-	}
-}
+func New(log *slog.Logger) *Watcher { return &Watcher{log: log, poke: make(chan struct{}, 1)} }
 
 // Resolve names the next hops whose reachability is to be watched. It does not block.
 func (w *Watcher) Resolve(hops []netip.Addr) {
@@ -64,7 +57,7 @@ func (w *Watcher) Run(ctx context.Context, tell func(state.Host)) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		w.Log.Warn("lost track of the host's network, starting over", "error", err)
+		w.log.Warn("lost track of the host's network, starting over", "error", err)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -75,8 +68,13 @@ func (w *Watcher) Run(ctx context.Context, tell func(state.Host)) error {
 
 func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
 	done := make(chan struct{})
-	defer close(done)
 	links, addrs, routes := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64), make(chan netlink.RouteUpdate, 256)
+	defer func() { // the subscriptions end when they are read to their end
+		close(done)
+		go drain(links)
+		go drain(addrs)
+		go drain(routes)
+	}()
 	lost := make(chan error, 3)
 	report := func(err error) {
 		select {
@@ -94,6 +92,13 @@ func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
 	check, timer := time.NewTicker(audit), time.NewTimer(0)
 	defer check.Stop()
 	defer timer.Stop()
+	due := true // the timer runs; what changes on and on must not put it off for ever
+	within := func(d time.Duration) {
+		if !due || d == 0 {
+			due = true
+			timer.Reset(d)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -104,26 +109,27 @@ func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
 			if !ok {
 				return errors.New("subscription to links ended")
 			}
-			if !w.ignored(u.Attrs().Name) {
-				timer.Reset(settle)
+			if !ours(u.Attrs().Name) {
+				within(settle)
 			}
 		case _, ok := <-addrs:
 			if !ok {
 				return errors.New("subscription to addresses ended")
 			}
-			timer.Reset(settle)
+			within(settle)
 		case u, ok := <-routes:
 			if !ok {
 				return errors.New("subscription to routes ended")
 			}
 			if u.Protocol != desired.ProtocolMuslin { // what felix writes itself changes no way to a next hop
-				timer.Reset(settle)
+				within(settle)
 			}
 		case <-w.poke:
-			timer.Reset(0)
+			within(0)
 		case <-check.C:
-			timer.Reset(0)
+			within(0)
 		case <-timer.C:
+			due = false
 			h, err := w.read()
 			if err != nil {
 				return err
@@ -133,8 +139,15 @@ func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
 	}
 }
 
-func (w *Watcher) ignored(name string) bool {
-	return slices.ContainsFunc(w.Ignore, func(p string) bool { return strings.HasPrefix(name, p) })
+func drain[T any](ch <-chan T) {
+	for range ch { //nolint:revive // only to let the sender end
+	}
+}
+
+// ours tells whether an interface is not the host's own but made by felix, or the loopback.
+func ours(name string) bool {
+	return strings.HasPrefix(name, "cali") ||
+		slices.Contains([]string{desired.IPIPDevice, desired.VXLANDevice4, desired.VXLANDevice6, "lo"}, name)
 }
 
 // read takes a snapshot.
@@ -148,7 +161,7 @@ func (w *Watcher) read() (state.Host, error) {
 	for _, l := range links {
 		at := l.Attrs()
 		names[at.Index] = at.Name
-		if w.ignored(at.Name) {
+		if ours(at.Name) {
 			continue
 		}
 		i := state.Interface{Index: at.Index, MTU: at.MTU, Up: at.OperState == netlink.OperUp || at.OperState == netlink.OperUnknown && at.Flags&net.FlagUp != 0}

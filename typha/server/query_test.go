@@ -124,6 +124,28 @@ func TestQuestionToANodeThatLeaves(t *testing.T) {
 	assert.Error(t, <-failed, "long before the time is up")
 }
 
+func TestAnswerFasterThanItsReader(t *testing.T) {
+	w := newWorld(t)
+	r := w.replica()
+	r.put("n1", 1)
+	said := make(chan struct{})
+	w.follow("n1", []string{r.address}, answering(func(_ context.Context, _ client.Question, reply func([]byte) error) error {
+		defer close(said)
+		for range 300 {
+			if err := reply(make([]byte, 100_000)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})).first(1)
+	err := w.operator(r.address).Ask(t.Context(), "n1", client.Question{Method: client.FelixDump}, patience, func([]byte) error {
+		<-said // nobody waits for a slow reader
+		return nil
+	})
+	require.ErrorIs(t, err, client.ErrExhausted)
+	assert.Contains(t, err.Error(), "ask for less")
+}
+
 func TestQuestionFindsTheReplicaOfItsNode(t *testing.T) {
 	w := newWorld(t)
 	one, two := w.replica(), w.replica()

@@ -105,6 +105,10 @@ func New(cfg Config) (*Server, error) {
 // Serve serves until ctx ends; then it sends its clients to the other replicas and stops. enroll is the listener for
 // nodes without a certificate; nil if there is none. Serve closes the listeners.
 func (s *Server) Serve(ctx context.Context, listener, enroll net.Listener) error {
+	if enroll != nil && s.enroller == nil {
+		return errors.Join(errors.New("there is a listener to enrol nodes, but no CA key to sign with; give its path by --ca-key"),
+			listener.Close(), enroll.Close())
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	main := rpc.NewServer(s.tls, s.options()...)
 	typhav1.RegisterSyncServiceServer(main, syncService{Server: s})
@@ -127,9 +131,6 @@ func (s *Server) Serve(ctx context.Context, listener, enroll net.Listener) error
 		return nil
 	})
 	if enroll != nil {
-		if s.enroller == nil {
-			return errors.New("there is a listener to enrol nodes, but no CA key to sign with; give its path by --ca-key")
-		}
 		door := rpc.NewServer(s.enroller.tls(s.cfg.Files), s.options()...)
 		typhav1.RegisterEnrollmentServiceServer(door, enrollmentService{Server: s})
 		group.Go(func() error { return serve(door, enroll) })

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"testing"
 	"time"
@@ -227,6 +228,27 @@ func TestHelloInParts(t *testing.T) {
 	require.Len(t, c.GetRemoves(), 1)
 	assert.Equal(t, "np/gone", c.GetRemoves()[0].GetId())
 	assert.True(t, c.GetInSync())
+}
+
+func TestManyItemsAreResumed(t *testing.T) {
+	w := newWorld(t)
+	r := w.replica()
+	var items []view.Item
+	for i := range 9000 { // a hello of three parts
+		items = append(items, policy(fmt.Sprint(i), ""))
+	}
+	r.put("n1", 1, items...)
+	file := viewFile(t)
+	f := w.follow("n1", []string{r.address}, saved(file))
+	require.Len(t, f.first(1).Updates, len(items))
+	eventually(t, "saved", func() bool { return exists(t, file) })
+	f.stop()
+	r.put("n1", 2, policy("new", ""))
+	f = w.follow("n1", []string{r.address}, saved(file))
+	b := f.next()
+	require.True(t, b.Saved)
+	require.Len(t, b.Updates, len(items))
+	assert.Equal(t, "+np/new @2 in sync", text(f.next()))
 }
 
 func TestOnlyKnownCertificatesGetIn(t *testing.T) {

@@ -1,0 +1,88 @@
+//go:build lab
+
+package host
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/felix/state"
+)
+
+// enter moves the test into a network namespace of its own, whose thread is never given back.
+func enter(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("this test makes a network namespace and needs root: run it as root, or under unshare -Urnm")
+	}
+	runtime.LockOSThread()
+	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
+}
+
+func sh(t *testing.T, command string) {
+	t.Helper()
+	out, err := exec.Command("sh", "-ec", command).CombinedOutput()
+	require.NoError(t, err, "%s\n%s", command, out)
+}
+
+func TestTheHostsNetworkIsToldAndFollowed(t *testing.T) {
+	enter(t)
+	sh(t, `ip link set lo up
+		ip link add eth0 type veth peer name cali1; ip link set cali1 up
+		ip addr add 10.30.0.206/24 dev eth0; ip -6 addr add fd00:30::206/64 dev eth0 nodad; ip link set eth0 mtu 1400 up
+		ip route add 10.30.1.0/24 via 10.30.0.1 dev eth0 metric 50`)
+	w := New(slog.New(slog.DiscardHandler))
+	hop, beyond, nowhere := netip.MustParseAddr("10.30.0.56"), netip.MustParseAddr("10.30.1.66"), netip.MustParseAddr("203.0.113.1")
+	w.Resolve([]netip.Addr{hop, beyond, nowhere, netip.MustParseAddr("10.30.0.206")})
+
+	// Everything of the watcher runs on this thread, which alone is in the namespace; what changes is changed in between.
+	changes := []string{
+		"ip addr add 10.31.0.1/24 dev eth0",
+		"ip link set eth0 mtu 1300",
+		"ip route add 203.0.113.0/24 via 10.30.0.1",
+		"ip link set eth0 down",
+		"ip link del eth0",
+	}
+	var told []state.Host
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	settled := map[int]func(state.Host) bool{
+		1: func(h state.Host) bool { return len(h.Interfaces["eth0"].Addresses) == 3 },
+		2: func(h state.Host) bool { return h.Interfaces["eth0"].MTU == 1300 },
+		3: func(h state.Host) bool { return h.NextHops[nowhere].Link == "eth0" },
+		4: func(h state.Host) bool { return !h.Interfaces["eth0"].Up && h.NextHops[beyond].Link == "" },
+		5: func(h state.Host) bool { return len(h.Interfaces) == 0 },
+	}
+	stage := 0
+	require.NoError(t, w.Run(ctx, func(h state.Host) {
+		if is := settled[stage]; is != nil && !is(h) {
+			return // more events follow
+		}
+		told = append(told, h)
+		if stage == len(changes) {
+			cancel()
+			return
+		}
+		sh(t, changes[stage])
+		stage++
+	}))
+	require.Equal(t, len(changes)+1, len(told), "stuck after %v", changes[:stage])
+	first := told[0]
+	require.Len(t, first.Interfaces, 1, "neither workloads' interfaces nor the loopback")
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.30.0.206/24"), netip.MustParsePrefix("fd00:30::206/64")}, first.Interfaces["eth0"].Addresses)
+	require.Equal(t, 1400, first.Interfaces["eth0"].MTU)
+	require.True(t, first.Interfaces["eth0"].Up)
+	require.Equal(t, state.NextHop{Via: hop, Link: "eth0"}, first.NextHops[hop])
+	require.Equal(t, "10.30.0.1", first.NextHops[beyond].Via.String(), "by a router")
+	require.Equal(t, state.NextHop{}, first.NextHops[nowhere])
+	require.Equal(t, state.NextHop{}, first.NextHops[netip.MustParseAddr("10.30.0.206")], "the node itself is no way to anywhere")
+}
