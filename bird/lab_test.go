@@ -314,44 +314,76 @@ func TestMesh(t *testing.T) {
 	soon(t, "the route is back", b.has("192.168.3.0/26", c.address))
 }
 
-// TestBIRD peers over eBGP with BIRD 2, which must keep our routes while we restart, and we its.
-func TestBIRD(t *testing.T) {
-	bird2, err := exec.LookPath("bird")
+// bird2 is Debian's BIRD on a machine, with one eBGP session to a node of ours.
+type bird2 struct{ socket string }
+
+func (w *world) bird2(name string, own, node netip.Addr, as int, statics string) *bird2 {
+	w.t.Helper()
+	binary, err := exec.LookPath("bird")
 	if err != nil {
-		t.Fatal("this test needs BIRD 2; install the package bird2")
+		w.t.Fatal("this test needs BIRD 2; install the package bird2")
 	}
-	w := newWorld(t)
-	n := w.node("a", "10.98.0.1/24")
-	ns := w.machine("bird", netip.MustParsePrefix("10.98.0.9/24"))
-	dir := t.TempDir()
-	conf := filepath.Join(dir, "bird.conf")
-	require.NoError(t, os.WriteFile(conf, []byte(`
-router id 10.98.0.9;
+	ns, dir := w.machine(name, netip.PrefixFrom(own, 24)), w.t.TempDir()
+	conf := fmt.Sprintf(`
+router id %[1]s;
 protocol device {}
-protocol static { ipv4; route 172.20.0.0/16 blackhole; route 172.21.0.0/16 blackhole; }
+protocol static { ipv4; %[4]s }
 protocol bgp muslin {
-  local 10.98.0.9 as 65009;
-  neighbor 10.98.0.1 as 64512;
+  local %[1]s as %[3]d;
+  neighbor %[2]s as 64512;
   password "secret";
   graceful restart on;
   ipv4 { import all; export all; add paths on; };
 }
-`), 0o600))
-	socket := filepath.Join(dir, "bird.ctl")
-	process := exec.Command("ip", "netns", "exec", ns, bird2, "-f", "-c", conf, "-s", socket)
-	process.Stderr = os.Stderr
-	require.NoError(t, process.Start())
-	t.Cleanup(func() { _ = process.Process.Kill(); _ = process.Wait() })
-	routes := func() string {
-		out, _ := exec.Command("birdc", "-s", socket, "show", "route", "all", "protocol", "muslin").CombinedOutput()
-		return string(out)
-	}
+`, own, node, as, statics)
+	require.NoError(w.t, os.WriteFile(filepath.Join(dir, "bird.conf"), []byte(conf), 0o600))
+	b := &bird2{socket: filepath.Join(dir, "bird.ctl")}
+	process := exec.Command("ip", "netns", "exec", ns, binary, "-f", "-c", filepath.Join(dir, "bird.conf"), "-s", b.socket)
+	require.NoError(w.t, process.Start())
+	w.t.Cleanup(func() { _ = process.Process.Kill(); _ = process.Wait() })
+	return b
+}
 
+func (b *bird2) ask(words ...string) string {
+	out, _ := exec.Command("birdc", append([]string{"-s", b.socket}, words...)...).CombinedOutput()
+	return string(out)
+}
+
+func (b *bird2) routes() string { return b.ask("show", "route", "all", "protocol", "muslin") }
+
+// watch looks for a prefix without pause until stop is called, which tells whether it ever was missing.
+func (b *bird2) watch(prefix string) (stop func() (missed bool)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan bool, 1)
+	go func() {
+		missed := false
+		for ctx.Err() == nil {
+			out := b.routes()
+			missed = missed || strings.Contains(out, "BIRD") && !strings.Contains(out, prefix)
+		}
+		result <- missed
+	}()
+	return func() bool { cancel(); return <-result }
+}
+
+// TestBIRD peers over eBGP with two BIRDs, which must keep our routes while we restart, and we theirs.
+func TestBIRD(t *testing.T) {
+	w := newWorld(t)
+	n := w.node("a", "10.98.0.1/24")
+	addresses := []netip.Addr{netip.MustParseAddr("10.98.0.9"), netip.MustParseAddr("10.98.0.8")}
+	birds := []*bird2{
+		w.bird2("tor1", addresses[0], n.address, 65009, "route 172.20.0.0/16 blackhole; route 172.21.0.0/16 blackhole;"),
+		w.bird2("tor2", addresses[1], n.address, 65008, "route 172.22.0.0/16 blackhole; route 172.23.0.0/16 blackhole;"),
+	}
 	n.announce("192.168.1.0/26", "192.168.1.5/32")
-	m := config(1, n, nil, &birdv1.Peer{
-		Name: "Global_10_98_0_9", Type: birdv1.PeerType_PEER_TYPE_GLOBAL, Source: "BGPPeer(tor)", Address: []byte{10, 98, 0, 9},
-		AsNumber: 65009, SourceAddress: n.address.AsSlice(), Password: "secret", Filters: []string{"tor"},
-	})
+	var peers []*birdv1.Peer
+	for i, a := range addresses {
+		peers = append(peers, &birdv1.Peer{
+			Name: "Global_" + strings.ReplaceAll(a.String(), ".", "_"), Type: birdv1.PeerType_PEER_TYPE_GLOBAL, Source: "BGPPeer(tor)",
+			Address: a.AsSlice(), AsNumber: uint32(65009 - i), SourceAddress: n.address.AsSlice(), Password: "secret", Filters: []string{"tor"},
+		})
+	}
+	m := config(1, n, nil, peers...)
 	m.Export.OwnBlocks = []*birdv1.Prefix{{Address: []byte{192, 168, 1, 0}, Length: 26}}
 	m.Filters = []*birdv1.Filter{{
 		Name: "tor",
@@ -369,52 +401,45 @@ protocol bgp muslin {
 		}},
 	}}
 	n.apply(m)
-	soon(t, "BIRD has our block", func() bool { return strings.Contains(routes(), "192.168.1.0/26") })
-	shown := routes()
+	for _, b := range birds {
+		soon(t, "BIRD has our block", func() bool { return strings.Contains(b.routes(), "192.168.1.0/26") })
+	}
+	shown := birds[0].routes()
 	require.Contains(t, shown, "BGP.next_hop: 10.98.0.1")
 	require.Contains(t, shown, "BGP.as_path: 64512 64512 64512")
 	require.Contains(t, shown, "(64512,77)")
 	require.NotContains(t, shown, "4294967295", "our tags stay at home")
 	require.NotContains(t, shown, "192.168.1.5/32", "the block is announced instead")
-	soon(t, "we have BIRD's route", n.has("172.20.0.0/16", netip.MustParseAddr("10.98.0.9")))
+	soon(t, "we have the BIRDs' routes", func() bool {
+		return n.has("172.20.0.0/16", addresses[0])() && n.has("172.22.0.0/16", addresses[1])()
+	})
 	require.True(t, n.hasNot("172.21.0.0/16")(), "the filter rejects it")
 
 	n.mu.Lock()
 	n.lost = nil
 	n.mu.Unlock()
-	gone := make(chan struct{})
-	watch, stop := context.WithCancel(context.Background())
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		for watch.Err() == nil {
-			if out := routes(); strings.Contains(out, "BIRD") && !strings.Contains(out, "192.168.1.0/26") {
-				close(gone)
-				return
-			}
-		}
-	}()
+	stops := []func() bool{birds[0].watch("192.168.1.0/26"), birds[1].watch("192.168.1.0/26")}
 	n.kill()
 	n.start()
-	soon(t, "the session is back", func() bool {
-		p := n.peer(netip.MustParseAddr("10.98.0.9"))
-		return p.State == client.Established && p.Received == 2
+	for i, a := range addresses {
+		soon(t, "the session is back", func() bool {
+			p := n.peer(a)
+			return p.State == client.Established && p.Received == 2
+		})
+		soon(t, "BIRD's copy is fresh", func() bool {
+			out := birds[i].ask("show", "protocols", "all", "muslin")
+			return strings.Contains(out, "Established") && !strings.Contains(out, "graceful restart active")
+		})
+	}
+	soon(t, "felix is in step", func() bool {
+		return n.has("172.20.0.0/16", addresses[0])() && n.has("172.22.0.0/16", addresses[1])()
 	})
-	soon(t, "felix is in step", n.has("172.20.0.0/16", netip.MustParseAddr("10.98.0.9")))
-	soon(t, "BIRD's copy is fresh", func() bool {
-		out, _ := exec.Command("birdc", "-s", socket, "show", "protocols", "all", "muslin").CombinedOutput()
-		return strings.Contains(string(out), "Established") && !strings.Contains(string(out), "Neighbor graceful restart active")
-	})
-	stop()
-	<-watched
-	select {
-	case <-gone:
-		t.Fatal("BIRD dropped our block while we restarted")
-	default:
+	for i, stop := range stops {
+		require.False(t, stop(), "BIRD %s dropped our block while we restarted", addresses[i])
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	require.Empty(t, n.lost, "our felix kept BIRD's routes")
+	require.Empty(t, n.lost, "our felix kept the BIRDs' routes")
 }
 
 // TestIPv6 has two nodes exchange a block over IPv6 with a password and TTL security, and one restart.

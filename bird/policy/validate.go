@@ -47,6 +47,9 @@ func (c *Config) Validate() error {
 	default:
 		v.add("log_level", "%q is none of debug, info, warning", c.LogLevel)
 	}
+	if c.NormalPriority4 >= MaxPreference || c.NormalPriority6 >= MaxPreference {
+		v.add("normal_priority", "%d and %d are not both in range; give 1 to %d", c.NormalPriority4, c.NormalPriority6, MaxPreference-1)
+	}
 	names := map[string]bool{}
 	for i := range c.Peers {
 		v.peer(&c.Peers[i], names)

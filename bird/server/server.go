@@ -31,13 +31,16 @@ type Server struct {
 	saved    *Saved
 	instance string
 	software string
-	level    *slog.LevelVar
+	level    *slog.LevelVar                // nil: given at the start, for good
 	applied  atomic.Pointer[birdv1.Config] // what was saved last
 }
 
-// New returns a server of the speaker. instance names this run of bird; software is its version, for people; level is set to
-// what configurations say about the log.
+// New returns a server of the speaker. instance names this run of bird; software is its version, for people. level is set to
+// what configurations say about the log, unless the start gave another than the ordinary one.
 func New(log *slog.Logger, level *slog.LevelVar, s *speaker.Speaker, saved *Saved, instance, software string) *Server {
+	if level.Level() != slog.LevelInfo {
+		level = nil
+	}
 	return &Server{log: log, level: level, speaker: s, saved: saved, instance: instance, software: software}
 }
 
@@ -70,8 +73,8 @@ func (s *Server) apply(m *birdv1.Config) (speaker.Changes, error) {
 		return speaker.Changes{}, errors.Join(speaker.ErrInvalid, err)
 	}
 	changes, err := s.speaker.Apply(c)
-	if level, ok := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warning": slog.LevelWarn}[c.LogLevel]; ok &&
-		!errors.Is(err, speaker.ErrInvalid) {
+	level, given := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warning": slog.LevelWarn}[c.LogLevel]
+	if given && s.level != nil && !errors.Is(err, speaker.ErrInvalid) {
 		s.level.Set(level)
 	}
 	return changes, err

@@ -67,20 +67,21 @@ func Boxed(w io.Writer, rows [][]string) {
 			widths[i] = max(widths[i], len(c))
 		}
 	}
-	line := "+"
-	for _, n := range widths {
-		line += strings.Repeat("-", n+2) + "+"
+	rule := make([]string, len(widths))
+	for i, n := range widths {
+		rule[i] = strings.Repeat("-", n+2)
 	}
+	line := "+" + strings.Join(rule, "+") + "+"
 	fmt.Fprintln(w, line)
 	for r, cells := range rows {
-		text := "|"
+		fmt.Fprint(w, "|")
 		for i, c := range cells {
 			if r == 0 {
 				c = centred(strings.ToUpper(c), widths[i])
 			}
-			text += fmt.Sprintf(" %-*s |", widths[i], c)
+			fmt.Fprintf(w, " %-*s |", widths[i], c)
 		}
-		fmt.Fprintln(w, text)
+		fmt.Fprintln(w)
 		if r == 0 {
 			fmt.Fprintln(w, line)
 		}

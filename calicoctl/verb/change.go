@@ -106,46 +106,72 @@ func (v change) command(g *globals, about string) *cobra.Command {
 
 // run does it to each object, in order, and stops at the first that fails: what comes later may build on it.
 func (v change) run(ctx context.Context, c datastore.Client, objects []api.Object, out io.Writer) error {
+	names := wording{verb: v.verb, past: v.past, keys: keysOf(objects)}
 	done := 0
 	for i, o := range objects {
-		if kind := api.KindOf(o); kind.Internal || kind.Name == "ClusterInformation" {
-			return v.failed(objects, i, done, fmt.Errorf("%s is kept by the system and cannot be written by hand", api.KeyOf(o)))
+		if err := writable(names.keys[i]); err != nil {
+			return names.failed(i, done, err)
 		}
 		ok, err := v.do(ctx, c, o)
 		if err != nil {
-			return v.failed(objects, i, done, err)
+			return names.failed(i, done, err)
 		}
 		if ok {
 			done++
 		}
 	}
-	fmt.Fprintf(out, "Successfully %s %d %sresource(s)\n", v.past, done, quotedKind(objects))
+	names.succeeded(out, done)
 	return nil
 }
 
-// failed words an error as users of Calico know it (spec §8).
-func (v change) failed(objects []api.Object, at, done int, err error) error {
-	switch {
-	case len(objects) == 1:
-		return fmt.Errorf("failed to %s %sresource: [%w]", v.verb, quotedKind(objects), err)
-	case done == 0:
-		return fmt.Errorf("failed to %s any %sresources: [%w]", v.verb, quotedKind(objects), err)
+func keysOf(objects []api.Object) []api.Key {
+	keys := make([]api.Key, len(objects))
+	for i, o := range objects {
+		keys[i] = api.KeyOf(o)
 	}
-	return fmt.Errorf("Partial success: %s the first %d out of %d %sresources:\nhit error: %w", v.past, at, len(objects), quotedKind(objects), err) //nolint:revive,staticcheck // the words that scripts look for
+	return keys
 }
 
-// quotedKind is the kind, in quotes with a blank, if all objects are of one.
-func quotedKind(objects []api.Object) string {
-	if len(objects) == 0 {
-		return ""
+// writable refuses what the system keeps for itself.
+func writable(key api.Key) error {
+	if kind, _ := api.LookupKind(key.Kind); kind.Internal || key.Kind == clusterInformation.Kind {
+		return fmt.Errorf("%s is kept by the system and cannot be written by hand", key)
 	}
-	kind := api.KindOf(objects[0]).Name
-	for _, o := range objects {
-		if api.KindOf(o).Name != kind {
+	return nil
+}
+
+// wording says how a command on resources went, in the words that users of Calico know (spec §8).
+type wording struct {
+	verb, past string
+	keys       []api.Key
+}
+
+func (w wording) succeeded(out io.Writer, done int) {
+	fmt.Fprintf(out, "Successfully %s %d %sresource(s)\n", w.past, done, w.quotedKind())
+}
+
+// failed is the error of the command whose resource number at, from 0, failed after done were done.
+func (w wording) failed(at, done int, err error) error {
+	switch {
+	case len(w.keys) == 1:
+		return fmt.Errorf("failed to %s %sresource: [%w]", w.verb, w.quotedKind(), err)
+	case done == 0:
+		return fmt.Errorf("failed to %s any %sresources: [%w]", w.verb, w.quotedKind(), err)
+	}
+	return fmt.Errorf("Partial success: %s the first %d out of %d %sresources:\nhit error: %w", w.past, at, len(w.keys), w.quotedKind(), err) //nolint:revive,staticcheck // the words that scripts look for
+}
+
+// quotedKind is the kind, in quotes with a blank, if all are of one.
+func (w wording) quotedKind() string {
+	for _, k := range w.keys {
+		if k.Kind != w.keys[0].Kind {
 			return ""
 		}
 	}
-	return "'" + kind + "' "
+	if len(w.keys) == 0 {
+		return ""
+	}
+	return "'" + w.keys[0].Kind + "' "
 }
 
 func namespaceFlag(cmd *cobra.Command, g *globals) {

@@ -36,11 +36,7 @@ func deleteCommand(g *globals) *cobra.Command {
 func (g *globals) keys(cmd *cobra.Command, in input, args []string) ([]api.Key, error) {
 	if len(in.files) > 0 {
 		objects, err := in.read(cmd.InOrStdin(), g.namespace)
-		keys := make([]api.Key, len(objects))
-		for i, o := range objects {
-			keys[i] = api.KeyOf(o)
-		}
-		return keys, err
+		return keysOf(objects), err
 	}
 	if len(args) < 2 {
 		return nil, errors.New("name a kind and at least one resource, or give a file with -f")
@@ -65,25 +61,22 @@ func (g *globals) key(kind api.Kind, name string) api.Key {
 }
 
 func remove(ctx context.Context, c datastore.Client, keys []api.Key, skip bool, cmd *cobra.Command) error {
-	done, kind := 0, ""
+	names := wording{verb: "delete", past: "deleted", keys: keys}
+	done := 0
 	for i, k := range keys {
-		if i == 0 {
-			kind = "'" + k.Kind + "' "
-		} else if kind != "'"+k.Kind+"' " {
-			kind = ""
+		err := writable(k)
+		if err == nil {
+			_, err = c.Delete(ctx, k, datastore.Precondition{})
 		}
-		_, err := c.Delete(ctx, k, datastore.Precondition{})
 		switch {
 		case err == nil:
 			done++
 		case skip && errors.Is(err, datastore.ErrNotFound):
-		case len(keys) == 1:
-			return fmt.Errorf("failed to delete '%s' resource: [%w]", k.Kind, err)
 		default:
-			return fmt.Errorf("Partial success: deleted the first %d out of %d resources:\nhit error: %w", done, len(keys), err) //nolint:revive,staticcheck // the words that scripts look for
+			return names.failed(i, done, err)
 		}
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "Successfully deleted %d %sresource(s)\n", done, kind)
+	names.succeeded(cmd.OutOrStdout(), done)
 	return nil
 }
 

@@ -37,8 +37,7 @@ func nodeStatus() *cobra.Command {
 				fmt.Fprintf(out, "BGP backend is not running: %v\n", err)
 				return nil
 			}
-			printSessions(out, "IPv4", sessions, false, time.Now())
-			printSessions(out, "IPv6", sessions, true, time.Now())
+			printStatus(out, sessions, time.Now())
 			return nil
 		},
 	}
@@ -71,6 +70,12 @@ func birdSessions(ctx context.Context, socket string) ([]birdclient.Peer, error)
 	defer cancel()
 	status, err := c.Peers(ctx, "")
 	return status.Peers, err
+}
+
+// printStatus writes the tables of both families.
+func printStatus(w io.Writer, sessions []birdclient.Peer, now time.Time) {
+	printSessions(w, "IPv4", sessions, false, now)
+	printSessions(w, "IPv6", sessions, true, now)
 }
 
 // printSessions writes the table of one family. now decides whether a time is shown as of today.

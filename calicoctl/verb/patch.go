@@ -27,7 +27,7 @@ func patch(g *globals) *cobra.Command {
 			if err != nil || text == "" {
 				return fmt.Errorf("flag --patch: %q is neither JSON nor YAML", text)
 			}
-			return g.edit(cmd, kind, args[1], func(o api.Object) (api.Object, error) { return patched(o, body, how) }, "patched")
+			return g.edit(cmd, kind, args[1], func(o api.Object) (api.Object, error) { return patched(o, body, how) }, "patch", "patched")
 		},
 	}
 	cmd.Flags().StringVarP(&text, "patch", "p", "", "the patch, JSON or YAML")
@@ -81,7 +81,7 @@ func label(g *globals) *cobra.Command {
 				return err
 			}
 			change := func(o api.Object) (api.Object, error) { return labelled(o, args[2], overwrite, removeIt) }
-			return g.edit(cmd, kind, args[1], change, "labelled")
+			return g.edit(cmd, kind, args[1], change, "label", "labelled")
 		},
 	}
 	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace a label that has another value")
@@ -114,23 +114,27 @@ func labelled(o api.Object, text string, overwrite, removeIt bool) (api.Object, 
 }
 
 // edit reads, changes and writes a resource; if somebody else wrote meanwhile it starts again.
-func (g *globals) edit(cmd *cobra.Command, kind api.Kind, name string, change func(api.Object) (api.Object, error), past string) error {
+func (g *globals) edit(cmd *cobra.Command, kind api.Kind, name string, change func(api.Object) (api.Object, error), verb, past string) error {
 	return g.withDatastore(cmd.Context(), func(ctx context.Context, c datastore.Client) error {
-		var err error
+		key := g.key(kind, name)
+		err := writable(key)
 		for range conflicts {
+			if err != nil && !errors.Is(err, datastore.ErrConflict) {
+				break
+			}
 			var o api.Object
-			if o, err = c.Get(ctx, g.key(kind, name)); err != nil {
+			if o, err = c.Get(ctx, key); err != nil {
 				break
 			}
 			if o, err = change(o); err != nil {
 				break
 			}
-			if _, err = c.Update(ctx, o); !errors.Is(err, datastore.ErrConflict) {
+			if _, err = c.Update(ctx, o); err == nil {
 				break
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("failed to change '%s' resource: [%w]", kind.Name, err)
+			return fmt.Errorf("failed to %s '%s' resource: [%w]", verb, kind.Name, err)
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "Successfully %s 1 '%s' resource\n", past, kind.Name)
 		return nil

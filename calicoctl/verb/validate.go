@@ -28,7 +28,7 @@ func validate() *cobra.Command {
 			if bad > 0 {
 				return fmt.Errorf("%d of %d resource(s) are not valid", bad, len(objects))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Successfully validated %d %sresource(s)\n", len(objects), quotedKind(objects))
+			wording{past: "validated", keys: keysOf(objects)}.succeeded(cmd.OutOrStdout(), len(objects))
 			return nil
 		},
 	}

@@ -8,10 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"regexp"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/open"
 )
@@ -21,6 +23,7 @@ const reach = 5 * time.Second
 
 // globals are the flags of all commands.
 type globals struct {
+	version       string // calicoctl's own
 	logLevel      string
 	context       string
 	allowMismatch bool
@@ -30,7 +33,7 @@ type globals struct {
 
 // New is calicoctl's command line.
 func New(version string) *cobra.Command {
-	g := &globals{}
+	g := &globals{version: version}
 	root := &cobra.Command{
 		Use: "calicoctl", Short: "Manage Muslin network and security policy",
 		SilenceUsage: true, SilenceErrors: true, Version: version,
@@ -41,7 +44,7 @@ func New(version string) *cobra.Command {
 	flags.BoolVar(&g.allowMismatch, "allow-version-mismatch", false, "work although the cluster runs another version")
 	flags.StringVarP(&g.config, "config", "c", "", "file with connection settings (default "+open.DefaultFile+", else the environment)")
 	root.AddCommand(
-		create(g), apply(g), replace(g), deleteCommand(g), get(g), patch(g), label(g), validate(), ipam(g), node(), versionCommand(g, version),
+		create(g), apply(g), replace(g), deleteCommand(g), get(g), patch(g), label(g), validate(), ipam(g), node(), versionCommand(g),
 	)
 	return root
 }
@@ -67,7 +70,36 @@ func (g *globals) withDatastore(ctx context.Context, do func(context.Context, da
 	if err := client.Ready(patient); err != nil {
 		return err
 	}
+	if !g.allowMismatch {
+		if err := g.sameVersion(patient, client); err != nil {
+			return err
+		}
+	}
 	return do(ctx, datastore.Validating(client))
+}
+
+// release are the numbers of a version, without "v" before and whatever follows.
+var release = regexp.MustCompile(`^v?(\d+(?:\.\d+)+)`)
+
+// sameVersion refuses to work on a cluster of another release. A cluster that names none, and a calicoctl that is none,
+// are not judged.
+func (g *globals) sameVersion(ctx context.Context, c datastore.Client) error {
+	own := release.FindStringSubmatch(g.version)
+	if own == nil {
+		return nil
+	}
+	o, err := c.Get(ctx, clusterInformation)
+	if errors.Is(err, datastore.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	theirs := o.(*api.ClusterInformation).Spec.CalicoVersion
+	if cluster := release.FindStringSubmatch(theirs); cluster != nil && cluster[1] != own[1] {
+		return fmt.Errorf("version mismatch: calicoctl is %s, the cluster %s; use the cluster's calicoctl, or --allow-version-mismatch", g.version, theirs)
+	}
+	return nil
 }
 
 func (g *globals) logger() (*slog.Logger, error) {
@@ -90,13 +122,8 @@ func Run(ctx context.Context, version string, args []string, stdin io.Reader, st
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
-		if !errors.Is(err, errSilent) {
-			fmt.Fprintln(stderr, err)
-		}
+		fmt.Fprintln(stderr, err)
 		return 1
 	}
 	return 0
 }
-
-// errSilent fails a command that has printed what was wrong.
-var errSilent = errors.New("failed")

@@ -11,20 +11,24 @@ import (
 	"github.com/muslin-net/muslin/datastore"
 )
 
-func versionCommand(g *globals, version string) *cobra.Command {
+// clusterInformation is what the system says of itself.
+var clusterInformation = api.Key{Kind: "ClusterInformation", Name: "default"}
+
+func versionCommand(g *globals) *cobra.Command {
 	var clientOnly bool
 	var poll time.Duration
 	cmd := &cobra.Command{
 		Use: "version", Short: "Show the versions of calicoctl and of the cluster", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "Client Version:    %s\n", version)
+			fmt.Fprintf(out, "Client Version:    %s\n", g.version)
+			g.allowMismatch = true // it is to be shown
 			if clientOnly {
 				return nil
 			}
 			for {
 				err := g.withDatastore(cmd.Context(), func(ctx context.Context, c datastore.Client) error {
-					o, err := c.Get(ctx, api.Key{Kind: "ClusterInformation", Name: "default"})
+					o, err := c.Get(ctx, clusterInformation)
 					if err != nil {
 						return fmt.Errorf("unable to retrieve Cluster Version or Type: %w", err)
 					}

@@ -132,7 +132,7 @@ type invocation struct {
 // ask is a call with everything that a runtime gives, for the stub.
 func (f *felix) ask(verb, version string) invocation {
 	return invocation{
-		plugin: "calico", verb: verb, netns: "/var/run/netns/fxp-worker-1-1", container: "c-worker-1-1", ifname: "eth0",
+		plugin: "calico", verb: verb, path: "/nowhere", netns: "/var/run/netns/fxp-worker-1-1", container: "c-worker-1-1", ifname: "eth0",
 		args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0",
 		conf: map[string]any{
 			"cniVersion": version, "name": "k8s-pod-network", "type": "calico", "felix_socket": f.socket,

@@ -197,7 +197,7 @@ func ipam(i invocation) invocation { i.plugin = "calico-ipam"; return i }
 func TestIPAMPluginForOtherPlugins(t *testing.T) {
 	f := serve(t)
 	out := ipam(f.ask("ADD", "1.0.0")).succeed(t)
-	require.JSONEq(t, `{"cniVersion": "1.0.0", "dns": {},
+	require.JSONEq(t, `{"cniVersion": "1.0.0",
 		"ips": [{"address": "192.168.226.64/32"}, {"address": "fd00:77::9905:f003:c7bd:fb00/128"}],
 		"routes": [{"dst": "192.168.226.64/32"}, {"dst": "fd00:77::9905:f003:c7bd:fb00/128"}]}`, out)
 	require.True(t, f.assign.GetConfig().GetAssignIpv6())

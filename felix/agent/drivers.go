@@ -124,7 +124,7 @@ func (d *Drivers) Entries() []dataplane.Entry {
 func (d *Drivers) Watch(ctx context.Context, wake func()) error {
 	told := func(drifts ...dataplane.Drift) {
 		for _, drift := range drifts {
-			d.log.Info("the kernel was changed by someone else", "object", drift.Object.String(), "what", drift.What)
+			d.log.Info("the kernel was changed by someone else", "object", drift.String(), "what", drift.What)
 		}
 		wake()
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -178,8 +179,8 @@ func (u *undo) push(step func(context.Context) error) { *u = append(*u, step) }
 // run takes the steps back, last first, and goes on when one fails.
 func (u undo) run(ctx context.Context) error {
 	var errs []error
-	for i := len(u) - 1; i >= 0; i-- {
-		errs = append(errs, u[i](ctx))
+	for _, step := range slices.Backward(u) {
+		errs = append(errs, step(ctx))
 	}
 	return errors.Join(errs...)
 }

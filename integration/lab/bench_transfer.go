@@ -68,18 +68,52 @@ func blocking(f *os.File) int {
 	return fd
 }
 
-// roundTrip returns the mean time in microseconds of sending a byte and getting it back.
+// pin keeps the calling thread on one of the processors it may use, counted from the first and again from the start. A
+// thread that wanders measures the scheduler.
+func pin(n int) error {
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		return err
+	}
+	n %= all.Count()
+	for cpu := 0; ; cpu++ {
+		if !all.IsSet(cpu) {
+			continue
+		}
+		if n == 0 {
+			one.Set(cpu)
+			return unix.SchedSetaffinity(0, &one)
+		}
+		n--
+	}
+}
+
+// uninterrupted repeats a call that a signal broke off, as those of Go's scheduler do.
+func uninterrupted(call func(fd int, b []byte) (int, error), fd int, b []byte) (int, error) {
+	for {
+		n, err := call(fd, b)
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// roundTrip returns the mean time in microseconds of sending a byte and getting it back. Both ends share a processor:
+// what it takes to wake another one would drown what a packet takes.
 func roundTrip(client, server int, d time.Duration) (float64, error) {
 	served := make(chan error, 1)
 	go func() {
 		served <- onOwnThread(func() error {
+			if err := pin(0); err != nil {
+				return err
+			}
 			b := make([]byte, 1)
 			for {
-				n, err := unix.Read(server, b)
+				n, err := uninterrupted(unix.Read, server, b)
 				if n == 0 || err != nil {
 					return err
 				}
-				if _, err := unix.Write(server, b); err != nil {
+				if _, err := uninterrupted(unix.Write, server, b); err != nil {
 					return err
 				}
 			}
@@ -87,13 +121,16 @@ func roundTrip(client, server int, d time.Duration) (float64, error) {
 	}()
 	var mean float64
 	err := onOwnThread(func() error {
+		if err := pin(0); err != nil {
+			return err
+		}
 		b := []byte{1}
 		count, began := 0, time.Now()
 		for time.Since(began) < d {
-			if _, err := unix.Write(client, b); err != nil {
+			if _, err := uninterrupted(unix.Write, client, b); err != nil {
 				return err
 			}
-			if n, err := unix.Read(client, b); n != 1 || err != nil {
+			if n, err := uninterrupted(unix.Read, client, b); n != 1 || err != nil {
 				return fmt.Errorf("no answer: %w", err)
 			}
 			count++
@@ -111,9 +148,12 @@ func throughput(client, server int, d time.Duration) (float64, error) {
 	began := time.Now()
 	go func() {
 		sent <- onOwnThread(func() error {
+			if err := pin(1); err != nil {
+				return err
+			}
 			b := make([]byte, 128<<10)
 			for time.Since(began) < d {
-				if _, err := unix.Write(client, b); err != nil {
+				if _, err := uninterrupted(unix.Write, client, b); err != nil {
 					return err
 				}
 			}
@@ -122,10 +162,13 @@ func throughput(client, server int, d time.Duration) (float64, error) {
 	}()
 	var rate float64
 	err := onOwnThread(func() error {
+		if err := pin(0); err != nil {
+			return err
+		}
 		b := make([]byte, 128<<10)
 		total := 0
 		for {
-			n, err := unix.Read(server, b)
+			n, err := uninterrupted(unix.Read, server, b)
 			if err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ package suite
 
 import (
 	"context"
+	"crypto/sha1"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ func TestTyphaAway(t *testing.T) {
 			talks, without, watch := c.converse(t, [2]string{"pod-1", "pod-2"}, [2]string{"pod-2", "pod-1"}), c.settled(t), c.watchRoutes(t)
 			leaving := c.add(t, "leaving", "worker-1")
 			c.awaitStored(t)
+			c.awaitSaved(t, "worker-1", "leaving")
 			with := c.settled(t)
 
 			c.kill(t, typha)
@@ -48,7 +50,7 @@ func TestTyphaAway(t *testing.T) {
 			talks.goOn(t, "typha is away")
 			c.probe(t, "pod-2", "leaving")
 
-			code, text := c.refusedAdd(t, "worker-1")
+			code, text := c.refusedAdd(t)
 			assert.Equal(t, 11, code, "try again later")
 			assert.Contains(t, text, "typha cannot be reached")
 			assert.NotContains(t, text, "\n")
@@ -71,21 +73,32 @@ func TestTyphaAway(t *testing.T) {
 	}
 }
 
-// refusedAdd has the CNI plugin add a pod, which must fail and leave nothing, and returns the error as the runtime gets it.
-func (c *cluster) refusedAdd(t *testing.T, node string) (code int, text string) {
+// awaitSaved waits until felix's saved view of a node tells of something; it is saved within a second or so.
+func (c *cluster) awaitSaved(t *testing.T, node, what string) string {
 	t.Helper()
-	look := "ip -br link; ls /var/lib/calico/felix/endpoints"
-	before := c.sh(t, node, look)
+	var view string
+	eventually(t, patience, func() string {
+		if view = c.run(t, node, "cat", "/var/lib/calico/felix/view"); !strings.Contains(view, what) {
+			return "the saved view of " + node + " does not tell of " + what
+		}
+		return ""
+	})
+	return view
+}
+
+// refusedAdd has the CNI plugin add an interface of another pod to pod-1, which must fail and leave nothing, and returns the error as the runtime gets it.
+func (c *cluster) refusedAdd(t *testing.T) (code int, text string) {
+	t.Helper()
+	const node = "worker-1"
 	out := c.sh(t, node, `
-ip netns add refused
-trap 'ip netns del refused' EXIT
-export CNI_COMMAND=ADD CNI_CONTAINERID=refused CNI_NETNS=/run/netns/refused CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin
+export CNI_COMMAND=ADD CNI_CONTAINERID=refused CNI_NETNS=/run/netns/default-pod-1 CNI_IFNAME=eth9 CNI_PATH=/opt/cni/bin
 export CNI_ARGS='IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=refused'
 ! /opt/cni/bin/calico <<END
 {"cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "calico", "ipam": {"type": "calico-ipam", "assign_ipv4": "true"}}
-END
-[ "$(ip -n refused -br link | grep -c eth0)" = 0 ]`)
-	assert.Equal(t, before, c.sh(t, node, look), "what failed leaves nothing")
+END`)
+	assert.NotContains(t, c.run(t, "pod-1", "ip", "-br", "link"), "eth9")
+	left := "cali" + fmt.Sprintf("%x", sha1.Sum([]byte("default.refused")))[:11]
+	assert.NotContains(t, c.sh(t, node, "ip -br link; ls /var/lib/calico/felix/endpoints"), left, "what failed leaves nothing")
 	var said struct {
 		Code         int
 		Msg, Details string
@@ -105,7 +118,7 @@ func TestDatastoreAway(t *testing.T) {
 		c.apply(t, "{apiVersion: projectcalico.org/v3, kind: GlobalNetworkSet, metadata: {name: "+name+"}, spec: {nets: [10.9."+itoa(i)+".0/24]}}")
 		churning.awaitMore(t, 3)
 		c.kill(t, etcd)
-		code, text := c.refusedAdd(t, "worker-1")
+		code, text := c.refusedAdd(t)
 		assert.Equal(t, 11, code, text)
 		talks.goOn(t, "etcd is down")
 		c.start(t, etcd)

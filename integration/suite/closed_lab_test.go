@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -145,14 +144,10 @@ func (c *cluster) natOutgoing(t *testing.T) {
 func (c *cluster) scopedView(t *testing.T) {
 	for _, n := range []struct{ node, own string }{{"worker-1", "pod-1"}, {"worker-2", "pod-2"}, {"master", ""}} {
 		t.Run(n.node, func(t *testing.T) {
-			var view string
-			eventually(t, patience, func() string {
-				view = c.run(t, n.node, "cat", "/var/lib/calico/felix/view")
-				if !strings.Contains(view, "worker-3") || n.own != "" && !strings.Contains(view, n.own) {
-					return "the saved view lacks what concerns the node"
-				}
-				return ""
-			})
+			view := c.awaitSaved(t, n.node, "worker-3") // every node knows all nodes
+			if n.own != "" {
+				view = c.awaitSaved(t, n.node, n.own)
+			}
 			for _, p := range []string{"pod-1", "pod-2", "pod-3"} {
 				if p != n.own {
 					assert.NotContains(t, view, p)

@@ -139,12 +139,12 @@ func (c *cluster) sh(t *testing.T, where, command string) string {
 // apply stores a resource as a user does.
 func (c *cluster) apply(t *testing.T, doc string) {
 	t.Helper()
-	out := &strings.Builder{}
+	said := &strings.Builder{}
 	code, err := c.Exec(within(t, patience), "master", lab.Command{
-		Args: []string{"calicoctl", "apply", "-f", "-"}, Stdin: strings.NewReader(doc), Stdout: out, Stderr: out,
+		Args: []string{"calicoctl", "apply", "-f", "-"}, Stdin: strings.NewReader(doc), Stderr: said,
 	})
 	require.NoError(t, err)
-	require.Zero(t, code, out.String())
+	require.Zero(t, code, said.String())
 }
 
 func (c *cluster) kill(t *testing.T, v victim) {

@@ -37,7 +37,7 @@ func TestDrift(t *testing.T) {
 		"forwarding entry":       `bridge fdb del $(bridge fdb show dev vxlan.calico | awk '$3 == "10.30.0.56" || $4 == "10.30.0.56" || $5 == "10.30.0.56" {print $1; exit}') dev vxlan.calico dst 10.30.0.56`,
 		"all forwarding":         `bridge fdb show dev vxlan.calico | while read mac rest; do bridge fdb del $mac dev vxlan.calico || true; done`,
 		"neighbour":              `ip neigh del $(ip neigh show dev vxlan.calico nud permanent | awk '{print $1; exit}') dev vxlan.calico`,
-		"all neighbours":         `ip neigh flush dev vxlan.calico nud permanent`,
+		"all neighbours":         `ip neigh show dev vxlan.calico nud permanent | while read address rest; do ip neigh del $address dev vxlan.calico || true; done`,
 		"tunnel device":          `ip link del vxlan.calico`,
 		"tunnel device down":     `ip link set vxlan.calico down`,
 		"tunnel device's MTU":    `ip link set vxlan.calico mtu 1300`,

@@ -76,7 +76,7 @@ func TestPoolModeChangesInTwoPhases(t *testing.T) {
 		expect(vxlan, direct, vxlan)
 		time.Sleep(modeStep - 1)
 		expect(vxlan, direct, vxlan)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect(direct, direct, vxlan)
 		time.Sleep(modeStep)
 		expect(direct, direct)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -56,7 +57,7 @@ func (r *replica) fill(size clusterSize) {
 			views.NewEntry(view.Route{Dst: block, Type: view.RouteBlock, Node: name, Pool: "default", Send: view.TunnelVXLAN, Receive: []view.Tunnel{view.TunnelVXLAN}}))
 		d := &views.Delta{Put: shared}
 		for j := range size.podsPerNode {
-			d.Put = append(d.Put[:len(d.Put):len(d.Put)], views.NewEntry(view.WorkloadEndpoint{
+			d.Put = append(slices.Clip(d.Put), views.NewEntry(view.WorkloadEndpoint{
 				ID: view.EndpointID{Orchestrator: "k8s", Workload: fmt.Sprintf("shop/pod-%d-%d", i, j), Endpoint: "eth0"}, UID: fmt.Sprintf("%d-%d", i, j),
 				Interface: fmt.Sprintf("cali%d", j), MAC: "ee:ee:ee:ee:ee:ee", Addresses: []netip.Addr{block.Addr()}, PolicyList: list.ID,
 			}))

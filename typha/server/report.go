@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"time"
@@ -194,9 +195,7 @@ func endpointObject(node string, m *typhav1.LocalEndpoint) (*api.WorkloadEndpoin
 		}
 		o.Spec.Ports = append(o.Spec.Ports, port)
 	}
-	for k, v := range m.GetLabels() {
-		o.Labels[k] = v
-	}
+	maps.Copy(o.Labels, m.GetLabels())
 	o.Labels[labelNamespace], o.Labels[labelOrchestrator] = namespace, m.GetOrchestrator()
 	o.Default()
 	if err := o.Validate(); err != nil {

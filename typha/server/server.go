@@ -152,7 +152,6 @@ func serve(server *grpc.Server, l net.Listener) error {
 
 func (s *Server) options() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.SharedWriteBuffer(true), // a thousand idle streams need no thousand buffers
 		grpc.ChainUnaryInterceptor(s.countUnary),
 		grpc.ChainStreamInterceptor(s.countStream),
 	}

@@ -220,7 +220,7 @@ func encodeICMP(i *view.ICMP) *typhav1.Icmp {
 	}
 	m := &typhav1.Icmp{Type: uint32(i.Type)}
 	if i.Code != nil {
-		m.Code = proto.Uint32(uint32(*i.Code))
+		m.Code = new(uint32(*i.Code))
 	}
 	return m
 }

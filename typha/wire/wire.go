@@ -8,6 +8,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 
@@ -69,9 +70,7 @@ func DecodeCheckpoint(m *typhav1.Checkpoint) view.Checkpoint {
 		return nil
 	}
 	c := view.Checkpoint{}
-	for source, revision := range m.GetRevisions() {
-		c[source] = revision
-	}
+	maps.Copy(c, m.GetRevisions())
 	return c
 }
 
