@@ -44,6 +44,14 @@ type Client interface {
 	Close() error
 }
 
+// Prompt asks a backend to tell its watches soon how far they are complete, by Bookmarks, where it can; without that an idle
+// watch may not know for long that there is nothing to know. It does not wait.
+func Prompt(c Reader) {
+	if p, ok := c.(interface{ Prompt() }); ok {
+		p.Prompt()
+	}
+}
+
 // ListOptions narrows a List. The zero value lists everything.
 type ListOptions struct {
 	Namespace  string // only this namespace

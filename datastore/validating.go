@@ -22,6 +22,9 @@ func Validating(c Client) Client { return validating{c} }
 
 type validating struct{ Client }
 
+// Prompt passes the request on; see the function Prompt.
+func (v validating) Prompt() { Prompt(v.Client) }
+
 // Create stores a new object if it is valid.
 func (v validating) Create(ctx context.Context, o api.Object) (api.Object, error) {
 	key := api.KeyOf(o)

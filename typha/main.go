@@ -57,6 +57,10 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	if err != nil {
 		return err
 	}
+	files := rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key}
+	if _, err := rpc.ServerTLS(files); err != nil { // before anything is written
+		return err
+	}
 	store, err := openDatastore(ctx, d, cfg)
 	if err != nil {
 		return err
@@ -70,7 +74,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	srv, err := server.New(server.Config{
 		Views: nodeViews, Cache: state, Intake: in, Applied: loop.Applied, Datastore: store,
 		Alloc: alloc.New(store, alloc.Options{Log: d.Log}),
-		Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key}, CAKey: cfg.CAKey, Tokens: cfg.Tokens,
+		Files: files, CAKey: cfg.CAKey, Tokens: cfg.Tokens,
 		Replicas: cfg.Replicas, Log: d.Log, Metrics: d.Metrics, Health: d.Health,
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -113,14 +114,19 @@ func (l listing) print(ctx context.Context, c datastore.Client, w io.Writer, out
 	switch how {
 	case "ps", "", "wide":
 		opts.Wide = how == "wide"
-		if l.kind.Name == "Node" && opts.Wide {
+		if opts.Wide {
 			as, err := defaultAS(ctx, c)
 			if err != nil {
 				return err
 			}
 			opts.DefaultAS = as
 		}
-		return table.Print(w, l.kind, l.objects, opts)
+		for _, part := range l.byKind() {
+			if err := table.Print(w, part.kind, part.objects, opts); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	doc, err := l.document()
 	if err != nil {
@@ -149,6 +155,24 @@ func (l listing) print(ctx context.Context, c datastore.Client, w io.Writer, out
 	return fmt.Errorf("flag --output: unrecognized output format '%s'; use ps, wide, yaml, json, custom-columns=…, go-template=… or go-template-file=…", output)
 }
 
+// byKind takes a listing of several kinds, as a file may name, apart; the kinds keep their order.
+func (l listing) byKind() []listing {
+	if len(l.objects) == 0 {
+		return []listing{l}
+	}
+	var out []listing
+	for _, o := range l.objects {
+		kind := api.KindOf(o)
+		at := slices.IndexFunc(out, func(part listing) bool { return part.kind.Name == kind.Name })
+		if at < 0 {
+			at = len(out)
+			out = append(out, listing{kind: kind})
+		}
+		out[at].objects = append(out[at].objects, o)
+	}
+	return out
+}
+
 // document is one object as it is, several as a list.
 func (l listing) document() (any, error) {
 	items := make([]any, len(l.objects))
@@ -164,8 +188,12 @@ func (l listing) document() (any, error) {
 	if l.named && len(items) == 1 {
 		return items[0], nil
 	}
+	kind := l.kind.Name + "List"
+	if len(l.byKind()) > 1 {
+		kind = "List"
+	}
 	return map[string]any{
-		"apiVersion": api.GroupVersion, "kind": l.kind.Name + "List",
+		"apiVersion": api.GroupVersion, "kind": kind,
 		"metadata": map[string]any{"resourceVersion": l.version}, "items": items,
 	}, nil
 }

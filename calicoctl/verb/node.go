@@ -16,6 +16,9 @@ import (
 // How long a daemon of this node has to answer.
 const answer = 2 * time.Second
 
+// running is what scripts look for.
+const running = "Calico process is running."
+
 func node() *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "Look at the node that this runs on"}
 	cmd.AddCommand(nodeStatus())
@@ -31,10 +34,9 @@ func nodeStatus() *cobra.Command {
 				return err
 			}
 			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "Calico process is running.\n\n")
 			sessions, err := birdSessions(cmd.Context(), bird)
 			if err != nil {
-				fmt.Fprintf(out, "BGP backend is not running: %v\n", err)
+				fmt.Fprintf(out, "%s\n\nBGP backend is not running: %v\n", running, err)
 				return nil
 			}
 			printStatus(out, sessions, time.Now())
@@ -72,13 +74,14 @@ func birdSessions(ctx context.Context, socket string) ([]birdclient.Peer, error)
 	return status.Peers, err
 }
 
-// printStatus writes the tables of both families.
+// printStatus writes the tables of both families. now decides whether a time is shown as of today.
 func printStatus(w io.Writer, sessions []birdclient.Peer, now time.Time) {
+	fmt.Fprintln(w, running)
 	printSessions(w, "IPv4", sessions, false, now)
 	printSessions(w, "IPv6", sessions, true, now)
 }
 
-// printSessions writes the table of one family. now decides whether a time is shown as of today.
+// printSessions writes the table of one family.
 func printSessions(w io.Writer, family string, peers []birdclient.Peer, v6 bool, now time.Time) {
 	rows := [][]string{{"Peer address", "Peer type", "State", "Since", "Info"}}
 	for _, p := range peers {
@@ -86,13 +89,12 @@ func printSessions(w io.Writer, family string, peers []birdclient.Peer, v6 bool,
 			rows = append(rows, []string{p.Address.String(), p.Type.String(), p.Protocol(), since(p.Since, now), p.Info()})
 		}
 	}
-	fmt.Fprintf(w, "%s BGP status\n", family)
+	fmt.Fprintf(w, "\n%s BGP status\n", family)
 	if len(rows) == 1 {
-		fmt.Fprintf(w, "No %s peers found.\n\n", family)
+		fmt.Fprintf(w, "No %s peers found.\n", family)
 		return
 	}
 	table.Boxed(w, rows)
-	fmt.Fprintln(w)
 }
 
 // since is the time of today, or the date of earlier days.

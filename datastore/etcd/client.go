@@ -61,6 +61,7 @@ type Client struct {
 	conn atomic.Pointer[clientv3.Client]
 
 	slowAfter time.Duration
+	prompt    chan struct{} // has the patrol make a turn now; room for one
 
 	mu       sync.Mutex // guards the following
 	watchers map[*watcher]struct{}
@@ -72,7 +73,7 @@ var _ datastore.Client = (*Client)(nil)
 // start before its datastore. (With DiscoverySRV it asks DNS.) Ready tells whether etcd can be reached.
 func New(ctx context.Context, cfg Config) (*Client, error) {
 	cfg = cfg.withDefaults()
-	c := &Client{cfg: cfg, log: cfg.Logger, dial: make(chan struct{}, 1), watchers: map[*watcher]struct{}{}, slowAfter: slowAfter}
+	c := &Client{cfg: cfg, log: cfg.Logger, dial: make(chan struct{}, 1), watchers: map[*watcher]struct{}{}, slowAfter: slowAfter, prompt: make(chan struct{}, 1)}
 	var err error
 	if c.eps, err = cfg.endpoints(ctx); err != nil {
 		return nil, err

@@ -303,3 +303,9 @@ func TestAuthentication(t *testing.T) {
 		require.ErrorContains(t, err, want, "a watch that is refused ends")
 	}
 }
+
+// TestPromptOldServer: Debian's etcd does not tell progress exactly, so an idle watch is moved on by reading.
+func TestPromptOldServer(t *testing.T) {
+	servers := startCluster(t, 1, "--experimental-watch-progress-notify-interval", "1h")
+	prompted(t, client(t, etcd.Config{Endpoints: servers.endpoints(), BookmarkEvery: time.Hour, Logger: quiet()}))
+}

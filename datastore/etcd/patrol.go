@@ -11,16 +11,19 @@ import (
 
 // patrol looks after open watches now and then. It asks etcd to tell them the revision they are complete to: by itself
 // etcd tells idle watches every ten minutes, which is longer than histories are usually kept. And it checks that etcd
-// still is at least as far as they are.
+// still is at least as far as they are. Prompt makes it look at once.
 func (c *Client) patrol() {
 	tick := time.NewTicker(c.cfg.BookmarkEvery)
 	defer tick.Stop()
-	exact := false
+	exact, prompted := false, false
 	for {
 		select {
 		case <-c.ctx.Done():
 			return
 		case <-tick.C:
+			prompted = false
+		case <-c.prompt:
+			prompted = true
 		}
 		conn := c.conn.Load()
 		revisions := c.watched()
@@ -33,6 +36,8 @@ func (c *Client) patrol() {
 			if err := conn.RequestProgress(ctx); err != nil {
 				c.log.Debug("asking etcd for the progress of watches", "error", err)
 			}
+		} else if prompted {
+			c.tellIdle(ctx, conn, revisions)
 		}
 		if resp, err := conn.Get(ctx, ipamConfigPath, clientv3.WithCountOnly()); err == nil {
 			for w, revision := range revisions {

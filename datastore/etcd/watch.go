@@ -35,6 +35,7 @@ type watcher struct {
 	revision atomic.Int64  // all changes up to here have been delivered
 	cluster  atomic.Uint64 // etcd's cluster id, 0 until known
 	estray   chan error    // what the patrol found wrong with the lineage of the data
+	idle     chan idle     // what the patrol found out for a server that does not tell progress exactly
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -52,7 +53,7 @@ func (c *Client) Watch(ctx context.Context, kind string, opts datastore.WatchOpt
 	if !ok {
 		return fail(unknownKind(kind))
 	}
-	w := &watcher{c: c, kind: k, key: key, estray: make(chan error, 1), events: make(chan datastore.Event, eventBuffer)}
+	w := &watcher{c: c, kind: k, key: key, estray: make(chan error, 1), idle: make(chan idle, 1), events: make(chan datastore.Event, eventBuffer)}
 	w.start, w.end = rangeOf(k, opts.Namespace, "")
 	var from int64
 	var err error
@@ -157,6 +158,10 @@ func (w *watcher) session() error {
 				return errors.New("etcd ended the watch without a reason")
 			}
 			if err := w.take(resp, cancel); err != nil {
+				return err
+			}
+		case i := <-w.idle:
+			if err := w.takeIdle(i); err != nil {
 				return err
 			}
 		case err := <-w.estray:

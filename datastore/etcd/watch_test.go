@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
@@ -100,5 +102,51 @@ func TestSuspendedWatch(t *testing.T) {
 		e := <-w.Events()
 		require.Equal(t, datastore.Added, e.Type)
 		require.Equal(t, fmt.Sprint("pool-", i), e.Key.Name)
+	}
+}
+
+// TestPrompt: an idle watch is told how far it is complete as soon as somebody asks.
+func TestPrompt(t *testing.T) {
+	s, _ := server(t, embedded.Config{Logger: quiet()})
+	c := client(t, etcd.Config{Endpoints: []string{s.Endpoint()}, BookmarkEvery: time.Hour})
+	prompted(t, c)
+}
+
+// prompted requires that Prompt moves an idle watch on to what happened to other kinds, and that it goes on from there.
+func prompted(t *testing.T, c *etcd.Client) {
+	t.Helper()
+	_, err := c.Create(t.Context(), pool("there"))
+	require.NoError(t, err)
+	w, err := c.Watch(t.Context(), "IPPool", datastore.WatchOptions{})
+	require.NoError(t, err)
+	defer w.Stop()
+	other, err := c.Create(t.Context(), &api.GlobalNetworkSet{ObjectMeta: metav1.ObjectMeta{Name: "other"}})
+	require.NoError(t, err)
+	reached := func(e datastore.Event) uint64 {
+		n, err := strconv.ParseUint(e.Revision, 10, 64)
+		require.NoError(t, err)
+		return n
+	}
+	want, err := strconv.ParseUint(other.GetResourceVersion(), 10, 64)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		c.Prompt()
+		select {
+		case e := <-w.Events():
+			require.Equal(t, datastore.Bookmark, e.Type)
+			return reached(e) >= want
+		case <-t.Context().Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+		return false
+	}, 5*time.Second, time.Millisecond)
+	_, err = c.Delete(t.Context(), api.Key{Kind: "IPPool", Name: "there"}, datastore.Precondition{})
+	require.NoError(t, err)
+	for e := range w.Events() {
+		if e.Type != datastore.Bookmark {
+			require.Equal(t, datastore.Deleted, e.Type)
+			require.Greater(t, reached(e), want)
+			return
+		}
 	}
 }

@@ -32,9 +32,9 @@ func (f Files) check() error {
 }
 
 func (f Files) pool() (*x509.CertPool, error) {
-	body, err := os.ReadFile(f.CA)
+	body, err := read("CA certificate", f.CA, "--ca")
 	if err != nil {
-		return nil, fmt.Errorf("CA certificate: %w; give its path by --ca", err)
+		return nil, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(body) {
@@ -44,16 +44,34 @@ func (f Files) pool() (*x509.CertPool, error) {
 }
 
 func (f Files) pair() (*tls.Certificate, error) {
-	for what, path := range map[string]string{"certificate: give its path by --cert": f.Cert, "key: give its path by --key": f.Key} {
-		if path == "" {
-			return nil, errors.New("missing " + what)
-		}
+	cert, err := read("certificate", f.Cert, "--cert")
+	if err != nil {
+		return nil, err
 	}
-	pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+	key, err := read("key", f.Key, "--key")
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		return nil, fmt.Errorf("certificate %s with key %s: %w", f.Cert, f.Key, err)
 	}
 	return &pair, nil
+}
+
+// read reads a file, and tells what to do if that fails.
+func read(what, path, flag string) ([]byte, error) {
+	if path == "" {
+		return nil, fmt.Errorf("missing %s: give its path by %s", what, flag)
+	}
+	body, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return nil, fmt.Errorf("%s: %w; run this as root, or let its user read the file", what, err)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w; give its path by %s", what, err, flag)
+	}
+	return body, nil
 }
 
 // ServerTLS asks every client for a certificate signed by the CA.

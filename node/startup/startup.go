@@ -41,15 +41,15 @@ type Config struct {
 
 // Run registers the node. While typha cannot be reached it tries again; what can never work is an error at once.
 func Run(ctx context.Context, cfg Config, typha Typha) error {
-	r, err := registration(cfg)
+	p, err := planOf(cfg)
 	if err != nil {
 		return err
 	}
 	for {
-		done, err := typha.Register(ctx, r)
+		done, err := p.register(ctx, typha)
 		switch {
 		case err == nil:
-			cfg.Log.Info("node registered", "node", done.Node.Name, "ipv4", r.IPv4, "ipv6", r.IPv6, "pools_created", done.PoolsCreated)
+			cfg.Log.Info("node registered", "node", done.Node.Name, "ipv4", p.IPv4, "ipv6", p.IPv6, "pools_created", done.PoolsCreated)
 			return writeName(cfg)
 		case !errors.Is(err, client.ErrUnavailable) && !errors.Is(err, client.ErrTimeout):
 			return fmt.Errorf("register node %s: %w", cfg.Node, err)
@@ -63,6 +63,23 @@ func Run(ctx context.Context, cfg Config, typha Typha) error {
 	}
 }
 
+// register carries a plan out. What depends on what is stored is asked first.
+func (p plan) register(ctx context.Context, typha Typha) (client.Registered, error) {
+	if p.keepIPv4 || p.lacking != nil {
+		stored, err := typha.Register(ctx, client.Registration{ReadOnly: true})
+		if err != nil && !errors.Is(err, client.ErrNotFound) {
+			return client.Registered{}, err
+		}
+		switch {
+		case stored.Node != nil && stored.Node.Spec.BGP != nil && stored.Node.Spec.BGP.IPv4Address != "":
+			p.IPv4 = netip.Prefix{} // what is stored stays
+		case p.lacking != nil && (p.wantsIPv4 || stored.Node == nil || stored.Node.Spec.BGP == nil || stored.Node.Spec.BGP.IPv6Address == ""):
+			return client.Registered{}, p.lacking
+		}
+	}
+	return typha.Register(ctx, p.Registration)
+}
+
 // writeName leaves the name for the CNI plugin and others; its time also tells how young the node is.
 func writeName(cfg Config) error {
 	if err := os.MkdirAll(cfg.LibDir, 0o755); err != nil {
@@ -71,61 +88,111 @@ func writeName(cfg Config) error {
 	return os.WriteFile(filepath.Join(cfg.LibDir, "nodename"), []byte(cfg.Node), 0o644) //nolint:gosec // everybody may know the name
 }
 
-// registration works out what the node says of itself.
-func registration(cfg Config) (client.Registration, error) {
+// plan is what the node says of itself, as far as that does not depend on what is stored of it.
+type plan struct {
+	client.Registration
+	keepIPv4  bool  // an IPv4 address that is stored stays
+	wantsIPv4 bool  // without an IPv4 address the node cannot start
+	lacking   error // why the node has no address, unless one is stored
+}
+
+// planOf works out what the node says of itself. Its errors name the variable that is wrong.
+func planOf(cfg Config) (p plan, err error) {
 	interfaces, err := hostInterfaces()
 	if err != nil {
-		return client.Registration{}, err
+		return p, err
 	}
-	r := client.Registration{SkipAddressCheck: cfg.Env("DISABLE_NODE_IP_CHECK") == "true"}
+	if p.SkipAddressCheck, err = truth(cfg, "DISABLE_NODE_IP_CHECK"); err != nil {
+		return p, err
+	}
 	backend := cmp.Or(cfg.Env("CALICO_NETWORKING_BACKEND"), "bird")
 	switch backend {
 	case "none":
-		return r, nil
+		return p, nil
 	case "bird", "vxlan":
 	default:
-		return r, fmt.Errorf("environment variable CALICO_NETWORKING_BACKEND: %q is no backend; use bird, vxlan or none", backend)
+		return p, fmt.Errorf("environment variable CALICO_NETWORKING_BACKEND: %q is no backend; use bird, vxlan or none", backend)
 	}
-	// Without a word IPv4 is detected and IPv6 is off (spec: node facts).
-	ip4, ip6 := cmp.Or(cfg.Env("IP"), "autodetect"), cmp.Or(cfg.Env("IP6"), "none")
-	if r.IPv4, err = address("IP", ip4, cfg, false, interfaces); err != nil {
-		return r, err
-	}
-	if r.IPv6, err = address("IP6", ip6, cfg, true, interfaces); err != nil {
-		return r, err
+	if err := p.addresses(cfg, interfaces); err != nil {
+		return p, err
 	}
 	if text := cfg.Env("AS"); text != "" {
-		if r.ASNumber, err = api.ParseASNumber(text); err != nil {
-			return r, fmt.Errorf("environment variable AS: %w", err)
+		if p.ASNumber, err = api.ParseASNumber(text); err != nil {
+			return p, fmt.Errorf("environment variable AS: %w", err)
 		}
-	}
-	for _, i := range detect.Reported(interfaces, ip4 != "none", ip6 != "none") {
-		out := client.Interface{Name: i.Name}
-		for _, a := range i.Addresses {
-			out.Addresses = append(out.Addresses, a.Addr())
-		}
-		r.Interfaces = append(r.Interfaces, out)
 	}
 	if ref := cfg.Env("CALICO_K8S_NODE_REF"); ref != "" {
-		r.OrchRefs = []api.OrchRef{{NodeName: ref, Orchestrator: "k8s"}}
+		p.OrchRefs = []api.OrchRef{{NodeName: ref, Orchestrator: "k8s"}}
 	}
-	facts := pools.Facts{Env: cfg.Env, IPv4: ip4 != "none", IPv6: ip6 != "none"}
+	facts := pools.Facts{Env: cfg.Env, IPv4: cfg.Env("IP") != none, IPv6: wanted(cfg, "IP6")}
 	for _, i := range interfaces {
 		facts.Addresses = append(facts.Addresses, i.Addresses...)
 	}
 	if _, err := rand.Read(facts.Random[:]); err != nil {
-		return r, err
+		return p, err
 	}
-	r.Pools, err = pools.Propose(facts)
-	return r, err
+	p.Pools, err = pools.Propose(facts)
+	return p, err
+}
+
+// addresses are those that the variables ask for. Without a word IPv4 is detected where none is stored, and IPv6 is left as
+// it is stored (spec: node facts).
+func (p *plan) addresses(cfg Config, interfaces []detect.Interface) (err error) {
+	p.keepIPv4, p.wantsIPv4 = cfg.Env("IP") == "", cfg.Env("IP") != none
+	if p.IPv4, err = address("IP", cmp.Or(cfg.Env("IP"), auto), cfg, false, interfaces); errors.Is(err, errNotFound) {
+		p.lacking = err
+	} else if err != nil {
+		return err
+	}
+	if p.IPv6, err = address("IP6", cmp.Or(cfg.Env("IP6"), none), cfg, true, interfaces); err != nil {
+		return err
+	}
+	if !p.IPv4.IsValid() && !p.IPv6.IsValid() && p.lacking == nil {
+		p.lacking = errors.New("environment variables IP and IP6: the node has neither an IPv4 nor an IPv6 address; give it one, or autodetect")
+	}
+	for _, i := range detect.Reported(interfaces, wanted(cfg, "IP"), wanted(cfg, "IP6")) {
+		out := client.Interface{Name: i.Name}
+		for _, a := range i.Addresses {
+			out.Addresses = append(out.Addresses, a.Addr())
+		}
+		p.Interfaces = append(p.Interfaces, out)
+	}
+	return nil
+}
+
+// Values of IP and IP6 besides addresses.
+const (
+	none = "none"
+	auto = "autodetect"
+)
+
+// errNotFound marks that no address could be detected.
+var errNotFound = errors.New("no address was found")
+
+// wanted tells whether a variable asks for addresses of its family in so many words.
+func wanted(cfg Config, variable string) bool {
+	value := cfg.Env(variable)
+	return value != "" && value != none
+}
+
+// truth reads a variable that is true, false or not set.
+func truth(cfg Config, variable string) (bool, error) {
+	switch value := strings.ToLower(cfg.Env(variable)); value {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	default:
+		return false, fmt.Errorf("environment variable %s: %q is not a truth value; use true or false", variable, value)
+	}
 }
 
 // address is what a variable says: "none", "autodetect", an address, or an address with prefix length.
 func address(variable, value string, cfg Config, v6 bool, interfaces []detect.Interface) (netip.Prefix, error) {
 	switch value {
-	case "none":
+	case none:
 		return netip.Prefix{}, nil
-	case "autodetect":
+	case auto:
 		return autodetect(variable, cfg, v6, interfaces)
 	}
 	if p, err := netip.ParsePrefix(value); err == nil && p.Addr().Is6() == v6 {
@@ -134,6 +201,9 @@ func address(variable, value string, cfg Config, v6 bool, interfaces []detect.In
 	a, err := netip.ParseAddr(value)
 	if err != nil || a.Is6() != v6 {
 		return netip.Prefix{}, fmt.Errorf("environment variable %s: %q is not an address of this family; use ADDRESS, ADDRESS/LENGTH, autodetect or none", variable, value)
+	}
+	if v6 {
+		return netip.PrefixFrom(a, a.BitLen()), nil // stays a host mask (spec: node facts)
 	}
 	p, ok := detect.Complete(a, interfaces)
 	if !ok {
@@ -156,7 +226,7 @@ func autodetect(variable string, cfg Config, v6 bool, interfaces []detect.Interf
 	}
 	found, err := method.Choose(interfaces, v6, source)
 	if err != nil {
-		return netip.Prefix{}, err
+		return netip.Prefix{}, fmt.Errorf("environment variable %s: %w: %w", variable, errNotFound, err)
 	}
 	cfg.Log.Info("address found", "method", method, "interface", found.Interface, "address", found.Address)
 	return found.Address, nil

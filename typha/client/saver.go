@@ -14,7 +14,7 @@ import (
 // saver keeps the saved view's file.
 type saver struct {
 	path  string
-	delay time.Duration // how long to gather changes before a write
+	delay time.Duration // how long to gather changes after a write
 	log   *slog.Logger
 	dirty chan struct{} // has room for one
 }
@@ -37,9 +37,11 @@ const retrySave = 10 * time.Second
 // share bounds what saving costs: after a write that took t, the next begins t*share later at the earliest.
 const share = 20
 
-// run saves what current returns after each change, and once more at the end. A write that fails is logged and repeated.
+// run saves what current returns after each change, at once if there was none lately, and once more at the end. A write that
+// fails is logged and repeated.
 func (s *saver) run(ctx context.Context, current func() savedView) error {
-	wait := s.delay
+	var wait time.Duration
+	var last time.Time // when the last write ended
 	for {
 		ended := false
 		select {
@@ -54,7 +56,7 @@ func (s *saver) run(ctx context.Context, current func() savedView) error {
 			select {
 			case <-ctx.Done():
 				ended = true
-			case <-time.After(wait):
+			case <-time.After(wait - time.Since(last)):
 			}
 		}
 		begin := time.Now()
@@ -69,6 +71,7 @@ func (s *saver) run(ctx context.Context, current func() savedView) error {
 		default:
 			wait = max(s.delay, share*time.Since(begin))
 		}
+		last = time.Now()
 		if ended {
 			return nil
 		}

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/internal/daemon"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/views"
@@ -137,7 +138,7 @@ func (s *Server) reach(ctx context.Context, seen view.Checkpoint) error {
 	var deadline <-chan time.Time // runs from when this replica knows anything at all
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for look := 0; ; look++ {
 		own, inSync := s.cfg.Views.Checkpoint()
 		if inSync {
 			if _, here := seen[s.source()]; here || s.cfg.Views.Reached(common(seen, own)) {
@@ -145,6 +146,9 @@ func (s *Server) reach(ctx context.Context, seen view.Checkpoint) error {
 			}
 			if deadline == nil {
 				deadline = time.After(s.cfg.CheckpointWait)
+			}
+			if look%50 == 0 { // a kind of which nothing was heard lately may be complete all the same
+				datastore.Prompt(s.cfg.Datastore)
 			}
 		}
 		select {

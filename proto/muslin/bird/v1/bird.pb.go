@@ -1925,7 +1925,7 @@ func (x *NextHop) GetMetric() uint32 {
 // RoutesResponse is what bird sends.
 type RoutesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Sequence of this message, growing by one.
+	// Sequence of this message. It grows; changes that were overtaken by later ones leave gaps.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// One of the following.
 	//
