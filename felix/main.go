@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 
@@ -123,7 +122,7 @@ func loadEndpoints(libDir string, links *link.Driver, releases *uplink.Releases,
 
 // writeMTU tells CNI plugins the MTU of pods.
 func writeMTU(libDir string, mtu int, d *daemon.Daemon) {
-	if err := os.WriteFile(filepath.Join(libDir, "mtu"), []byte(strconv.Itoa(mtu)), 0o644); err != nil { //nolint:gosec // everybody may know
+	if err := store.WriteFile(filepath.Join(libDir, "mtu"), []byte(strconv.Itoa(mtu)), 0o644); err != nil {
 		d.Log.Error("the MTU for pods cannot be written", "error", err)
 	}
 }

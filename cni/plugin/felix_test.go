@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -143,10 +144,7 @@ func (f *felix) ask(verb, version string) invocation {
 
 // with changes a key of the configuration.
 func (i invocation) with(key string, value any) invocation {
-	conf := map[string]any{}
-	for k, v := range i.conf {
-		conf[k] = v
-	}
+	conf := maps.Clone(i.conf)
 	conf[key] = value
 	i.conf = conf
 	return i
@@ -163,7 +161,8 @@ func (i invocation) run(t *testing.T) (stdout string, ok bool) {
 	cmd.Env = []string{
 		asPlugin + "=" + i.plugin, "CNI_COMMAND=" + i.verb, "CNI_CONTAINERID=" + i.container, "CNI_NETNS=" + i.netns,
 		"CNI_IFNAME=" + i.ifname, "CNI_ARGS=" + i.args, "CNI_PATH=" + i.path,
-		"CNI_NETNS_OVERRIDE=true", // the namespace is felix's business; here there is none
+		"CNI_NETNS_OVERRIDE=true",  // the namespace is felix's business; here there is none
+		"GORACE=atexit_sleep_ms=0", // the race detector lets each process sleep for a second at its end otherwise
 	}
 	cmd.Stdin = bytes.NewReader(stdin)
 	out, err := cmd.Output()

@@ -165,7 +165,7 @@ func result(c call, added client.Added) *current.Result {
 		{Name: c.IfName, Mac: added.MAC, Mtu: added.MTU, Sandbox: c.Netns},
 	}
 	for _, ip := range r.IPs {
-		ip.Interface = current.Int(1)
+		ip.Interface = new(1)
 	}
 	return r
 }

@@ -169,25 +169,26 @@ func (s *State) put(item view.Item) Section {
 // setRemote sets a route of typha's table, or removes it. The firewall is touched only when the first route asks for a
 // tunnel to be received, or the last one no longer does.
 func (s *State) setRemote(key string, r *view.Route) Section {
-	before := len(s.receives)
-	for _, t := range s.Remote[key].Receive {
-		at := reception{s.Remote[key].Dst.Addr().Is6(), t}
-		if s.receives[at]--; s.receives[at] == 0 {
-			delete(s.receives, at)
-		}
-	}
-	between := len(s.receives)
+	touched := Routes | Tunnels
+	old := s.Remote[key]
 	delete(s.Remote, key)
 	if r != nil {
 		s.Remote[key] = *r
 		for _, t := range r.Receive {
-			s.receives[reception{r.Dst.Addr().Is6(), t}]++
+			at := reception{r.Dst.Addr().Is6(), t}
+			if s.receives[at]++; s.receives[at] == 1 {
+				touched |= Firewall
+			}
 		}
 	}
-	if before != between || between != len(s.receives) {
-		return Routes | Tunnels | Firewall
+	for _, t := range old.Receive {
+		at := reception{old.Dst.Addr().Is6(), t}
+		if s.receives[at]--; s.receives[at] == 0 {
+			delete(s.receives, at)
+			touched |= Firewall
+		}
 	}
-	return Routes | Tunnels
+	return touched
 }
 
 // Receives tells whether packets of a family may arrive by a tunnel, whatever the pools say now: while a pool changes its

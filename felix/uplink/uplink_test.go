@@ -133,6 +133,7 @@ func (e *exchange) Applied(sequence uint64)          { e.say("applied %d", seque
 func (e *exchange) NextHop(a netip.Addr, reachable bool, metric uint32) {
 	e.say("hop %s %v %d", a, reachable, metric)
 }
+
 func (e *exchange) say(format string, args ...any) {
 	e.said = append(e.said, fmt.Sprintf(format, args...))
 }
@@ -252,4 +253,12 @@ func TestIPAMAsksTypha(t *testing.T) {
 	y.err = client.ErrNotFound
 	require.NoError(t, ipam.Release(t.Context(), "net.c1"), "a handle without addresses")
 	require.Equal(t, "net.c1", y.released)
+}
+
+func TestQuestionsThatCannotBeAnswered(t *testing.T) {
+	v := uplink.View{Server: &server.Server{}}
+	reply := func([]byte) error { t.Error("an answer was given"); return nil }
+	require.ErrorIs(t, v.OnQuery(t.Context(), client.Question{Method: -1}, reply), client.ErrUnserved)
+	err := v.OnQuery(t.Context(), client.Question{Method: client.FelixDump, Request: []byte("\xff\xff")}, reply)
+	require.ErrorContains(t, err, "the question cannot be read")
 }

@@ -56,11 +56,15 @@ func TestTyphaAway(t *testing.T) {
 			assert.NotContains(t, text, "\n")
 			c.del(t, "leaving")
 			c.awaitKernel(t, without, patience)
+			c.kill(t, felix) // what is to be told typha is not forgotten
 			assert.Contains(t, c.run(t, "worker-1", "ls", "/var/lib/calico/felix/releases"), "leaving", "the address is to be released")
+			c.start(t, felix)
+			c.awaitReady(t, "worker-1")
+			c.awaitKernel(t, without, patience)
 
 			c.start(t, typha)
 			c.awaitStored(t)
-			assert.Empty(t, c.run(t, "worker-1", "ls", "/var/lib/calico/felix/releases"))
+			eventually(t, patience, func() string { return c.run(t, "worker-1", "ls", "/var/lib/calico/felix/releases") })
 			again := c.addInTime(t, "again", "worker-1")
 			c.probe(t, "pod-2", "again")
 			assert.NotEqual(t, leaving.ID, again.ID)

@@ -116,6 +116,7 @@ func (cs conversations) wereSmooth(t *testing.T, d time.Duration) {
 	for _, c := range cs {
 		_, longest, err := c.look()
 		assert.NoError(t, err, c.name)
+		t.Logf("%s: an answer took %s at most", c.name, longest.Round(time.Millisecond))
 		assert.Less(t, longest, d, "the longest wait for an answer from %s", c.name)
 	}
 }

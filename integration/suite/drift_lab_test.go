@@ -42,7 +42,7 @@ func TestDrift(t *testing.T) {
 		"tunnel device down":     `ip link set vxlan.calico down`,
 		"tunnel device's MTU":    `ip link set vxlan.calico mtu 1300`,
 		"tunnel device's MAC":    `ip link set vxlan.calico address 02:00:00:00:00:01`,
-		"tunnel address":         `ip addr flush dev vxlan.calico`,
+		"tunnel address":         `ip addr del $(ip -br -4 addr show vxlan.calico | awk '{print $3}') dev vxlan.calico`,
 		"foreign tunnel address": `ip addr add 192.168.255.1/32 dev vxlan.calico`,
 	}
 	for _, mode := range []lab.Mode{lab.ModeDirect, lab.ModeVXLAN} {

@@ -5,6 +5,7 @@ package suite
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -78,11 +79,11 @@ func TestTrouble(t *testing.T) {
 	t.Run("second lab of the same name", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "demo.yaml")
 		require.NoError(t, os.WriteFile(file, []byte("subnets: [{name: a, prefixes: [10.1.0.0/24]}]\nnodes: [{name: a, addresses: [10.1.0.9], processes: []}]\n"), 0o600))
-		out, err := runLab(t, filepath.Dir(bin(t)), nil, nil, "--name", c.Name(), "--state-dir", c.StateDir(), "up", "-f", file)
+		said, err := exec.Command(filepath.Join(bin(t), "lab"), "--name", c.Name(), "--state-dir", c.StateDir(), "up", "-f", file).CombinedOutput()
 		require.Error(t, err)
-		assert.Equal(t, 1, strings.Count(out, "\n"), out)
-		assert.Contains(t, out, "suite-input is up already")
-		assert.Contains(t, out, "lab down --name suite-input")
+		assert.Equal(t, 1, bytes.Count(said, []byte("\n")), "%s", said)
+		assert.Contains(t, string(said), "suite-input is up already")
+		assert.Contains(t, string(said), "lab down --name suite-input")
 	})
 }
 
@@ -113,16 +114,15 @@ IPv4 BGP status
 +--------------+-------------------+-------+----------+-------------+
 
 IPv6 BGP status
-No IPv6 peers found.
-
-`
+No IPv6 peers found.`
 
 var clock = regexp.MustCompile(`\d\d:\d\d:\d\d`)
 
 // TestTables: what an operator looks at has the shape that is known, and follows what happens.
 func TestTables(t *testing.T) {
 	c := up(t, "suite-tables", lab.ModeDirect, nil)
-	assert.Equal(t, nodeStatus, clock.ReplaceAllString(c.run(t, "master", "calicoctl", "node", "status"), "00:00:00"))
+	table := clock.ReplaceAllString(c.run(t, "master", "calicoctl", "node", "status"), "00:00:00")
+	assert.Equal(t, nodeStatus, strings.TrimSpace(table))
 
 	show := func(used string) string {
 		free := "65533"

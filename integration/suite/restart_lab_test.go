@@ -4,6 +4,8 @@ package suite
 
 import (
 	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,23 +22,35 @@ const longestGap = time.Second
 // nodeProcesses are all that a worker runs.
 var nodeProcesses = []victim{{"worker-1", lab.ProcessBird}, {"worker-1", lab.ProcessFelix}, {"worker-1", lab.ProcessConfd}}
 
-// deaths are the processes that are killed together.
-var deaths = []struct {
+// death is processes that are killed together.
+type death struct {
 	name    string
 	victims []victim
-}{
-	{"felix", []victim{{"worker-1", lab.ProcessFelix}}},
-	{"bird", []victim{{"worker-1", lab.ProcessBird}}},
-	{"confd", []victim{{"worker-1", lab.ProcessConfd}}},
-	{"typha and its datastore", []victim{{"master", lab.ProcessTypha}}},
-	{"all of a node", nodeProcesses},
-	{"all of a node and typha", append([]victim{{"master", lab.ProcessTypha}}, nodeProcesses...)},
+	bgp     bool // sessions go down with them
 }
+
+var (
+	deathOfBird  = death{"bird", []victim{{"worker-1", lab.ProcessBird}}, true}
+	deathOfConfd = death{"confd", []victim{{"worker-1", lab.ProcessConfd}}, false}
+	deathOfFelix = death{"felix", []victim{felix}, false}
+	deathOfTypha = death{"typha and its datastore", []victim{typha}, false}
+	deathOfNode  = death{"all of a node", nodeProcesses, true}
+	deathOfBoth  = death{"all of a node and typha", append([]victim{typha}, nodeProcesses...), true}
+)
 
 // TestKill: kill -9 of any process, then start: no connection between pods dies, no route is missing for long, pods can be
 // added, and the kernels hold what they held.
 func TestKill(t *testing.T) {
-	for _, mode := range []lab.Mode{lab.ModeDirect, lab.ModeVXLAN} {
+	for mode, when := range map[lab.Mode]struct{ idle, busy []death }{
+		lab.ModeDirect: {
+			idle: []death{deathOfFelix, deathOfBird, deathOfConfd, deathOfTypha, deathOfNode, deathOfBoth},
+			busy: []death{deathOfFelix, deathOfBird, deathOfConfd, deathOfTypha, deathOfBoth},
+		},
+		lab.ModeVXLAN: { // where bird and confd have no part in routing
+			idle: []death{deathOfFelix, deathOfTypha, deathOfNode, deathOfBoth},
+			busy: []death{deathOfFelix, deathOfTypha, deathOfBoth},
+		},
+	} {
 		t.Run(string(mode), func(t *testing.T) {
 			c := up(t, "suite-kill", mode, nil)
 			pairs := [][2]string{{"pod-1", "pod-2"}, {"pod-2", "pod-1"}, {"master", "pod-1"}}
@@ -44,9 +58,9 @@ func TestKill(t *testing.T) {
 				pairs = append(pairs, [2]string{"pod-3", "pod-1"})
 			}
 			talks, before, watch := c.converse(t, pairs...), c.settled(t), c.watchRoutes(t)
-			for _, d := range deaths {
+			for _, d := range when.idle {
 				t.Run(d.name, func(t *testing.T) {
-					uptimes := c.uptimes(t, "worker-1")
+					uptimes, logged := c.uptimes(t, "worker-1"), c.followed(t)
 					for _, v := range d.victims {
 						c.kill(t, v)
 					}
@@ -57,6 +71,7 @@ func TestKill(t *testing.T) {
 					}
 					c.awaitReady(t, "worker-1")
 					c.awaitPaths(t)
+					c.awaitTypha(t, logged, d.victims)
 					late := c.addInTime(t, "late", "worker-1") // typha, felix and the datastore work together again
 					c.probe(t, "pod-2", "late")
 					c.del(t, "late")
@@ -64,13 +79,13 @@ func TestKill(t *testing.T) {
 					c.awaitStored(t)
 					talks.goOn(t, "they are up again")
 					assert.NotContains(t, c.sh(t, "worker-1", "ip link"), late.HostInterface)
-					if d.name == "confd" || d.name == "felix" {
+					if !d.bgp {
 						assert.Equal(t, uptimes, c.uptimes(t, "worker-1"), "sessions stay up")
 					}
 					watch.noGap(t, longestGap)
 				})
 			}
-			for _, d := range deaths {
+			for _, d := range when.busy {
 				t.Run(d.name+" during a burst", func(t *testing.T) {
 					c.burst(t, d.victims)
 					c.awaitReady(t, "worker-1")
@@ -131,6 +146,32 @@ func (c *cluster) burst(t *testing.T, victims []victim) {
 	}
 }
 
+// followed counts how often felix and confd of worker-1 came to follow typha.
+func (c *cluster) followed(t *testing.T) map[string]int {
+	t.Helper()
+	times := map[string]int{}
+	for _, process := range []string{lab.ProcessFelix, lab.ProcessConfd} {
+		times[process] = strings.Count(c.log(t, victim{"worker-1", process}), "following typha")
+	}
+	return times
+}
+
+// awaitTypha waits until felix and confd of worker-1 follow typha again, if they or typha were killed.
+func (c *cluster) awaitTypha(t *testing.T, before map[string]int, killed []victim) {
+	t.Helper()
+	for process, times := range before {
+		if !slices.Contains(killed, typha) && !slices.Contains(killed, victim{"worker-1", process}) {
+			continue
+		}
+		eventually(t, patience, func() string {
+			if c.followed(t)[process] == times {
+				return process + " does not follow typha"
+			}
+			return ""
+		})
+	}
+}
+
 // awaitPaths waits until routes that come by BGP are again what the peers say, where there are such routes.
 func (c *cluster) awaitPaths(t *testing.T) {
 	t.Helper()
@@ -173,4 +214,5 @@ func TestModeChange(t *testing.T) {
 		c.reachable(t)
 		talks.goOn(t, "vxlanMode is "+change.value)
 	}
+	talks.wereSmooth(t, longestGap)
 }

@@ -22,7 +22,8 @@ func Check(ctx context.Context, daemon, address, path string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", daemon, err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	direct := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // a proxy of the environment is not asked
+	resp, err := direct.Do(req)
 	if err != nil {
 		return fmt.Errorf("%s does not answer on %s: %w; is it running on this node?", daemon, address, err)
 	}

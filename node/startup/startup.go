@@ -221,7 +221,7 @@ func autodetect(variable string, cfg Config, v6 bool, interfaces []detect.Interf
 	var source netip.Addr
 	if method.Reach != "" {
 		if source, err = sourceTo(method.Reach, v6); err != nil {
-			return netip.Prefix{}, fmt.Errorf("environment variable %s: %w", name, err)
+			return netip.Prefix{}, fmt.Errorf("environment variable %s: %w: %w", name, errNotFound, err)
 		}
 	}
 	found, err := method.Choose(interfaces, v6, source)
