@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -90,9 +91,7 @@ func TestTroubleAtTheStartIsOneClearLine(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			set := map[string]string{"datastore-dir": filepath.Join(t.TempDir(), "data")}
 			for _, from := range []map[string]string{good, c.set} {
-				for k, v := range from {
-					set[k] = v
-				}
+				maps.Copy(set, from)
 			}
 			var args []string
 			for k, v := range set {

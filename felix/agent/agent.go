@@ -89,6 +89,7 @@ type Agent struct {
 	routes  map[desired.RouteKey]desired.Route
 	fw      render.Firewall
 	mtu     int
+	host    bool // the node's own network was read: without it tunnels have no parent, and would go
 	whole   bool
 	failed  bool // the last turn did, in part
 	// Routes are whole when bird has told all its paths and the way to each next hop was looked up.
@@ -124,8 +125,19 @@ func New(node string, kernel Kernel, announce Announcer, local []state.Endpoint,
 	for _, e := range local {
 		a.state.SetLocal(e)
 	}
-	a.setReady([]string{"typha has not sent the node's view, and there is no saved one"})
+	a.setReady([]string{a.unknown()})
 	return a
+}
+
+// unknown tells what must be known before anything is programmed, and is not; empty if all is.
+func (a *Agent) unknown() string {
+	switch {
+	case !a.state.Synced:
+		return "typha has not sent the node's view, and there is no saved one"
+	case !a.host:
+		return "the node's own interfaces have not been read yet"
+	}
+	return ""
 }
 
 // Wake has the kernel looked at in the next turn. It never blocks.
@@ -170,8 +182,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-patience.C:
 			a.pathsKnown = true
 		}
-		if !a.state.Synced {
-			a.fail() // nothing is programmed before the view is known: what an earlier felix left goes on working
+		if reason := a.unknown(); reason != "" {
+			a.setReady([]string{reason})
+			a.fail() // nothing is programmed before all is known: what an earlier felix left goes on working
 			continue
 		}
 		err := a.turn(ctx, touched)

@@ -59,6 +59,23 @@ func TestNothingIsProgrammedBeforeTheViewIsKnown(t *testing.T) {
 	})
 }
 
+// A view without the node's interfaces, as from disk at a start, is not enough: the tunnels would seem to have no parent, and
+// all that an earlier felix left of them would go.
+func TestNothingIsProgrammedBeforeTheHostIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t)
+		r.Batch(t.Context(), view.Batch{InSync: true}, nil)
+		synctest.Wait()
+		require.Zero(t, see(r.kernel, func(k *kernel) int { return k.applies + k.updates }))
+		require.False(t, see(r.kernel, func(k *kernel) bool { return k.whole }))
+		require.Equal(t, []string{"the node's own interfaces have not been read yet"}, r.Ready())
+		r.SetHost(t.Context(), state.Host{})
+		synctest.Wait()
+		require.True(t, see(r.kernel, func(k *kernel) bool { return k.whole }))
+		require.Empty(t, r.Ready())
+	})
+}
+
 func TestABurstIsProgrammedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t)

@@ -24,7 +24,10 @@ func (a *Agent) Batch(ctx context.Context, b view.Batch, ack func()) {
 
 // SetHost tells what the node's own network looks like.
 func (a *Agent) SetHost(ctx context.Context, h state.Host) {
-	a.post(ctx, event{do: func(s *state.State) state.Section { return s.SetHost(h) }})
+	a.post(ctx, event{do: func(s *state.State) state.Section {
+		a.host = true
+		return s.SetHost(h)
+	}})
 }
 
 // SetPaths tells changes of bird's best paths; ack is called by the loop when they are in the kernel. known says that bird

@@ -226,6 +226,7 @@ func (r *rig) sync(open ...state.Endpoint) (acked *bool) {
 	for _, e := range open {
 		b.Updates = append(b.Updates, view.WorkloadEndpoint{ID: e.ID, ContainerID: e.ContainerID, PolicyList: "l1"})
 	}
+	r.SetHost(r.t.Context(), state.Host{})
 	r.Batch(r.t.Context(), b, func() { r.note(func() { *acked = true }) })
 	return acked
 }

@@ -40,8 +40,12 @@ func (c *cluster) unknownProfile(t *testing.T) {
 	inside, outside := c.capture(t, "shut", "eth0"), c.capture(t, "worker-1", "ens5")
 	for _, kind := range []lab.ProbeKind{lab.ProbeTCP, lab.ProbeICMP} {
 		results, err := c.Probes(within(t, patience), []lab.ProbeRequest{
-			{From: "pod-2", To: "shut", Kind: kind}, {From: "shut", To: "pod-2", Kind: kind}, {From: "pod-1", To: "shut", Kind: kind},
-			{From: "shut", To: "pod-1", Kind: kind}, {From: "shut", To: "worker-1", Kind: kind}, {From: "worker-2", To: "shut", Kind: kind},
+			{From: "pod-2", To: "shut", Kind: kind},
+			{From: "shut", To: "pod-2", Kind: kind},
+			{From: "pod-1", To: "shut", Kind: kind},
+			{From: "shut", To: "pod-1", Kind: kind},
+			{From: "shut", To: "worker-1", Kind: kind},
+			{From: "worker-2", To: "shut", Kind: kind},
 		})
 		require.NoError(t, err)
 		for _, r := range results {

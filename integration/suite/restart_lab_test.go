@@ -78,6 +78,7 @@ func TestKill(t *testing.T) {
 					c.awaitKernel(t, before, patience)
 					c.awaitStored(t)
 					talks.goOn(t, "they are up again")
+					talks.wereSmooth(t, longestGap)
 					assert.NotContains(t, c.sh(t, "worker-1", "ip link"), late.HostInterface)
 					if !d.bgp {
 						assert.Equal(t, uptimes, c.uptimes(t, "worker-1"), "sessions stay up")
@@ -93,10 +94,10 @@ func TestKill(t *testing.T) {
 					c.awaitKernel(t, before, patience)
 					c.awaitStored(t)
 					talks.goOn(t, "after a burst")
+					talks.wereSmooth(t, longestGap)
 					watch.noGap(t, longestGap)
 				})
 			}
-			talks.wereSmooth(t, longestGap)
 			c.reachable(t)
 		})
 	}

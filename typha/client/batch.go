@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"maps"
 
 	"github.com/muslin-net/muslin/api/view"
 )
@@ -92,9 +93,7 @@ func (l *ledger) apply(number int) bool {
 		for _, k := range s.drops {
 			delete(l.items, k)
 		}
-		for k, e := range s.puts {
-			l.items[k] = e
-		}
+		maps.Copy(l.items, s.puts)
 		l.point, l.inSync = s.point, s.inSync || l.inSync
 	}
 	l.applied = number

@@ -3,6 +3,7 @@ package compute
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -186,9 +187,7 @@ func oracleLabels(w *world, o api.Object, profiles []string, fixed map[string]st
 	all := map[string]string{}
 	for _, name := range slices.Backward(profiles) {
 		if p, ok := w.objects[api.Key{Kind: "Profile", Name: name}].(*api.Profile); ok && name != api.ProfileDefaultAllow {
-			for k, v := range p.Spec.LabelsToApply {
-				all[k] = v
-			}
+			maps.Copy(all, p.Spec.LabelsToApply)
 		}
 	}
 	for k, v := range o.GetLabels() {
@@ -196,9 +195,7 @@ func oracleLabels(w *world, o api.Object, profiles []string, fixed map[string]st
 			all[k] = v
 		}
 	}
-	for k, v := range fixed {
-		all[k] = v
-	}
+	maps.Copy(all, fixed)
 	return all
 }
 

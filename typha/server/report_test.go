@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -186,12 +187,11 @@ func TestReportsWaitForTheDatastore(t *testing.T) {
 	f := w.follow("n1", []string{r.address})
 	warm, err := n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: 1})
 	require.NoError(t, err)
-	own := view.Key{Kind: view.KindRoute, ID: warm[0].Block.String() + "@n1"}
-	for known := false; !known; { // typha has seen the block
-		for _, it := range f.next().Updates {
-			known = known || it.Key() == own
-		}
-	}
+	eventually(t, "pool and allocation seen by typha", func() bool {
+		now := r.state.Snapshot()
+		o, ok := now.Get(api.Key{Kind: "IPAMBlock", Name: api.BlockName(warm[0].Block)}).(*api.IPAMBlock)
+		return ok && now.Len("IPPool") > 0 && slices.ContainsFunc(o.Spec.Allocations, func(a *int) bool { return a != nil })
+	})
 	require.NoError(t, w.etcd.Close())
 	refused, stored, err := n1.Report(t.Context(), client.Report{Instance: "x", Sequence: 1, Endpoints: []client.Endpoint{pod("c1", warm[0].Address)}})
 	require.NoError(t, err)

@@ -195,7 +195,8 @@ func TestHelloIsJudged(t *testing.T) {
 		{"no hello", []*typhav1.SyncRequest{ack}, codes.InvalidArgument, "hello"},
 		{"half a hello", []*typhav1.SyncRequest{hello(&typhav1.Hello{Node: "n1", View: 1, More: true}), ack}, codes.InvalidArgument, "hello"},
 		{"a version of 3 bytes", []*typhav1.SyncRequest{hello(&typhav1.Hello{Node: "n1", View: 1, Have: []*typhav1.Have{
-			{Key: &typhav1.ItemKey{Kind: 5, Id: "x"}, Version: []byte{1, 2, 3}}}})}, codes.InvalidArgument, "16 bytes"},
+			{Key: &typhav1.ItemKey{Kind: 5, Id: "x"}, Version: []byte{1, 2, 3}},
+		}})}, codes.InvalidArgument, "16 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := w.stream("n1", r.address)

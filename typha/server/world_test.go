@@ -81,6 +81,7 @@ type replica struct {
 	address string
 	enroll  string
 	views   *views.Store
+	state   *cache.Cache
 	metrics *prometheus.Registry
 	stop    func() // stops it and waits for its end
 }
@@ -104,6 +105,7 @@ func (w *world) start(whole bool, change ...func(*server.Config)) *replica {
 	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	r := &replica{t: w.t, views: views.NewStore(), metrics: prometheus.NewRegistry()}
 	state := cache.New()
+	r.state = state
 	in := intake.New(w.store, state, intake.Options{Logger: log})
 	cfg := server.Config{
 		Views: r.views, Cache: state, Intake: in, Datastore: w.store, Alloc: alloc.New(w.store, alloc.Options{Log: log}),
