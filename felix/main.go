@@ -12,6 +12,7 @@ import (
 
 	birdclient "github.com/muslin-net/muslin/bird/client"
 	"github.com/muslin-net/muslin/felix/agent"
+	"github.com/muslin-net/muslin/felix/dataplane/foreign"
 	"github.com/muslin-net/muslin/felix/dataplane/link"
 	"github.com/muslin-net/muslin/felix/host"
 	"github.com/muslin-net/muslin/felix/server"
@@ -69,6 +70,10 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 		return fmt.Errorf("%w; felix needs root (CAP_NET_ADMIN) on its node", err)
 	}
 	defer kernel.Close()
+
+	for _, obstacle := range foreign.Obstacles() {
+		d.Log.Warn("others' rules are in the way", "what", obstacle)
+	}
 
 	ipam := uplink.IPAM{Typha: typha}
 	releases, err := uplink.OpenReleases(filepath.Join(cfg.LibDir, "felix", "releases"), ipam.Release, d.Log)
