@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sync/errgroup"
@@ -34,6 +35,10 @@ type config struct {
 	RunDir    string   `flag:"run-dir" default:"/run/calico" usage:"directory of sockets"`
 	LibDir    string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory that outlives reboots"`
 }
+
+// init keeps the first thread for main. That thread stands for the process in /proc, and cannot end: if it were the one that
+// visits a pod's network namespace, felix would seem to live there, and would keep the namespace from going with its pod.
+func init() { runtime.LockOSThread() } //nolint:gochecknoinits // later is too late: main may have moved to another thread
 
 func main() {
 	var cfg config

@@ -298,7 +298,8 @@ func openPod(path string) (netns.NsHandle, *netlink.Handle, error) {
 	return ns, in, nil
 }
 
-// within runs f on a thread inside a namespace. The thread is not given back: the runtime ends it with the goroutine.
+// within runs f on a thread inside a namespace. The thread is not given back: the runtime ends it with the goroutine. (All but
+// the process's first one, which would stay in the namespace for good; felix's main keeps that one out of this.)
 func within(ns netns.NsHandle, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
