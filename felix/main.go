@@ -36,9 +36,10 @@ type config struct {
 	LibDir    string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory that outlives reboots"`
 }
 
-// init keeps the first thread for main. That thread stands for the process in /proc, and cannot end: if it were the one that
-// visits a pod's network namespace, felix would seem to live there, and would keep the namespace from going with its pod.
-func init() { runtime.LockOSThread() } //nolint:gochecknoinits // later is too late: main may have moved to another thread
+// init keeps the first thread for main; in main itself it is too late, since main may have moved to another thread. The
+// first thread stands for the process in /proc, and cannot end: if it were the one that visits a pod's network namespace,
+// felix would seem to live there, and would keep the namespace from going with its pod.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	var cfg config
