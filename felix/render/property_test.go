@@ -17,7 +17,7 @@ import (
 )
 
 // rounds is how many random histories each scenario goes through.
-const rounds = 15
+const rounds = 7
 
 // Whatever the order in which knowledge arrives, in batches cut anywhere, with detours, the outcome is that of all at once.
 func TestOrderDoesNotMatter(t *testing.T) {

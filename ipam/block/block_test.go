@@ -206,7 +206,7 @@ type model struct {
 
 // TestAgainstModel runs random operations on a block and on the model, and compares all that can be seen.
 func TestAgainstModel(t *testing.T) {
-	for seed := range uint64(400) {
+	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		cidr := netip.MustParsePrefix([]string{"10.0.0.8/29", "fd00::10/125"}[r.IntN(2)])
 		cooldown := []time.Duration{0, 5 * time.Second}[r.IntN(2)]

@@ -37,7 +37,8 @@ func newLine(t *testing.T, third byte, asC uint32, change func(*policy.Config)) 
 	apply(t, l.b, l.configB)
 	eventually(t, "sessions are up", func() bool {
 		st := l.b.States()
-		return st[l.addrA] == speaker.Established && st[l.addrC] == speaker.Established
+		return st[l.addrA] == speaker.Established && st[l.addrC] == speaker.Established &&
+			l.a.States()[l.addrB] == speaker.Established && l.c.States()[l.addrB] == speaker.Established
 	})
 	l.sinceAB, l.sinceBC = state(t, l.a).Since.String(), state(t, l.c).Since.String()
 	return l
