@@ -48,20 +48,23 @@ func New(ctx context.Context, log *slog.Logger, events speaker.Events) (*Engine,
 		states: map[netip.Addr]speaker.State{},
 	}
 	go e.server.Serve()
-	table := func(t api.WatchEventRequest_Table_Filter_Type) *api.WatchEventRequest {
-		return &api.WatchEventRequest{Table: &api.WatchEventRequest_Table{Filters: []*api.WatchEventRequest_Table_Filter{{Type: t}}}}
+	// One watch for all: only within a watch does gobgp keep the order, and an End-of-RIB that overtakes the paths before it
+	// would make us call the table complete too early.
+	watch := &api.WatchEventRequest{
+		Peer: &api.WatchEventRequest_Peer{},
+		Table: &api.WatchEventRequest_Table{Filters: []*api.WatchEventRequest_Table_Filter{
+			{Type: api.WatchEventRequest_Table_Filter_BEST}, {Type: api.WatchEventRequest_Table_Filter_EOR},
+		}},
 	}
-	for _, w := range []struct {
-		request *api.WatchEventRequest
-		tell    func(*api.WatchEventResponse)
-	}{
-		{&api.WatchEventRequest{Peer: &api.WatchEventRequest_Peer{}}, func(r *api.WatchEventResponse) { e.tellSession(events, r.GetPeer()) }},
-		{table(api.WatchEventRequest_Table_Filter_BEST), func(r *api.WatchEventResponse) { tellBest(events, r.GetTable().GetPaths()) }},
-		{table(api.WatchEventRequest_Table_Filter_EOR), func(r *api.WatchEventResponse) { e.tellEnd(events, r.GetTable().GetPaths()) }},
-	} {
-		if err := e.server.WatchEvent(ctx, w.request, w.tell); err != nil {
-			return nil, fmt.Errorf("gobgp: watching: %w", err)
+	err := e.server.WatchEvent(ctx, watch, func(r *api.WatchEventResponse) {
+		if p := r.GetPeer(); p != nil {
+			e.tellSession(events, p)
+		} else {
+			e.tellTable(events, r.GetTable().GetPaths())
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("gobgp: watching: %w", err)
 	}
 	return e, nil
 }

@@ -38,13 +38,15 @@ func tellBest(events speaker.Events, paths []*api.Path) {
 	}
 }
 
-// tellEnd passes on an End-of-RIB marker, and mends what gobgp does to the other sessions then.
-func (e *Engine) tellEnd(events speaker.Events, paths []*api.Path) {
-	for _, p := range paths {
-		if a := address(p.NeighborIp); a.IsValid() {
-			e.restartAgain(a)
-			events.EndOfRIB(a)
-		}
+// tellTable passes on what concerns the table: an End-of-RIB marker, which is a path to nowhere, or best paths.
+func (e *Engine) tellTable(events speaker.Events, paths []*api.Path) {
+	if len(paths) != 1 || paths[0].GetNlri() != nil {
+		tellBest(events, paths)
+		return
+	}
+	if a := address(paths[0].NeighborIp); a.IsValid() {
+		e.restartAgain(a) // mends what gobgp does to the other sessions now
+		events.EndOfRIB(a)
 	}
 }
 
