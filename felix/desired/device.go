@@ -25,9 +25,18 @@ type VXLAN struct {
 	Address netip.Addr // the only address on the device, as /32 or /128; invalid: none is known yet
 }
 
-// IPIP is the IP-in-IP device of the kernel module (tunl0), which is neither created nor deleted but configured.
+// IPIP is the IP-in-IP device, tunl0. Blocks of other nodes are routed through it by the other node's address, which is
+// on the link by decree.
 type IPIP struct {
 	Name    string
+	Local   netip.Addr // outer source: the node's address
+	Parent  string     // device that bears Local
 	MTU     int
 	Address netip.Addr // the only address on the device, as /32; invalid: none is known yet
+}
+
+// Encap says which node the packets to a destination are for. The kernel's tunl0 learns it from the next hop of the
+// route; the BPF program has no sight of that, and looks it up by the longest prefix. Key is the destination.
+type Encap struct {
+	Remote netip.Addr // outer destination: the other node's address
 }

@@ -168,6 +168,15 @@ func VXLANRoute(dst netip.Prefix, vtep netip.Addr, device string, mtu, protocol 
 	}
 }
 
+// IPIPRoute is the route to a block on another node through the IP-in-IP device: by that node's address, which is the
+// outer destination.
+func IPIPRoute(dst netip.Prefix, node netip.Addr, mtu, protocol int) Route {
+	return Route{
+		Dst: dst.Masked(), NextHops: []NextHop{{Via: node, Link: IPIPDevice, OnLink: true}},
+		Protocol: protocol, MTU: mtu, Table: TableMain,
+	}
+}
+
 // VTEPRoute is the route to a remote VXLAN tunnel address that lies in no block of its node: it is the tunnel end
 // itself, so it has no gateway.
 func VTEPRoute(vtep netip.Addr, device string, mtu, protocol int) Route {
