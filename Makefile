@@ -11,12 +11,14 @@ TOOL     := go tool -modfile=tools.mod
 BUILD    := -trimpath
 # packages with suites that need root and a kernel of their own
 SUITES   := $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .)))
+# packages with tests of random changes, which go all the way only without the race detector
+RANDOM_TESTS := $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/internal/thorough"' .)))
 # Debian keeps some tools where an ordinary user's PATH does not look
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## every binary, into bin/ (about 5 minutes the first time, seconds after)
@@ -27,20 +29,31 @@ build: ## every binary, into bin/ (about 5 minutes the first time, seconds after
 	done
 
 .PHONY: demo
-demo: demo-deps build ## a cluster of four nodes on this machine: routes, sessions and packets shown (a minute)
+demo: demo-deps build ## a cluster of four nodes on this machine, every routing mode shown with its packets (20 seconds once built)
 	@bin/lab demo
+
+.PHONY: walkthrough
+walkthrough: demo-deps build ## docs/walkthrough.md anew, from what a real cluster does; needs root for IP-in-IP (20 seconds once built)
+	@[ "$$(id -u)" = 0 ] || { echo "make walkthrough needs root: the page has to show IP-in-IP, which a user namespace may not have; run it with sudo" >&2; exit 1; }
+	bin/lab walkthrough --doc docs/walkthrough.md
 
 .PHONY: demo-deps
 demo-deps:
 	@integration/deps/install demo
 
 .PHONY: unit
-unit: ## tests that need no root, with the race detector (a minute once compiled)
-	@# many packages wait for timers and sockets, so more run at a time than there are cores; vet is part of make lint
-	go test -race -vet=off -p 4 ./...
+unit: ## tests that need no root, with the race detector (less than a minute on two cores once compiled)
+	@# Many packages and tests wait for timers and sockets, so more run at a time than there are cores. Tests of random
+	@# changes go a part of the way here, and all of it in make property. Half of the work is to
+	@# link the test binaries. Vet is part of make lint.
+	go test -race -vet=off -p 4 -parallel 8 ./...
+
+.PHONY: property
+property: ## tests of random changes by the thousand, without the race detector (half a minute once compiled)
+	CGO_ENABLED=0 go test $(BUILD) -vet=off $(RANDOM_TESTS)
 
 .PHONY: test
-test: test-deps build unit lab-test ## everything that CI runs: unit, then the suites on real kernels (10 minutes)
+test: test-deps build unit property lab-test ## everything that CI runs: unit, random changes, suites on real kernels (10 minutes)
 
 .PHONY: test-deps
 test-deps:
@@ -75,6 +88,13 @@ gen: ## everything generated: protobuf code, deep copies, CRDs
 	cd deploy/crds && rm -f $(foreach k,nodes workloadendpoints profiles livemigrations,projectcalico.org_$(k).yaml)
 	@# controller-gen cannot say that the items of a list may be null, as free addresses of a block are
 	sed -i '/^              allocations:/,/^                type: array/s/^                  type: integer/                  nullable: true\n&/' deploy/crds/projectcalico.org_ipamblocks.yaml
+
+.PHONY: gen-bpf
+gen-bpf: ## bytecode of IP-in-IP; needs clang, llvm and libbpf-dev (apt-get install), which nothing else does
+	clang -O2 -g -Wall -Werror -target bpfel -mcpu=v2 -I/usr/include/$$(uname -m)-linux-gnu \
+		-fdebug-prefix-map=$(CURDIR)=. -c felix/dataplane/ipip/bpf/ipip.c -o felix/dataplane/ipip/bpf/ipip.o
+	llvm-strip -g felix/dataplane/ipip/bpf/ipip.o # what remains of -g is BTF, which describes the maps
+	cd felix/dataplane/ipip/bpf && sha256sum ipip.c > ipip.sum # a test finds bytecode that is older than its source
 
 .PHONY: clean
 clean: ## remove what was built

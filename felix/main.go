@@ -8,13 +8,18 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/muslin-net/muslin/api"
 	birdclient "github.com/muslin-net/muslin/bird/client"
 	"github.com/muslin-net/muslin/felix/agent"
+	"github.com/muslin-net/muslin/felix/check"
 	"github.com/muslin-net/muslin/felix/dataplane/foreign"
+	"github.com/muslin-net/muslin/felix/dataplane/ipip"
 	"github.com/muslin-net/muslin/felix/dataplane/link"
+	"github.com/muslin-net/muslin/felix/dataplane/tunnel"
 	"github.com/muslin-net/muslin/felix/host"
 	"github.com/muslin-net/muslin/felix/server"
 	"github.com/muslin-net/muslin/felix/state"
@@ -32,6 +37,8 @@ type config struct {
 	CA        string   `flag:"ca" default:"/etc/calico/ca.pem" usage:"CA certificate, PEM"`
 	Cert      string   `flag:"cert" default:"/etc/calico/node.pem" usage:"this node's certificate, PEM"`
 	Key       string   `flag:"key" default:"/etc/calico/node-key.pem" usage:"its key, PEM"`
+	Backend   string   `flag:"backend" env:"CALICO_NETWORKING_BACKEND" default:"bird" usage:"who brings routes: bird, or vxlan or none, with which no bird runs"`
+	IPIP      string   `flag:"ipip-driver" env:"FELIX_IPIPDRIVER" default:"Auto" usage:"what carries IP-in-IP: the Kernel's tunl0, BPF, or Auto for the first of them that works"`
 	RunDir    string   `flag:"run-dir" default:"/run/calico" usage:"directory of sockets"`
 	LibDir    string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory that outlives reboots"`
 }
@@ -53,12 +60,14 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 		return fmt.Errorf("setting node: the name of this node is missing; give it by --node")
 	}
 	var reporter *uplink.Reporter
+	var status *uplink.Status
 	typha, err := client.New(client.Config{
 		Addresses: cfg.Typha, ServerName: cfg.TyphaName, Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key},
 		Node: cfg.Node, View: client.NodeView, StatePath: filepath.Join(cfg.LibDir, "felix", "view"), SetDeltas: true, Log: d.Log,
 		OnStatus: func(s client.Status) { // another replica, or one that was restarted, may not know the endpoints
 			if s.InSync {
 				reporter.Again()
+				status.Again()
 			}
 		},
 	})
@@ -66,12 +75,16 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 		return fmt.Errorf("typha: %w", err)
 	}
 	defer typha.Close()
-	bird, err := birdclient.New(filepath.Join(cfg.RunDir, "bird.sock"))
+	routes, closeRoutes, err := exchange(cfg, d)
 	if err != nil {
 		return err
 	}
-	defer bird.Close()
-	kernel, err := agent.OpenDrivers(d.Log)
+	defer closeRoutes()
+	tunl0, probes, err := encapsulator(cfg, d)
+	if err != nil {
+		return err
+	}
+	kernel, err := agent.OpenDrivers(tunl0, d.Log)
 	if err != nil {
 		return fmt.Errorf("%w; felix needs root (CAP_NET_ADMIN) on its node", err)
 	}
@@ -90,22 +103,37 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 	if err != nil {
 		return err
 	}
-	reporter, bgp, watcher := uplink.NewReporter(typha, d.Log), uplink.NewBGP(bird.Routes(d.Log)), host.New(d.Log)
+	status = uplink.NewStatus(typha, d.Log)
+	reporter, bgp, watcher := uplink.NewReporter(typha, d.Log), uplink.NewBGP(routes), host.New(d.Log)
 	loop := agent.New(cfg.Node, kernel, bgp, local, agent.Events{
 		LocalChanged: reporter.Set,
 		MTU:          func(mtu int) { writeMTU(cfg.LibDir, mtu, d) },
+		Peers:        watcher.Peers,
 		Ready:        readiness(d),
 	}, d.Log)
 	serve := server.Server{
-		Agent: loop, Pods: agent.Pods{Links: kernel.Links}, IPAM: ipam, Records: records, Releases: releases,
+		Agent: loop, Pods: agent.Pods{Links: kernel.Links}, Checks: check.Checks{Agent: loop, Checksums: kernel.Checksums}, IPAM: ipam, Records: records, Releases: releases,
 		Log: d.Log, Software: daemon.Version(),
 	}
 
+	can := probes.Probe()
+	d.Log.Info("what the kernel can do was tried", "has", can.Has, "lacks", can.Lacks)
+	loop.SetCapabilities(ctx, can) // before anything else is told
+
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return loop.Run(ctx) })
+	group.Go(func() error {
+		return probes.Run(ctx, can, func(c state.Capabilities) {
+			loop.SetCapabilities(ctx, c)
+			status.SetCapabilities(c.Has)
+		})
+	})
+	group.Go(func() error { return status.Run(ctx) })
 	group.Go(func() error { return kernel.Watch(ctx, loop.Wake) })
 	group.Go(func() error { return watcher.Run(ctx, func(h state.Host) { loop.SetHost(ctx, h); bgp.Reachable(h) }) })
-	group.Go(func() error { return typha.Run(ctx, uplink.View{Agent: loop, Server: &serve}) })
+	group.Go(func() error {
+		return typha.Run(ctx, uplink.View{Agent: loop, Server: &serve, Environment: environment(d)})
+	})
 	group.Go(func() error {
 		return bgp.Run(ctx, watcher.Resolve, func(changed []state.Path, known bool, applied func()) {
 			loop.SetPaths(ctx, changed, known, applied)
@@ -115,6 +143,44 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 	group.Go(func() error { return releases.Run(ctx) })
 	group.Go(func() error { return serve.Run(ctx, filepath.Join(cfg.RunDir, "felix.sock")) })
 	return group.Wait()
+}
+
+// encapsulator opens the driver of IP-in-IP, and says how to find out what the kernel can do.
+func encapsulator(cfg config, d *daemon.Daemon) (agent.Encapsulator, agent.Probes, error) {
+	backends := map[string]ipip.Backend{"auto": ipip.Auto, "kernel": ipip.Kernel, "bpf": ipip.BPF}
+	asked, ok := backends[strings.ToLower(cfg.IPIP)]
+	if !ok {
+		return nil, agent.Probes{}, fmt.Errorf("setting ipip-driver: %q is none; use Auto, Kernel or BPF", cfg.IPIP)
+	}
+	driver, err := ipip.New(ipip.Config{Log: d.Log, Backend: asked})
+	return driver, agent.Probes{
+		VXLAN: func() (string, error) { return "kernel", tunnel.ProbeVXLAN() },
+		IPIP: func() (string, error) {
+			found, err := driver.Probe()
+			if found == ipip.BPF {
+				return "tc BPF", err
+			}
+			return "kernel module", err
+		},
+		Log: d.Log,
+	}, err
+}
+
+// exchange is the conversation with bird about routes, or with nobody where the backend has no bird.
+func exchange(cfg config, d *daemon.Daemon) (_ uplink.Exchange, stop func(), _ error) {
+	backend, err := api.ParseBackend(cfg.Backend)
+	if err != nil {
+		return nil, nil, fmt.Errorf("setting backend: %w", err)
+	}
+	if !backend.BGP() {
+		d.Log.Info("no bird on this node: there are no routes by BGP", "backend", backend)
+		return uplink.NoBGP{}, func() {}, nil
+	}
+	bird, err := birdclient.New(filepath.Join(cfg.RunDir, "bird.sock"))
+	if err != nil {
+		return nil, nil, err
+	}
+	return bird.Routes(d.Log), func() { _ = bird.Close() }, nil
 }
 
 // loadEndpoints opens the records of endpoints and takes up those that an earlier felix left.

@@ -67,6 +67,8 @@ type Events struct {
 	Ready func(reasons []string)
 	// MTU is called when the MTU for new pods changed.
 	MTU func(mtu int)
+	// Peers is called with the addresses of the other nodes, sorted, when something of the nodes changed; nil: nobody asks.
+	Peers func(addrs []netip.Addr)
 }
 
 // Agent is the loop. Its methods may be called from any goroutine.
@@ -81,15 +83,19 @@ type Agent struct {
 	ended chan struct{} // closed when the loop ends; nobody is answered any more
 	ready atomic.Pointer[[]string]
 
+	problems atomic.Pointer[[]render.Problem]
+
 	// Owned by the loop:
 	state   *state.State
 	links   map[string]desired.WorkloadLink
 	sysctls map[string]desired.Sysctl
 	tunnels render.Tunnels
+	encaps  map[netip.Prefix]desired.Encap
 	routes  map[desired.RouteKey]desired.Route
 	fw      render.Firewall
 	mtu     int
-	host    bool // the node's own network was read: without it tunnels have no parent, and would go
+	warned  []string // about MTUs that are asked for and do not fit
+	host    bool     // the node's own network was read: without it tunnels have no parent, and would go
 	whole   bool
 	failed  bool // the last turn did, in part
 	// Routes are whole when bird has told all its paths and the way to each next hop was looked up.
@@ -256,11 +262,39 @@ func (a *Agent) turn(ctx context.Context, touched state.Section) error {
 	}
 	a.tellWaiters()
 	a.setReady(nil)
+	a.tellMTU()
+	a.tellProblems()
+	if touched&state.Tunnels != 0 && a.events.Peers != nil {
+		a.events.Peers(render.Peers(a.state))
+	}
+	return err
+}
+
+// tellMTU tells what pods' MTU has become, and warns of settings that ask for more than fits.
+func (a *Agent) tellMTU() {
 	if mtu := render.PodMTU(a.state); mtu != a.mtu {
+		a.log.Info("MTU of pods", "mtu", mtu, "before", a.mtu, "network", render.HostMTU(a.state), "interfaces", render.Uplinks(a.state))
 		a.mtu = mtu
 		a.events.MTU(mtu)
 	}
-	return err
+	warnings := render.MTUWarnings(a.state)
+	for _, w := range warnings {
+		if !slices.Contains(a.warned, w) {
+			a.log.Warn("an MTU that does not fit", "what", w)
+		}
+	}
+	a.warned = warnings
+}
+
+// tellProblems tells which pools the node cannot serve.
+func (a *Agent) tellProblems() {
+	problems := render.Problems(a.state)
+	old := a.problems.Swap(&problems)
+	for _, p := range problems {
+		if old == nil || !slices.Contains(*old, p) {
+			a.log.Warn("a pool cannot be served", "why", p.Message, "detail", a.state.Capabilities.Lacks[p.Capability])
+		}
+	}
 }
 
 // missing tells whether a prefix of this node is not programmed, so that packets for it would get lost here. The
@@ -304,6 +338,8 @@ func (a *Agent) changes(touched state.Section) desired.Changes {
 		c.VXLANs = desired.Diff(a.tunnels.VXLAN, t.VXLAN, equal)
 		c.Neighbors = desired.Diff(a.tunnels.Neighbors, t.Neighbors, equal)
 		c.FDB = desired.Diff(a.tunnels.FDB, t.FDB, equal)
+		c.IPIPs = desired.Diff(a.tunnels.IPIP, t.IPIP, equal)
+		c.Decaps = desired.Diff(a.tunnels.Decaps, t.Decaps, equal)
 		a.tunnels = t
 	}
 	if touched&state.Firewall != 0 {
@@ -315,6 +351,9 @@ func (a *Agent) changes(touched state.Section) desired.Changes {
 		routes := render.Routes(a.state)
 		c.Routes = desired.Diff(a.routes, routes, desired.Route.Equal)
 		a.routes = routes
+		encaps := render.Encaps(routes)
+		c.Encaps = desired.Diff(a.encaps, encaps, equal)
+		a.encaps = encaps
 	}
 	return c
 }

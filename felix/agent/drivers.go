@@ -23,14 +23,30 @@ import (
 type Drivers struct {
 	Links   *link.Driver
 	tunnels *tunnel.Driver
+	ipip    Encapsulator
 	rules   *rules.Driver
 	routes  *route.Table
-	log     *slog.Logger
+	drifts  *drifts
+
+	// Owned by the agent's loop:
+	wanted  map[netip.Prefix]desired.Route             // the desired routes, of which each destination has one
+	retired desired.Delta[netip.Prefix, desired.Encap] // to be removed when no route leads there any more
 }
 
-// OpenDrivers opens all drivers on the caller's network namespace.
-func OpenDrivers(log *slog.Logger) (*Drivers, error) {
-	d := &Drivers{log: log}
+// Encapsulator is the driver of the IP-in-IP device, by whichever means the kernel has.
+type Encapsulator interface {
+	Update(devices desired.Delta[string, desired.IPIP], encaps desired.Delta[netip.Prefix, desired.Encap], decaps desired.Delta[netip.Addr, struct{}])
+	Apply(ctx context.Context) error
+	Whole()
+	Resync()
+	Watch(ctx context.Context, wake dataplane.Wake) error
+	Entries() []dataplane.Entry
+	Close() error
+}
+
+// OpenDrivers opens all drivers on the caller's network namespace. They take over ipip.
+func OpenDrivers(ipip Encapsulator, log *slog.Logger) (*Drivers, error) {
+	d := &Drivers{ipip: ipip, drifts: &drifts{log: log}, wanted: map[netip.Prefix]desired.Route{}}
 	var err error
 	if d.Links, err = link.New(); err != nil {
 		return nil, err
@@ -49,26 +65,44 @@ func OpenDrivers(log *slog.Logger) (*Drivers, error) {
 
 // Close releases the drivers; what they programmed stays.
 func (d *Drivers) Close() error {
-	return errors.Join(d.routes.Close(), d.rules.Close(), d.tunnels.Close(), d.Links.Close())
+	return errors.Join(d.routes.Close(), d.rules.Close(), d.ipip.Close(), d.tunnels.Close(), d.Links.Close())
 }
 
 // Update takes changes of the desired state.
 func (d *Drivers) Update(c desired.Changes) {
 	d.Links.Update(c.Links, c.Sysctls)
 	d.tunnels.Update(c.VXLANs, c.Neighbors, c.FDB)
+	d.retired.Merge(c.Encaps)
+	d.retired.Set = nil
+	d.ipip.Update(c.IPIPs, desired.Delta[netip.Prefix, desired.Encap]{Set: c.Encaps.Set}, c.Decaps)
 	d.rules.Update(c.Firewall)
 	d.routes.Update(c.Routes)
+	for k := range c.Routes.Removed {
+		if have, ok := d.wanted[k.Dst]; ok && have.Key() == k {
+			delete(d.wanted, k.Dst)
+		}
+	}
+	for k, r := range c.Routes.Set {
+		d.wanted[k.Dst] = r
+	}
 }
 
 // Apply makes the kernel agree. A driver that fails does not keep the others from their work: what is not programmed is
-// closed.
+// closed. Packets are encapsulated for a destination as long as a route leads it there.
 func (d *Drivers) Apply(ctx context.Context) error {
-	return errors.Join(d.Links.Apply(ctx), d.tunnels.Apply(ctx), d.rules.Apply(ctx), d.routes.Apply(ctx))
+	err := errors.Join(d.Links.Apply(ctx), d.tunnels.Apply(ctx), d.ipip.Apply(ctx), d.rules.Apply(ctx), d.routes.Apply(ctx), d.Links.Grow(ctx))
+	if d.retired.Empty() {
+		return err
+	}
+	d.ipip.Update(desired.Delta[string, desired.IPIP]{}, d.retired, desired.Delta[netip.Addr, struct{}]{})
+	d.retired = desired.Delta[netip.Prefix, desired.Encap]{}
+	return errors.Join(err, d.ipip.Apply(ctx))
 }
 
 // Whole tells that all but routes is known.
 func (d *Drivers) Whole() {
 	d.tunnels.Whole()
+	d.ipip.Whole()
 	d.rules.Whole()
 }
 
@@ -79,6 +113,7 @@ func (d *Drivers) RoutesWhole() { d.routes.Whole() }
 func (d *Drivers) Resync() {
 	d.Links.Resync()
 	d.tunnels.Resync()
+	d.ipip.Resync()
 	d.rules.Resync()
 	d.routes.Resync()
 }
@@ -96,26 +131,34 @@ func (d *Drivers) Holds(e state.Endpoint) error {
 		errs = append(errs, fmt.Errorf("interface %s is not there or not set up", e.Interface))
 	}
 	for _, a := range e.Addresses {
-		key := desired.WorkloadRoute(a, e.Interface, desired.ProtocolBoot).Key()
-		if !d.routes.Programmed(key) {
-			errs = append(errs, fmt.Errorf("route %s is not programmed", key))
+		r, wanted := d.wanted[netip.PrefixFrom(a, a.BitLen())]
+		if !wanted || !d.routes.Programmed(r.Key()) {
+			errs = append(errs, notProgrammed(a, d.routes.Why(r.Key())))
 		}
 	}
 	return errors.Join(errs...)
 }
 
+func notProgrammed(a netip.Addr, why error) error {
+	if why == nil {
+		return fmt.Errorf("route %s is not programmed", a)
+	}
+	return fmt.Errorf("route %s is not programmed: %w", a, why)
+}
+
 // Programmed tells whether the blackhole of a block, or the route to a workload's address, is in the kernel.
 func (d *Drivers) Programmed(dst netip.Prefix) bool {
-	key := desired.RouteKey{Table: desired.TableMain, Dst: dst}
-	if dst.IsSingleIP() {
-		key.Metric = desired.WorkloadMetric
-	}
-	return d.routes.Programmed(key)
+	r := d.wanted[dst]
+	return (r.Kind == desired.Blackhole || r.LinkScope) && d.routes.Programmed(r.Key())
 }
+
+// Checksums tells whether checksums in tunnels come out right; see tunnel.Driver.
+func (d *Drivers) Checksums() error { return d.tunnels.Checksums() }
 
 // Entries lists everything, desired beside actual.
 func (d *Drivers) Entries() []dataplane.Entry {
 	out := append(d.Links.Entries(), d.tunnels.Entries()...)
+	out = append(out, d.ipip.Entries()...)
 	out = append(out, d.rules.Entries()...)
 	return append(out, d.routes.Entries()...)
 }
@@ -123,13 +166,12 @@ func (d *Drivers) Entries() []dataplane.Entry {
 // Watch calls wake whenever the kernel was changed by someone else, until ctx ends.
 func (d *Drivers) Watch(ctx context.Context, wake func()) error {
 	told := func(drifts ...dataplane.Drift) {
-		for _, drift := range drifts {
-			d.log.Info("the kernel was changed by someone else", "object", drift.String(), "what", drift.What)
-		}
 		wake()
+		d.drifts.add(drifts)
 	}
+	defer d.drifts.flush()
 	group, ctx := errgroup.WithContext(ctx)
-	for _, watch := range []func(context.Context, dataplane.Wake) error{d.Links.Watch, d.tunnels.Watch, d.rules.Watch, d.routes.Watch} {
+	for _, watch := range []func(context.Context, dataplane.Wake) error{d.Links.Watch, d.tunnels.Watch, d.ipip.Watch, d.rules.Watch, d.routes.Watch} {
 		group.Go(func() error { return watch(ctx, told) })
 	}
 	return group.Wait()

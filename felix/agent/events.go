@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -117,6 +118,27 @@ func (a *Agent) Local(ctx context.Context) (map[string]state.Endpoint, error) {
 // PodMTU is the MTU for new pods.
 func (a *Agent) PodMTU(ctx context.Context) (int, error) { return look(ctx, a, render.PodMTU) }
 
+// SetCapabilities tells what the kernel can do.
+func (a *Agent) SetCapabilities(ctx context.Context, c state.Capabilities) {
+	a.post(ctx, event{do: func(s *state.State) state.Section { return s.SetCapabilities(c) }})
+}
+
+// Serves tells why pods with these addresses would have no network on this node; nil if they would have.
+func (a *Agent) Serves(ctx context.Context, addrs []netip.Addr) error {
+	refusal, err := look(ctx, a, func(s *state.State) string {
+		for _, addr := range addrs {
+			if why := render.Refusal(s, addr); why != "" {
+				return why
+			}
+		}
+		return ""
+	})
+	if err == nil && refusal != "" {
+		return status.Error(codes.Unimplemented, refusal)
+	}
+	return err
+}
+
 // look reads something of the state, in the loop.
 func look[T any](ctx context.Context, a *Agent, read func(*state.State) T) (T, error) {
 	answer := make(chan T, 1)
@@ -161,6 +183,11 @@ func (a *Agent) Dump(context.Context) ([]server.Difference, error) {
 			d.Error = e.Err.Error()
 		}
 		out = append(out, d)
+	}
+	if problems := a.problems.Load(); problems != nil {
+		for _, p := range *problems {
+			out = append(out, server.Difference{Section: "pool", Key: p.Pool, Desired: p.Capability, Error: p.Message})
+		}
 	}
 	return out, nil
 }

@@ -35,6 +35,9 @@ type kernel struct {
 	wantLinks, links   map[string]desired.WorkloadLink
 	wantRoutes, routes map[desired.RouteKey]desired.Route
 	wantRules, rules   map[string]desired.Workload
+	ipips              map[string]desired.IPIP
+	encaps             map[netip.Prefix]desired.Encap
+	decaps             map[netip.Addr]struct{}
 }
 
 func newKernel() *kernel {
@@ -42,6 +45,7 @@ func newKernel() *kernel {
 		wantLinks: map[string]desired.WorkloadLink{}, links: map[string]desired.WorkloadLink{},
 		wantRoutes: map[desired.RouteKey]desired.Route{}, routes: map[desired.RouteKey]desired.Route{},
 		wantRules: map[string]desired.Workload{}, rules: map[string]desired.Workload{},
+		ipips: map[string]desired.IPIP{}, encaps: map[netip.Prefix]desired.Encap{}, decaps: map[netip.Addr]struct{}{},
 	}
 }
 
@@ -54,6 +58,9 @@ func (k *kernel) Update(c desired.Changes) {
 	follow(k.wantLinks, c.Links)
 	follow(k.wantRoutes, c.Routes)
 	follow(k.wantRules, c.Firewall.Workloads)
+	follow(k.ipips, c.IPIPs)
+	follow(k.encaps, c.Encaps)
+	follow(k.decaps, c.Decaps)
 }
 
 func follow[K comparable, V any](to map[K]V, d desired.Delta[K, V]) {

@@ -37,6 +37,8 @@ type Client struct {
 	ipam felixv1.IpamServiceClient
 	live felixv1.StateServiceClient
 	path string
+
+	checks felixv1.CheckServiceClient
 }
 
 // Dial prepares a connection; it is made on first use.
@@ -48,6 +50,7 @@ func Dial(socket string) (*Client, error) {
 	return &Client{
 		conn: conn, path: socket,
 		cni: felixv1.NewCniServiceClient(conn), ipam: felixv1.NewIpamServiceClient(conn), live: felixv1.NewStateServiceClient(conn),
+		checks: felixv1.NewCheckServiceClient(conn),
 	}, nil
 }
 

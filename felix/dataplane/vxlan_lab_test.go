@@ -24,18 +24,19 @@ import (
 )
 
 // node is a node with all drivers and one pod. Node n has 192.168.9.n, the block 10.0.n.0/26 with its tunnel address
-// .0 and its pod .1.
+// .0 and its pod .1; over IPv6 fd09::n, the block fd00:n::/122 and the same in it.
 type node struct {
 	ns, pod *labtest.Namespace
 	n       int
+	v6      bool
 	links   *link.Driver
 	tunnels *tunnel.Driver
 	routes  *route.Table
 	rules   *rules.Driver
 }
 
-func newNode(t *testing.T, n int) *node {
-	x := &node{ns: labtest.New(t), pod: labtest.New(t), n: n}
+func newNode(t *testing.T, n int, v6 bool) *node {
+	x := &node{ns: labtest.New(t), pod: labtest.New(t), n: n, v6: v6}
 	x.ns.Do(t, func() (err error) {
 		if x.links, err = link.New(); err != nil {
 			return err
@@ -59,22 +60,42 @@ func newNode(t *testing.T, n int) *node {
 }
 
 func (x *node) addr(last int) netip.Addr {
+	if x.v6 {
+		return netip.AddrFrom16([16]byte{0xfd, 0, 0, byte(x.n), 15: byte(last)})
+	}
 	return netip.AddrFrom4([4]byte{10, 0, byte(x.n), byte(last)})
 }
-func (x *node) block() netip.Prefix { return netip.PrefixFrom(x.addr(0), 26) }
-func (x *node) address() netip.Addr { return netip.AddrFrom4([4]byte{192, 168, 9, byte(x.n)}) }
-func (x *node) mac() desired.MAC    { return desired.MAC{0x66, 0, 0, 0, 0, byte(x.n)} }
+
+func (x *node) block() netip.Prefix { return netip.PrefixFrom(x.addr(0), x.addr(0).BitLen()-6) }
+
+func (x *node) address() netip.Addr {
+	if x.v6 {
+		return netip.AddrFrom16([16]byte{0xfd, 9, 15: byte(x.n)})
+	}
+	return netip.AddrFrom4([4]byte{192, 168, 9, byte(x.n)})
+}
+
+// device is the VXLAN device with its MTU.
+func (x *node) device() (string, int) {
+	if x.v6 {
+		return desired.VXLANDevice6, 1430
+	}
+	return desired.VXLANDevice4, 1450
+}
+
+func (x *node) mac() desired.MAC { return desired.MAC{0x66, 0, 0, 0, 0, byte(x.n)} }
 
 // want is the desired state of a node that has one other.
 func (x *node) want(other *node) (c desired.Changes) {
-	l := desired.WorkloadLink{Name: "cali1", MTU: 1450, IPv4: true}
+	device, mtu := x.device()
+	l := desired.WorkloadLink{Name: "cali1", MTU: mtu, IPv4: !x.v6, IPv6: x.v6}
 	c.Links.Put(l.Name, l)
 	for _, s := range desired.HostSysctls(true) {
 		c.Sysctls.Put(s.Path, s)
 	}
 	v := desired.VXLAN{
-		Name: desired.VXLANDevice4, VNI: desired.DefaultVXLANVNI, Port: desired.DefaultVXLANPort, Local: x.address(),
-		Parent: "eth0", MAC: x.mac(), MTU: 1450, Address: x.addr(0),
+		Name: device, VNI: desired.DefaultVXLANVNI, Port: desired.DefaultVXLANPort, Local: x.address(),
+		Parent: "eth0", MAC: x.mac(), MTU: mtu, Address: x.addr(0),
 	}
 	c.VXLANs.Put(v.Name, v)
 	f := desired.FDB{Link: v.Name, MAC: other.mac(), Remote: other.address()}
@@ -84,7 +105,7 @@ func (x *node) want(other *node) (c desired.Changes) {
 	hole, _ := desired.BlockBlackhole(x.block())
 	for _, r := range []desired.Route{
 		hole, desired.WorkloadRoute(x.addr(1), "cali1", desired.ProtocolBoot),
-		desired.VXLANRoute(other.block(), other.addr(0), v.Name, 1450, desired.ProtocolBoot),
+		desired.VXLANRoute(other.block(), other.addr(0), v.Name, mtu, desired.ProtocolBoot),
 	} {
 		c.Routes.Put(r.Key(), r)
 	}
@@ -94,10 +115,14 @@ func (x *node) want(other *node) (c desired.Changes) {
 	for _, chain := range desired.ListChains(view.PolicyList{ID: "open", Profiles: []string{"pro/all"}}) {
 		c.Firewall.Chains.Put(chain.Name, chain)
 	}
-	c.Firewall.Settings = &desired.Settings{
-		WorkloadPrefixes: []string{"cali"}, VXLAN4: &desired.VXLANAdmission{Port: v.Port, Device: v.Name},
+	c.Firewall.Settings = &desired.Settings{WorkloadPrefixes: []string{"cali"}}
+	admission := &desired.VXLANAdmission{Port: v.Port, Device: v.Name}
+	if x.v6 {
+		c.Firewall.Settings.VXLAN6 = admission
+	} else {
+		c.Firewall.Settings.VXLAN4 = admission
 	}
-	c.Firewall.Sets.Put(desired.SetVXLANHosts, desired.Set{Type: view.SetNet, Members: []view.Member{{Prefix: netip.PrefixFrom(other.address(), 32)}}})
+	c.Firewall.Sets.Put(desired.SetVXLANHosts, desired.Set{Type: view.SetNet, Members: []view.Member{{Prefix: netip.PrefixFrom(other.address(), other.address().BitLen())}}})
 	c.Firewall.Workloads.Put("cali1", desired.Workload{Endpoint: "k8s/test/pod/eth0", Ingress: "cali-tw-open", Egress: "cali-fw-open"})
 	return c
 }
@@ -123,18 +148,28 @@ func (x *node) apply(t *testing.T, c desired.Changes) {
 
 // TestPodsOfTwoNodesTalkThroughVXLAN puts all drivers together, and looks at the packets between the nodes.
 func TestPodsOfTwoNodesTalkThroughVXLAN(t *testing.T) {
-	a, b := newNode(t, 1), newNode(t, 2)
+	t.Run("IPv4", func(t *testing.T) { talkThroughVXLAN(t, false, 24) })
+	t.Run("IPv6", func(t *testing.T) { talkThroughVXLAN(t, true, 64) })
+}
+
+func talkThroughVXLAN(t *testing.T, v6 bool, subnet int) {
+	a, b := newNode(t, 1, v6), newNode(t, 2, v6)
 	a.ns.Run(t, "ip link add eth0 type veth peer name eth0 netns "+b.ns.Path)
+	_, mtu := a.device()
 	for _, x := range []*node{a, b} {
-		x.ns.Run(t, fmt.Sprintf("ip addr add %s/24 dev eth0; ip link set eth0 up", x.address()))
+		x.ns.Run(t, fmt.Sprintf("ip addr add %s/%d dev eth0 nodad; ip link set eth0 up", x.address(), subnet))
 		x.ns.Do(t, func() error {
-			_, err := x.links.Wire(context.Background(), link.Pod{Netns: x.pod.Path, Interface: "eth0", Host: "cali1", MTU: 1450, Addresses: []netip.Addr{x.addr(1)}})
+			_, err := x.links.Wire(context.Background(), link.Pod{Netns: x.pod.Path, Interface: "eth0", Host: "cali1", MTU: mtu, Addresses: []netip.Addr{x.addr(1)}})
 			return err
 		})
 	}
 	a.apply(t, a.want(b))
 	b.apply(t, b.want(a))
 	packets := capture(t, b.ns, "eth0")
+	require.Eventually(t, func() bool { // an IPv6 device takes a moment to be ready
+		_, err := a.pod.Try("ping -c 1 -W 1 " + b.addr(1).String())
+		return err == nil
+	}, 10*time.Second, time.Millisecond)
 	a.pod.Run(t, "ping -c 2 -i 0.1 -W 2 "+b.addr(1).String())
 	seen := map[string]bool{}
 	for timeout := time.After(2 * time.Second); len(seen) < 2; {
@@ -149,14 +184,18 @@ func TestPodsOfTwoNodesTalkThroughVXLAN(t *testing.T) {
 		}
 	}
 	assert.Equal(t, map[string]bool{
-		"192.168.9.1>192.168.9.2 10.0.1.1>10.0.2.1": true,
-		"192.168.9.2>192.168.9.1 10.0.2.1>10.0.1.1": true,
+		fmt.Sprintf("%s>%s %s>%s", a.address(), b.address(), a.addr(1), b.addr(1)): true,
+		fmt.Sprintf("%s>%s %s>%s", b.address(), a.address(), b.addr(1), a.addr(1)): true,
 	}, seen)
 	a.ns.Run(t, "ping -c 1 -W 2 "+b.addr(1).String()) // a node, from its tunnel address
 
 	// Packets of the size that fits, but none larger, and a pod that is not there is no loop.
-	a.pod.Run(t, fmt.Sprintf("ping -c 1 -W 2 -M do -s %d %s", 1450-28, b.addr(1)))
-	_, err := a.pod.Try(fmt.Sprintf("ping -c 1 -W 1 -M do -s %d %s", 1450-27, b.addr(1)))
+	headers := 28
+	if v6 {
+		headers = 48
+	}
+	a.pod.Run(t, fmt.Sprintf("ping -c 1 -W 2 -M do -s %d %s", mtu-headers, b.addr(1)))
+	_, err := a.pod.Try(fmt.Sprintf("ping -c 1 -W 1 -M do -s %d %s", mtu-headers+1, b.addr(1)))
 	assert.Error(t, err)
 	_, err = a.pod.Try("ping -c 1 -W 1 " + b.addr(9).String())
 	assert.Error(t, err)
@@ -215,17 +254,28 @@ type vxlanPacket struct {
 	vni          uint32
 }
 
-// parseVXLAN reads Ethernet, IPv4, UDP, VXLAN (RFC 7348), Ethernet and IPv4 headers.
+// parseVXLAN reads Ethernet, IP, UDP, VXLAN (RFC 7348), Ethernet and IP headers; IPv6 without extensions.
 func parseVXLAN(b []byte) (v vxlanPacket, ok bool) {
-	const eth, ip, udp, vxlan = 14, 20, 8, 8
-	if len(b) < eth+ip+udp+vxlan+eth+ip || binary.BigEndian.Uint16(b[12:]) != unix.ETH_P_IP || b[eth+9] != unix.IPPROTO_UDP ||
-		binary.BigEndian.Uint16(b[eth+ip+2:]) != desired.DefaultVXLANPort {
+	const udp, vxlan = 8, 8
+	protocol, rest, outer, ok := parseIP(b)
+	if !ok || protocol != unix.IPPROTO_UDP || len(rest) < udp+vxlan || binary.BigEndian.Uint16(rest[2:]) != desired.DefaultVXLANPort {
 		return v, false
 	}
-	addrs := func(b []byte) [2]netip.Addr {
-		return [2]netip.Addr{netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))}
+	v.outer, v.vni = outer, binary.BigEndian.Uint32(rest[udp+4:])>>8
+	protocol, _, v.inner, ok = parseIP(rest[udp+vxlan:])
+	return v, ok && (protocol == unix.IPPROTO_ICMP || protocol == unix.IPPROTO_ICMPV6)
+}
+
+// parseIP reads an Ethernet frame with an IP packet: its protocol, what is in it, and its source and destination.
+func parseIP(b []byte) (protocol byte, rest []byte, addrs [2]netip.Addr, ok bool) {
+	const eth, ip4, ip6 = 14, 20, 40
+	switch {
+	case len(b) >= eth+ip6 && binary.BigEndian.Uint16(b[12:]) == unix.ETH_P_IPV6:
+		b = b[eth:]
+		return b[6], b[ip6:], [2]netip.Addr{netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))}, true
+	case len(b) >= eth+ip4 && binary.BigEndian.Uint16(b[12:]) == unix.ETH_P_IP:
+		b = b[eth:]
+		return b[9], b[ip4:], [2]netip.Addr{netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))}, true
 	}
-	v.vni = binary.BigEndian.Uint32(b[eth+ip+udp+4:]) >> 8
-	v.outer, v.inner = addrs(b[eth:]), addrs(b[eth+ip+udp+vxlan+eth:])
-	return v, binary.BigEndian.Uint16(b[eth+ip+udp+vxlan+12:]) == unix.ETH_P_IP
+	return 0, nil, addrs, false
 }

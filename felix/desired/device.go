@@ -23,7 +23,19 @@ type VXLAN struct {
 	MAC     MAC
 	MTU     int
 	Address netip.Addr // the only address on the device, as /32 or /128; invalid: none is known yet
+	Offload Offload
 }
+
+// Offload says whether a device may leave the checksums of what it sends to the device below. Some kernels get them wrong
+// then: pings pass, TCP stalls.
+type Offload uint8
+
+// The choices.
+const (
+	OffloadAuto Offload = iota // as the driver finds right by sending a packet
+	OffloadOn
+	OffloadOff
+)
 
 // IPIP is the IP-in-IP device, tunl0. Blocks of other nodes are routed through it by the other node's address, which is
 // on the link by decree.

@@ -19,8 +19,11 @@ var (
 type WorkloadLink struct {
 	Name string
 	MTU  int // 0: leave as it is
-	IPv4 bool
-	IPv6 bool
+	// Netns is the path of the pod's network namespace, where the other end has the same MTU: a packet that is larger than
+	// the MTU of the end it comes out of is dropped without a word. Empty: the other end is left alone.
+	Netns string
+	IPv4  bool
+	IPv6  bool
 	// AllowSpoofing turns the kernel's own reverse-path filter off; the firewall's (Workload.AllowedSources) remains.
 	AllowSpoofing bool
 }

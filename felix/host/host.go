@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -31,8 +32,9 @@ const audit = 30 * time.Second
 type Watcher struct {
 	log *slog.Logger
 
-	mu       sync.Mutex // guards nextHops
+	mu       sync.Mutex // guards nextHops and peers
 	nextHops []netip.Addr
+	peers    []netip.Addr
 	poke     chan struct{}
 }
 
@@ -44,6 +46,23 @@ func (w *Watcher) Resolve(hops []netip.Addr) {
 	w.mu.Lock()
 	w.nextHops = slices.Clone(hops)
 	w.mu.Unlock()
+	w.again()
+}
+
+// Peers names the addresses of the other nodes, sorted: the links by which packets to them leave are the node's uplinks. It
+// does not block.
+func (w *Watcher) Peers(addrs []netip.Addr) {
+	w.mu.Lock()
+	same := slices.Equal(w.peers, addrs)
+	w.peers = slices.Clone(addrs)
+	w.mu.Unlock()
+	if !same {
+		w.again()
+	}
+}
+
+// again has the network read again.
+func (w *Watcher) again() {
 	select {
 	case w.poke <- struct{}{}:
 	default:
@@ -179,12 +198,34 @@ func (w *Watcher) read() (state.Host, error) {
 		h.Interfaces[at.Name] = i
 	}
 	w.mu.Lock()
-	hops := slices.Clone(w.nextHops)
+	hops, peers := slices.Clone(w.nextHops), slices.Clone(w.peers)
 	w.mu.Unlock()
 	for _, hop := range hops {
 		h.NextHops[hop] = lookup(hop, names)
 	}
+	h.Uplinks = uplinks(h, peers, names)
 	return h, nil
+}
+
+// uplinks are the links by which packets to the peers leave. The kernel is not asked about peers that are in the subnet of
+// just one interface: there may be thousands of them.
+func uplinks(h state.Host, peers []netip.Addr, names map[int]string) []string {
+	found := map[string]struct{}{}
+	for _, peer := range peers {
+		name, several := "", false
+		for n, i := range h.Interfaces {
+			if i.Up && slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Contains(peer) }) {
+				name, several = n, name != ""
+			}
+		}
+		if name == "" || several {
+			name = lookup(peer, names).Link
+		}
+		if name != "" && !ours(name) {
+			found[name] = struct{}{}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // lookup asks the kernel for the way to an address: at a gateway on a link for one that is further away. The zero NextHop

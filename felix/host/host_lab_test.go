@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -85,4 +86,35 @@ func TestTheHostsNetworkIsToldAndFollowed(t *testing.T) {
 	require.Equal(t, "10.30.0.1", first.NextHops[beyond].Via.String(), "by a router")
 	require.Equal(t, state.NextHop{}, first.NextHops[nowhere])
 	require.Equal(t, state.NextHop{}, first.NextHops[netip.MustParseAddr("10.30.0.206")], "the node itself is no way to anywhere")
+}
+
+// The links that really carry packets to other nodes are told, whatever their names, and followed.
+func TestUplinksAreThoseReallyUsed(t *testing.T) {
+	enter(t)
+	sh(t, `ip link set lo up
+		for name in bond0 storage0; do ip link add $name type veth peer name cali$name; ip link set cali$name up; ip link set $name up; done
+		ip addr add 10.30.0.206/24 dev bond0; ip link set bond0 mtu 8950
+		ip addr add 10.40.0.1/24 dev storage0
+		ip route add 10.30.1.0/24 via 10.30.0.1`)
+	w := New(slog.New(slog.DiscardHandler))
+	w.Peers([]netip.Addr{netip.MustParseAddr("10.30.0.56"), netip.MustParseAddr("10.30.1.66")})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	stage := 0
+	require.NoError(t, w.Run(ctx, func(h state.Host) {
+		switch {
+		case stage == 0:
+			require.Equal(t, []string{"bond0"}, h.Uplinks)
+			w.Peers([]netip.Addr{netip.MustParseAddr("10.30.1.66")})
+			sh(t, "ip route replace 10.30.1.0/24 via 10.40.0.9")
+			stage++
+		case stage == 1 && slices.Equal(h.Uplinks, []string{"storage0"}):
+			w.Peers(nil)
+			stage++
+		case stage == 2 && len(h.Uplinks) == 0:
+			stage++
+			cancel()
+		}
+	}))
+	require.Equal(t, 3, stage)
 }

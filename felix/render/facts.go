@@ -3,10 +3,8 @@
 package render
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -16,16 +14,6 @@ import (
 	"github.com/muslin-net/muslin/felix/state"
 )
 
-// Overheads that tunnels add to a packet, in bytes (spec §4.4).
-const (
-	overheadIPIP   = 20
-	overheadVXLAN4 = 50
-	overheadVXLAN6 = 70
-)
-
-// fallbackMTU is taken when no interface of the host matches MTUIfacePattern (spec §4.4).
-const fallbackMTU = 1460
-
 // family is one of the two IP families as the node takes part in it.
 type family struct {
 	v6       bool
@@ -33,24 +21,27 @@ type family struct {
 	parent   string       // interface that bears it
 	device   string       // VXLAN device
 	overhead int          // of VXLAN over this family
+	asked    int          // MTU that the user wants the VXLAN device to have; 0: what fits
 	mtu      int          // of the VXLAN device
-	vxlan    bool         // VXLAN is in use over this family
+	vxlan    bool         // VXLAN is in use over this family, and the kernel has it
+	ipip     bool         // the same of IP-in-IP, which there is for IPv4 only
 }
 
 // families are the families in which the node has an address.
 func families(s *state.State) []family {
 	self, c := s.Nodes[s.Node], s.Config.Spec
 	all := []family{
-		{address: self.IPv4, device: desired.VXLANDevice4, overhead: overheadVXLAN4, mtu: value(c.VXLANMTU, 0)},
-		{v6: true, address: self.IPv6, device: desired.VXLANDevice6, overhead: overheadVXLAN6, mtu: value(c.VXLANMTUV6, 0)},
+		{address: self.IPv4, device: desired.VXLANDevice4, overhead: overheadVXLAN4, asked: value(c.VXLANMTU, 0)},
+		{v6: true, address: self.IPv6, device: desired.VXLANDevice6, overhead: overheadVXLAN6, asked: value(c.VXLANMTUV6, 0)},
 	}
 	all = slices.DeleteFunc(all, func(f family) bool { return !f.address.IsValid() || f.v6 && !value(c.IPv6Support, true) })
 	host := HostMTU(s)
 	for i := range all {
 		f := &all[i]
 		f.parent = bearer(s.Host.Interfaces, f.address.Addr())
-		f.mtu = cmp.Or(f.mtu, host-f.overhead)
-		f.vxlan = value(c.VXLANEnabled, f.uses(s, view.TunnelVXLAN))
+		f.mtu = f.deviceMTU(s, host)
+		f.vxlan = value(c.VXLANEnabled, f.uses(s, view.TunnelVXLAN)) && s.Lacks(view.TunnelVXLAN) == ""
+		f.ipip = !f.v6 && value(c.IPIPEnabled, f.uses(s, view.TunnelIPIP)) && s.Lacks(view.TunnelIPIP) == ""
 	}
 	return all
 }
@@ -112,36 +103,6 @@ func tunnelOf(p *api.IPPool) view.Tunnel {
 		return view.TunnelIPIP
 	}
 	return view.TunnelNone
-}
-
-// HostMTU is the smallest MTU of the interfaces that carry traffic to other nodes (spec §4.4).
-func HostMTU(s *state.State) int {
-	pattern, err := regexp.Compile(s.Config.Spec.MTUIfacePattern)
-	if err != nil || s.Config.Spec.MTUIfacePattern == "" {
-		pattern = regexp.MustCompile(`^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)`)
-	}
-	smallest := 0
-	for name, i := range s.Host.Interfaces {
-		if i.Up && i.MTU > 0 && pattern.MatchString(name) && (smallest == 0 || i.MTU < smallest) {
-			smallest = i.MTU
-		}
-	}
-	return cmp.Or(smallest, fallbackMTU)
-}
-
-// PodMTU is the MTU of pods' interfaces: what fits through every tunnel in use.
-func PodMTU(s *state.State) int {
-	host := HostMTU(s)
-	mtu := host
-	for _, f := range families(s) {
-		if f.vxlan {
-			mtu = min(mtu, f.mtu)
-		}
-		if !f.v6 && value(s.Config.Spec.IPIPEnabled, f.uses(s, view.TunnelIPIP)) {
-			mtu = min(mtu, cmp.Or(value(s.Config.Spec.IPIPMTU, 0), host-overheadIPIP))
-		}
-	}
-	return mtu
 }
 
 // is tells whether a setting has a value; users may write values in any case.

@@ -89,6 +89,9 @@ func settings(s *state.State) desired.Settings {
 		}
 	}
 	for _, f := range families(s) {
+		if f.ipip {
+			out.IPIP = &desired.IPIPAdmission{Device: desired.IPIPDevice}
+		}
 		if !f.vxlan {
 			continue
 		}
@@ -105,7 +108,7 @@ func settings(s *state.State) desired.Settings {
 func natOutgoing(c api.FelixConfigurationSpec) *desired.NATOutgoing {
 	n := &desired.NATOutgoing{
 		ExcludeHosts: is(value(c.NATOutgoingExclusions, ""), "IPPoolsAndHostIPs"),
-		OutInterface: c.IptablesNATOutgoingInterfaceFilter,
+		OutInterface: c.IptablesNATOutgoingInterfaceFilter, RandomizePorts: true,
 	}
 	if a, err := netip.ParseAddr(c.NATOutgoingAddress); err == nil && a.Is4() {
 		n.Source4 = a
@@ -146,11 +149,9 @@ func ownSets(s *state.State) map[string]desired.Set {
 			add(desired.SetMasqPools, cidr)
 		}
 	}
-	for _, text := range value(s.Config.Spec.ExternalNodesCIDRList, nil) {
-		if cidr, err := parseNet(text); err == nil {
-			add(desired.SetAllHosts, cidr)
-			add(desired.SetVXLANHosts, cidr)
-		}
+	for _, cidr := range externalNodes(s) {
+		add(desired.SetAllHosts, cidr)
+		add(desired.SetVXLANHosts, cidr)
 	}
 	out := make(map[string]desired.Set, len(members))
 	for id, prefixes := range members {
@@ -160,6 +161,16 @@ func ownSets(s *state.State) map[string]desired.Set {
 			set.Members = append(set.Members, view.Member{Prefix: p})
 		}
 		out[id] = set
+	}
+	return out
+}
+
+// externalNodes are the networks of tunnel peers that are no nodes of the cluster.
+func externalNodes(s *state.State) (out []netip.Prefix) {
+	for _, text := range value(s.Config.Spec.ExternalNodesCIDRList, nil) {
+		if cidr, err := parseNet(text); err == nil {
+			out = append(out, cidr)
+		}
 	}
 	return out
 }

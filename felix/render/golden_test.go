@@ -24,6 +24,12 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // scenarios are what nodes meet; what each must lead to is in testdata/<name>.txt.
 func scenarios() map[string]*world {
+	all := mixedModes()
+	maps.Copy(all, usualScenarios())
+	return all
+}
+
+func usualScenarios() map[string]*world {
 	anyPool := pool("pods", "192.168.0.0/16", natted)
 	web := pod("web", "192.168.1.5")
 	leaving := pod("old", "192.168.1.6")
@@ -95,9 +101,13 @@ func scenarios() map[string]*world {
 		"vxlan-forced-off": vxlanWorld(func(c *api.FelixConfigurationSpec) { c.VXLANEnabled = new(bool) }),
 		"mtu-override":     vxlanWorld(func(c *api.FelixConfigurationSpec) { c.VXLANMTU, c.VXLANMTUV6 = new(9000), new(1280) }),
 		"mtu-no-match":     vxlanWorld(func(c *api.FelixConfigurationSpec) { c.MTUIfacePattern = "^nothing" }),
-		"mtu-smallest":     base().nic("eth1", 1480, true).nic("eth2", 1300, false).add(pool("vx", "10.77.0.0/16", vxlan(api.VXLANAlways))),
-		"mtu-jumbo":        base().nic("eth0", 9001, true, "10.30.0.206/24").add(pool("pods", "10.77.0.0/16", ipip(api.IPIPAlways))),
-		"no-parent":        base().nic("eth0", 1500, true, "10.30.0.7/24").add(pool("vx", "10.77.0.0/16", vxlan(api.VXLANAlways)), block("10.77.2.0/26", "worker-2", view.TunnelVXLAN)),
+		"mtu-pattern":      vxlanWorld(func(c *api.FelixConfigurationSpec) { c.MTUIfacePattern = "^(eth|docker)" }),
+		"mtu-uplinks": base().nic("bond0", 1420, true).leaves("bond0").nic("eth0", 9000, true, "10.30.0.206/24").
+			add(pool("pods", "10.77.0.0/16", vxlan(api.VXLANCrossSubnet), ipip(api.IPIPNever))),
+		"mtu-pods-follow": base().add(pool("vx", "10.77.0.0/16", vxlan(api.VXLANAlways))).wire(follows(pod("web", "10.77.1.9")), pod("pinned", "10.77.1.10")),
+		"mtu-smallest":    base().nic("eth1", 1480, true).nic("eth2", 1300, false).add(pool("vx", "10.77.0.0/16", vxlan(api.VXLANAlways))),
+		"mtu-jumbo":       base().nic("eth0", 9001, true, "10.30.0.206/24").add(pool("pods", "10.77.0.0/16", ipip(api.IPIPAlways))),
+		"no-parent":       base().nic("eth0", 1500, true, "10.30.0.7/24").add(pool("vx", "10.77.0.0/16", vxlan(api.VXLANAlways)), block("10.77.2.0/26", "worker-2", view.TunnelVXLAN)),
 		"settings": base().add(anyPool, pool("lb", "198.51.100.0/24", func(p *api.IPPool) { p.Spec.AllowedUses = []api.IPPoolUse{api.UseLoadBalancer} }),
 			config(func(c *api.FelixConfigurationSpec) {
 				c.NATPortRange, c.NATOutgoingAddress = &api.Port{First: 32768, Last: 65535}, "10.30.0.200"
@@ -159,15 +169,22 @@ func text(s *state.State) string {
 	fmt.Fprintf(&b, "pod mtu %d\n", render.PodMTU(s))
 	section("sysctls", lines(slices.Values(render.Sysctls(s)), func(y desired.Sysctl) string { return y.Path + "=" + y.Value }))
 	section("links", lines(maps.Values(render.Links(s)), func(l desired.WorkloadLink) string {
-		return fmt.Sprintf("%s mtu %d v4 %v v6 %v spoofing %v", l.Name, l.MTU, l.IPv4, l.IPv6, l.AllowSpoofing)
+		return fmt.Sprintf("%s mtu %d v4 %v v6 %v spoofing %v", l.Name, l.MTU, l.IPv4, l.IPv6, l.AllowSpoofing) + within(l.Netns)
 	}))
 	t := render.TunnelState(s)
 	section("tunnels", lines(maps.Values(t.VXLAN), func(v desired.VXLAN) string {
 		return fmt.Sprintf("%s id %d port %d local %s dev %s mac %s mtu %d address %s", v.Name, v.VNI, v.Port, v.Local, v.Parent, v.MAC, v.MTU, v.Address)
 	}))
+	section("ipip", lines(maps.Values(t.IPIP), func(v desired.IPIP) string {
+		return fmt.Sprintf("%s local %s dev %s mtu %d address %s", v.Name, v.Local, v.Parent, v.MTU, v.Address)
+	}))
+	section("takes ipip from", lines(maps.Keys(t.Decaps), netip.Addr.String))
 	section("neighbours", lines(maps.Values(t.Neighbors), func(n desired.Neighbor) string { return n.Key().String() + " lladdr " + n.MAC.String() }))
 	section("fdb", lines(maps.Values(t.FDB), func(f desired.FDB) string { return f.Key().String() + " dst " + f.Remote.String() }))
-	section("routes", lines(maps.Values(render.Routes(s)), desired.Route.String))
+	routes, encaps := render.Routes(s), render.Encaps(render.Routes(s))
+	section("routes", lines(maps.Values(routes), desired.Route.String))
+	section("encapsulated to", lines(maps.Keys(encaps), func(p netip.Prefix) string { return p.String() + " " + encaps[p].Remote.String() }))
+	section("problems", lines(slices.Values(render.Problems(s)), func(p render.Problem) string { return p.Capability + ": " + p.Message }))
 	section("announced", lines(slices.Values(render.Announced(s)), netip.Prefix.String))
 	fw := render.FirewallState(s)
 	section("settings", settingsLines(fw.Settings))
@@ -192,12 +209,15 @@ func settingsLines(s desired.Settings) []string {
 	out := []string{fmt.Sprintf("workloads %v to host %d reject %v accept invalid %v vxlan from pods %v ipip from pods %v",
 		s.WorkloadPrefixes, s.EndpointToHost, s.RejectDenied, s.AcceptInvalid, s.AllowVXLANFromWorkloads, s.AllowIPIPFromWorkloads)}
 	if n := s.NATOutgoing; n != nil {
-		out = append(out, fmt.Sprintf("nat outgoing: not to hosts %v by %q from %v %v ports %d-%d", n.ExcludeHosts, n.OutInterface, n.Source4, n.Source6, n.Ports.First, n.Ports.Last))
+		out = append(out, fmt.Sprintf("nat outgoing: not to hosts %v by %q from %v %v ports %d-%d random %v", n.ExcludeHosts, n.OutInterface, n.Source4, n.Source6, n.Ports.First, n.Ports.Last, n.RandomizePorts))
 	}
 	for _, v := range []*desired.VXLANAdmission{s.VXLAN4, s.VXLAN6} {
 		if v != nil {
 			out = append(out, fmt.Sprintf("vxlan admitted on %s port %d", v.Device, v.Port))
 		}
+	}
+	if s.IPIP != nil {
+		out = append(out, "ipip admitted on "+s.IPIP.Device)
 	}
 	return out
 }
@@ -208,4 +228,11 @@ func lines[T any](all func(func(T) bool), line func(T) string) []string {
 		out = append(out, line(v))
 	}
 	return out
+}
+
+func within(netns string) string {
+	if netns == "" {
+		return ""
+	}
+	return " and in " + netns
 }

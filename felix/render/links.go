@@ -8,8 +8,12 @@ import (
 // Links are the host sides of the node's pods.
 func Links(s *state.State) map[string]desired.WorkloadLink {
 	out := make(map[string]desired.WorkloadLink, len(s.Local))
+	mtu := PodMTU(s)
 	for _, e := range s.Local {
 		link := desired.WorkloadLink{Name: e.Interface, MTU: e.MTU}
+		if e.AutoMTU {
+			link.MTU, link.Netns = mtu, e.Netns
+		}
 		for _, a := range e.Addresses {
 			link.IPv4 = link.IPv4 || a.Is4()
 			link.IPv6 = link.IPv6 || a.Is6()

@@ -14,17 +14,18 @@ import (
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/render"
 	"github.com/muslin-net/muslin/felix/state"
+	"github.com/muslin-net/muslin/internal/thorough"
 )
 
 // rounds is how many random histories each scenario goes through.
-const rounds = 7
+func rounds() int { return thorough.Rounds(3, 20) }
 
 // Whatever the order in which knowledge arrives, in batches cut anywhere, with detours, the outcome is that of all at once.
 func TestOrderDoesNotMatter(t *testing.T) {
 	for name, w := range scenarios() {
 		t.Run(name, func(t *testing.T) {
 			want := text(w.state())
-			for seed := range uint64(rounds) {
+			for seed := range uint64(rounds()) {
 				s := state.New(self)
 				for _, step := range history(w, rand.New(rand.NewPCG(seed, 1))) {
 					step(s)
@@ -40,7 +41,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 func TestDifferencesAddUpToTheWhole(t *testing.T) {
 	for name, w := range scenarios() {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(rounds) {
+			for seed := range uint64(rounds()) {
 				s, k := state.New(self), newKernel()
 				for _, step := range history(w, rand.New(rand.NewPCG(seed, 2))) {
 					k.follow(s, step(s))
@@ -89,7 +90,11 @@ func history(w *world, r *rand.Rand) []func(*state.State) state.Section {
 			return s.SetPath(state.Path{Prefix: p.Prefix, NextHops: []netip.Addr{addr("10.30.0.57")}, Metric: 7})
 		})
 	}
-	steps = append(steps, func(s *state.State) state.Section { return s.SetHost(w.host) })
+	steps = append(steps, func(s *state.State) state.Section { return s.SetHost(w.host) },
+		func(s *state.State) state.Section { return s.SetCapabilities(state.Capabilities{Lacks: w.lacks}) })
+	detours = append(detours, func(s *state.State) state.Section {
+		return s.SetCapabilities(state.Capabilities{Lacks: map[string]string{state.CapabilityVXLAN: "no", state.CapabilityIPIP: "no"}})
+	})
 	detours = append(detours, func(s *state.State) state.Section {
 		return s.SetHost(state.Host{Interfaces: map[string]state.Interface{"eth7": {Index: 7, MTU: 600, Up: true}}})
 	})
@@ -103,14 +108,14 @@ func detour(it view.Item) (view.Item, bool) {
 	case view.Resource:
 		switch o := it.Object.DeepCopyObject().(type) {
 		case *api.IPPool:
-			o.Spec.NATOutgoing, o.Spec.VXLANMode = !o.Spec.NATOutgoing, api.VXLANAlways
+			o.Spec.NATOutgoing, o.Spec.VXLANMode, o.Spec.IPIPMode = !o.Spec.NATOutgoing, api.VXLANMode(o.Spec.IPIPMode), api.IPIPMode(o.Spec.VXLANMode)
 			return view.Resource{Object: o}, true
 		case *api.FelixConfiguration:
 			o.Spec.InterfacePrefix = "tap"
 			return view.Resource{Object: o}, true
 		}
 	case view.Node:
-		it.VXLANMAC4, it.IPv4 = "66:00:00:00:04:0f", prefix("10.30.0.250/24")
+		it.VXLANMAC4, it.IPv4, it.IPIPAddr = "66:00:00:00:04:0f", prefix("10.30.0.250/24"), addr("10.88.0.250")
 		return it, true
 	case view.IPSet:
 		it.Members = []view.Member{{Prefix: prefix("192.168.1.2/32")}, {Prefix: prefix("192.168.3.0/24")}}
@@ -122,7 +127,8 @@ func detour(it view.Item) (view.Item, bool) {
 		it.Incomplete = []string{"something"}
 		return it, true
 	case view.Route:
-		it.Send, it.CrossSubnet = view.TunnelVXLAN, !it.CrossSubnet
+		other := map[view.Tunnel]view.Tunnel{view.TunnelNone: view.TunnelVXLAN, view.TunnelVXLAN: view.TunnelIPIP, view.TunnelIPIP: view.TunnelNone}
+		it.Send, it.CrossSubnet, it.Receive = other[it.Send], !it.CrossSubnet, append(slices.Clone(it.Receive), view.TunnelIPIP)
 		return it, true
 	}
 	return nil, false

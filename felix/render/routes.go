@@ -62,12 +62,19 @@ func (r *routes) put(route desired.Route) {
 // local adds the routes to the node's endpoints. An address of one that is leaving has no route at all: the blackhole of
 // its block, or the lack of a route, keeps others from getting its packets.
 func (r *routes) local() {
-	protocol := value(r.state.Config.Spec.DeviceRouteProtocol, desired.ProtocolBoot)
+	c := r.state.Config.Spec
+	protocol := value(c.DeviceRouteProtocol, desired.ProtocolBoot)
 	names := slices.Sorted(maps.Keys(r.state.Local))
 	for _, name := range names {
 		if e := r.state.Local[name]; !e.Leaving {
 			for _, a := range e.Addresses {
-				r.put(desired.WorkloadRoute(a, e.Interface, protocol))
+				route := r.sourced(desired.WorkloadRoute(a, e.Interface, protocol))
+				priority := c.IPv4NormalRoutePriority
+				if a.Is6() {
+					priority = c.IPv6NormalRoutePriority
+				}
+				route.Metric = value(priority, desired.WorkloadMetric)
+				r.put(route)
 			}
 		}
 	}
@@ -76,6 +83,18 @@ func (r *routes) local() {
 			r.taken[netip.PrefixFrom(a, a.BitLen())] = true
 		}
 	}
+}
+
+// sourced gives a route the source address that the configuration wants the host's own packets to have.
+func (r *routes) sourced(route desired.Route) desired.Route {
+	text := r.state.Config.Spec.DeviceRouteSourceAddress
+	if route.Dst.Addr().Is6() {
+		text = r.state.Config.Spec.DeviceRouteSourceAddressIPv6
+	}
+	if src, err := netip.ParseAddr(text); err == nil && src.Is6() == route.Dst.Addr().Is6() {
+		route.Src = src
+	}
+	return route
 }
 
 // own adds the blackhole of a block of this node.
@@ -96,24 +115,29 @@ func (r *routes) remote(at view.Route) {
 		return
 	}
 	f := r.families[i]
-	if at.CrossSubnet && at.Send != view.TunnelNone && f.sameSubnet(node) {
-		r.put(desired.DirectRoute(at.Dst, f.of(node), f.parent, desired.ProtocolMuslin))
-		return
-	}
-	if at.Send != view.TunnelVXLAN || !f.vxlan {
-		return // direct pools are bird's; IP-in-IP has no device on this kernel
-	}
+	switch {
+	case at.CrossSubnet && at.Send != view.TunnelNone && f.sameSubnet(node):
+		r.put(r.sourced(desired.DirectRoute(at.Dst, f.of(node), f.parent, desired.ProtocolMuslin)))
+	case at.Send == view.TunnelVXLAN && f.vxlan:
+		r.byVXLAN(at.Dst, f, node)
+	case at.Send == view.TunnelIPIP && f.ipip && f.of(node).IsValid() && f.of(node) != f.address.Addr():
+		r.put(r.sourced(desired.IPIPRoute(at.Dst, f.of(node), IPIPMTU(r.state), desired.ProtocolMuslin)))
+	} // direct pools are bird's; without the tunnel that its pool wants there is no route: see Problems
+}
+
+// byVXLAN adds the route to a destination behind another node's VXLAN tunnel end.
+func (r *routes) byVXLAN(dst netip.Prefix, f family, node view.Node) {
 	vtep, _, ok := f.vtep(node)
 	own, _, ready := f.vtep(r.state.Nodes[r.state.Node])
 	if !ok || !ready || own == vtep {
 		return
 	}
 	protocol := value(r.state.Config.Spec.DeviceRouteProtocol, desired.ProtocolBoot)
-	if at.Dst.IsSingleIP() && at.Dst.Addr() == vtep {
-		r.put(desired.VTEPRoute(vtep, f.device, f.mtu, protocol))
+	if dst.IsSingleIP() && dst.Addr() == vtep {
+		r.put(r.sourced(desired.VTEPRoute(vtep, f.device, f.mtu, protocol)))
 		return
 	}
-	r.put(desired.VXLANRoute(at.Dst, vtep, f.device, f.mtu, protocol))
+	r.put(r.sourced(desired.VXLANRoute(dst, vtep, f.device, f.mtu, protocol)))
 }
 
 // learned adds the route that bird found, unless its destination lies in a pool whose routes come from typha's table.

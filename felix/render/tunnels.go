@@ -2,7 +2,9 @@ package render
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
@@ -11,6 +13,8 @@ import (
 // Tunnels is what the tunnel devices should be, and what they should know of the other nodes.
 type Tunnels struct {
 	VXLAN     map[string]desired.VXLAN
+	IPIP      map[string]desired.IPIP
+	Decaps    map[netip.Addr]struct{} // nodes whose IP-in-IP packets are taken
 	Neighbors map[desired.NeighborKey]desired.Neighbor
 	FDB       map[desired.FDBKey]desired.FDB
 }
@@ -19,10 +23,15 @@ type Tunnels struct {
 func TunnelState(s *state.State) Tunnels {
 	out := Tunnels{
 		VXLAN:     map[string]desired.VXLAN{},
+		IPIP:      map[string]desired.IPIP{},
+		Decaps:    map[netip.Addr]struct{}{},
 		Neighbors: map[desired.NeighborKey]desired.Neighbor{},
 		FDB:       map[desired.FDBKey]desired.FDB{},
 	}
 	for _, f := range families(s) {
+		if f.ipip && f.parent != "" {
+			out.ipip(s, f)
+		}
 		addr, mac, ok := f.vtep(s.Nodes[s.Node])
 		if !ok || f.parent == "" || !f.vxlan {
 			continue
@@ -30,7 +39,7 @@ func TunnelState(s *state.State) Tunnels {
 		out.VXLAN[f.device] = desired.VXLAN{
 			Name: f.device, VNI: value(s.Config.Spec.VXLANVNI, desired.DefaultVXLANVNI),
 			Port:  uint16(value(s.Config.Spec.VXLANPort, desired.DefaultVXLANPort)),
-			Local: f.address.Addr(), Parent: f.parent, MAC: mac, MTU: f.mtu, Address: addr,
+			Local: f.address.Addr(), Parent: f.parent, MAC: mac, MTU: f.mtu, Address: addr, Offload: offload(s),
 		}
 		for _, name := range slices.Sorted(maps.Keys(s.Nodes)) { // two nodes may claim one tunnel end: always the same wins
 			n := s.Nodes[name]
@@ -41,6 +50,53 @@ func TunnelState(s *state.State) Tunnels {
 			neigh := desired.Neighbor{Link: f.device, Addr: vtep, MAC: mac}
 			entry := desired.FDB{Link: f.device, MAC: mac, Remote: f.of(n)}
 			out.Neighbors[neigh.Key()], out.FDB[entry.Key()] = neigh, entry
+		}
+	}
+	return out
+}
+
+// checksumOffloadBroken is the feature of featureDetectOverride that says that a device must not leave checksums to others.
+const checksumOffloadBroken = "ChecksumOffloadBroken"
+
+// offload is what the user says about checksum offload of tunnels: "ChecksumOffloadBroken=true" among others.
+func offload(s *state.State) desired.Offload {
+	for setting := range strings.SplitSeq(s.Config.Spec.FeatureDetectOverride, ",") {
+		switch name, value, _ := strings.Cut(setting, "="); {
+		case name != checksumOffloadBroken:
+		case value == "true":
+			return desired.OffloadOff
+		case value == "false":
+			return desired.OffloadOn
+		}
+	}
+	return desired.OffloadAuto
+}
+
+// ipip adds the IP-in-IP device. It carries packets of pods before the node has an address for it, which is needed by
+// packets of the host alone.
+func (t Tunnels) ipip(s *state.State, f family) {
+	t.IPIP[desired.IPIPDevice] = desired.IPIP{
+		Name: desired.IPIPDevice, Local: f.address.Addr(), Parent: f.parent, MTU: IPIPMTU(s), Address: s.Nodes[s.Node].IPIPAddr,
+	}
+	for name, n := range s.Nodes {
+		if a := f.of(n); name != s.Node && a.IsValid() && a != f.address.Addr() {
+			t.Decaps[a] = struct{}{}
+		}
+	}
+	for _, p := range externalNodes(s) { // a peer has an address; networks of peers are for the kernel's own tunl0
+		if p.IsSingleIP() && f.has(p) {
+			t.Decaps[p.Addr()] = struct{}{}
+		}
+	}
+}
+
+// Encaps are the outer destinations of the routes through the IP-in-IP device: what its driver needs if it does not learn
+// them from the route.
+func Encaps(routes map[desired.RouteKey]desired.Route) map[netip.Prefix]desired.Encap {
+	out := map[netip.Prefix]desired.Encap{}
+	for _, r := range routes {
+		if len(r.NextHops) == 1 && r.NextHops[0].Link == desired.IPIPDevice {
+			out[r.Dst] = desired.Encap{Remote: r.NextHops[0].Via}
 		}
 	}
 	return out

@@ -24,6 +24,7 @@ type world struct {
 	local []state.Endpoint
 	paths []state.Path
 	host  state.Host
+	lacks map[string]string // what the kernel cannot do
 }
 
 // base is a node on eth0 (10.30.0.206/24), a neighbour in its subnet (worker-2) and one beyond a router (worker-3).
@@ -50,10 +51,10 @@ func base() *world {
 	)
 }
 
-// node is a node with VXLAN tunnel ends in both families; the number makes them up.
+// node is a node with tunnel ends of all kinds and families; the number makes them up.
 func node(name, ip4, ip6 string, n byte) view.Node {
 	return view.Node{
-		Name: name, IPv4: prefix(ip4), IPv6: prefix(ip6),
+		Name: name, IPv4: prefix(ip4), IPv6: prefix(ip6), IPIPAddr: netip.AddrFrom4([4]byte{10, 88, n, 1}),
 		VXLANAddr4: netip.AddrFrom4([4]byte{10, 77, n, 1}), VXLANMAC4: "66:00:00:00:04:0" + string('0'+n),
 		VXLANAddr6: addr("fd00:77::" + string('0'+n)), VXLANMAC6: "66:00:00:00:06:0" + string('0'+n),
 	}
@@ -103,6 +104,12 @@ func pod(name string, addrs ...string) state.Endpoint {
 	return e
 }
 
+// follows has felix choose the endpoint's MTU.
+func follows(e state.Endpoint) state.Endpoint {
+	e.AutoMTU, e.Netns = true, "/run/netns/"+e.Pod
+	return e
+}
+
 // policed are the items that open a pod: the endpoint, a list with one policy and one profile, and a set they use.
 func policed(e state.Endpoint, change ...func(*view.WorkloadEndpoint)) []view.Item {
 	w := view.WorkloadEndpoint{
@@ -148,6 +155,18 @@ func (w *world) nic(name string, mtu int, up bool, addrs ...string) *world {
 	return w
 }
 
+// leaves says by which links packets to other nodes leave.
+func (w *world) leaves(links ...string) *world { w.host.Uplinks = links; return w }
+
+// without says what the kernel cannot do.
+func (w *world) without(capabilities ...string) *world {
+	w.lacks = map[string]string{}
+	for _, c := range capabilities {
+		w.lacks[c] = "the module is not there"
+	}
+	return w
+}
+
 // replace puts another item in the place of the one with its key.
 func (w *world) replace(it view.Item) *world {
 	i := slices.IndexFunc(w.items, func(old view.Item) bool { return old.Key() == it.Key() })
@@ -158,7 +177,8 @@ func (w *world) replace(it view.Item) *world {
 // state brings everything at once.
 func (w *world) state() *state.State {
 	s := state.New(self)
-	s.SetHost(state.Host{Interfaces: maps.Clone(w.host.Interfaces), NextHops: maps.Clone(w.host.NextHops)})
+	s.SetHost(state.Host{Interfaces: maps.Clone(w.host.Interfaces), NextHops: maps.Clone(w.host.NextHops), Uplinks: w.host.Uplinks})
+	s.SetCapabilities(state.Capabilities{Lacks: w.lacks})
 	s.Apply(view.Batch{Updates: w.items, InSync: true})
 	for _, e := range w.local {
 		s.SetLocal(e)

@@ -39,6 +39,7 @@ func (s *Server) Add(ctx context.Context, req *felixv1.AddRequest) (*felixv1.Add
 		e.Profiles = []string{e.Network} // spec §6.2: without policy.type the profile is named after the network
 	}
 	if e.MTU == 0 {
+		e.AutoMTU = true
 		if e.MTU, err = s.Agent.PodMTU(ctx); err != nil {
 			return nil, statusOf(err)
 		}
@@ -84,12 +85,17 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 		if err != nil {
 			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 			defer cancel()
-			err = errors.Join(err, steps.run(after))
+			if undone := steps.run(after); undone != nil {
+				err = errors.Join(err, undone)
+			}
 		}
 	}()
 	name := recordName(e)
 	if !exists {
 		if err := s.assign(ctx, &e, req, &steps); err != nil {
+			return e, err
+		}
+		if err := s.Agent.Serves(ctx, e.Addresses); err != nil {
 			return e, err
 		}
 		steps.push(func(context.Context) error { return s.Records.Delete(name) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -383,4 +384,17 @@ func TestIPAMForOtherPlugins(t *testing.T) {
 	require.Equal(t, codes.Internal, code(err))
 	_, err = s.Unassign(t.Context(), &felixv1.UnassignRequest{})
 	require.Equal(t, codes.InvalidArgument, code(err))
+}
+
+// A pod whose packets the node cannot carry is not started with a broken network; its address is free again.
+func TestAPodOfAPoolThatTheNodeCannotServeIsRefused(t *testing.T) {
+	w := newWorld()
+	w.unserved = netip.MustParsePrefix("0.0.0.0/0")
+	_, err := w.server().Add(t.Context(), pod("web-0", "c1"))
+	require.Equal(t, codes.Unimplemented, code(err))
+	require.Equal(t, "node x: kernel has no ipip", status.Convert(err).Message(), "for people")
+	require.Empty(t, w.leftovers())
+	require.NotContains(t, w.steps, "Wire")
+	w.unserved = netip.Prefix{}
+	added(t, w.server(), pod("web-0", "c1"))
 }

@@ -37,6 +37,8 @@ type Agent interface {
 	Local(ctx context.Context) (map[string]state.Endpoint, error)
 	// PodMTU is the MTU for new pods.
 	PodMTU(ctx context.Context) (int, error)
+	// Serves tells why pods with these addresses would have no network on this node; nil if they would have.
+	Serves(ctx context.Context, addrs []netip.Addr) error
 	// Dump returns desired beside actual state.
 	Dump(ctx context.Context) ([]Difference, error)
 	// Ready tells whether pods can be wired, and if not why.
@@ -96,9 +98,11 @@ type Server struct {
 	felixv1.UnimplementedCniServiceServer
 	felixv1.UnimplementedIpamServiceServer
 	felixv1.UnimplementedStateServiceServer
+	felixv1.UnimplementedCheckServiceServer
 
 	Agent    Agent
 	Pods     Pods
+	Checks   Checks
 	IPAM     IPAM
 	Records  Records
 	Releases Releases
@@ -113,6 +117,7 @@ func (s *Server) Register(g *grpc.Server) {
 	felixv1.RegisterCniServiceServer(g, s)
 	felixv1.RegisterIpamServiceServer(g, s)
 	felixv1.RegisterStateServiceServer(g, s)
+	felixv1.RegisterCheckServiceServer(g, s)
 }
 
 // Status says whether Add would work.

@@ -7,9 +7,12 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/muslin-net/muslin/felix/server"
@@ -34,6 +37,7 @@ type world struct {
 	next     byte
 	exclude  func(string) // called within Wire
 	checkErr error
+	unserved netip.Prefix // pods of these addresses would have no network
 
 	local    map[string]state.Endpoint
 	links    map[string]bool
@@ -119,6 +123,15 @@ func (a *agentOf) Local(context.Context) (map[string]state.Endpoint, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return maps.Clone(a.local), nil
+}
+
+func (a *agentOf) Serves(_ context.Context, addrs []netip.Addr) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if slices.ContainsFunc(addrs, a.unserved.Contains) {
+		return status.Error(codes.Unimplemented, "node x: kernel has no ipip")
+	}
+	return nil
 }
 
 func (a *agentOf) PodMTU(context.Context) (int, error) { return 1450, nil }

@@ -36,6 +36,7 @@ type Endpoint struct {
 	Interface   string            `json:"interface"` // host side
 	MAC         string            `json:"mac"`       // pod side
 	MTU         int               `json:"mtu"`
+	AutoMTU     bool              `json:"autoMTU,omitempty"` // MTU is felix's choice: it follows the network between the nodes
 	Addresses   []netip.Addr      `json:"addresses"`
 	Netns       string            `json:"netns"`
 	Labels      map[string]string `json:"labels,omitempty"`
@@ -53,6 +54,8 @@ type Host struct {
 	Interfaces map[string]Interface
 	// NextHops says how the kernel reaches the next hops of bird's paths.
 	NextHops map[netip.Addr]NextHop
+	// Uplinks are the interfaces by which packets to other nodes leave, in the order of their names.
+	Uplinks []string
 }
 
 // NextHop is how the kernel reaches an address: by Via (the address itself if it is on the link) through Link. An empty
@@ -94,6 +97,8 @@ type State struct {
 	Paths     map[netip.Prefix]Path // from bird
 	Host      Host
 	Synced    bool // the view was whole at least once (from typha or from disk)
+
+	Capabilities Capabilities // of the kernel
 
 	receives map[reception]int // routes of Remote that ask for it
 }
@@ -141,7 +146,7 @@ func (s *State) put(item view.Item) Section {
 		return All
 	case view.Node:
 		s.Nodes[it.Name] = it
-		return Tunnels | Routes | Firewall
+		return s.node(it.Name)
 	case view.IPSet:
 		s.Sets[it.ID] = it
 		return Firewall
@@ -166,6 +171,14 @@ func (s *State) put(item view.Item) Section {
 	return 0
 }
 
+// node is what a change of a node touches: of this one everything, since its addresses say which interfaces it uses.
+func (s *State) node(name string) Section {
+	if name == s.Node {
+		return All
+	}
+	return Tunnels | Routes | Firewall
+}
+
 // setRemote sets a route of typha's table, or removes it. The firewall is touched only when the first route asks for a
 // tunnel to be received, or the last one no longer does.
 func (s *State) setRemote(key string, r *view.Route) Section {
@@ -177,7 +190,7 @@ func (s *State) setRemote(key string, r *view.Route) Section {
 		for _, t := range r.Receive {
 			at := reception{r.Dst.Addr().Is6(), t}
 			if s.receives[at]++; s.receives[at] == 1 {
-				touched |= Firewall
+				touched |= Firewall | Links // what fits into a tunnel goes for pods
 			}
 		}
 	}
@@ -185,7 +198,7 @@ func (s *State) setRemote(key string, r *view.Route) Section {
 		at := reception{old.Dst.Addr().Is6(), t}
 		if s.receives[at]--; s.receives[at] == 0 {
 			delete(s.receives, at)
-			touched |= Firewall
+			touched |= Firewall | Links
 		}
 	}
 	return touched
@@ -213,7 +226,7 @@ func (s *State) remove(key view.Key) Section {
 		return All
 	case view.KindNode:
 		delete(s.Nodes, key.ID)
-		return Tunnels | Routes | Firewall
+		return s.node(key.ID)
 	case view.KindIPSet:
 		delete(s.Sets, key.ID)
 	case view.KindPolicy:
@@ -249,7 +262,7 @@ func (s *State) SetHost(h Host) Section {
 	if !maps.Equal(s.Host.NextHops, h.NextHops) {
 		touched |= Routes
 	}
-	if !maps.EqualFunc(s.Host.Interfaces, h.Interfaces, Interface.equal) {
+	if !maps.EqualFunc(s.Host.Interfaces, h.Interfaces, Interface.equal) || !slices.Equal(s.Host.Uplinks, h.Uplinks) {
 		touched = All
 	}
 	s.Host = h

@@ -18,11 +18,11 @@ func apply(s *state.State, items ...view.Item) state.Section {
 	return s.Apply(view.Batch{Updates: items})
 }
 
-// A route changes the firewall only when the first asks for a tunnel to be received, or the last no longer does: else each
-// block of a large cluster would have the whole firewall computed anew.
+// A route changes the firewall, and what fits into tunnels, only when the first asks for a tunnel to be received, or the last
+// no longer does: else each block of a large cluster would have the whole firewall computed anew.
 func TestReceives(t *testing.T) {
 	s := state.New("n")
-	const some, all = state.Routes | state.Tunnels, state.Routes | state.Tunnels | state.Firewall
+	const some, all = state.Routes | state.Tunnels, state.All
 	one, two := route("10.0.0.0/26", "a", view.TunnelVXLAN), route("10.0.1.0/26", "b", view.TunnelNone, view.TunnelVXLAN)
 	require.Equal(t, all, apply(s, one))
 	require.Equal(t, all, apply(s, two), "the first that is received directly")
@@ -55,6 +55,15 @@ func TestNextHopsKnown(t *testing.T) {
 	require.True(t, s.NextHopsKnown(), "that there is no way is known too")
 	require.Zero(t, s.SetHost(state.Host{NextHops: map[netip.Addr]state.NextHop{hop: {}}}), "nothing new")
 	require.Equal(t, state.All, s.SetHost(state.Host{Interfaces: map[string]state.Interface{"eth0": {MTU: 1}}}))
+	require.Equal(t, state.All, s.SetHost(state.Host{Interfaces: map[string]state.Interface{"eth0": {MTU: 1}}, Uplinks: []string{"eth0"}}))
+}
+
+// A change of this node's own addresses says which interfaces it uses; of another's it does not.
+func TestNodes(t *testing.T) {
+	s := state.New("n")
+	require.Equal(t, state.All, apply(s, view.Node{Name: "n"}))
+	require.Equal(t, state.All&^state.Links, apply(s, view.Node{Name: "m"}))
+	require.Equal(t, state.All, s.Apply(view.Batch{Removes: []view.Key{view.Node{Name: "n"}.Key()}}))
 }
 
 // The first whole view has everything looked at; later ones only what they change.

@@ -83,3 +83,29 @@ func pathOf(best birdclient.Best) state.Path {
 	}
 	return p
 }
+
+// NoBGP is the exchange of a node on which no bird runs: it takes what it is told, and has told all that it knows, which is
+// nothing, as soon as it runs. So routes that BGP brought before go at once.
+type NoBGP struct{}
+
+// Announce does nothing: there is nobody to tell.
+func (NoBGP) Announce(birdclient.LocalRoute) {}
+
+// Withdraw does nothing.
+func (NoBGP) Withdraw(netip.Prefix) {}
+
+// SnapshotEnd does nothing.
+func (NoBGP) SnapshotEnd() {}
+
+// NextHop does nothing.
+func (NoBGP) NextHop(netip.Addr, bool, uint32) {}
+
+// Applied does nothing.
+func (NoBGP) Applied(uint64) {}
+
+// Run says that there are no paths, and waits for the end of ctx.
+func (NoBGP) Run(ctx context.Context, handle func(birdclient.Update)) error {
+	handle(birdclient.Update{Synced: true})
+	<-ctx.Done()
+	return nil
+}

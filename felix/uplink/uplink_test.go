@@ -262,3 +262,23 @@ func TestQuestionsThatCannotBeAnswered(t *testing.T) {
 	err := v.OnQuery(t.Context(), client.Question{Method: client.FelixDump, Request: []byte("\xff\xff")}, reply)
 	require.ErrorContains(t, err, "the question cannot be read")
 }
+
+// Where no bird runs, all that BGP knows is known at once: nothing.
+func TestWithoutBGPNothingIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bgp := uplink.NewBGP(uplink.NoBGP{})
+		bgp.Announce([]netip.Prefix{netip.MustParsePrefix("192.168.0.0/26")})
+		bgp.Reachable(state.Host{NextHops: map[netip.Addr]state.NextHop{netip.MustParseAddr("10.0.0.1"): {}}})
+		var known []bool
+		stop := run(t, func(ctx context.Context) error {
+			return bgp.Run(ctx, func([]netip.Addr) { require.Fail(t, "there are no next hops") }, func(changed []state.Path, all bool, applied func()) {
+				require.Empty(t, changed)
+				known = append(known, all)
+				applied()
+			})
+		})
+		synctest.Wait()
+		require.Equal(t, []bool{true}, known)
+		stop()
+	})
+}

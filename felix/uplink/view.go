@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/muslin-net/muslin/felix/agent"
+	"github.com/muslin-net/muslin/felix/environ"
 	"github.com/muslin-net/muslin/felix/server"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 	"github.com/muslin-net/muslin/typha/client"
@@ -14,13 +15,14 @@ import (
 
 // View hands what typha sends to the agent, and answers operators' questions that typha relays.
 type View struct {
-	Agent  *agent.Agent
-	Server *server.Server
+	Agent       *agent.Agent
+	Server      *server.Server
+	Environment environ.Settings // wins over the configuration that typha sends
 }
 
 // OnBatch commits a batch; it is acknowledged when it is in the kernel.
 func (v View) OnBatch(b client.Batch) {
-	v.Agent.Batch(context.Background(), b.Batch, func() { b.Applied() })
+	v.Agent.Batch(context.Background(), v.Environment.Over(b.Batch), func() { b.Applied() })
 }
 
 // OnQuery answers with felix's own read methods.

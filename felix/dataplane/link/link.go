@@ -35,7 +35,9 @@ type Driver struct {
 
 	mu       sync.Mutex // guards the following
 	links    map[string]desired.WorkloadLink
-	done     map[string]int // links that are as wanted, with their index
+	done     map[string]int      // links that are as wanted, with their index
+	halves   map[string]struct{} // links of which only one end may have the wanted MTU
+	growing  map[string]struct{} // links that wait for Grow
 	sysctls  map[string]desired.Sysctl
 	written  bool // all of sysctls are as wanted
 	failures dataplane.Failures
@@ -55,7 +57,7 @@ func New() (*Driver, error) {
 	}
 	d := &Driver{
 		handle: h, host: host,
-		links: map[string]desired.WorkloadLink{}, done: map[string]int{}, sysctls: map[string]desired.Sysctl{},
+		links: map[string]desired.WorkloadLink{}, done: map[string]int{}, halves: map[string]struct{}{}, growing: map[string]struct{}{}, sysctls: map[string]desired.Sysctl{},
 	}
 	if text, err := readSysctl("net/ipv4/conf/default/rp_filter"); err == nil {
 		d.rpFilter, _ = strconv.Atoi(text)
@@ -83,6 +85,7 @@ func (d *Driver) Update(links desired.Delta[string, desired.WorkloadLink], sysct
 	for name := range links.Removed {
 		delete(d.links, name)
 		delete(d.done, name)
+		delete(d.halves, name)
 	}
 	for name, l := range links.Set {
 		d.links[name] = l
@@ -104,7 +107,8 @@ func (d *Driver) Resync() {
 	d.written = false
 }
 
-// Apply makes the kernel agree. What failed stays due and is in the error, one ObjectError for each object.
+// Apply makes the kernel agree, but for links whose MTU is to grow: see Grow. What failed stays due and is in the error, one
+// ObjectError for each object.
 func (d *Driver) Apply(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -148,10 +152,14 @@ func (d *Driver) configure(want desired.WorkloadLink) (index int, err error) {
 			return 0, fmt.Errorf("set address %s: %w", mac, err)
 		}
 	}
-	if want.MTU != 0 && at.MTU != want.MTU {
-		if err := d.write(d.handle.LinkSetMTU(l, want.MTU)); err != nil {
-			return 0, fmt.Errorf("set MTU %d: %w", want.MTU, err)
+	switch _, half := d.halves[want.Name]; {
+	case want.MTU == 0 || at.MTU == want.MTU && !half:
+	case at.MTU > want.MTU:
+		if err := d.setMTU(l, want); err != nil {
+			return 0, err
 		}
+	default:
+		d.growing[want.Name] = struct{}{}
 	}
 	for _, s := range want.Sysctls(d.rpFilter) {
 		if err := d.sysctl(s); err != nil {

@@ -4,6 +4,7 @@ package link_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -190,7 +191,7 @@ func TestLinksAreRepairedAndWaitedFor(t *testing.T) {
 		for !mended() { // Apply is run only when the driver asks for it
 			select {
 			case <-woken:
-				require.NoError(t, d.Apply(ctx))
+				require.NoError(t, errors.Join(d.Apply(ctx), d.Grow(ctx)))
 			case <-time.After(5 * time.Second):
 				t.Fatal("nobody woke: " + broken)
 			}

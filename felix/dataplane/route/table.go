@@ -3,10 +3,11 @@
 //   - routes with protocol 80, wherever they are;
 //   - routes of felix's and BIRD's protocols on the tunnel devices;
 //   - all routes on workload interfaces: one that felix did not ask for is removed after a grace period;
-//   - whatever has the table, destination and metric of a desired route.
+//   - a route made by hand in the place (table, destination, metric) of one of felix's, a few times, and one to the address
+//     of a local workload.
 //
-// It leaves alone everything else, and everything the kernel itself makes. Equal routes found at start are adopted
-// untouched.
+// It leaves alone everything else, and everything the kernel itself makes: another's route in the place of a desired one
+// is reported (see OccupiedError) and waited out. Equal routes found at start are adopted untouched.
 //
 // What makes this harder than it looks: the kernel removes IPv4 routes without a notification when their device goes down
 // or away, or loses its last address; an IPv6 route with metric 0 comes back with 1024; an index names another device
@@ -18,8 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -75,6 +74,11 @@ type Table struct {
 	doubles  []desired.Route                                 // further kernel routes with the key of one of ours
 	external map[desired.RouteKey]external                   // others' routes on workload interfaces, in their grace period
 	waiting  map[desired.RouteKey]string                     // desired, but this device is not there or not up
+	occupied map[desired.RouteKey]desired.Route              // another's route in the place of a desired one; the zero route: unknown
+	told     map[desired.RouteKey]string                     // what was logged of it
+	ousted   map[desired.RouteKey]struct{}                   // ours was there until another took it out
+	suspects map[desired.RouteKey]struct{}                   // ours was there, and may have gone with its device
+	contests map[desired.RouteKey]contest
 	failures dataplane.Failures
 	whole    bool
 	stale    bool // actual must be read anew
@@ -104,6 +108,11 @@ func New(cfg Config) (*Table, error) {
 		dropped:  map[desired.RouteKey]struct{}{},
 		external: map[desired.RouteKey]external{},
 		waiting:  map[desired.RouteKey]string{},
+		occupied: map[desired.RouteKey]desired.Route{},
+		told:     map[desired.RouteKey]string{},
+		ousted:   map[desired.RouteKey]struct{}{},
+		suspects: map[desired.RouteKey]struct{}{},
+		contests: map[desired.RouteKey]contest{},
 		stale:    true,
 	}, nil
 }
@@ -123,6 +132,8 @@ func (t *Table) Update(d desired.Delta[desired.RouteKey, desired.Route]) {
 		t.routes.DeleteDesired(k)
 		t.dropped[k] = struct{}{}
 		delete(t.waiting, k)
+		delete(t.ousted, k)
+		t.vacate(k)
 	}
 	for _, r := range d.Set {
 		r = normal(r)
@@ -165,47 +176,88 @@ func (t *Table) Apply(ctx context.Context) error {
 	t.expire(time.Now())
 	t.failures = dataplane.Failures{}
 	// Writes go before removals: a route that changes its metric is never missing.
-	if err := t.write(ctx); err != nil {
-		t.stale = true
-		return err
+	err := t.write(ctx)
+	if err == nil {
+		err = t.remove(ctx)
 	}
-	if err := t.remove(ctx); err != nil {
+	if err != nil {
 		t.stale = true
 		return err
 	}
 	return t.failures.Join()
 }
 
+// write makes and changes routes. Where one is made, nothing must be in its place: if something is, everything is read
+// anew to find out what.
 func (t *Table) write(ctx context.Context) error {
+	taken, err := t.attempt(ctx)
+	if err != nil || len(taken) == 0 {
+		return err
+	}
+	if err := t.load(ctx); err != nil {
+		return fmt.Errorf("read routes: %w", err)
+	}
+	taken, err = t.attempt(ctx)
+	for _, k := range taken {
+		t.occupied[k] = desired.Route{}
+		t.contested(k, time.Now())
+	}
+	return err
+}
+
+// attempt writes what is due. taken are the places where something is that was not known of.
+func (t *Table) attempt(ctx context.Context) (taken []desired.RouteKey, err error) {
 	var msgs []nlsock.Message
-	var due []desired.Route
+	var due, refused []desired.Route
+	now := time.Now()
 	for k, r := range t.routes.Updates() {
 		if missing := t.missingLink(r); missing != "" {
 			t.waiting[k] = missing
 			continue
 		}
 		delete(t.waiting, k)
+		_, occupied := t.occupied[k]
+		if occupied && !t.contested(k, now) {
+			continue
+		}
+		_, there := t.routes.Actual(k)
+		_, perhaps := t.suspects[k]
+		mode := uint16(unix.NLM_F_EXCL)
+		if occupied || there || perhaps {
+			mode = unix.NLM_F_REPLACE
+		}
 		due = append(due, r)
-		msgs = append(msgs, nlsock.Message{
-			Type: unix.RTM_NEWROUTE, Flags: unix.NLM_F_CREATE | unix.NLM_F_REPLACE, Body: encode(r, t.index),
-		})
+		msgs = append(msgs, nlsock.Message{Type: unix.RTM_NEWROUTE, Flags: unix.NLM_F_CREATE | mode, Body: encode(r, t.index)})
 	}
 	results, err := t.conn.Send(ctx, msgs)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for i, r := range due {
 		k := r.Key()
 		switch err := results[i]; {
 		case err == nil:
 			t.setActual(r)
+			delete(t.occupied, k)
+			delete(t.ousted, k)
+			delete(t.told, k)
+		case errors.Is(err, unix.EEXIST):
+			taken = append(taken, k)
 		case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENODEV):
 			t.waiting[k] = r.NextHops[0].Link // it went in this moment; its return wakes us
+		case refusedInPlace(r, t.has(k), err):
+			refused = append(refused, r)
 		default:
 			t.failures.Add(dataplane.KindRoute, k.String(), fmt.Errorf("add %s: %w", r, err))
 		}
 	}
-	return nil
+	return taken, t.reroute(ctx, refused)
+}
+
+// has tells whether a route of ours is in the kernel with the key.
+func (t *Table) has(k desired.RouteKey) bool {
+	_, there := t.routes.Actual(k)
+	return there
 }
 
 func (t *Table) remove(ctx context.Context) error {
@@ -270,20 +322,23 @@ func (t *Table) load(ctx context.Context) error {
 	was := t.external
 	t.external, t.doubles = map[desired.RouteKey]external{}, nil
 	actual := make(map[desired.RouteKey]desired.Route, len(found))
+	intruding := map[desired.RouteKey]desired.Route{}
 	for _, r := range found {
 		k := r.Key()
-		if first, double := actual[k]; double {
-			if want, wanted := t.routes.Desired(k); wanted && r.Equal(want) {
-				actual[k], r = r, first // keep the right one
-			}
-			t.doubles = append(t.doubles, r)
-			continue
-		}
 		switch t.owner(r) {
 		case ours:
+			if first, double := actual[k]; double {
+				if want, wanted := t.routes.Desired(k); wanted && r.Equal(want) {
+					actual[k], r = r, first // keep the right one
+				}
+				t.doubles = append(t.doubles, r)
+				continue
+			}
 			actual[k] = r
 		case guests:
 			t.greet(r, was[k].until)
+		case intruders:
+			intruding[k] = r
 		}
 	}
 	t.byLink = map[string]map[desired.RouteKey]struct{}{}
@@ -291,42 +346,9 @@ func (t *Table) load(ctx context.Context) error {
 		t.indexLinks(k, r)
 	}
 	t.routes.ReplaceActual(actual)
+	clear(t.suspects)
+	t.occupy(intruding)
 	return nil
-}
-
-type ownership uint8
-
-const (
-	others ownership = iota
-	ours
-	guests // others' on a workload interface
-)
-
-func (t *Table) owner(r desired.Route) ownership {
-	if _, wanted := t.routes.Desired(r.Key()); wanted {
-		return ours
-	}
-	switch r.Protocol {
-	case unix.RTPROT_KERNEL, unix.RTPROT_REDIRECT, unix.RTPROT_RA:
-		return others
-	case desired.ProtocolMuslin:
-		return ours
-	}
-	if t.cfg.DeviceProtocol != desired.ProtocolBoot && r.Protocol == t.cfg.DeviceProtocol {
-		return ours // a protocol chosen for felix is felix's wherever it is
-	}
-	for _, h := range r.NextHops {
-		if slices.Contains(t.cfg.TunnelDevices, h.Link) &&
-			(r.Protocol == t.cfg.DeviceProtocol || r.Protocol == desired.ProtocolBIRD) {
-			return ours
-		}
-		if !t.cfg.KeepExternal && slices.ContainsFunc(t.cfg.WorkloadPrefixes, func(p string) bool {
-			return strings.HasPrefix(h.Link, p)
-		}) {
-			return guests
-		}
-	}
-	return others
 }
 
 // greet starts a guest's grace period, or continues it.
@@ -371,6 +393,7 @@ func (t *Table) setActual(r desired.Route) {
 		t.unindexLinks(k, old)
 	}
 	t.routes.SetActual(k, r)
+	delete(t.suspects, k)
 	t.indexLinks(k, r)
 }
 

@@ -2,6 +2,7 @@ package route
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,7 +77,7 @@ func (t *Table) on(e nlsock.Event) (drifts []dataplane.Drift, due bool) {
 		// With its last IPv4 address a device loses its IPv4 routes, and a route loses its preferred source; neither
 		// is notified. Writing them again changes nothing where they are still there.
 		if len(e.Body) >= unix.SizeofIfAddrmsg {
-			return t.suspectLink(t.links.Name(int(nlsock.U32(e.Body[4:]))), "its device lost an address")
+			return t.suspectLink(t.links.Name(int(nlsock.U32(e.Body[4:]))), "lost with an address of the device")
 		}
 	}
 	return nil, false
@@ -94,12 +95,19 @@ func (t *Table) onRoute(e nlsock.Event) ([]dataplane.Drift, bool) {
 		if g, ok := t.external[k]; ok && g.route.Equal(r) {
 			delete(t.external, k)
 		}
+		if o, ok := t.occupied[k]; ok && o.Equal(r) {
+			t.vacate(k)
+			return nil, true
+		}
 		if !there || !have.Equal(r) {
 			return nil, false
 		}
 		t.deleteActual(k)
 		drift.What = "removed"
 		_, wanted := t.routes.Desired(k)
+		if wanted {
+			t.ousted[k] = struct{}{}
+		}
 		return []dataplane.Drift{drift}, wanted
 	}
 	switch t.owner(r) {
@@ -110,6 +118,17 @@ func (t *Table) onRoute(e nlsock.Event) ([]dataplane.Drift, bool) {
 		t.setActual(r)
 		drift.What = "changed to " + r.String()
 		return []dataplane.Drift{drift}, true
+	case intruders:
+		if o, known := t.occupied[k]; known && o.Equal(r) {
+			return nil, false
+		}
+		t.stale = true // ours may be beside it, or not
+		if !there {
+			return nil, true
+		}
+		t.ousted[k] = struct{}{}
+		drift.What = "changed to " + r.String()
+		return []dataplane.Drift{drift}, true
 	case guests:
 		t.greet(r, t.external[k].until)
 	}
@@ -118,7 +137,7 @@ func (t *Table) onRoute(e nlsock.Event) ([]dataplane.Drift, bool) {
 
 func (t *Table) onLink(c links.Change) (drifts []dataplane.Drift, due bool) {
 	if b := c.Before; b.Index != 0 && b != c.After {
-		drifts, due = t.suspectLink(b.Name, "its device changed")
+		drifts, due = t.suspectLink(b.Name, "lost with the device")
 	}
 	if c.After.Up {
 		for _, link := range t.waiting {
@@ -134,14 +153,21 @@ func (t *Table) suspectLink(name, why string) (drifts []dataplane.Drift, due boo
 		t.deleteActual(k)
 		if _, wanted := t.routes.Desired(k); wanted {
 			due = true
+			t.suspects[k] = struct{}{}
 			drifts = append(drifts, dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindRoute, Key: k.String()}, What: why})
 		}
 	}
+	on := func(r desired.Route) bool {
+		return slices.ContainsFunc(r.NextHops, func(h desired.NextHop) bool { return h.Link == name })
+	}
 	for k, e := range t.external {
-		for _, h := range e.route.NextHops {
-			if h.Link == name {
-				delete(t.external, k)
-			}
+		if on(e.route) {
+			delete(t.external, k)
+		}
+	}
+	for k, o := range t.occupied {
+		if on(o) { // it may have gone without a word; if not, the attempt finds it
+			due = t.vacate(k) || due
 		}
 	}
 	return drifts, due
@@ -157,9 +183,9 @@ func (t *Table) Entries() []dataplane.Entry {
 		if have, ok := t.routes.Actual(k); ok {
 			e.Actual = have.String()
 		}
-		e.Err = t.failures.Of(e.Kind, e.Key)
-		if link, ok := t.waiting[k]; ok {
-			e.Err = &WaitingError{Link: link}
+		e.Err = t.why(k)
+		if o, ok := t.occupied[k]; ok && o.Dst.IsValid() {
+			e.Actual = o.String()
 		}
 		out = append(out, e)
 	}
@@ -180,6 +206,23 @@ func (t *Table) Programmed(k desired.RouteKey) bool {
 	want, wanted := t.routes.Desired(k)
 	have, there := t.routes.Actual(k)
 	return wanted && there && want.Equal(have)
+}
+
+// Why tells what keeps a route from being programmed, as far as is known; nil if nothing does.
+func (t *Table) Why(k desired.RouteKey) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.why(normalKey(k))
+}
+
+func (t *Table) why(k desired.RouteKey) error {
+	if link, ok := t.waiting[k]; ok {
+		return &WaitingError{Link: link}
+	}
+	if o, ok := t.occupied[k]; ok {
+		return &OccupiedError{Route: o}
+	}
+	return t.failures.Of(dataplane.KindRoute, k.String())
 }
 
 // WaitingError says that a route waits for its device.

@@ -160,8 +160,11 @@ func TestPortsBesideTheVXLANPort(t *testing.T) {
 	for p, want := range map[uint16]nft.PortRange{
 		4789: {First: 4790, Last: 65535}, 60000: {First: 1024, Last: 59999}, 80: {First: 1024, Last: 65535}, 65535: {First: 1024, Last: 65534},
 	} {
-		assert.Equal(t, want, beside(p), p)
+		assert.Equal(t, want, beside(p, nft.PortRange{}), p)
 	}
+	assert.Equal(t, nft.PortRange{First: 4000, Last: 4788}, beside(4789, nft.PortRange{First: 4000, Last: 5000}), "within the range that is asked for")
+	assert.Equal(t, nft.PortRange{First: 4790, Last: 9000}, beside(4789, nft.PortRange{First: 4700, Last: 9000}))
+	assert.Equal(t, nft.PortRange{First: 32768, Last: 65535}, beside(4789, nft.PortRange{First: 32768, Last: 65535}))
 }
 
 func TestMergePorts(t *testing.T) {

@@ -5,9 +5,9 @@
 //
 // A packet's way (priorities and names as Calico's, spec §4.8):
 //
-//	raw-PREROUTING   VXLAN is not tracked; what a workload sends under a source that is not its own is dropped
-//	filter-INPUT     tunnel packets are admitted from known nodes; a workload's packets to the host: its egress policy,
-//	                 then DefaultEndpointToHostAction
+//	raw-PREROUTING   tunnel packets are admitted from known nodes; VXLAN is not tracked; what a workload sends under a
+//	                 source that is not its own is dropped
+//	filter-INPUT     a workload's packets to the host: its egress policy, then DefaultEndpointToHostAction
 //	filter-FORWARD   closed workloads; established flows; then by verdict map the sender's egress and the receiver's
 //	                 ingress policy; a workload interface that nobody told of drops everything
 //	raw-OUTPUT       VXLAN is not tracked

@@ -53,6 +53,9 @@ func (d *Driver) describe(l netlink.Link, names map[int]string) desired.VXLAN {
 		MTU: at.MTU,
 	}
 	copy(out.MAC[:], at.HardwareAddr)
+	if want, ok := d.vxlans.Desired(at.Name); ok {
+		out.Offload = d.offload.describe(at.Name, want.Offload)
+	}
 	if at.Flags&net.FlagUp == 0 {
 		out.MTU = 0
 	}
@@ -142,6 +145,13 @@ func (d *Driver) ensure(want desired.VXLAN) error {
 			return fmt.Errorf("set MTU %d: %w", want.MTU, err)
 		}
 	}
+	changed, err := d.offload.set(want.Name, want.Offload)
+	if changed {
+		d.writes++
+	}
+	if err != nil {
+		return err
+	}
 	if err := d.setAddress(link, want.Address); err != nil {
 		return err
 	}
@@ -156,7 +166,7 @@ func (d *Driver) ensure(want desired.VXLAN) error {
 
 // repairable tells whether two devices differ only in what the kernel can change in place.
 func repairable(have, want desired.VXLAN) bool {
-	have.MTU, have.Address = want.MTU, want.Address
+	have.MTU, have.Address, have.Offload = want.MTU, want.Address, want.Offload
 	return have == want
 }
 
@@ -174,10 +184,29 @@ func (d *Driver) create(want desired.VXLAN) error {
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return errors.New("kernel has no vxlan; load the module vxlan, or use pools without vxlanMode")
 	}
+	if errors.Is(err, unix.EEXIST) {
+		if other := d.sameVNI(want); other != "" {
+			return fmt.Errorf("%w: the device %s has VNI %d on port %d already; remove it, or set vxlanVNI or vxlanPort in the FelixConfiguration", err, other, want.VNI, want.Port)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("create device with VNI %d, port %d on %s: %w", want.VNI, want.Port, want.Parent, err)
 	}
 	return nil
+}
+
+// sameVNI is another's device that takes the packets which are for ours, empty if there is none.
+func (d *Driver) sameVNI(want desired.VXLAN) string {
+	links, err := d.handle.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return ""
+	}
+	for _, l := range links {
+		if v, ok := l.(*netlink.Vxlan); ok && v.Name != want.Name && v.VxlanId == want.VNI && v.Port == int(want.Port) {
+			return v.Name
+		}
+	}
+	return ""
 }
 
 // setAddress leaves the wanted address as the only one.
@@ -206,7 +235,11 @@ func (d *Driver) setAddress(link netlink.Link, want netip.Addr) error {
 }
 
 func address(p netip.Prefix) *netlink.Addr {
-	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD // nobody else has it; until that is found out the node would speak from another address
+	}
+	return a
 }
 
 // deleteDevice removes a device, and with it, in our books as in the kernel, what was on it.

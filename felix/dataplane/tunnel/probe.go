@@ -3,7 +3,6 @@ package tunnel
 import (
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -16,13 +15,18 @@ type CapabilityError struct {
 	Feature string // "VXLAN", "IP-in-IP"
 	Module  string // the kernel module that has it
 	Setting string // the setting of a pool that asks for it
+	Instead string // the setting that does without it; empty: none does
 	Err     error
 }
 
 // Error names the feature and the choices.
 func (e *CapabilityError) Error() string {
-	return fmt.Sprintf("the kernel has no %s: %v; load the module %s, boot a kernel that has it, or set %s to Never on the pools",
-		e.Feature, e.Err, e.Module, e.Setting)
+	choice := e.Setting + " to Never"
+	if e.Instead != "" {
+		choice = e.Instead + " instead of " + e.Setting
+	}
+	return fmt.Sprintf("the kernel has no %s: %v; load the module %s, boot a kernel that has it, or set %s on the pools",
+		e.Feature, e.Err, e.Module, choice)
 }
 
 // Unwrap is the kernel's answer.
@@ -38,16 +42,6 @@ func ProbeVXLAN() error {
 	const lastVNI = 1<<24 - 1 // nobody's, so that no device of ours is in the way
 	return probe(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: lastVNI, Port: desired.DefaultVXLANPort},
 		CapabilityError{Feature: "VXLAN", Module: "vxlan", Setting: "vxlanMode"})
-}
-
-// ProbeIPIP finds out by doing whether the kernel has IP-in-IP. If the module is there but not loaded, asking loads it,
-// and tunl0 appears.
-func ProbeIPIP() error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = probeDevice
-	// Without addresses it would be tunl0 itself; these are for documentation (RFC 5737).
-	return probe(&netlink.Iptun{LinkAttrs: attrs, Local: net.IPv4(192, 0, 2, 1), Remote: net.IPv4(192, 0, 2, 2)},
-		CapabilityError{Feature: "IP-in-IP", Module: "ipip", Setting: "ipipMode"})
 }
 
 func probe(device netlink.Link, lack CapabilityError) error {

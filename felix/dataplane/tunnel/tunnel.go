@@ -19,6 +19,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,8 @@ var devices = []string{desired.VXLANDevice4, desired.VXLANDevice6}
 
 // Driver is the driver. Its methods may be called from several goroutines.
 type Driver struct {
-	handle *netlink.Handle
+	handle  *netlink.Handle
+	offload offload
 
 	mu        sync.Mutex // guards the following
 	vxlans    *delta.Tracker[string, desired.VXLAN]
@@ -51,8 +53,13 @@ func New() (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tunnel driver: %w", err)
 	}
+	tool, err := ethtool.NewEthtool()
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("tunnel driver: %w", err)
+	}
 	return &Driver{
-		handle: h, index: map[string]int{}, stale: true,
+		handle: h, offload: offload{tool: tool, probe: sync.OnceValue(ProbeChecksums)}, index: map[string]int{}, stale: true,
 		vxlans:    delta.New[string](same[desired.VXLAN]),
 		neighbors: delta.New[desired.NeighborKey](same[desired.Neighbor]),
 		fdb:       delta.New[desired.FDBKey](same[desired.FDB]),
@@ -63,6 +70,7 @@ func same[T comparable](a, b T) bool { return a == b }
 
 // Close releases the driver's sockets; devices stay.
 func (d *Driver) Close() error {
+	d.offload.tool.Close()
 	d.handle.Close()
 	return nil
 }
@@ -121,7 +129,13 @@ func (d *Driver) Apply(ctx context.Context) error {
 	}
 	d.failures = dataplane.Failures{}
 	for name, v := range d.vxlans.Updates() {
-		d.failures.Add(dataplane.KindLink, name, d.ensure(v))
+		err := d.ensure(v)
+		if errors.Is(err, unix.EEXIST) { // there is a device of that name that was not known of: look at it
+			if err = d.load(); err == nil {
+				err = d.ensure(v)
+			}
+		}
+		d.failures.Add(dataplane.KindLink, name, err)
 	}
 	for name := range d.vxlans.Deletes() {
 		if d.whole {

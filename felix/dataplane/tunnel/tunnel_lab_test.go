@@ -107,6 +107,33 @@ func TestAMismatchMakesTheDeviceAnew(t *testing.T) {
 	}
 }
 
+// A node that gets another address, on another interface, has its device made anew there, with all that was on it.
+func TestTheDeviceFollowsTheNodesAddress(t *testing.T) {
+	ns, d := start(t)
+	require.NoError(t, d.Apply(context.Background()))
+	ns.Run(t, "ip link add eth1 type veth peer name far1; ip addr add 10.0.9.7/24 dev eth1; ip link set eth1 up; ip link set far1 up; ip addr flush dev eth0")
+	moved := device
+	moved.Local, moved.Parent, moved.MTU = netip.MustParseAddr("10.0.9.7"), "eth1", 1400
+	tell(d, moved)
+	require.NoError(t, d.Apply(context.Background()))
+	link := ns.Run(t, "ip -d link show vxlan.calico")
+	for _, want := range []string{"id 4096", "local 10.0.9.7", "dev eth1", "mtu 1400", "66:01:02:03:04:05", "UP"} {
+		require.Contains(t, link, want)
+	}
+	require.Contains(t, ns.Run(t, "ip neigh show dev vxlan.calico"), "192.168.2.0 lladdr 66:09:08:07:06:05 PERMANENT")
+	require.Contains(t, ns.Run(t, "bridge fdb show dev vxlan.calico"), "66:09:08:07:06:05 dst 10.0.0.2 self permanent")
+}
+
+// Another's device with the same VNI and port keeps ours from being made: that is said with its name, and it stays.
+func TestAnothersDeviceInTheWayIsNamed(t *testing.T) {
+	ns, d := start(t)
+	ns.Run(t, "ip link add theirs type vxlan id 4096 dstport 4789 local 10.0.0.1 dev eth0 nolearning; ip link set theirs up")
+	require.ErrorContains(t, d.Apply(context.Background()), "the device theirs has VNI 4096 on port 4789 already")
+	ns.Run(t, "ip link show theirs; ip link del theirs")
+	require.NoError(t, d.Apply(context.Background()))
+	requireWhole(t, ns)
+}
+
 func TestUnwantedDeviceIsRemovedOnlyWhenWhole(t *testing.T) {
 	ns, d := start(t)
 	require.NoError(t, d.Apply(context.Background()))
@@ -158,6 +185,11 @@ func TestDriftIsRepaired(t *testing.T) {
 		"ip addr add 192.168.55.5/32 dev vxlan.calico",
 		"ip link set vxlan.calico mtu 1200",
 		"ip link set vxlan.calico down",
+		"ip neigh flush dev vxlan.calico nud all",
+		"bridge fdb show dev vxlan.calico | while read mac rest; do bridge fdb del $mac dev vxlan.calico; done",
+		"ip link del vxlan.calico; ip link add vxlan.calico type vxlan id 7 dstport 9999 local 10.0.0.1 dev eth0",
+		"ip link del vxlan.calico; ip link add vxlan.calico type bridge",
+		"ip link del eth0; ip link add eth0 type veth peer name far; ip addr add 10.0.0.1/24 dev eth0; ip link set eth0 up; ip link set far up",
 	} {
 		// The subscription may not be open yet for the first one: break it until it is heard.
 		require.Eventually(t, func() bool {

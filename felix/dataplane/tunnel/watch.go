@@ -80,6 +80,12 @@ func (d *Driver) onLink(u netlink.LinkUpdate) (dataplane.Drift, bool) {
 		drift.What = "removed"
 		return drift, had
 	}
+	if ours(name) {
+		// What is said may be of a device that Apply has replaced since.
+		if now, err := d.handle.LinkByName(name); err != nil || now.Attrs().Index != u.Attrs().Index {
+			return drift, false
+		}
+	}
 	known := d.index[name] == u.Attrs().Index
 	d.index[name] = u.Attrs().Index
 	if !ours(name) {

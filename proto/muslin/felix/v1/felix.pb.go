@@ -1680,6 +1680,317 @@ func (x *Reason) GetBecause() string {
 	return ""
 }
 
+// CheckPathsRequest chooses nodes.
+type CheckPathsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only these nodes; empty means all others.
+	Nodes         []string `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckPathsRequest) Reset() {
+	*x = CheckPathsRequest{}
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckPathsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckPathsRequest) ProtoMessage() {}
+
+func (x *CheckPathsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckPathsRequest.ProtoReflect.Descriptor instead.
+func (*CheckPathsRequest) Descriptor() ([]byte, []int) {
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CheckPathsRequest) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// CheckPathsResponse is the outcome for one address of one node; they come in no order.
+type CheckPathsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the other node.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Its address, 4 or 16 bytes.
+	Address []byte `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// How pods' packets get there: "direct", "ipip" or "vxlan". Of several, the one with the largest packets.
+	By string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// Size in bytes, with the IP header, of the largest packets that this node sends there.
+	Wanted uint32 `protobuf:"varint,4,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// Size in bytes of the largest packet that arrives; 0 if none does.
+	Fits uint32 `protobuf:"varint,5,opt,name=fits,proto3" json:"fits,omitempty"`
+	// Round trip of the largest one.
+	RoundTrip *durationpb.Duration `protobuf:"bytes,6,opt,name=round_trip,json=roundTrip,proto3" json:"round_trip,omitempty"`
+	// Why none arrives.
+	Error         string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckPathsResponse) Reset() {
+	*x = CheckPathsResponse{}
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckPathsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckPathsResponse) ProtoMessage() {}
+
+func (x *CheckPathsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckPathsResponse.ProtoReflect.Descriptor instead.
+func (*CheckPathsResponse) Descriptor() ([]byte, []int) {
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CheckPathsResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *CheckPathsResponse) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *CheckPathsResponse) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *CheckPathsResponse) GetWanted() uint32 {
+	if x != nil {
+		return x.Wanted
+	}
+	return 0
+}
+
+func (x *CheckPathsResponse) GetFits() uint32 {
+	if x != nil {
+		return x.Fits
+	}
+	return 0
+}
+
+func (x *CheckPathsResponse) GetRoundTrip() *durationpb.Duration {
+	if x != nil {
+		return x.RoundTrip
+	}
+	return nil
+}
+
+func (x *CheckPathsResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// CheckSystemRequest is empty.
+type CheckSystemRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckSystemRequest) Reset() {
+	*x = CheckSystemRequest{}
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckSystemRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckSystemRequest) ProtoMessage() {}
+
+func (x *CheckSystemRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckSystemRequest.ProtoReflect.Descriptor instead.
+func (*CheckSystemRequest) Descriptor() ([]byte, []int) {
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{28}
+}
+
+// CheckSystemResponse is what the kernel can do.
+type CheckSystemResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Features, the required ones first.
+	Features []*Feature `protobuf:"bytes,1,rep,name=features,proto3" json:"features,omitempty"`
+	// Release of the kernel, as `uname -r` has it.
+	Kernel        string `protobuf:"bytes,2,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckSystemResponse) Reset() {
+	*x = CheckSystemResponse{}
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckSystemResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckSystemResponse) ProtoMessage() {}
+
+func (x *CheckSystemResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckSystemResponse.ProtoReflect.Descriptor instead.
+func (*CheckSystemResponse) Descriptor() ([]byte, []int) {
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CheckSystemResponse) GetFeatures() []*Feature {
+	if x != nil {
+		return x.Features
+	}
+	return nil
+}
+
+func (x *CheckSystemResponse) GetKernel() string {
+	if x != nil {
+		return x.Kernel
+	}
+	return ""
+}
+
+// Feature is one thing that a kernel may or may not be able to do.
+type Feature struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// True if it works.
+	Present bool `protobuf:"varint,2,opt,name=present,proto3" json:"present,omitempty"`
+	// What needs it on this node; empty if nothing does.
+	NeededBy string `protobuf:"bytes,3,opt,name=needed_by,json=neededBy,proto3" json:"needed_by,omitempty"`
+	// By which means it works, or what is missing and what to do.
+	Detail        string `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Feature) Reset() {
+	*x = Feature{}
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Feature) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Feature) ProtoMessage() {}
+
+func (x *Feature) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Feature.ProtoReflect.Descriptor instead.
+func (*Feature) Descriptor() ([]byte, []int) {
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Feature) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Feature) GetPresent() bool {
+	if x != nil {
+		return x.Present
+	}
+	return false
+}
+
+func (x *Feature) GetNeededBy() string {
+	if x != nil {
+		return x.NeededBy
+	}
+	return ""
+}
+
+func (x *Feature) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // SyncRequest opens the stream; the socket says which pod asks.
 type SyncRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1691,7 +2002,7 @@ type SyncRequest struct {
 
 func (x *SyncRequest) Reset() {
 	*x = SyncRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[26]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +2014,7 @@ func (x *SyncRequest) String() string {
 func (*SyncRequest) ProtoMessage() {}
 
 func (x *SyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[26]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +2027,7 @@ func (x *SyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
 func (*SyncRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{26}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SyncRequest) GetCapabilities() []string {
@@ -1741,7 +2052,7 @@ type SyncResponse struct {
 
 func (x *SyncResponse) Reset() {
 	*x = SyncResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[27]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +2064,7 @@ func (x *SyncResponse) String() string {
 func (*SyncResponse) ProtoMessage() {}
 
 func (x *SyncResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[27]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +2077,7 @@ func (x *SyncResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncResponse.ProtoReflect.Descriptor instead.
 func (*SyncResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{27}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SyncResponse) GetItem() []byte {
@@ -1801,7 +2112,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[28]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +2124,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[28]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +2137,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{28}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReportRequest) GetDecisions() []*HttpDecision {
@@ -1853,7 +2164,7 @@ type HttpDecision struct {
 
 func (x *HttpDecision) Reset() {
 	*x = HttpDecision{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[29]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2176,7 @@ func (x *HttpDecision) String() string {
 func (*HttpDecision) ProtoMessage() {}
 
 func (x *HttpDecision) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[29]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2189,7 @@ func (x *HttpDecision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpDecision.ProtoReflect.Descriptor instead.
 func (*HttpDecision) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{29}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *HttpDecision) GetPolicy() string {
@@ -1918,7 +2229,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[30]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2241,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[30]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2254,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{30}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{35}
 }
 
 var File_muslin_felix_v1_felix_proto protoreflect.FileDescriptor
@@ -2090,7 +2401,27 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\areasons\x18\x01 \x03(\v2\x17.muslin.felix.v1.ReasonR\areasons\"6\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x18\n" +
-	"\abecause\x18\x02 \x01(\tR\abecause\"1\n" +
+	"\abecause\x18\x02 \x01(\tR\abecause\")\n" +
+	"\x11CheckPathsRequest\x12\x14\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"\xce\x01\n" +
+	"\x12CheckPathsResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
+	"\x06wanted\x18\x04 \x01(\rR\x06wanted\x12\x12\n" +
+	"\x04fits\x18\x05 \x01(\rR\x04fits\x128\n" +
+	"\n" +
+	"round_trip\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\troundTrip\x12\x14\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\x14\n" +
+	"\x12CheckSystemRequest\"c\n" +
+	"\x13CheckSystemResponse\x124\n" +
+	"\bfeatures\x18\x01 \x03(\v2\x18.muslin.felix.v1.FeatureR\bfeatures\x12\x16\n" +
+	"\x06kernel\x18\x02 \x01(\tR\x06kernel\"l\n" +
+	"\aFeature\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\apresent\x18\x02 \x01(\bR\apresent\x12\x1b\n" +
+	"\tneeded_by\x18\x03 \x01(\tR\bneededBy\x12\x16\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"1\n" +
 	"\vSyncRequest\x12\"\n" +
 	"\fcapabilities\x18\x01 \x03(\tR\fcapabilities\"U\n" +
 	"\fSyncResponse\x12\x12\n" +
@@ -2118,7 +2449,11 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\fStateService\x12C\n" +
 	"\x04Dump\x12\x1c.muslin.felix.v1.DumpRequest\x1a\x1d.muslin.felix.v1.DumpResponse\x12R\n" +
 	"\tEndpoints\x12!.muslin.felix.v1.EndpointsRequest\x1a\".muslin.felix.v1.EndpointsResponse\x12L\n" +
-	"\aExplain\x12\x1f.muslin.felix.v1.ExplainRequest\x1a .muslin.felix.v1.ExplainResponse2\xa5\x01\n" +
+	"\aExplain\x12\x1f.muslin.felix.v1.ExplainRequest\x1a .muslin.felix.v1.ExplainResponse2\xc1\x01\n" +
+	"\fCheckService\x12W\n" +
+	"\n" +
+	"CheckPaths\x12\".muslin.felix.v1.CheckPathsRequest\x1a#.muslin.felix.v1.CheckPathsResponse0\x01\x12X\n" +
+	"\vCheckSystem\x12#.muslin.felix.v1.CheckSystemRequest\x1a$.muslin.felix.v1.CheckSystemResponse2\xa5\x01\n" +
 	"\x11PolicySyncService\x12E\n" +
 	"\x04Sync\x12\x1c.muslin.felix.v1.SyncRequest\x1a\x1d.muslin.felix.v1.SyncResponse0\x01\x12I\n" +
 	"\x06Report\x12\x1e.muslin.felix.v1.ReportRequest\x1a\x1f.muslin.felix.v1.ReportResponseB<Z:github.com/muslin-net/muslin/proto/muslin/felix/v1;felixv1b\x06proto3"
@@ -2135,7 +2470,7 @@ func file_muslin_felix_v1_felix_proto_rawDescGZIP() []byte {
 	return file_muslin_felix_v1_felix_proto_rawDescData
 }
 
-var file_muslin_felix_v1_felix_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_muslin_felix_v1_felix_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_muslin_felix_v1_felix_proto_goTypes = []any{
 	(*Attachment)(nil),          // 0: muslin.felix.v1.Attachment
 	(*AddRequest)(nil),          // 1: muslin.felix.v1.AddRequest
@@ -2163,68 +2498,79 @@ var file_muslin_felix_v1_felix_proto_goTypes = []any{
 	(*ExplainRequest)(nil),      // 23: muslin.felix.v1.ExplainRequest
 	(*ExplainResponse)(nil),     // 24: muslin.felix.v1.ExplainResponse
 	(*Reason)(nil),              // 25: muslin.felix.v1.Reason
-	(*SyncRequest)(nil),         // 26: muslin.felix.v1.SyncRequest
-	(*SyncResponse)(nil),        // 27: muslin.felix.v1.SyncResponse
-	(*ReportRequest)(nil),       // 28: muslin.felix.v1.ReportRequest
-	(*HttpDecision)(nil),        // 29: muslin.felix.v1.HttpDecision
-	(*ReportResponse)(nil),      // 30: muslin.felix.v1.ReportResponse
-	nil,                         // 31: muslin.felix.v1.AddRequest.ArgsEntry
-	nil,                         // 32: muslin.felix.v1.NetworkConfig.LabelsEntry
-	nil,                         // 33: muslin.felix.v1.DeleteRequest.ArgsEntry
-	nil,                         // 34: muslin.felix.v1.AssignRequest.ArgsEntry
-	nil,                         // 35: muslin.felix.v1.DumpResponse.CheckpointEntry
-	(*durationpb.Duration)(nil), // 36: google.protobuf.Duration
+	(*CheckPathsRequest)(nil),   // 26: muslin.felix.v1.CheckPathsRequest
+	(*CheckPathsResponse)(nil),  // 27: muslin.felix.v1.CheckPathsResponse
+	(*CheckSystemRequest)(nil),  // 28: muslin.felix.v1.CheckSystemRequest
+	(*CheckSystemResponse)(nil), // 29: muslin.felix.v1.CheckSystemResponse
+	(*Feature)(nil),             // 30: muslin.felix.v1.Feature
+	(*SyncRequest)(nil),         // 31: muslin.felix.v1.SyncRequest
+	(*SyncResponse)(nil),        // 32: muslin.felix.v1.SyncResponse
+	(*ReportRequest)(nil),       // 33: muslin.felix.v1.ReportRequest
+	(*HttpDecision)(nil),        // 34: muslin.felix.v1.HttpDecision
+	(*ReportResponse)(nil),      // 35: muslin.felix.v1.ReportResponse
+	nil,                         // 36: muslin.felix.v1.AddRequest.ArgsEntry
+	nil,                         // 37: muslin.felix.v1.NetworkConfig.LabelsEntry
+	nil,                         // 38: muslin.felix.v1.DeleteRequest.ArgsEntry
+	nil,                         // 39: muslin.felix.v1.AssignRequest.ArgsEntry
+	nil,                         // 40: muslin.felix.v1.DumpResponse.CheckpointEntry
+	(*durationpb.Duration)(nil), // 41: google.protobuf.Duration
 }
 var file_muslin_felix_v1_felix_proto_depIdxs = []int32{
 	0,  // 0: muslin.felix.v1.AddRequest.attachment:type_name -> muslin.felix.v1.Attachment
-	31, // 1: muslin.felix.v1.AddRequest.args:type_name -> muslin.felix.v1.AddRequest.ArgsEntry
+	36, // 1: muslin.felix.v1.AddRequest.args:type_name -> muslin.felix.v1.AddRequest.ArgsEntry
 	2,  // 2: muslin.felix.v1.AddRequest.config:type_name -> muslin.felix.v1.NetworkConfig
-	32, // 3: muslin.felix.v1.NetworkConfig.labels:type_name -> muslin.felix.v1.NetworkConfig.LabelsEntry
-	36, // 4: muslin.felix.v1.NetworkConfig.policy_wait:type_name -> google.protobuf.Duration
+	37, // 3: muslin.felix.v1.NetworkConfig.labels:type_name -> muslin.felix.v1.NetworkConfig.LabelsEntry
+	41, // 4: muslin.felix.v1.NetworkConfig.policy_wait:type_name -> google.protobuf.Duration
 	0,  // 5: muslin.felix.v1.DeleteRequest.attachment:type_name -> muslin.felix.v1.Attachment
-	33, // 6: muslin.felix.v1.DeleteRequest.args:type_name -> muslin.felix.v1.DeleteRequest.ArgsEntry
+	38, // 6: muslin.felix.v1.DeleteRequest.args:type_name -> muslin.felix.v1.DeleteRequest.ArgsEntry
 	0,  // 7: muslin.felix.v1.CheckRequest.attachment:type_name -> muslin.felix.v1.Attachment
 	0,  // 8: muslin.felix.v1.GcRequest.valid:type_name -> muslin.felix.v1.Attachment
 	0,  // 9: muslin.felix.v1.GcResponse.removed:type_name -> muslin.felix.v1.Attachment
 	0,  // 10: muslin.felix.v1.AssignRequest.attachment:type_name -> muslin.felix.v1.Attachment
-	34, // 11: muslin.felix.v1.AssignRequest.args:type_name -> muslin.felix.v1.AssignRequest.ArgsEntry
+	39, // 11: muslin.felix.v1.AssignRequest.args:type_name -> muslin.felix.v1.AssignRequest.ArgsEntry
 	2,  // 12: muslin.felix.v1.AssignRequest.config:type_name -> muslin.felix.v1.NetworkConfig
 	0,  // 13: muslin.felix.v1.UnassignRequest.attachment:type_name -> muslin.felix.v1.Attachment
 	18, // 14: muslin.felix.v1.DumpResponse.entries:type_name -> muslin.felix.v1.DumpEntry
-	35, // 15: muslin.felix.v1.DumpResponse.checkpoint:type_name -> muslin.felix.v1.DumpResponse.CheckpointEntry
+	40, // 15: muslin.felix.v1.DumpResponse.checkpoint:type_name -> muslin.felix.v1.DumpResponse.CheckpointEntry
 	21, // 16: muslin.felix.v1.EndpointsResponse.endpoints:type_name -> muslin.felix.v1.Endpoint
 	22, // 17: muslin.felix.v1.Endpoint.policies:type_name -> muslin.felix.v1.PolicyCounter
 	25, // 18: muslin.felix.v1.ExplainResponse.reasons:type_name -> muslin.felix.v1.Reason
-	29, // 19: muslin.felix.v1.ReportRequest.decisions:type_name -> muslin.felix.v1.HttpDecision
-	1,  // 20: muslin.felix.v1.CniService.Add:input_type -> muslin.felix.v1.AddRequest
-	4,  // 21: muslin.felix.v1.CniService.Delete:input_type -> muslin.felix.v1.DeleteRequest
-	6,  // 22: muslin.felix.v1.CniService.Check:input_type -> muslin.felix.v1.CheckRequest
-	8,  // 23: muslin.felix.v1.CniService.Status:input_type -> muslin.felix.v1.StatusRequest
-	10, // 24: muslin.felix.v1.CniService.Gc:input_type -> muslin.felix.v1.GcRequest
-	12, // 25: muslin.felix.v1.IpamService.Assign:input_type -> muslin.felix.v1.AssignRequest
-	14, // 26: muslin.felix.v1.IpamService.Unassign:input_type -> muslin.felix.v1.UnassignRequest
-	16, // 27: muslin.felix.v1.StateService.Dump:input_type -> muslin.felix.v1.DumpRequest
-	19, // 28: muslin.felix.v1.StateService.Endpoints:input_type -> muslin.felix.v1.EndpointsRequest
-	23, // 29: muslin.felix.v1.StateService.Explain:input_type -> muslin.felix.v1.ExplainRequest
-	26, // 30: muslin.felix.v1.PolicySyncService.Sync:input_type -> muslin.felix.v1.SyncRequest
-	28, // 31: muslin.felix.v1.PolicySyncService.Report:input_type -> muslin.felix.v1.ReportRequest
-	3,  // 32: muslin.felix.v1.CniService.Add:output_type -> muslin.felix.v1.AddResponse
-	5,  // 33: muslin.felix.v1.CniService.Delete:output_type -> muslin.felix.v1.DeleteResponse
-	7,  // 34: muslin.felix.v1.CniService.Check:output_type -> muslin.felix.v1.CheckResponse
-	9,  // 35: muslin.felix.v1.CniService.Status:output_type -> muslin.felix.v1.StatusResponse
-	11, // 36: muslin.felix.v1.CniService.Gc:output_type -> muslin.felix.v1.GcResponse
-	13, // 37: muslin.felix.v1.IpamService.Assign:output_type -> muslin.felix.v1.AssignResponse
-	15, // 38: muslin.felix.v1.IpamService.Unassign:output_type -> muslin.felix.v1.UnassignResponse
-	17, // 39: muslin.felix.v1.StateService.Dump:output_type -> muslin.felix.v1.DumpResponse
-	20, // 40: muslin.felix.v1.StateService.Endpoints:output_type -> muslin.felix.v1.EndpointsResponse
-	24, // 41: muslin.felix.v1.StateService.Explain:output_type -> muslin.felix.v1.ExplainResponse
-	27, // 42: muslin.felix.v1.PolicySyncService.Sync:output_type -> muslin.felix.v1.SyncResponse
-	30, // 43: muslin.felix.v1.PolicySyncService.Report:output_type -> muslin.felix.v1.ReportResponse
-	32, // [32:44] is the sub-list for method output_type
-	20, // [20:32] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	41, // 19: muslin.felix.v1.CheckPathsResponse.round_trip:type_name -> google.protobuf.Duration
+	30, // 20: muslin.felix.v1.CheckSystemResponse.features:type_name -> muslin.felix.v1.Feature
+	34, // 21: muslin.felix.v1.ReportRequest.decisions:type_name -> muslin.felix.v1.HttpDecision
+	1,  // 22: muslin.felix.v1.CniService.Add:input_type -> muslin.felix.v1.AddRequest
+	4,  // 23: muslin.felix.v1.CniService.Delete:input_type -> muslin.felix.v1.DeleteRequest
+	6,  // 24: muslin.felix.v1.CniService.Check:input_type -> muslin.felix.v1.CheckRequest
+	8,  // 25: muslin.felix.v1.CniService.Status:input_type -> muslin.felix.v1.StatusRequest
+	10, // 26: muslin.felix.v1.CniService.Gc:input_type -> muslin.felix.v1.GcRequest
+	12, // 27: muslin.felix.v1.IpamService.Assign:input_type -> muslin.felix.v1.AssignRequest
+	14, // 28: muslin.felix.v1.IpamService.Unassign:input_type -> muslin.felix.v1.UnassignRequest
+	16, // 29: muslin.felix.v1.StateService.Dump:input_type -> muslin.felix.v1.DumpRequest
+	19, // 30: muslin.felix.v1.StateService.Endpoints:input_type -> muslin.felix.v1.EndpointsRequest
+	23, // 31: muslin.felix.v1.StateService.Explain:input_type -> muslin.felix.v1.ExplainRequest
+	26, // 32: muslin.felix.v1.CheckService.CheckPaths:input_type -> muslin.felix.v1.CheckPathsRequest
+	28, // 33: muslin.felix.v1.CheckService.CheckSystem:input_type -> muslin.felix.v1.CheckSystemRequest
+	31, // 34: muslin.felix.v1.PolicySyncService.Sync:input_type -> muslin.felix.v1.SyncRequest
+	33, // 35: muslin.felix.v1.PolicySyncService.Report:input_type -> muslin.felix.v1.ReportRequest
+	3,  // 36: muslin.felix.v1.CniService.Add:output_type -> muslin.felix.v1.AddResponse
+	5,  // 37: muslin.felix.v1.CniService.Delete:output_type -> muslin.felix.v1.DeleteResponse
+	7,  // 38: muslin.felix.v1.CniService.Check:output_type -> muslin.felix.v1.CheckResponse
+	9,  // 39: muslin.felix.v1.CniService.Status:output_type -> muslin.felix.v1.StatusResponse
+	11, // 40: muslin.felix.v1.CniService.Gc:output_type -> muslin.felix.v1.GcResponse
+	13, // 41: muslin.felix.v1.IpamService.Assign:output_type -> muslin.felix.v1.AssignResponse
+	15, // 42: muslin.felix.v1.IpamService.Unassign:output_type -> muslin.felix.v1.UnassignResponse
+	17, // 43: muslin.felix.v1.StateService.Dump:output_type -> muslin.felix.v1.DumpResponse
+	20, // 44: muslin.felix.v1.StateService.Endpoints:output_type -> muslin.felix.v1.EndpointsResponse
+	24, // 45: muslin.felix.v1.StateService.Explain:output_type -> muslin.felix.v1.ExplainResponse
+	27, // 46: muslin.felix.v1.CheckService.CheckPaths:output_type -> muslin.felix.v1.CheckPathsResponse
+	29, // 47: muslin.felix.v1.CheckService.CheckSystem:output_type -> muslin.felix.v1.CheckSystemResponse
+	32, // 48: muslin.felix.v1.PolicySyncService.Sync:output_type -> muslin.felix.v1.SyncResponse
+	35, // 49: muslin.felix.v1.PolicySyncService.Report:output_type -> muslin.felix.v1.ReportResponse
+	36, // [36:50] is the sub-list for method output_type
+	22, // [22:36] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_muslin_felix_v1_felix_proto_init() }
@@ -2238,9 +2584,9 @@ func file_muslin_felix_v1_felix_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muslin_felix_v1_felix_proto_rawDesc), len(file_muslin_felix_v1_felix_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   41,
 			NumExtensions: 0,
-			NumServices:   4,
+			NumServices:   5,
 		},
 		GoTypes:           file_muslin_felix_v1_felix_proto_goTypes,
 		DependencyIndexes: file_muslin_felix_v1_felix_proto_depIdxs,

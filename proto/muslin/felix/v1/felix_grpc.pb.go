@@ -628,6 +628,160 @@ var StateService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	CheckService_CheckPaths_FullMethodName  = "/muslin.felix.v1.CheckService/CheckPaths"
+	CheckService_CheckSystem_FullMethodName = "/muslin.felix.v1.CheckService/CheckSystem"
+)
+
+// CheckServiceClient is the client API for CheckService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// CheckService tries things out and says how it went. Its methods change nothing that outlives them.
+type CheckServiceClient interface {
+	// CheckPaths sends packets of full size to the other nodes, all at once, and tells for each the largest one that
+	// arrives. It takes a second or two.
+	CheckPaths(ctx context.Context, in *CheckPathsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckPathsResponse], error)
+	// CheckSystem tells what the node's kernel can do, found out by doing it.
+	CheckSystem(ctx context.Context, in *CheckSystemRequest, opts ...grpc.CallOption) (*CheckSystemResponse, error)
+}
+
+type checkServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewCheckServiceClient(cc grpc.ClientConnInterface) CheckServiceClient {
+	return &checkServiceClient{cc}
+}
+
+func (c *checkServiceClient) CheckPaths(ctx context.Context, in *CheckPathsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckPathsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CheckService_ServiceDesc.Streams[0], CheckService_CheckPaths_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CheckPathsRequest, CheckPathsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CheckService_CheckPathsClient = grpc.ServerStreamingClient[CheckPathsResponse]
+
+func (c *checkServiceClient) CheckSystem(ctx context.Context, in *CheckSystemRequest, opts ...grpc.CallOption) (*CheckSystemResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckSystemResponse)
+	err := c.cc.Invoke(ctx, CheckService_CheckSystem_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// CheckServiceServer is the server API for CheckService service.
+// All implementations must embed UnimplementedCheckServiceServer
+// for forward compatibility.
+//
+// CheckService tries things out and says how it went. Its methods change nothing that outlives them.
+type CheckServiceServer interface {
+	// CheckPaths sends packets of full size to the other nodes, all at once, and tells for each the largest one that
+	// arrives. It takes a second or two.
+	CheckPaths(*CheckPathsRequest, grpc.ServerStreamingServer[CheckPathsResponse]) error
+	// CheckSystem tells what the node's kernel can do, found out by doing it.
+	CheckSystem(context.Context, *CheckSystemRequest) (*CheckSystemResponse, error)
+	mustEmbedUnimplementedCheckServiceServer()
+}
+
+// UnimplementedCheckServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedCheckServiceServer struct{}
+
+func (UnimplementedCheckServiceServer) CheckPaths(*CheckPathsRequest, grpc.ServerStreamingServer[CheckPathsResponse]) error {
+	return status.Error(codes.Unimplemented, "method CheckPaths not implemented")
+}
+func (UnimplementedCheckServiceServer) CheckSystem(context.Context, *CheckSystemRequest) (*CheckSystemResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CheckSystem not implemented")
+}
+func (UnimplementedCheckServiceServer) mustEmbedUnimplementedCheckServiceServer() {}
+func (UnimplementedCheckServiceServer) testEmbeddedByValue()                      {}
+
+// UnsafeCheckServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to CheckServiceServer will
+// result in compilation errors.
+type UnsafeCheckServiceServer interface {
+	mustEmbedUnimplementedCheckServiceServer()
+}
+
+func RegisterCheckServiceServer(s grpc.ServiceRegistrar, srv CheckServiceServer) {
+	// If the following call panics, it indicates UnimplementedCheckServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&CheckService_ServiceDesc, srv)
+}
+
+func _CheckService_CheckPaths_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CheckPathsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CheckServiceServer).CheckPaths(m, &grpc.GenericServerStream[CheckPathsRequest, CheckPathsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CheckService_CheckPathsServer = grpc.ServerStreamingServer[CheckPathsResponse]
+
+func _CheckService_CheckSystem_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckSystemRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CheckServiceServer).CheckSystem(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CheckService_CheckSystem_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CheckServiceServer).CheckSystem(ctx, req.(*CheckSystemRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// CheckService_ServiceDesc is the grpc.ServiceDesc for CheckService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var CheckService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "muslin.felix.v1.CheckService",
+	HandlerType: (*CheckServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "CheckSystem",
+			Handler:    _CheckService_CheckSystem_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "CheckPaths",
+			Handler:       _CheckService_CheckPaths_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "muslin/felix/v1/felix.proto",
+}
+
+const (
 	PolicySyncService_Sync_FullMethodName   = "/muslin.felix.v1.PolicySyncService/Sync"
 	PolicySyncService_Report_FullMethodName = "/muslin.felix.v1.PolicySyncService/Report"
 )
