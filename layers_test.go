@@ -2,12 +2,14 @@
 package muslin
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -43,7 +45,7 @@ var rules = []rule{
 	{
 		layer: "cores", mayNot: impure,
 		packages: []string{
-			"typha/cache", "typha/compute", "typha/views", "felix/state", "felix/render", "felix/desired",
+			"typha/cache", "typha/compute", "typha/conditions", "typha/views", "felix/state", "felix/render", "felix/desired",
 			"confd/render", "ipam/block", "cni/conf", "bird/policy",
 		},
 		may: []string{
@@ -61,7 +63,7 @@ var nodeBinaries = []string{"felix", "confd", "bird", "cni/calico", "cni/calico-
 var datastoreUsers = []string{"datastore", "typha", "ipam/alloc", "kube-controllers", "calicoctl", "integration"}
 
 func TestLayers(t *testing.T) {
-	packages := list(t, "./...")
+	packages := list(t)
 	for _, p := range packages {
 		path := strings.TrimPrefix(p.ImportPath, module)
 		for _, r := range rules {
@@ -90,7 +92,7 @@ func TestComponentsMeetThroughClients(t *testing.T) {
 		}
 		return ""
 	}
-	for _, p := range list(t, "./...") {
+	for _, p := range list(t) {
 		path := strings.TrimPrefix(p.ImportPath, module)
 		for _, imported := range p.Imports {
 			own, ok := strings.CutPrefix(imported, module)
@@ -104,7 +106,7 @@ func TestComponentsMeetThroughClients(t *testing.T) {
 }
 
 func TestNodesHoldNoDatastoreClient(t *testing.T) {
-	for _, p := range list(t, "./...") {
+	for _, p := range list(t) {
 		path := strings.TrimPrefix(p.ImportPath, module)
 		if !slices.ContainsFunc(nodeBinaries, func(b string) bool { return under(path, b) }) {
 			continue
@@ -118,7 +120,7 @@ func TestNodesHoldNoDatastoreClient(t *testing.T) {
 }
 
 func TestOnlySomeUseTheDatastore(t *testing.T) {
-	for _, p := range list(t, "./...") {
+	for _, p := range list(t) {
 		path := strings.TrimPrefix(p.ImportPath, module)
 		for _, imported := range p.Imports {
 			if own, ok := strings.CutPrefix(imported, module); ok && under(own, "datastore") {
@@ -130,7 +132,7 @@ func TestOnlySomeUseTheDatastore(t *testing.T) {
 }
 
 func TestEveryPackageIsDocumented(t *testing.T) {
-	for _, p := range list(t, "./...") {
+	for _, p := range list(t) {
 		// Generated packages carry the words of their .proto files; this one has nothing but tests.
 		if p.Name != "" && p.Name != "muslin" && !strings.Contains(p.ImportPath, "/proto/") {
 			require.NotEmpty(t, p.Doc, "%s has no package comment", p.ImportPath)
@@ -147,18 +149,26 @@ func matches(path string, patterns []string) bool {
 	})
 }
 
-func list(t *testing.T, pattern string) []goPackage {
+func list(t *testing.T) []goPackage {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-json=ImportPath,Name,Doc,Imports,Deps", pattern).Output()
+	all, err := listOnce()
 	require.NoError(t, err)
-	var all []goPackage
-	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+	return all
+}
+
+// listOnce asks the go command, which takes a second.
+var listOnce = sync.OnceValues(func() (all []goPackage, _ error) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Name,Doc,Imports,Deps", "./...").Output()
+	if err != nil {
+		return nil, err
+	}
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
 		var p goPackage
 		if err := d.Decode(&p); errors.Is(err, io.EOF) {
-			return all
-		} else {
-			require.NoError(t, err)
+			return all, nil
+		} else if err != nil {
+			return nil, err
 		}
 		all = append(all, p)
 	}
-}
+})

@@ -132,7 +132,32 @@ type IPPoolStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// Transport is how nodes carry packets to the pool's addresses now. It is an addition to Calico's status.
+	Transport *PoolTransport `json:"transport,omitempty"`
 }
+
+// PoolTransport is how nodes carry packets to a pool's addresses now. It differs from the pool's mode while that changes,
+// and is what a typha that starts in the middle of a change goes on from.
+type PoolTransport struct {
+	// Send is how packets are sent between nodes; with CrossSubnet only to nodes outside the sender's subnet.
+	Send        Encapsulation `json:"send"`
+	CrossSubnet bool          `json:"crossSubnet,omitempty"`
+	// Receive lists the ways in which some node may still send, all of which nodes accept.
+	// +listType=set
+	Receive []Encapsulation `json:"receive"`
+}
+
+// Encapsulation is a way in which packets travel between nodes.
+//
+// +kubebuilder:validation:Enum=None;IPIP;VXLAN
+type Encapsulation string
+
+// The encapsulations.
+const (
+	EncapsulationNone  Encapsulation = "None"
+	EncapsulationIPIP  Encapsulation = "IPIP"
+	EncapsulationVXLAN Encapsulation = "VXLAN"
+)
 
 // ConditionAllocatable is the condition that tells whether addresses may be taken from a pool; its reasons follow.
 const (
@@ -142,6 +167,15 @@ const (
 	ReasonCIDROverlap  = "CIDROverlap"
 	ReasonTerminating  = "Terminating"
 	ReasonPoolDisabled = "PoolDisabled"
+)
+
+// ConditionDataplaneSupported is the condition, of pools and of nodes, that is False where a pool's mode asks for what a
+// node's kernel lacks; otherwise it is absent. Its reasons follow.
+const (
+	ConditionDataplaneSupported = "DataplaneSupported"
+
+	ReasonKernelLacksIPIP  = "KernelLacksIPIP"
+	ReasonKernelLacksVXLAN = "KernelLacksVXLAN"
 )
 
 // IPPoolFinalizer keeps a pool until its block affinities are released, where kube-controllers do that.

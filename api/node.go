@@ -1,7 +1,9 @@
 package api
 
 import (
+	"crypto/sha1" //nolint:gosec // see VXLANMAC
 	"encoding/base64"
+	"fmt"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -96,6 +98,41 @@ type NodeStatus struct {
 	WireguardPublicKeyV6 string `json:"wireguardPublicKeyV6,omitempty"`
 	// PodCIDRs are the ranges that Kubernetes gave to the node.
 	PodCIDRs []string `json:"podCIDRs,omitempty"`
+	// Conditions are what the node says of itself, and what its kernel lacks of what pools want. An addition to Calico's
+	// status, as is the next field.
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// Kernel is what the node found its kernel able to do; unset while the node has not said.
+	Kernel *NodeKernel `json:"kernel,omitempty"`
+}
+
+// NodeKernel is what a kernel can do.
+type NodeKernel struct {
+	// Features has a detail for each feature that was tried and works, such as "ipip": "tc BPF". One that is missing does
+	// not work.
+	Features map[string]string `json:"features"`
+}
+
+// Features of kernels that modes of pools ask for.
+const (
+	FeatureIPIP  = "ipip"
+	FeatureVXLAN = "vxlan"
+)
+
+// VXLANMAC is the Ethernet address of the node's VXLAN device of a family: the stored one, else 66 and the first five
+// bytes of the SHA-1 of the node's name, with "-v6" for IPv6, as in Calico. All nodes must come to the same one, since
+// nobody asks for it on the wire.
+func (n *Node) VXLANMAC(v6 bool) string {
+	stored, seed := n.Spec.VXLANTunnelMACAddr, n.Name
+	if v6 {
+		stored, seed = n.Spec.VXLANTunnelMACAddrV6, n.Name+"-v6"
+	}
+	if stored != "" {
+		return stored
+	}
+	sum := sha1.Sum([]byte(seed)) //nolint:gosec // the rule that all nodes compute by, not a matter of security
+	return fmt.Sprintf("66:%02x:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3], sum[4])
 }
 
 // Default leaves the node as it is.

@@ -80,6 +80,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	if err != nil {
 		return err
 	}
+	loop.Observe(srv)
 	d.Log.Info("serving", "address", listener.Addr().String())
 	// The server stops first: until the last client has gone its view must keep up.
 	flow, stop := context.WithCancel(context.WithoutCancel(ctx))

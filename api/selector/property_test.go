@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/muslin-net/muslin/internal/thorough"
 )
 
 // expr is a selector written down and evaluated a second time, as plainly as can be.
@@ -143,8 +145,8 @@ func TestAgainstOracle(t *testing.T) {
 			prefixed[i]["p."+k] = v
 		}
 	}
-	for seed := range uint64(2000) {
-		r := rand.New(rand.NewPCG(seed, 1))
+	for seed := range thorough.Rounds(300, 2000) {
+		r := rand.New(rand.NewPCG(uint64(seed), 1))
 		x, y := randomExpr(r, 4), randomExpr(r, 2)
 		what := fmt.Sprintf("seed %d: %s", seed, x.text)
 		s, err := Parse(x.text)

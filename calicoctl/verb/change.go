@@ -83,6 +83,7 @@ func succeed(o, old api.Object) {
 	o.SetUID(old.GetUID())
 	o.SetCreationTimestamp(old.GetCreationTimestamp())
 	o.SetFinalizers(old.GetFinalizers())
+	api.KeepStatus(o, old)
 }
 
 func (v change) command(g *globals, about string) *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,12 +17,15 @@ import (
 // How long a daemon of this node has to answer.
 const answer = 2 * time.Second
 
-// running is what scripts look for.
-const running = "Calico process is running."
+// The words that scripts look for.
+const (
+	running   = "Calico process is running."
+	noBackend = "The BGP backend process (BIRD) is not running."
+)
 
 func node() *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "Look at the node that this runs on"}
-	cmd.AddCommand(nodeStatus())
+	cmd.AddCommand(nodeStatus(), nodeCheckMTU(), nodeCheckSystem())
 	return cmd
 }
 
@@ -36,7 +40,10 @@ func nodeStatus() *cobra.Command {
 			out := cmd.OutOrStdout()
 			sessions, err := birdSessions(cmd.Context(), bird)
 			if err != nil {
-				fmt.Fprintf(out, "%s\n\nBGP backend is not running: %v\n", running, err)
+				fmt.Fprintf(out, "%s\n\n%s\n", running, noBackend)
+				if listens(bird) { // it should answer, then
+					fmt.Fprintln(cmd.ErrOrStderr(), err)
+				}
 				return nil
 			}
 			printStatus(out, sessions, time.Now())
@@ -60,6 +67,16 @@ func felixAnswers(ctx context.Context, socket string) error {
 		return fmt.Errorf("Calico process is not running: %w", err) //nolint:revive,staticcheck // the words that scripts look for
 	}
 	return nil
+}
+
+// listens tells whether anybody serves a socket.
+func listens(socket string) bool {
+	c, err := net.DialTimeout("unix", socket, answer)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
 }
 
 func birdSessions(ctx context.Context, socket string) ([]birdclient.Peer, error) {

@@ -6,22 +6,83 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/datastore"
 )
 
-func TestGet(t *testing.T) { newCluster(t).calicos().script("testdata/get.txt") }
+func TestGet(t *testing.T) {
+	t.Parallel()
+	newCluster(t).calicos().script("testdata/get.txt")
+}
 
-func TestChange(t *testing.T) { newCluster(t).initialised().script("testdata/change.txt") }
+func TestChange(t *testing.T) {
+	t.Parallel()
+	newCluster(t).initialised().script("testdata/change.txt")
+}
 
-func TestTrouble(t *testing.T) { newCluster(t).initialised().script("testdata/trouble.txt") }
+func TestTrouble(t *testing.T) {
+	t.Parallel()
+	newCluster(t).initialised().script("testdata/trouble.txt")
+}
 
-func TestIPAM(t *testing.T) { newCluster(t).calicos().script("testdata/ipam.txt") }
+func TestModes(t *testing.T) { newCluster(t).initialised().script("testdata/modes.txt") }
 
-func TestVersion(t *testing.T) { newCluster(t).calicos().script("testdata/version.txt") }
+// What the system says in a status is shown, changes no column, and stays when a user applies the spec.
+func TestStatusesAreShownAndKept(t *testing.T) {
+	c := newCluster(t).initialised()
+	c.must("create", "-f", "testdata/in/pool.yaml")
+	c.must("create", "-f", "testdata/in/node.yaml")
+	columns := c.must("get", "ippools", "-o", "wide")
+	client, err := c.server.Client(t.Context())
+	require.NoError(t, err)
+	defer client.Close()
+	lack := metav1.Condition{
+		Type: api.ConditionDataplaneSupported, Status: metav1.ConditionFalse, Reason: api.ReasonKernelLacksIPIP,
+		Message: "node n: kernel has no ipip; pool small wants ipipMode Always; load module ipip, or set vxlanMode", LastTransitionTime: metav1.Unix(1, 0),
+	}
+	o, err := client.Get(t.Context(), api.Key{Kind: "IPPool", Name: "small"})
+	require.NoError(t, err)
+	pool := o.(*api.IPPool)
+	pool.Status = &api.IPPoolStatus{
+		Conditions: []metav1.Condition{lack},
+		Transport:  &api.PoolTransport{Send: api.EncapsulationIPIP, Receive: []api.Encapsulation{api.EncapsulationIPIP}},
+	}
+	_, err = client.Update(t.Context(), pool)
+	require.NoError(t, err)
+	nodes, err := client.List(t.Context(), "Node", datastore.ListOptions{})
+	require.NoError(t, err)
+	node := nodes.Items[0].(*api.Node)
+	node.Status.Conditions = []metav1.Condition{lack}
+	node.Status.Kernel = &api.NodeKernel{Features: map[string]string{"vxlan": "kernel module"}}
+	_, err = client.Update(t.Context(), node)
+	require.NoError(t, err)
+
+	const shown = "  - lastTransitionTime: \"1970-01-01T00:00:01Z\"\n    message: 'node n: kernel has no ipip; pool small wants ipipMode Always; load module\n" +
+		"      ipip, or set vxlanMode'\n    reason: KernelLacksIPIP\n    status: \"False\"\n    type: DataplaneSupported\n"
+	for range 2 {
+		require.Contains(t, c.must("get", "ippool", "small", "-o", "yaml"), "status:\n  conditions:\n"+shown+"  transport:\n    receive:\n    - IPIP\n    send: IPIP\n")
+		require.Contains(t, c.must("get", "node", node.Name, "-o", "yaml"), "status:\n  conditions:\n"+shown+"  kernel:\n    features:\n      vxlan: kernel module\n")
+		require.Equal(t, columns, c.must("get", "ippools", "-o", "wide"))
+		c.must("apply", "-f", "testdata/in/pool.yaml")
+		c.must("replace", "-f", "testdata/in/node.yaml")
+	}
+}
+
+func TestIPAM(t *testing.T) {
+	t.Parallel()
+	newCluster(t).calicos().script("testdata/ipam.txt")
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	newCluster(t).calicos().script("testdata/version.txt")
+}
 
 // What users wrote for Calico is taken as it is, again and again, by each verb.
 func TestCalicosResourcesAreTaken(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t).initialised()
 	require.Equal(t, "Successfully created 21 resource(s)\n", c.must("create", "-f", "testdata/resources.yaml"))
 	require.Equal(t, "Successfully applied 21 resource(s)\n", c.must("apply", "-f", "testdata/resources.yaml"))
@@ -46,6 +107,7 @@ func TestCalicosResourcesAreTaken(t *testing.T) {
 
 // A resource that somebody else changed since it was read is not overwritten by replace, but by apply.
 func TestReplaceMindsTheVersion(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t).initialised()
 	c.must("create", "-f", "testdata/in/pool.yaml")
 	read := c.must("get", "ippool", "small", "-o", "yaml")
@@ -58,6 +120,7 @@ func TestReplaceMindsTheVersion(t *testing.T) {
 }
 
 func TestAnotherReleaseIsRefused(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t).calicos()
 	o := c.run("", "get", "node")
 	require.Zero(t, o.code, "what is no release is not judged: %s", o.stderr)
@@ -85,6 +148,7 @@ func TestAnotherReleaseIsRefused(t *testing.T) {
 
 // A datastore that is not there is one clear line, in seconds.
 func TestUnreachableDatastore(t *testing.T) {
+	t.Parallel()
 	config := configFile(t, "http://127.0.0.1:1")
 	for _, args := range []string{"get node", "apply -f testdata/in/pool.yaml", "version", "ipam show"} {
 		t.Run(args, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 // The tables are those that real calicoctl prints of the same data, to the blank; only blanks at the ends of lines, and
 // columns' odd extra width in two wide tables, are its own.
 func TestTablesAreCalicos(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t).calicos()
 	for _, file := range []string{"testdata/calicoctl-get.txt", "testdata/calicoctl-get-wide.txt"} {
 		text, err := os.ReadFile(file)

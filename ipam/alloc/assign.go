@@ -84,6 +84,8 @@ type Specific struct {
 	Handle     string            // empty for none
 	Attributes map[string]string // keys are api.OwnerNode and so on
 	Use        api.IPPoolUse     // what for; empty skips the check against the pool's allowedUses
+	// Refuse, if set, says why a pool cannot be used for this request.
+	Refuse func(*api.IPPool) error
 }
 
 // AssignIP assigns one address, which must be in an enabled pool. Selectors, assignmentMode, reservations and the block
@@ -113,6 +115,11 @@ func (a *Allocator) AssignIP(ctx context.Context, r Specific) error {
 	if r.Use != "" && !p.allows(r.Use) {
 		return fmt.Errorf("%w: IP address %s is in IP pool %q, which is not allowed for use %q (allowedUses: %v)",
 			ErrNoPool, r.Addr, p.Name, r.Use, p.Spec.AllowedUses)
+	}
+	if r.Refuse != nil {
+		if err := r.Refuse(p.IPPool); err != nil {
+			return fmt.Errorf("%w: IP address %s: %w", ErrNoPool, r.Addr, err)
+		}
 	}
 	what := block.Owner{Handle: block.CleanHandle(r.Handle), Attributes: r.Attributes}
 	return retry(ctx, fmt.Sprintf("assign %s", r.Addr), func() error {

@@ -24,6 +24,9 @@ type Request struct {
 	Pools           []string          // names or CIDRs; only these, whatever their selectors say
 	NamespaceLabels map[string]string // of the pod's namespace, for pools with a namespaceSelector
 	MaxBlocks       int               // that the node may own in the chosen pools; 0 leaves it to the configuration
+	// Refuse, if set, says why a pool cannot be used for this request: it is left out, and the reason is the error if no
+	// other pool is left.
+	Refuse func(*api.IPPool) error
 }
 
 // Assignment is what a request got.

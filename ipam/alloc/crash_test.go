@@ -84,6 +84,7 @@ func crashWorld(t *testing.T) world {
 // TestProcessDiesAtEachStep lets the process die at each single call of the datastore, before or after it is done, and
 // starts a fresh one on what is left.
 func TestProcessDiesAtEachStep(t *testing.T) {
+	t.Parallel()
 	for _, done := range []bool{false, true} {
 		for k := 0; ; k++ {
 			w := crashWorld(t)
@@ -152,6 +153,7 @@ func reconcile(t *testing.T, w world, what string) {
 // TestSingleFailure lets each single call of the datastore fail once, without or in spite of being done. The operation may
 // fail; what it leaves must be sound, and repeating it (as callers do) or giving up its handle must work.
 func TestSingleFailure(t *testing.T) {
+	t.Parallel()
 	for _, done := range []bool{false, true} {
 		for k := 0; ; k++ {
 			w := crashWorld(t)

@@ -23,6 +23,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/embedded"
+	"github.com/muslin-net/muslin/internal/thorough"
 	"github.com/muslin-net/muslin/ipam/block"
 )
 
@@ -203,6 +204,7 @@ func TestOldSpellings(t *testing.T) {
 
 // TestManyWritersOnEtcd races real goroutines on a real etcd, without any order imposed.
 func TestManyWritersOnEtcd(t *testing.T) {
+	t.Parallel()
 	e := newEtcd(t)
 	for _, o := range []api.Object{aPool("p", "10.0.0.0/27", 29), aNode("node-a"), aNode("node-b"), aNode("node-c"), aNode("node-d")} {
 		_, err := e.Create(t.Context(), o)
@@ -215,7 +217,7 @@ func TestManyWritersOnEtcd(t *testing.T) {
 		name, node := fmt.Sprint("writer-", i), "node-"+string(rune('a'+i%4))
 		a, r := New(e, Options{}), rand.New(rand.NewPCG(uint64(i), 9))
 		wg.Go(func() {
-			for range 25 {
+			for range thorough.Rounds(8, 25) {
 				got, err := a.AutoAssign(context.Background(), Request{
 					Node: node, Family: 4, Count: 1 + r.IntN(4), Handle: name, Use: api.UseWorkload, Attributes: map[string]string{api.OwnerNode: node},
 				})

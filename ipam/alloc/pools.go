@@ -80,7 +80,8 @@ func (p pool) enabled() bool {
 	}
 	if p.Status != nil {
 		for _, c := range p.Status.Conditions {
-			if c.Type == api.ConditionAllocatable && c.Status == "False" {
+			// Whether the pool is disabled its spec says; the condition only follows.
+			if c.Type == api.ConditionAllocatable && c.Status == "False" && c.Reason != api.ReasonPoolDisabled {
 				return false
 			}
 		}
@@ -120,7 +121,8 @@ func enabled(pools []pool) []pool {
 }
 
 // choose picks the pools for a request out of the enabled ones: those it names, in its order and whatever their
-// selectors and mode say, else the automatic ones that select the node and the namespace. Both must allow the use.
+// selectors and mode say, else the automatic ones that select the node and the namespace. Both must allow the use, and
+// not be refused.
 func choose(fit []pool, r Request, node map[string]string) ([]pool, error) {
 	fit = slices.DeleteFunc(slices.Clone(fit), func(p pool) bool { return family(p.cidr.Addr()) != r.Family })
 	if len(fit) == 0 {
@@ -157,7 +159,26 @@ func choose(fit []pool, r Request, node map[string]string) ([]pool, error) {
 	if len(allowed) == 0 {
 		return nil, fmt.Errorf("%w, no pools match the required use (%s)", ErrNoPool, r.Use)
 	}
-	return allowed, nil
+	var refused error
+	usable := slices.DeleteFunc(allowed, func(p pool) bool {
+		err := r.refuses(p)
+		if refused == nil {
+			refused = err
+		}
+		return err != nil
+	})
+	if len(usable) == 0 {
+		return nil, fmt.Errorf("%w: %w", ErrNoPool, refused)
+	}
+	return usable, nil
+}
+
+// refuses says why the caller does not want a pool to be used; nil if it does.
+func (r Request) refuses(p pool) error {
+	if r.Refuse == nil {
+		return nil
+	}
+	return r.Refuse(p.IPPool)
 }
 
 // requested finds an enabled pool by name or CIDR.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
@@ -27,24 +28,36 @@ const (
 var tunnels = map[Tunnel]struct {
 	handle string
 	family int
-	needed func(api.IPPoolSpec) bool
+	needed func(pool) bool
 }{
-	TunnelIPIP:       {"ipip-tunnel-addr-", 4, func(p api.IPPoolSpec) bool { return p.IPIPMode != "" && p.IPIPMode != api.IPIPNever }},
+	TunnelIPIP: {"ipip-tunnel-addr-", 4, func(p pool) bool {
+		return p.Spec.IPIPMode != "" && p.Spec.IPIPMode != api.IPIPNever || p.carries(api.EncapsulationIPIP)
+	}},
 	TunnelVXLAN:      {"vxlan-tunnel-addr-", 4, usesVXLAN},
 	TunnelVXLAN6:     {"vxlan-v6-tunnel-addr-", 6, usesVXLAN},
-	TunnelWireGuard:  {"wireguard-tunnel-addr-", 4, func(api.IPPoolSpec) bool { return true }},
-	TunnelWireGuard6: {"wireguard-v6-tunnel-addr-", 6, func(api.IPPoolSpec) bool { return true }},
+	TunnelWireGuard:  {"wireguard-tunnel-addr-", 4, func(pool) bool { return true }},
+	TunnelWireGuard6: {"wireguard-v6-tunnel-addr-", 6, func(pool) bool { return true }},
 }
 
-func usesVXLAN(p api.IPPoolSpec) bool { return p.VXLANMode != "" && p.VXLANMode != api.VXLANNever }
+func usesVXLAN(p pool) bool {
+	return p.Spec.VXLANMode != "" && p.Spec.VXLANMode != api.VXLANNever || p.carries(api.EncapsulationVXLAN)
+}
+
+// carries tells whether some node may still send packets to the pool in this way, although the pool's mode does not say
+// so any more.
+func (p pool) carries(e api.Encapsulation) bool {
+	return p.Status != nil && p.Status.Transport != nil && slices.Contains(p.Status.Transport.Receive, e)
+}
 
 // Handle is the fixed handle of a node's tunnel address.
 func (t Tunnel) Handle(node string) string { return tunnels[t].handle + node }
 
 // EnsureTunnels makes sure that a node has an address for each of the given tunnels, and returns them. current holds the
 // addresses that are in use now (as the Node says; the zero Addr for none). One that is the node's and in a fit pool is
-// kept; an old one without owner is registered; else a new one is assigned, and what the tunnel's handle had is released.
-// A tunnel that no pool needs gets the zero Addr, and its old address is released.
+// kept; an old one without owner is registered; else the one that the tunnel's handle has in a fit pool is taken, so that
+// a Node that was edited gets its address back; else a new one is assigned, and what the handle had is released. A tunnel
+// that no pool needs gets the zero Addr, and its old address is released. While a pool's mode changes
+// (api.PoolTransport), the tunnels of both are needed.
 //
 // It is all or nothing as far as new addresses go: if one tunnel fails, those assigned in this call are released. A
 // WireGuard tunnel should be asked for only while the node has a key.
@@ -103,11 +116,23 @@ func (a *Allocator) releaseTunnel(ctx context.Context, node string, t Tunnel) er
 	return err
 }
 
+// TunnelNeeds tells for a node's labels whether the pools want the node to have a tunnel.
+func TunnelNeeds(pools []*api.IPPool) func(t Tunnel, labels map[string]string) bool {
+	var all []pool
+	for _, obj := range pools {
+		if p, err := openPool(obj); err == nil {
+			all = append(all, p)
+		}
+	}
+	all = enabled(all)
+	return func(t Tunnel, labels map[string]string) bool { return len(fitFor(t, all, labels)) > 0 }
+}
+
 // fitFor picks the pools that need a tunnel on the node and may give it an address.
 func fitFor(t Tunnel, fit []pool, labels map[string]string) []pool {
 	var out []pool
 	for _, p := range fit {
-		if family(p.cidr.Addr()) == tunnels[t].family && tunnels[t].needed(p.Spec) && p.allows(api.UseTunnel) && p.selectsNode(labels) {
+		if family(p.cidr.Addr()) == tunnels[t].family && tunnels[t].needed(p) && p.allows(api.UseTunnel) && p.selectsNode(labels) {
 			out = append(out, p)
 		}
 	}
@@ -120,7 +145,6 @@ func (o op) ensureTunnel(ctx context.Context, node string, t Tunnel, current net
 		return netip.Addr{}, false, o.dropTunnel(ctx, node, t, current)
 	}
 	mine := map[string]string{api.OwnerNode: node, api.OwnerType: string(t)}
-	keepOld := false // somebody else has the address
 	if current.IsValid() {
 		has, err := o.Address(ctx, current)
 		_, inFit := containing(fit, current)
@@ -132,20 +156,21 @@ func (o op) ensureTunnel(ctx context.Context, node string, t Tunnel, current net
 			if inFit {
 				return current, false, nil
 			}
+			// By itself, for the case that its handle is lost.
+			if _, err := o.Release(ctx, block.Release{Addr: current, Handle: has.Handle, Sequence: &has.Sequence}); err != nil {
+				return netip.Addr{}, false, err
+			}
 		case len(has.Owner) == 0 && has.Handle == "":
 			// Assigned before addresses had owners; nothing but a tunnel ever had none.
 			done, err := o.adopt(ctx, node, t, has, mine)
 			if err != nil || done {
 				return current, done, err
 			}
-		default:
-			keepOld = has.Handle != t.Handle(node)
 		}
 	}
-	if !keepOld {
-		if err := o.releaseTunnel(ctx, node, t); err != nil {
-			return netip.Addr{}, false, err
-		}
+	had, err := o.byHandle(ctx, node, t, fit)
+	if err != nil || had.IsValid() {
+		return had, false, err
 	}
 	names := make([]string, len(fit))
 	for i, p := range fit {
@@ -158,6 +183,31 @@ func (o op) ensureTunnel(ctx context.Context, node string, t Tunnel, current net
 		return netip.Addr{}, false, err
 	}
 	return got[0].Addrs[0].Addr(), true, nil
+}
+
+// byHandle returns the address that a tunnel's handle has in a fit pool, and releases whatever else it has.
+func (o op) byHandle(ctx context.Context, node string, t Tunnel, fit []pool) (netip.Addr, error) {
+	list, err := o.ByHandle(ctx, t.Handle(node))
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	keep := slices.IndexFunc(list, func(p netip.Prefix) bool {
+		_, ok := containing(fit, p.Addr())
+		return ok
+	})
+	if keep < 0 {
+		return netip.Addr{}, o.releaseTunnel(ctx, node, t)
+	}
+	var rest []block.Release
+	for i, p := range list {
+		if i != keep {
+			rest = append(rest, block.Release{Addr: p.Addr(), Handle: t.Handle(node)})
+		}
+	}
+	if len(rest) > 0 {
+		_, err = o.Release(ctx, rest...)
+	}
+	return list[keep].Addr(), err
 }
 
 // adopt registers an address that has neither handle nor owner as the tunnel's. It returns false if somebody else was

@@ -121,3 +121,30 @@ func TestTunnelsAreAllOrNothing(t *testing.T) {
 	_, err = w.EnsureTunnels(t.Context(), "n", nil)
 	require.ErrorIs(t, err, errBroken)
 }
+
+// While a pool's mode changes, the tunnels of the old and the new one are needed; and an address that a Node has lost
+// comes back.
+func TestTunnelsOfAPoolThatChangesItsMode(t *testing.T) {
+	changing := func(ways ...api.Encapsulation) *api.IPPool {
+		p := aPool("p", "10.0.0.0/24", 30, vxlan)
+		p.Status = &api.IPPoolStatus{Transport: &api.PoolTransport{Send: ways[0], Receive: ways}}
+		return p
+	}
+	w := newWorld(t, aNode("n"), aPool("p", "10.0.0.0/24", 30, ipip))
+	before := w.ensure(map[Tunnel]netip.Addr{TunnelIPIP: {}, TunnelVXLAN: {}})
+	assert.False(t, before[TunnelVXLAN].IsValid())
+	w.f.put(changing(api.EncapsulationIPIP))
+	during := w.ensure(before)
+	assert.Equal(t, before[TunnelIPIP], during[TunnelIPIP])
+	assert.True(t, during[TunnelVXLAN].IsValid())
+	assert.Equal(t, during, w.ensure(map[Tunnel]netip.Addr{TunnelIPIP: addr("192.0.2.1"), TunnelVXLAN: {}}), "by their handles")
+	w.f.put(changing(api.EncapsulationVXLAN))
+	after := w.ensure(during)
+	assert.Equal(t, map[Tunnel]netip.Addr{TunnelIPIP: {}, TunnelVXLAN: during[TunnelVXLAN]}, after)
+	assert.Equal(t, []string{"vxlan-tunnel-addr-n"}, keys(w.handles()))
+
+	needs := TunnelNeeds([]*api.IPPool{changing(api.EncapsulationNone, api.EncapsulationIPIP)})
+	assert.True(t, needs(TunnelIPIP, nil))
+	assert.True(t, needs(TunnelVXLAN, nil))
+	assert.False(t, needs(TunnelVXLAN6, nil))
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/internal/thorough"
 )
 
 var t0 = time.Date(2026, 8, 22, 10, 0, 0, 0, time.UTC)
@@ -206,8 +207,8 @@ type model struct {
 
 // TestAgainstModel runs random operations on a block and on the model, and compares all that can be seen.
 func TestAgainstModel(t *testing.T) {
-	for seed := range uint64(100) {
-		r := rand.New(rand.NewPCG(seed, 3))
+	for seed := range thorough.Rounds(20, 100) {
+		r := rand.New(rand.NewPCG(uint64(seed), 3))
 		cidr := netip.MustParsePrefix([]string{"10.0.0.8/29", "fd00::10/125"}[r.IntN(2)])
 		cooldown := []time.Duration{0, 5 * time.Second}[r.IntN(2)]
 		var reserved Reserved

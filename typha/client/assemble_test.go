@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/internal/thorough"
 	"github.com/muslin-net/muslin/typha/views"
 	"github.com/muslin-net/muslin/typha/wire"
 )
@@ -190,8 +191,8 @@ func TestDeltaOfASetThatIsNotThere(t *testing.T) {
 // TestAnyCourseLeadsToTheView feeds random histories, with breaks, resumes, repetitions and new starts, and compares what
 // the handler has put together from the batches with what typha's view was.
 func TestAnyCourseLeadsToTheView(t *testing.T) {
-	for seed := range uint64(100) {
-		random := rand.New(rand.NewPCG(seed, 1))
+	for seed := range thorough.Rounds(20, 100) {
+		random := rand.New(rand.NewPCG(uint64(seed), 1))
 		truth := map[view.Key]view.Item{} // typha's view
 		a := newAssembler()
 		a.startOver()

@@ -1,8 +1,6 @@
 package compute
 
 import (
-	"crypto/sha1"
-	"fmt"
 	"maps"
 	"net/netip"
 
@@ -65,22 +63,12 @@ func nodeItem(o *api.Node) view.Node {
 		v.IPIPAddr = address(bgp.IPv4IPIPTunnelAddr)
 	}
 	if v.VXLANAddr4.IsValid() {
-		v.VXLANMAC4 = vxlanMAC(o.Spec.VXLANTunnelMACAddr, o.Name)
+		v.VXLANMAC4 = o.VXLANMAC(false)
 	}
 	if v.VXLANAddr6.IsValid() {
-		v.VXLANMAC6 = vxlanMAC(o.Spec.VXLANTunnelMACAddrV6, o.Name+"-v6")
+		v.VXLANMAC6 = o.VXLANMAC(true)
 	}
 	return v
-}
-
-// vxlanMAC is the Ethernet address of a VXLAN device: the stored one, else 66 and the first five bytes of the SHA-1 of
-// its seed, as in Calico. All nodes must come to the same one, since nobody asks for it on the wire.
-func vxlanMAC(stored, seed string) string {
-	if stored != "" {
-		return stored
-	}
-	h := sha1.Sum([]byte(seed))
-	return fmt.Sprintf("66:%02x:%02x:%02x:%02x:%02x", h[0], h[1], h[2], h[3], h[4])
 }
 
 // address reads an address, with or without a mask; the zero value if there is none.

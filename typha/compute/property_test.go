@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/internal/thorough"
 	"github.com/muslin-net/muslin/typha/cache"
 	"github.com/muslin-net/muslin/typha/views"
 )
@@ -103,17 +104,17 @@ func (c *client) check(t *testing.T, store *views.Store) {
 	}
 }
 
-var seeds = flag.Uint64("seeds", 2, "how many random worlds to go through")
+var seeds = flag.Int("seeds", thorough.Rounds(1, 3), "how many random worlds to go through")
 
 // TestIncrementalIsFromScratch changes a random object thousands of times, in batches of random size. After each batch
 // the views must be what a slow oracle says, and now and then what another engine makes of the same objects in another
 // order and in other batches. Clients that take cuts at random moments must end with the same.
 func TestIncrementalIsFromScratch(t *testing.T) {
-	const steps = 400 // of about four changes each
+	steps := thorough.Rounds(100, 1000) // of about four changes each
 	for seed := range *seeds {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(seed)
+			w := newWorld(uint64(seed))
 			e, store := New(), views.NewStore()
 			store.Commit(views.Change{InSync: true})
 			var clients []*client

@@ -84,7 +84,7 @@ func (r *routes) setPool(name string, o *api.IPPool) {
 	} else {
 		r.pools[name] = now
 	}
-	if was != nil && now != nil && was.cidr == now.cidr && was.transport.equal(now.transport) {
+	if was != nil && now != nil && was.cidr == now.cidr && was.transport.Equal(now.transport) {
 		return
 	}
 	r.touchPool(was)

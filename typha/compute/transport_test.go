@@ -20,12 +20,16 @@ func TestModesChangeInSteps(t *testing.T) {
 		moving bool
 	}
 	at := func(now Transport, moving bool) result { return result{now, moving} }
+	set := func(m *Modes, goal Transport) result {
+		now, moving, _ := m.Set("p", goal)
+		return result{now, moving}
+	}
 	both := []view.Tunnel{view.TunnelNone, view.TunnelVXLAN}
 
 	m := NewModes()
-	require.Equal(t, result{never, false}, at(m.Set("p", never)), "a new pool is there at once")
-	require.Equal(t, result{never, false}, at(m.Set("p", never)))
-	require.Equal(t, result{Transport{Send: view.TunnelNone, Receive: both}, true}, at(m.Set("p", vxlan)), "first all accept both")
+	require.Equal(t, result{never, false}, set(m, never), "a new pool is there at once")
+	require.Equal(t, result{never, false}, set(m, never))
+	require.Equal(t, result{Transport{Send: view.TunnelNone, Receive: both}, true}, set(m, vxlan), "first all accept both")
 	require.Equal(t, result{Transport{Send: view.TunnelVXLAN, Receive: both}, true}, at(m.Advance("p")), "then senders change")
 	require.Equal(t, result{vxlan, false}, at(m.Advance("p")), "then the old way is retired")
 	require.Equal(t, result{vxlan, false}, at(m.Advance("p")))
@@ -34,12 +38,12 @@ func TestModesChangeInSteps(t *testing.T) {
 	m.Set("p", never)
 	m.Advance("p")
 	all := []view.Tunnel{view.TunnelNone, view.TunnelIPIP, view.TunnelVXLAN}
-	require.Equal(t, result{Transport{Send: view.TunnelNone, Receive: all}, true}, at(m.Set("p", cross)))
+	require.Equal(t, result{Transport{Send: view.TunnelNone, Receive: all}, true}, set(m, cross))
 	require.Equal(t, result{Transport{Send: view.TunnelIPIP, CrossSubnet: true, Receive: all}, true}, at(m.Advance("p")))
 	require.Equal(t, result{cross, false}, at(m.Advance("p")))
 
 	m.Forget("p")
-	require.Equal(t, result{vxlan, false}, at(m.Set("p", vxlan)))
+	require.Equal(t, result{vxlan, false}, set(m, vxlan))
 	require.Equal(t, result{Transport{}, false}, at(m.Advance("unknown")))
 }
 

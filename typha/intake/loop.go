@@ -2,6 +2,8 @@ package intake
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,14 +13,43 @@ import (
 	"github.com/muslin-net/muslin/typha/views"
 )
 
-// modeStep is how long a step of a pool's change of mode is waited for when not all nodes report that they have taken it.
-const modeStep = 5 * time.Second
+const (
+	// modeStep is how long a step of a pool's change of mode is waited for when not all nodes report that they have taken it.
+	modeStep = 5 * time.Second
+	// firstStep is the same for a change that typha meets at its start: nodes may take 10 s to connect again.
+	firstStep = 15 * time.Second
+	// heldStep is how long a step that is due is held when the Observer does not let it be taken, and heldLook how often
+	// the Observer is asked again.
+	heldStep = 30 * time.Second
+	heldLook = 100 * time.Millisecond
+)
+
+// Observer is told what the loop does, and has a say in when pools change how packets to them are carried. The loop calls
+// it from its one goroutine; it must not wait.
+type Observer interface {
+	// Changed tells of changes that views have by now.
+	Changed(changes []cache.Change)
+	// Carried tells how packets to a pool are carried from now on.
+	Carried(Carriage)
+	// MayCarry tells whether a pool may go from one way to the next: what the next step needs is known to all, and what a
+	// typha must know that goes on from there is stored.
+	MayCarry(pool string, now, next compute.Transport) bool
+}
+
+// Carriage is how packets to a pool are carried.
+type Carriage struct {
+	Pool   string
+	Now    compute.Transport // nodes receive in no way if the pool is gone
+	Moving bool              // on its way to another mode
+	Stage  uint64            // numbers the stages of all changes of mode; for Applied
+}
 
 // Loop is the one flow of state through typha: intake to cache to computation to views. Nothing else writes any of them.
 type Loop struct {
-	intake *Intake
-	engine *compute.Engine
-	store  *views.Store
+	intake   *Intake
+	engine   *compute.Engine
+	store    *views.Store
+	observer Observer
 
 	mu     sync.Mutex        // guards the next three
 	stage  uint64            // numbers the stages of all changes of mode
@@ -27,17 +58,28 @@ type Loop struct {
 
 	modes  *compute.Modes // of the loop alone, as are those below
 	timers map[string]*time.Timer
+	held   map[string]time.Time // pools whose step is due and not taken, and since when
 	synced bool
 }
 
 // NewLoop ties the stages together. It becomes the only user of the engine, and the only one to commit to the store.
 func NewLoop(in *Intake, engine *compute.Engine, store *views.Store) *Loop {
 	return &Loop{
-		intake: in, engine: engine, store: store,
+		intake: in, engine: engine, store: store, observer: nobody{},
 		stages: map[string]uint64{}, over: map[string]uint64{},
-		modes: compute.NewModes(), timers: map[string]*time.Timer{},
+		modes: compute.NewModes(), timers: map[string]*time.Timer{}, held: map[string]time.Time{},
 	}
 }
+
+// nobody observes nothing and has nothing against anything.
+type nobody struct{}
+
+func (nobody) Changed([]cache.Change)                                     {}
+func (nobody) Carried(Carriage)                                           {}
+func (nobody) MayCarry(string, compute.Transport, compute.Transport) bool { return true }
+
+// Observe has an observer told from now on. It is called before Run.
+func (l *Loop) Observe(o Observer) { l.observer = o }
 
 // Run lets state flow until ctx ends.
 func (l *Loop) Run(ctx context.Context) error {
@@ -60,38 +102,84 @@ func (l *Loop) step(ctx context.Context, b Batch) {
 			l.setPool(ctx, c)
 		}
 	}
+	if b.InSync && !l.synced {
+		l.synced = true
+		for _, pool := range l.modes.Pools() {
+			now, _ := l.modes.Next(pool)
+			l.carry(ctx, pool, now, l.modes.Moving(pool), firstStep)
+		}
+	}
 	for _, pool := range l.due() {
-		now, moving := l.modes.Advance(pool)
-		l.carry(ctx, pool, now, moving)
+		l.advance(ctx, pool)
 	}
 	// Before everything is there views are given to nobody, and what half of the objects would mean is not of interest.
-	if !b.InSync {
-		return
+	if b.InSync {
+		change := l.engine.Flush()
+		change.Checkpoint, change.Floor, change.InSync = b.Checkpoint, b.Floor, true
+		l.store.Commit(change)
 	}
-	l.synced = true
-	change := l.engine.Flush()
-	change.Checkpoint, change.Floor, change.InSync = b.Checkpoint, b.Floor, true
-	l.store.Commit(change)
+	l.observer.Changed(b.Changes)
 }
 
-// setPool starts a change of mode. Before everything is there no node acts on anything, so a mode is taken as it is.
+// setPool starts a change of mode. Before everything is there no node acts on anything, and what counts is how nodes have
+// carried the pool's packets so far: as the pool's status says, or, if it does not, in the pool's mode.
 func (l *Loop) setPool(ctx context.Context, c cache.Change) {
 	pool, ok := c.Object.(*api.IPPool)
 	if !ok || !l.synced {
 		l.modes.Forget(c.Key.Name)
-		l.carry(ctx, c.Key.Name, compute.Transport{}, false)
 	}
-	if ok {
-		now, moving := l.modes.Set(pool.Name, compute.TransportOf(pool))
-		l.carry(ctx, pool.Name, now, moving)
+	if !ok {
+		l.carry(ctx, c.Key.Name, compute.Transport{}, false, 0)
+		return
+	}
+	if left, ok := compute.Recorded(pool); ok && !l.synced {
+		l.modes.Set(pool.Name, left)
+	}
+	if now, moving, news := l.modes.Set(pool.Name, compute.TransportOf(pool)); news && l.synced {
+		l.carry(ctx, pool.Name, now, moving, modeStep)
 	}
 }
 
-// due returns the pools whose present stage is over.
+// advance takes the next step of a pool, if the observer lets it, or has been asked for long enough.
+func (l *Loop) advance(ctx context.Context, pool string) {
+	now, next := l.modes.Next(pool)
+	since, held := l.held[pool]
+	switch may := l.observer.MayCarry(pool, now, next); {
+	case may && held:
+		// What was lacking nodes may hear of only now: they have to apply it first.
+		l.carry(ctx, pool, now, true, modeStep)
+		return
+	case !may && !held:
+		l.held[pool] = time.Now()
+		l.lookAgain(ctx, pool)
+		return
+	case !may && time.Since(since) < heldStep:
+		l.lookAgain(ctx, pool)
+		return
+	case !may:
+		l.intake.log.Warn("a change of a pool's mode goes on although not all that it needs is there", "pool", pool, "waited", heldStep)
+	}
+	now, moving := l.modes.Advance(pool)
+	l.carry(ctx, pool, now, moving, modeStep)
+}
+
+// lookAgain has a step that is held looked at soon.
+func (l *Loop) lookAgain(ctx context.Context, pool string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	stage := l.stages[pool]
+	l.timers[pool].Stop()
+	l.timers[pool] = time.AfterFunc(heldLook, func() { _ = l.end(ctx, pool, stage) })
+}
+
+// due returns the pools whose present stage is over. Those that are held are looked at with every batch.
 func (l *Loop) due() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var pools []string
+	pools := slices.Collect(maps.Keys(l.held))
+	for _, pool := range pools {
+		delete(l.over, pool)
+	}
 	for pool, stage := range l.over {
 		if now, moving := l.stages[pool]; moving && now == stage {
 			pools = append(pools, pool)
@@ -102,23 +190,25 @@ func (l *Loop) due() []string {
 }
 
 // carry tells the computation how packets of a pool are carried, and sees to it that the next step is taken.
-func (l *Loop) carry(ctx context.Context, pool string, now compute.Transport, moving bool) {
+func (l *Loop) carry(ctx context.Context, pool string, now compute.Transport, moving bool, patience time.Duration) {
 	if t := l.timers[pool]; t != nil {
 		t.Stop()
 		delete(l.timers, pool)
 	}
+	delete(l.held, pool)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !moving {
+	if moving {
+		l.stage++
+		stage := l.stage
+		l.stages[pool] = stage
+		l.engine.SetTransport(pool, &now)
+		l.timers[pool] = time.AfterFunc(patience, func() { _ = l.end(ctx, pool, stage) }) // fails only when ctx has ended
+	} else {
 		delete(l.stages, pool)
 		l.engine.SetTransport(pool, nil)
-		return
 	}
-	l.stage++
-	stage := l.stage
-	l.stages[pool] = stage
-	l.engine.SetTransport(pool, &now)
-	l.timers[pool] = time.AfterFunc(modeStep, func() { _ = l.end(ctx, pool, stage) }) // fails only when ctx has ended
+	l.observer.Carried(Carriage{Pool: pool, Now: now, Moving: moving, Stage: l.stage})
 }
 
 // end notes that a stage of a pool's change of mode is over, and has the loop look.
@@ -129,14 +219,8 @@ func (l *Loop) end(ctx context.Context, pool string, stage uint64) error {
 	return l.intake.Wake(ctx)
 }
 
-// Applied says that all connected nodes have applied what the views say of a pool's transport, so that its change of
-// mode can go on before its time.
-func (l *Loop) Applied(ctx context.Context, pool string) error {
-	l.mu.Lock()
-	stage, moving := l.stages[pool]
-	l.mu.Unlock()
-	if !moving {
-		return nil
-	}
+// Applied says that all connected nodes have applied what the views say of a pool's transport since a stage of its change
+// of mode, so that the change can go on before its time.
+func (l *Loop) Applied(ctx context.Context, pool string, stage uint64) error {
 	return l.end(ctx, pool, stage)
 }

@@ -36,6 +36,7 @@ func (w *world) token(node string, life time.Duration) string {
 }
 
 func TestNodeEnrolsWithAJoinToken(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1, policy("a", "1"))
@@ -80,6 +81,7 @@ func TestNodeEnrolsWithAJoinToken(t *testing.T) {
 }
 
 func TestEnrolmentIsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	for _, c := range []struct {
@@ -111,6 +113,7 @@ func TestEnrolmentIsRefused(t *testing.T) {
 }
 
 func TestCertificateOfAnotherNodeCannotBeRenewedTo(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	c, err := client.New(client.Config{Addresses: []string{r.address}, Files: w.files(pki.Node("n1")), Node: "n2"})
@@ -121,6 +124,7 @@ func TestCertificateOfAnotherNodeCannotBeRenewedTo(t *testing.T) {
 }
 
 func TestTokensOthersCanReadAreNotUsed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	path := filepath.Join(w.dir, "tokens")
 	w.token("n1", time.Hour)
@@ -130,6 +134,7 @@ func TestTokensOthersCanReadAreNotUsed(t *testing.T) {
 }
 
 func TestTokenStoreKeepsNoToken(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	token := w.token("n1", time.Hour)
 	body, err := os.ReadFile(filepath.Join(w.dir, "tokens"))

@@ -12,6 +12,7 @@ import (
 )
 
 func TestPolicyIsExplained(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r, n1, n2 := w.cluster()
 	web, db := reserve(t, n1, "web"), reserve(t, n2, "db")

@@ -96,6 +96,7 @@ func (s rawStream) ack(received, applied uint64) {
 }
 
 func TestClientThatDoesNotAcknowledgeIsNotDrowned(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1)
@@ -130,6 +131,7 @@ func TestClientThatDoesNotAcknowledgeIsNotDrowned(t *testing.T) {
 }
 
 func TestBatchLargerThanTheWindowGoesAlone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	var items []view.Item
@@ -152,6 +154,7 @@ func TestBatchLargerThanTheWindowGoesAlone(t *testing.T) {
 }
 
 func TestRemovalsAreChunkedToo(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	var items []view.Item
@@ -181,6 +184,7 @@ func TestRemovalsAreChunkedToo(t *testing.T) {
 }
 
 func TestResend(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1, policy("a", "1"), policy("b", "1"))
@@ -209,6 +213,7 @@ func setOf(n int) (view.IPSet, view.Version) {
 }
 
 func TestSetsTravelAsDifferences(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	scope := views.Scope{Node: "n1", View: views.NodeView}
@@ -226,6 +231,7 @@ func TestSetsTravelAsDifferences(t *testing.T) {
 }
 
 func TestWrongDifferenceIsMadeGood(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	scope := views.Scope{Node: "n1", View: views.NodeView}

@@ -17,6 +17,7 @@ import (
 	"github.com/muslin-net/muslin/ipam/alloc"
 	"github.com/muslin-net/muslin/ipam/block"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/conditions"
 	"github.com/muslin-net/muslin/typha/wire"
 )
 
@@ -86,7 +87,7 @@ func (s ipamService) reserveOne(ctx context.Context, node, handle string, attrib
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return []netip.Addr{a}, s.cfg.Alloc.AssignIP(ctx, alloc.Specific{
-		Addr: a, Node: node, Handle: handle, Attributes: attributes, Use: api.UseWorkload,
+		Addr: a, Node: node, Handle: handle, Attributes: attributes, Use: api.UseWorkload, Refuse: s.refuse(node),
 	})
 }
 
@@ -101,6 +102,7 @@ func (s ipamService) reserveAny(ctx context.Context, node, handle string, attrib
 			requests = append(requests, alloc.Request{
 				Node: node, Family: family.number, Count: int(family.count), Handle: handle, Attributes: attributes,
 				Use: api.UseWorkload, Pools: family.pools, NamespaceLabels: s.namespaceLabels(m.GetNamespace()),
+				Refuse: s.refuse(node),
 			})
 		}
 	}
@@ -118,6 +120,20 @@ func (s ipamService) reserveAny(ctx context.Context, node, handle string, attrib
 		}
 	}
 	return addrs, nil
+}
+
+// refuse says of which pools a node gets no addresses for pods, since its kernel cannot carry their packets.
+func (s *Server) refuse(node string) func(*api.IPPool) error {
+	n := s.cfg.Cache.Snapshot().Node(node)
+	if n == nil {
+		return nil
+	}
+	return func(p *api.IPPool) error {
+		if lack, is := conditions.Find(p, n); is {
+			return lack
+		}
+		return nil
+	}
 }
 
 // undoReserve releases what was just reserved.

@@ -13,6 +13,7 @@ import (
 )
 
 func TestReserveAndRelease(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, n1, n2 := w.cluster()
 	w.create(pool("six", "fd00:77::/64"))
@@ -53,6 +54,7 @@ func TestReserveAndRelease(t *testing.T) {
 }
 
 func TestReserveASpecificAddress(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, n1, n2 := w.cluster()
 	ask := client.Reserve{Address: netip.MustParseAddr("192.168.7.7"), Owner: &client.Owner{Handle: "net.c1"}}
@@ -68,6 +70,7 @@ func TestReserveASpecificAddress(t *testing.T) {
 }
 
 func TestReserveRefusesNonsense(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, n1, _ := w.cluster()
 	for name, r := range map[string]client.Reserve{
@@ -85,6 +88,7 @@ func TestReserveRefusesNonsense(t *testing.T) {
 }
 
 func TestWarmAddresses(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, n1, n2 := w.cluster()
 	warm, err := n1.Reserve(t.Context(), client.Reserve{Count4: 3, Epoch: 7})
@@ -118,6 +122,7 @@ func TestWarmAddresses(t *testing.T) {
 }
 
 func TestStaleEpochIsFenced(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, n1, _ := w.cluster()
 	old, err := n1.Reserve(t.Context(), client.Reserve{Count4: 2, Epoch: 1})
@@ -135,6 +140,7 @@ func TestStaleEpochIsFenced(t *testing.T) {
 }
 
 func TestWarmAddressesAreNotBorrowed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.typha()
 	w.create(pool("tiny", "192.168.0.0/26"))

@@ -1,13 +1,15 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -17,13 +19,8 @@ import (
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/datastore"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/conditions"
 	"github.com/muslin-net/muslin/typha/wire"
-)
-
-// Annotations of a Node that hold what the node reported of itself, as JSON.
-const (
-	annotationConditions   = "muslin.net/conditions"
-	annotationCapabilities = "muslin.net/kernel-capabilities"
 )
 
 // nodesService registers nodes.
@@ -67,31 +64,22 @@ func (s nodesService) ReportStatus(ctx context.Context, m *typhav1.ReportStatusR
 	if err != nil {
 		return nil, err
 	}
-	type condition struct {
-		Type    string `json:"type"`
-		Status  bool   `json:"status"`
-		Reason  string `json:"reason,omitempty"`
-		Message string `json:"message,omitempty"`
-	}
-	conditions := []condition{}
+	now := metav1.NewTime(time.Now().Truncate(time.Second))
+	given := []metav1.Condition{}
 	for _, c := range m.GetConditions() {
-		conditions = append(conditions, condition{c.GetType(), c.GetStatus(), c.GetReason(), c.GetMessage()})
-	}
-	texts := map[string]string{}
-	for key, value := range map[string]any{annotationConditions: conditions, annotationCapabilities: m.GetCapabilities()} {
-		b, err := json.Marshal(value)
-		if err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
+		k := metav1.Condition{
+			Type: c.GetType(), Status: metav1.ConditionFalse, Reason: cmp.Or(c.GetReason(), "Reported"), Message: c.GetMessage(),
 		}
-		texts[key] = string(b)
+		if c.GetStatus() {
+			k.Status = metav1.ConditionTrue
+		}
+		given = append(given, k)
 	}
+	kernel := &api.NodeKernel{Features: map[string]string{}}
+	maps.Copy(kernel.Features, m.GetCapabilities())
 	_, err = s.nodes.update(ctx, name, func(n *api.Node) error {
-		for key, text := range texts {
-			if n.Annotations == nil {
-				n.Annotations = map[string]string{}
-			}
-			n.Annotations[key] = text
-		}
+		n.Status.Conditions = conditions.Report(n.Status.Conditions, given, now)
+		n.Status.Kernel = kernel
 		return nil
 	})
 	if err != nil {

@@ -47,6 +47,7 @@ func register(t testing.TB, c *client.Client, r client.Registration) client.Regi
 }
 
 func TestRegister(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.typha()
 	n1 := w.node("n1", r.address)
@@ -87,6 +88,7 @@ func TestRegister(t *testing.T) {
 }
 
 func TestAddressOfAnotherNodeIsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	register(t, w.node("n1", r.address), client.Registration{IPv4: netip.MustParsePrefix("10.0.0.1/24"), IPv6: netip.MustParsePrefix("fd00::1/64")})
@@ -103,6 +105,7 @@ func TestAddressOfAnotherNodeIsRefused(t *testing.T) {
 }
 
 func TestRegisterRefusesNonsense(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	n1 := w.node("n1", r.address)
@@ -116,6 +119,7 @@ func TestRegisterRefusesNonsense(t *testing.T) {
 }
 
 func TestTunnelAddressesFollowThePools(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.typha()
 	stored := &api.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: api.NodeSpec{VXLANTunnelMACAddr: "66:01:02:03:04:05"}}
@@ -134,17 +138,15 @@ func TestTunnelAddressesFollowThePools(t *testing.T) {
 	w.create(pool("b", "192.168.1.0/24", ipip))
 	eventually(t, "an IPIP address", func() bool { return get[*api.Node](w, "Node", "n1").Spec.BGP.IPv4IPIPTunnelAddr != "" })
 
-	p := get[*api.IPPool](w, "IPPool", "a")
-	p.Spec.VXLANMode = api.VXLANNever
-	_, err := w.store.Update(t.Context(), p)
-	require.NoError(t, err)
+	w.setMode("a", api.IPIPNever, api.VXLANNever)
 	eventually(t, "no VXLAN address", func() bool { return get[*api.Node](w, "Node", "n1").Spec.IPv4VXLANTunnelAddr == "" })
-	_, err = w.store.Get(t.Context(), api.Key{Kind: "IPAMHandle", Name: "vxlan-tunnel-addr-n1"})
+	_, err := w.store.Get(t.Context(), api.Key{Kind: "IPAMHandle", Name: "vxlan-tunnel-addr-n1"})
 	require.ErrorIs(t, err, datastore.ErrNotFound)
 	assert.Equal(t, "66:01:02:03:04:05", get[*api.Node](w, "Node", "n1").Spec.VXLANTunnelMACAddr)
 }
 
 func TestStatusIsStoredOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	n1 := w.node("n1", r.address)
@@ -157,12 +159,14 @@ func TestStatusIsStoredOnce(t *testing.T) {
 	}
 	first := say()
 	n := get[*api.Node](w, "Node", "n1")
-	assert.JSONEq(t, `[{"type":"DataplaneReady","status":true,"reason":"InSync"}]`, n.Annotations["muslin.net/conditions"])
-	assert.JSONEq(t, `{"nftables":"1.0"}`, n.Annotations["muslin.net/kernel-capabilities"])
+	require.Len(t, n.Status.Conditions, 1)
+	assert.Equal(t, "DataplaneReady True InSync", shown(n.Status.Conditions[0]))
+	assert.Equal(t, map[string]string{"nftables": "1.0"}, n.Status.Kernel.Features)
 	assert.Equal(t, first, say())
 }
 
 func TestEveryNodeLearnsOfTheOthers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.typha()
 	f := w.follow("n1", []string{r.address})
@@ -179,6 +183,7 @@ func TestEveryNodeLearnsOfTheOthers(t *testing.T) {
 }
 
 func TestChangeOfModeWaitsForAllNodes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r, n1, _ := w.cluster()
 	reserve(t, n1, "c1") // makes a block, and with it a route
@@ -201,10 +206,7 @@ func TestChangeOfModeWaitsForAllNodes(t *testing.T) {
 	route(quick)
 	require.Equal(t, view.TunnelNone, begin.Send)
 
-	p := get[*api.IPPool](w, "IPPool", "default")
-	p.Spec.VXLANMode = api.VXLANAlways
-	_, err := w.store.Update(t.Context(), p)
-	require.NoError(t, err)
+	w.setMode("default", api.IPIPNever, api.VXLANAlways)
 	changed := time.Now()
 	both := []view.Tunnel{view.TunnelNone, view.TunnelVXLAN}
 	first, b := route(slow)

@@ -24,6 +24,7 @@ type nodes struct {
 	connected func() []string // names of the nodes connected to this replica
 	queue     chan struct{}   // has room for one: there are nodes to check
 	pending   pendingNodes
+	drift     *drift
 }
 
 // writeAttempts bounds the attempts to change a Node that others change too.

@@ -36,6 +36,7 @@ func asked(c *client.Client, node string, q client.Question, timeout time.Durati
 }
 
 func TestQuestionsAreRelayed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1)
@@ -58,6 +59,7 @@ func TestQuestionsAreRelayed(t *testing.T) {
 }
 
 func TestQuestionsThatFail(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1)
@@ -104,6 +106,7 @@ func TestQuestionsThatFail(t *testing.T) {
 }
 
 func TestQuestionToANodeThatLeaves(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1)
@@ -125,6 +128,7 @@ func TestQuestionToANodeThatLeaves(t *testing.T) {
 }
 
 func TestAnswerFasterThanItsReader(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1)
@@ -147,6 +151,7 @@ func TestAnswerFasterThanItsReader(t *testing.T) {
 }
 
 func TestQuestionFindsTheReplicaOfItsNode(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	one, two := w.replica(), w.replica()
 	one.put("n1", 1)
@@ -162,6 +167,7 @@ func TestQuestionFindsTheReplicaOfItsNode(t *testing.T) {
 }
 
 func TestFollowersAreListed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1, policy("a", "1"), policy("b", "1"))
@@ -186,6 +192,7 @@ func TestFollowersAreListed(t *testing.T) {
 }
 
 func TestItemsAreExplained(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	set, version := setOf(3)

@@ -67,6 +67,7 @@ func (w *world) eventuallyEndpoints(want ...string) {
 }
 
 func TestReportedEndpointsAreServedAndStored(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r, n1, n2 := w.cluster()
 	f := w.follow("n1", []string{r.address})
@@ -102,6 +103,7 @@ func TestReportedEndpointsAreServedAndStored(t *testing.T) {
 }
 
 func TestLateReportIsIgnored(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, n1, _ := w.cluster()
 	a := reserve(t, n1, "c1")
@@ -115,6 +117,7 @@ func TestLateReportIsIgnored(t *testing.T) {
 }
 
 func TestEndpointsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, n1, n2 := w.cluster()
 	mine, foreign := reserve(t, n1, "c1"), reserve(t, n2, "c2")
@@ -140,6 +143,7 @@ func TestEndpointsThatAreRefused(t *testing.T) {
 }
 
 func TestWhatOthersWroteStays(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, n1, _ := w.cluster()
 	a := reserve(t, n1, "c1")
@@ -166,6 +170,7 @@ func TestWhatOthersWroteStays(t *testing.T) {
 }
 
 func TestSomebodyElsesChangeIsNoObstacle(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, n1, _ := w.cluster()
 	a := reserve(t, n1, "c1")
@@ -182,6 +187,7 @@ func TestSomebodyElsesChangeIsNoObstacle(t *testing.T) {
 // TestReportsWaitForTheDatastore takes the datastore away: an endpoint whose address is known to be the node's is served
 // at once all the same, and written when the datastore is back.
 func TestReportsWaitForTheDatastore(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r, n1, _ := w.cluster()
 	f := w.follow("n1", []string{r.address})

@@ -37,8 +37,9 @@ type Config struct {
 	Alloc     *alloc.Allocator // over the same datastore
 
 	// Applied is told when all connected nodes have applied what the views say of a pool, so that a change of its mode
-	// can go on; nil where nobody waits for that.
-	Applied func(ctx context.Context, pool string) error
+	// can go on; nil where nobody waits for that. It is not told where there are several replicas: what the nodes of the
+	// others have applied is not known here, and the change goes by the clock.
+	Applied func(ctx context.Context, pool string, stage uint64) error
 
 	// Files are the CA's certificate and typha's certificate and key.
 	Files rpc.Files
@@ -69,6 +70,7 @@ type Server struct {
 	sessions *registry
 	reports  *reports
 	nodes    *nodes
+	statuses *statuses
 	applied  *applied
 	enroller *enroller // nil where nodes do not enrol here
 
@@ -94,10 +96,14 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	s.sessions = newRegistry(s.metrics)
-	s.applied = newApplied(cfg.Applied, cfg.Intake, s.sessions, s.log)
+	if len(cfg.Replicas) > 1 {
+		cfg.Applied = nil
+	}
+	s.applied = newApplied(cfg, s.sessions, s.log)
 	s.reports = newReports(cfg.Datastore, s.log, s.metrics)
 	s.nodes = newNodes(cfg.Datastore, cfg.Alloc, s.log)
 	s.nodes.connected = s.sessions.nodes
+	s.statuses = newStatuses(cfg, s.log)
 	s.sessions.joined = func(node string) { s.nodes.check(node) }
 	return s, nil
 }
@@ -122,6 +128,8 @@ func (s *Server) Serve(ctx context.Context, listener, enroll net.Listener) error
 	group.Go(func() error { return serve(main, listener) })
 	group.Go(func() error { return s.reports.run(ctx) })
 	group.Go(func() error { return s.nodes.run(ctx) })
+	group.Go(func() error { return s.statuses.runPools(ctx) })
+	group.Go(func() error { return s.statuses.runNodes(ctx) })
 	group.Go(func() error { return s.applied.run(ctx) })
 	group.Go(func() error { return s.watchHealth(ctx) })
 	group.Go(func() error {

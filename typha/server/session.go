@@ -21,7 +21,7 @@ type session struct {
 	server *Server
 	scope  views.Scope
 	stream typhav1.SyncService_SyncServer
-	sub    *views.Subscription // used by run only
+	sub    *views.Subscription // set by run, under mu
 	behind bool                // used by run only
 	stir   chan struct{}       // has room for one: something below changed
 
@@ -30,6 +30,7 @@ type session struct {
 	dirty     bool              // the view has something to take
 	taking    bool              // it is being taken
 	routes    map[string]uint64 // pools with routes that were sent and not applied, and the batch
+	nodes     uint64            // the last batch with addresses of nodes
 	resend    []view.Key
 	startOver bool // the client asked for the whole view
 	flight    []flight
@@ -59,7 +60,10 @@ func newSession(server *Server, stream typhav1.SyncService_SyncServer, hello gre
 // run sends until the stream ends; nil after an orderly end by the client. The listener needs no waiting for: it ends
 // when run's caller returns, which ends the stream, and until then does nothing but take notes.
 func (s *session) run(have map[view.Key]view.Version) error {
-	s.sub = s.server.cfg.Views.Subscribe(s.scope, have, s.wake)
+	sub := s.server.cfg.Views.Subscribe(s.scope, have, s.wake)
+	s.mu.Lock()
+	s.sub = sub
+	s.mu.Unlock()
 	defer s.sub.Close()
 	defer s.failQuestions()
 	defer s.setBehind(false)
@@ -172,12 +176,12 @@ func (s *session) acknowledge(m *typhav1.Ack) {
 		s.status.Applied = applied
 		s.status.Failures = nil // of earlier batches
 	}
-	settled := s.settled()
+	s.settled()
 	for _, f := range m.GetFailures() {
 		s.status.Failures = append(s.status.Failures, failureText(f))
 	}
 	s.mu.Unlock()
-	s.server.applied.done(settled)
+	s.server.applied.look()
 	if n := len(m.GetFailures()); n > 0 {
 		s.server.metrics.failures.Add(float64(n))
 		s.server.log.Warn("client could not program items", "view", s.scope, "items", n, "first", failureText(m.GetFailures()[0]))
@@ -208,9 +212,16 @@ func (s *session) askAgain(m *typhav1.Resend) {
 // snapshot is the session as operators see it.
 func (s *session) snapshot() *typhav1.ClientStatus {
 	s.mu.Lock()
+	sub := s.sub
+	s.mu.Unlock()
+	items, pending := 0, 0
+	if sub != nil {
+		items, pending = sub.Status() // without mu, which the store's wakes want
+	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	return &typhav1.ClientStatus{
-		Node: s.status.Node, View: s.status.View, Items: s.status.Items, Dirty: s.status.Dirty,
+		Node: s.status.Node, View: s.status.View, Items: uint64(items), Dirty: uint64(pending),
 		Sent: s.status.Sent, Received: s.status.Received, Applied: s.status.Applied,
 		Failures: slices.Clone(s.status.Failures), Software: s.status.Software,
 	}

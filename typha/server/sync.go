@@ -55,7 +55,6 @@ func (s syncService) Sync(stream typhav1.SyncService_SyncServer) error {
 	s.sessions.add(c)
 	err = c.run(hello.have)
 	s.sessions.remove(c)
-	s.applied.done(c.abandoned())
 	s.log.Info("client gone", "view", hello.scope, "error", err)
 	return err
 }

@@ -22,6 +22,7 @@ import (
 )
 
 func TestViewIsServedAndKeptUp(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	f := w.follow("n1", []string{r.address})
@@ -46,6 +47,7 @@ func (f *follower) first(revision uint64) client.Batch {
 }
 
 func TestNothingIsServedBeforeAllIsKnown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.views.Commit(views.Change{Checkpoint: at(1)}) // not in sync
@@ -59,6 +61,7 @@ func TestNothingIsServedBeforeAllIsKnown(t *testing.T) {
 }
 
 func TestResumeOnAnotherReplicaSendsOnlyDifferences(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	one, two := w.replica(), w.replica()
 	for _, r := range []*replica{one, two} {
@@ -94,6 +97,7 @@ func TestReplicaBehindTheClientIsNotUsed(t *testing.T) {
 }
 
 func TestReplicaBehindTheClientCatchesUp(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 4, policy("a", "old"))
@@ -114,6 +118,7 @@ func TestReplicaBehindTheClientCatchesUp(t *testing.T) {
 }
 
 func TestClientIsNotHeldUpByKindsWithoutNews(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica(func(c *server.Config) { c.CheckpointWait = time.Hour })
 	r.views.Commit(views.Change{Checkpoint: at(9), Floor: at(3), InSync: true}) // some kind was last heard of at 3
@@ -175,6 +180,7 @@ func (s rawStream) chunk() *typhav1.Chunk {
 }
 
 func TestHelloIsJudged(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1)
@@ -211,6 +217,7 @@ func TestHelloIsJudged(t *testing.T) {
 }
 
 func TestHelloInParts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1, policy("a", "1"), policy("b", "1"))
@@ -232,6 +239,7 @@ func TestHelloInParts(t *testing.T) {
 }
 
 func TestManyItemsAreResumed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	var items []view.Item
@@ -253,6 +261,7 @@ func TestManyItemsAreResumed(t *testing.T) {
 }
 
 func TestOnlyKnownCertificatesGetIn(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1)
@@ -282,6 +291,7 @@ func TestOnlyKnownCertificatesGetIn(t *testing.T) {
 }
 
 func TestANodeIsNoTypha(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	impostor := w.replica(func(c *server.Config) { c.Files = w.files(pki.Node("n2")) })
 	_, err := w.node("n1", impostor.address).Replicas(t.Context())
@@ -305,6 +315,7 @@ func TestStoppingReplicaSendsItsClientsAway(t *testing.T) {
 }
 
 func TestEndOfStreamIsOrderly(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	r.put("n1", 1)

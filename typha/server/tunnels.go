@@ -2,12 +2,9 @@ package server
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // the rule that all nodes compute MACs by, not a matter of security
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -17,10 +14,14 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/ipam/alloc"
+	"github.com/muslin-net/muslin/typha/cache"
 )
 
 // retryTunnels is how long after a failure a node's tunnel addresses are looked at again.
 const retryTunnels = 10 * time.Second
+
+// ensureAtOnce is of how many nodes the tunnel addresses are looked at at a time.
+const ensureAtOnce = 8
 
 // pendingNodes is a set of nodes to be looked at.
 type pendingNodes struct {
@@ -47,7 +48,31 @@ func (p *pendingNodes) take() map[string]struct{} {
 func newNodes(store datastore.Client, a *alloc.Allocator, log *slog.Logger) *nodes {
 	return &nodes{
 		store: store, alloc: a, log: log, connected: func() []string { return nil },
-		queue: make(chan struct{}, 1), pending: pendingNodes{names: map[string]struct{}{}},
+		queue: make(chan struct{}, 1), pending: pendingNodes{names: map[string]struct{}{}}, drift: newDrift(),
+	}
+}
+
+// changed has the nodes looked at whose tunnel addresses may not be right any more. Of nodes that are connected elsewhere
+// that is the other replica's business, unless they are gone.
+func (s *nodes) changed(changes []cache.Change) {
+	suspects, all := s.drift.look(changes)
+	here := s.connected()
+	if all {
+		s.check(here...)
+		return
+	}
+	if len(suspects) == 0 {
+		return
+	}
+	for _, n := range here {
+		if gone, is := suspects[n]; is && !gone {
+			s.check(n)
+		}
+	}
+	for n, gone := range suspects {
+		if gone {
+			s.check(n)
+		}
 	}
 }
 
@@ -62,23 +87,8 @@ func (s *nodes) check(names ...string) {
 
 // run keeps the tunnel addresses of the connected nodes as the pools want them.
 func (s *nodes) run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		err := datastore.Follow(ctx, s.store, "IPPool", datastore.FollowOptions{Logger: s.log}, func(datastore.Delta[*api.IPPool]) error {
-			s.check(s.connected()...)
-			return nil
-		})
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
-	})
-	group.Go(func() error { return s.work(ctx) })
-	return group.Wait()
-}
-
-func (s *nodes) work(ctx context.Context) error {
 	var retry <-chan time.Time
+	var mu sync.Mutex // guards failed
 	failed := map[string]struct{}{}
 	for {
 		select {
@@ -92,12 +102,20 @@ func (s *nodes) work(ctx context.Context) error {
 			}
 			clear(failed)
 		}
+		var group errgroup.Group
+		group.SetLimit(ensureAtOnce)
 		for name := range s.pending.take() {
-			if err := s.ensure(ctx, name); err != nil && ctx.Err() == nil {
-				s.log.Warn("tunnel addresses of a node are not right, trying again", "node", name, "within", retryTunnels, "error", err)
-				failed[name] = struct{}{}
-			}
+			group.Go(func() error {
+				if err := s.ensure(ctx, name); err != nil && ctx.Err() == nil {
+					s.log.Warn("tunnel addresses of a node are not right, trying again", "node", name, "within", retryTunnels, "error", err)
+					mu.Lock()
+					failed[name] = struct{}{}
+					mu.Unlock()
+				}
+				return nil
+			})
 		}
+		_ = group.Wait() // what fails is tried again
 		if len(failed) > 0 && retry == nil {
 			retry = time.After(time.Duration(float64(retryTunnels) * (0.5 + rand.Float64()/2)))
 		}
@@ -107,7 +125,8 @@ func (s *nodes) work(ctx context.Context) error {
 func (s *nodes) ensure(ctx context.Context, name string) error {
 	n, err := s.get(ctx, name)
 	if errors.Is(err, datastore.ErrNotFound) {
-		return nil // not registered yet; Register sees to it
+		// Not registered yet, and Register sees to it; or deleted, and what it had nobody needs.
+		return s.alloc.ReleaseTunnels(ctx, name)
 	}
 	if err == nil {
 		_, err = s.ensureTunnels(ctx, n)
@@ -172,20 +191,14 @@ func setTunnels(n *api.Node, got map[alloc.Tunnel]netip.Addr) {
 	}
 	if a, ok := got[alloc.TunnelVXLAN]; ok {
 		n.Spec.IPv4VXLANTunnelAddr = text(a)
-		n.Spec.VXLANTunnelMACAddr = vxlanMAC(n.Spec.VXLANTunnelMACAddr, n.Name, a)
+		if a.IsValid() {
+			n.Spec.VXLANTunnelMACAddr = n.VXLANMAC(false)
+		}
 	}
 	if a, ok := got[alloc.TunnelVXLAN6]; ok {
 		n.Spec.IPv6VXLANTunnelAddr = text(a)
-		n.Spec.VXLANTunnelMACAddrV6 = vxlanMAC(n.Spec.VXLANTunnelMACAddrV6, n.Name+"-v6", a)
+		if a.IsValid() {
+			n.Spec.VXLANTunnelMACAddrV6 = n.VXLANMAC(true)
+		}
 	}
-}
-
-// vxlanMAC is the Ethernet address of a VXLAN device: the stored one, else 66 and the first five bytes of the SHA-1 of
-// the seed, which every implementation computes alike.
-func vxlanMAC(stored, seed string, tunnel netip.Addr) string {
-	if _, err := net.ParseMAC(stored); err == nil || !tunnel.IsValid() {
-		return stored
-	}
-	sum := sha1.Sum([]byte(seed)) //nolint:gosec // see the import
-	return fmt.Sprintf("66:%02x:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3], sum[4])
 }

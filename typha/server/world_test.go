@@ -2,12 +2,15 @@ package server_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,20 +43,24 @@ type world struct {
 	etcd  *embedded.Server
 	at    string // address of etcd
 	store datastore.Client
+	bare  datastore.Client // the same without checks
 }
+
+// worlds counts worlds: the datastore of each has an address to itself, which nobody takes while it is down.
+var worlds atomic.Int32
 
 func newWorld(t testing.TB) *world {
 	ca, err := pki.NewCA("test", time.Now())
 	require.NoError(t, err)
 	w := &world{t: t, ca: ca, dir: t.TempDir()}
 	require.NoError(t, ca.Write(w.dir))
-	w.at = free(t)
+	w.at = fmt.Sprintf("127.0.1.%d:0", worlds.Add(1))
 	w.startStore()
 	t.Cleanup(func() { w.etcd.Close() })
 	store, err := etcd.New(t.Context(), etcd.Config{Endpoints: []string{"http://" + w.at}, Logger: quiet})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
-	w.store = datastore.Validating(store)
+	w.store, w.bare = datastore.Validating(store), store
 	require.NoError(t, datastore.Init(t.Context(), w.store))
 	return w
 }
@@ -63,6 +70,7 @@ func (w *world) startStore() {
 	var err error
 	w.etcd, err = embedded.Start(w.t.Context(), embedded.Config{Dir: filepath.Join(w.dir, "etcd"), Listen: w.at, Logger: quiet})
 	require.NoError(w.t, err)
+	w.at = strings.TrimPrefix(w.etcd.Endpoint(), "http://")
 }
 
 // files issues a certificate.
@@ -124,6 +132,7 @@ func (w *world) start(whole bool, change ...func(*server.Config)) *replica {
 	}
 	s, err := server.New(cfg)
 	require.NoError(w.t, err)
+	loop.Observe(s)
 	main, enroll := listen(w.t), listen(w.t)
 	if len(cfg.Replicas) > 0 {
 		main.Close()

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/internal/thorough"
 )
 
 func policy(id string, n int) *Entry {
@@ -182,7 +183,7 @@ func TestAnyInterleavingEndsAtTheView(t *testing.T) {
 			readers = append(readers, subscribe(m.store, scope, nil))
 		}
 	}
-	for i := range 1500 {
+	for i := range thorough.Rounds(400, 1500) {
 		m.commit(uint64(i + 1))
 		r := readers[m.r.IntN(len(readers))]
 		switch m.r.IntN(20) {

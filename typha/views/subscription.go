@@ -79,6 +79,27 @@ func (sub *Subscription) Next() (Cut, bool) {
 	return cut, true
 }
 
+// Status counts the items of the view, and those that the next Next has for the client. Any goroutine may ask. It stops
+// the store for the time it takes: it is for people.
+func (sub *Subscription) Status() (items, pending int) {
+	s := sub.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for e := range s.all(sub.scope) {
+		items++
+		if !sub.primed && sub.have[e.Key] != e.Version {
+			pending++
+		}
+	}
+	if sub.primed {
+		pending = len(sub.dirty)
+		for range s.common[sub.scope.View].since(sub.generation) {
+			pending++
+		}
+	}
+	return items, pending
+}
+
 // whole compares the whole view with what the client had.
 func (sub *Subscription) whole(cut *Cut) {
 	for e := range sub.store.all(sub.scope) {

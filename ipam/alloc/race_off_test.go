@@ -1,6 +1,0 @@
-//go:build !race
-
-package alloc
-
-// seeds is how many interleavings of each kind are tried.
-const seeds = 1500
