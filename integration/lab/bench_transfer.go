@@ -12,53 +12,101 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// transfer connects pod-1 to pod-2 of a lab and measures on the connection. Both ends are sockets of this process, read
-// and written by blocking system calls on threads of their own, so that no scheduler but the kernel's is measured.
-func transfer(ctx context.Context, l *Lab, measure func(client, server int, d time.Duration) (float64, error)) (float64, error) {
-	st, err := l.Status(ctx)
-	if err != nil {
-		return 0, err
-	}
-	var target netip.Addr
-	for _, p := range st.Pods {
-		if p.ID == "pod-2" && len(p.Addresses) > 0 {
-			target = p.Addresses[0]
+// Both ends of what is measured are sockets of this process, read and written by blocking system calls on threads of their
+// own, so that no scheduler but the kernel's is measured. Rates are of the receiver.
+
+// quiet is how long a peer may say nothing before a run is given up.
+const quiet = 5 * time.Second
+
+// talk is an open TCP connection from pod-1 to pod-2 of a lab.
+type talk struct{ client, server *os.File }
+
+func (t talk) close() { closeAll([]*os.File{t.client, t.server}) }
+
+// connect opens n connections from pod-1 to pod-2.
+func connect(ctx context.Context, l *Lab, n int) (talks []talk, err error) {
+	defer func() {
+		if err != nil {
+			hangUp(talks)
+			talks = nil
 		}
+	}()
+	target, err := addressOf(ctx, l, "pod-2")
+	if err != nil {
+		return nil, err
 	}
 	ln, err := l.Listen(ctx, "pod-2", netip.AddrPortFrom(target, 0))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer func() { _ = ln.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	client, err := l.Dial(ctx, "pod-1", ln.Addr().(*net.TCPAddr).AddrPort())
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = client.Close() }()
-	server, err := ln.AcceptTCP()
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = server.Close() }()
-	var fds [2]int
-	for i, c := range []*net.TCPConn{client, server} {
-		if err := c.SetNoDelay(true); err != nil {
-			return 0, err
-		}
-		f, err := c.File()
+	for range n {
+		client, err := l.Dial(ctx, "pod-1", ln.Addr().(*net.TCPAddr).AddrPort())
 		if err != nil {
-			return 0, err
+			return talks, err
 		}
-		defer f.Close()
-		fds[i] = blocking(f)
-		// A peer that is lost must not hang the run.
-		if err := unix.SetsockoptTimeval(fds[i], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
-			return 0, err
+		defer func() { _ = client.Close() }()
+		server, err := ln.AcceptTCP()
+		if err != nil {
+			return talks, err
+		}
+		defer func() { _ = server.Close() }()
+		var files []*os.File
+		for _, c := range []*net.TCPConn{client, server} {
+			f, err := plain(c)
+			if err != nil {
+				closeAll(files)
+				return talks, err
+			}
+			files = append(files, f)
+		}
+		talks = append(talks, talk{client: files[0], server: files[1]})
+	}
+	return talks, nil
+}
+
+func hangUp(talks []talk) {
+	for _, t := range talks {
+		t.close()
+	}
+}
+
+// addressOf is a pod's first address.
+func addressOf(ctx context.Context, l *Lab, pod string) (netip.Addr, error) {
+	st, err := l.Status(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, p := range st.Pods {
+		if p.ID == pod && len(p.Addresses) > 0 {
+			return p.Addresses[0], nil
 		}
 	}
-	return measure(fds[0], fds[1], benchRound)
+	return netip.Addr{}, fmt.Errorf("%s in lab %s has no address", pod, l.name)
+}
+
+// plain is a connection's socket, blocking, without delay, and with a limit on how long it waits.
+func plain(c *net.TCPConn) (*os.File, error) {
+	if err := c.SetNoDelay(true); err != nil {
+		return nil, err
+	}
+	f, err := c.File()
+	if err != nil {
+		return nil, err
+	}
+	if err := patient(blocking(f), quiet); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// patient limits how long a read waits.
+func patient(fd int, d time.Duration) error {
+	tv := unix.NsecToTimeval(d.Nanoseconds())
+	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
 }
 
 // blocking returns the file's number after setting it to block.
@@ -88,6 +136,11 @@ func pin(n int) error {
 	}
 }
 
+// undisturbed keeps other programs of the machine from interrupting the calling thread, if it may. It is for short windows.
+func undisturbed() {
+	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
+}
+
 // uninterrupted repeats a call that a signal broke off, as those of Go's scheduler do.
 func uninterrupted(call func(fd int, b []byte) (int, error), fd int, b []byte) (int, error) {
 	for {
@@ -96,88 +149,4 @@ func uninterrupted(call func(fd int, b []byte) (int, error), fd int, b []byte) (
 			return n, err
 		}
 	}
-}
-
-// roundTrip returns the mean time in microseconds of sending a byte and getting it back. Both ends share a processor:
-// what it takes to wake another one would drown what a packet takes.
-func roundTrip(client, server int, d time.Duration) (float64, error) {
-	served := make(chan error, 1)
-	go func() {
-		served <- onOwnThread(func() error {
-			if err := pin(0); err != nil {
-				return err
-			}
-			b := make([]byte, 1)
-			for {
-				n, err := uninterrupted(unix.Read, server, b)
-				if n == 0 || err != nil {
-					return err
-				}
-				if _, err := uninterrupted(unix.Write, server, b); err != nil {
-					return err
-				}
-			}
-		})
-	}()
-	var mean float64
-	err := onOwnThread(func() error {
-		if err := pin(0); err != nil {
-			return err
-		}
-		b := []byte{1}
-		count, began := 0, time.Now()
-		for time.Since(began) < d {
-			if _, err := uninterrupted(unix.Write, client, b); err != nil {
-				return err
-			}
-			if n, err := uninterrupted(unix.Read, client, b); n != 1 || err != nil {
-				return fmt.Errorf("no answer: %w", err)
-			}
-			count++
-		}
-		mean = float64(time.Since(began).Microseconds()) / float64(count)
-		return nil
-	})
-	_ = unix.Shutdown(client, unix.SHUT_WR)
-	return mean, errors.Join(err, <-served)
-}
-
-// throughput returns what one connection carries, in Gbit/s.
-func throughput(client, server int, d time.Duration) (float64, error) {
-	sent := make(chan error, 1)
-	began := time.Now()
-	go func() {
-		sent <- onOwnThread(func() error {
-			if err := pin(1); err != nil {
-				return err
-			}
-			b := make([]byte, 128<<10)
-			for time.Since(began) < d {
-				if _, err := uninterrupted(unix.Write, client, b); err != nil {
-					return err
-				}
-			}
-			return unix.Shutdown(client, unix.SHUT_WR)
-		})
-	}()
-	var rate float64
-	err := onOwnThread(func() error {
-		if err := pin(0); err != nil {
-			return err
-		}
-		b := make([]byte, 128<<10)
-		total := 0
-		for {
-			n, err := uninterrupted(unix.Read, server, b)
-			if err != nil {
-				return err
-			}
-			if n == 0 {
-				rate = float64(total) * 8 / time.Since(began).Seconds() / 1e9
-				return nil
-			}
-			total += n
-		}
-	})
-	return rate, errors.Join(err, <-sent)
 }

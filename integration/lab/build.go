@@ -26,6 +26,7 @@ func (s *supervisor) build(ctx context.Context, stateDir string, progress func(P
 	if s.topology, err = ReadTopology(filepath.Join(stateDir, "topology.yaml")); err != nil {
 		return err
 	}
+	s.backend = s.topology.Backend
 	steps := []struct {
 		name string
 		fn   func(context.Context) error

@@ -19,11 +19,7 @@ func handBlock(index int) netip.Prefix {
 }
 
 // handPool is the pool that holds all hand blocks.
-func handPool() Pool {
-	p := Pool{CIDR: netip.MustParsePrefix("192.168.0.0/16")}
-	p.setDefaults()
-	return p
-}
+func handPool() Pool { return NewPool(netip.MustParsePrefix("192.168.0.0/16")) }
 
 // byHand turns a topology into one of machines that run nothing.
 func byHand(t Topology) Topology {
@@ -65,15 +61,25 @@ func useStockPlugins(l *Lab, t Topology, dir string) error {
 	return nil
 }
 
-// handRoutes lets nodes know each other's pods: by plain routing, or through a VXLAN device.
+// hasIPIP tells whether a node's kernel has the IP-in-IP device.
+func hasIPIP(ctx context.Context, l *Lab, node string) bool {
+	_, err := l.Run(ctx, node, "sh", "-c", "ip link show tunl0 || { modprobe -q ipip && ip link show tunl0; }")
+	return err == nil
+}
+
+// handRoutes lets nodes know each other's pods: by plain routing, or through a tunnel device. What another mode left is
+// taken back.
 func handRoutes(ctx context.Context, l *Lab, t Topology, mode Mode) error {
 	for i, n := range t.Nodes {
-		script := []string{"echo 1 > /proc/sys/net/ipv4/ip_forward"}
-		if mode == ModeVXLAN {
+		script := []string{"echo 1 > /proc/sys/net/ipv4/ip_forward", "ip link del vxlan.calico 2>/dev/null || true"}
+		switch mode {
+		case ModeVXLAN:
 			script = append(script,
 				fmt.Sprintf("ip link add vxlan.calico type vxlan id 4096 dev %s dstport %d nolearning", n.Interface, defaultVXLANPort),
 				fmt.Sprintf("ip addr add %s/32 dev vxlan.calico", handVTEP(i)),
 				fmt.Sprintf("ip link set vxlan.calico address %s up", handMAC(i)))
+		case ModeIPIP:
+			script = append(script, fmt.Sprintf("ip addr replace %s/32 dev tunl0", handVTEP(i)), "ip link set tunl0 up")
 		}
 		for j, other := range t.Nodes {
 			addr := other.Addresses[0]
@@ -84,6 +90,8 @@ func handRoutes(ctx context.Context, l *Lab, t Topology, mode Mode) error {
 					fmt.Sprintf("ip neigh replace %s lladdr %s dev vxlan.calico nud permanent", handVTEP(j), handMAC(j)),
 					fmt.Sprintf("bridge fdb append %s dev vxlan.calico dst %s", handMAC(j), addr),
 					fmt.Sprintf("ip route replace %s via %s dev vxlan.calico onlink", handBlock(j), handVTEP(j)))
+			case mode == ModeIPIP:
+				script = append(script, fmt.Sprintf("ip route replace %s via %s dev tunl0 onlink", handBlock(j), addr))
 			case t.sameSubnet(n.Name, other.Name):
 				script = append(script, fmt.Sprintf("ip route replace %s via %s", handBlock(j), addr))
 			default:
@@ -113,4 +121,24 @@ func trackConnections(ctx context.Context, l *Lab, t Topology) error {
 		}
 	}
 	return nil
+}
+
+// guard gives all nodes by hand what Muslin's rules do to each packet of an established flow beside tracking it: a pod's
+// source is looked up, and the kernel is ready to translate what leaves the pool. The result takes it back.
+func guard(ctx context.Context, l *Lab, t Topology) (undo func(context.Context) error, err error) {
+	all := func(ctx context.Context, script string) error {
+		for _, n := range t.Nodes {
+			if _, err := l.Run(ctx, n.Name, "nft", script); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	pool := handPool().CIDR
+	undo = func(ctx context.Context) error { return all(ctx, "delete table ip guard") }
+	return undo, all(ctx, fmt.Sprintf(`add table ip guard
+		add chain ip guard source { type filter hook prerouting priority raw; }
+		add rule ip guard source iifname "veth*" fib saddr . iif oif 0 drop
+		add chain ip guard outgoing { type nat hook postrouting priority srcnat; }
+		add rule ip guard outgoing ip saddr %[1]s ip daddr != %[1]s masquerade`, pool))
 }

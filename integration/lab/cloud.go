@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -11,34 +12,156 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkSourceDest makes the fabric refuse, at a node's port, frames from the node with a source that is not one of its
-// own addresses, and frames to the node with a destination that is not. This is what cloud networks do to instances.
-// Multicast, broadcast and IPv6 link-local pass: without them there is no neighbour discovery.
-func (f *fabric) checkSourceDest(port string, own []netip.Addr) error {
-	c, err := nftables.New(nftables.WithNetNSFd(int(f.space.net.Fd())))
+// cloud is what the fabric does as the networks of clouds do to their instances: at a node's port it refuses frames from
+// the node with a source that is not one of the node's own addresses, and frames to the node with a destination that is
+// not. It looks at the outer header only. Multicast, broadcast and IPv6 link-local pass: without them there is no neighbour
+// discovery.
+//
+// Each port has two chains that count what they refuse. Two maps from port to chain say for which ports they count, so that
+// a switch is one element of a map, and takes effect at once for the next frame.
+type cloud struct {
+	space *space
+
+	mu  sync.Mutex              // guards the following
+	own map[string][]netip.Addr // of each port that has chains
+	on  map[string]bool
+}
+
+const (
+	cloudTable    = "cloud"
+	cloudFromNode = "sources" // the hook where frames come in from nodes, and the map that it asks
+	cloudToNode   = "destinations"
+)
+
+func newCloud(s *space) *cloud {
+	return &cloud{space: s, own: map[string][]netip.Addr{}, on: map[string]bool{}}
+}
+
+// check turns the check of a port on or off. own are the addresses of the node behind it.
+func (c *cloud) check(port string, own []netip.Addr, on bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.on[port] == on {
+		return nil
+	}
+	nft, err := nftables.New(nftables.WithNetNSFd(int(c.space.net.Fd())))
 	if err != nil {
 		return err
 	}
-	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyBridge, Name: "cloud"})
-	from := c.AddChain(&nftables.Chain{
-		Name: "from-node", Table: table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityFilter,
-	})
-	to := c.AddChain(&nftables.Chain{
-		Name: "to-node", Table: table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
-	})
-	for _, e := range sourceDestRules(port, own) {
-		chain := from
-		if e.toNode {
-			chain = to
+	table := &nftables.Table{Family: nftables.TableFamilyBridge, Name: cloudTable}
+	maps := map[bool]*nftables.Set{}
+	for toNode, name := range map[bool]string{false: cloudFromNode, true: cloudToNode} {
+		maps[toNode] = &nftables.Set{
+			Table: table, Name: name, IsMap: true, KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict,
 		}
-		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: e.exprs})
 	}
-	if err := c.Flush(); err != nil {
+	if len(c.own) == 0 {
+		if err := addCloudTable(nft, table, maps); err != nil {
+			return err
+		}
+	}
+	_, made := c.own[port]
+	if !made {
+		addPortChains(nft, table, port, own)
+	}
+	for toNode, m := range maps {
+		element := []nftables.SetElement{{
+			Key: ifName(port), VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: portChain(port, toNode)},
+		}}
+		change := nft.SetDeleteElements
+		if on {
+			change = nft.SetAddElements
+		}
+		if err := change(m, element); err != nil {
+			return err
+		}
+	}
+	if err := nft.Flush(); err != nil {
 		return kernelProblem(fmt.Sprintf("check sources and destinations at the port of %s", port), "CONFIG_NF_TABLES_BRIDGE", err)
 	}
+	c.own[port], c.on[port] = own, on
 	return nil
+}
+
+// addCloudTable adds the hooks, which look up the port's chain in their map.
+func addCloudTable(nft *nftables.Conn, table *nftables.Table, maps map[bool]*nftables.Set) error {
+	nft.AddTable(table)
+	for toNode, m := range maps {
+		if err := nft.AddSet(m, nil); err != nil {
+			return err
+		}
+		hook, side := nftables.ChainHookPrerouting, expr.MetaKeyIIFNAME
+		if toNode {
+			hook, side = nftables.ChainHookForward, expr.MetaKeyOIFNAME
+		}
+		chain := nft.AddChain(&nftables.Chain{
+			Name: m.Name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter,
+		})
+		nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: side, Register: 1},
+			&expr.Lookup{SourceRegister: 1, IsDestRegSet: true, SetName: m.Name, SetID: m.ID},
+		}})
+	}
+	return nil
+}
+
+// addPortChains adds the two chains of a port.
+func addPortChains(nft *nftables.Conn, table *nftables.Table, port string, own []netip.Addr) {
+	chains := map[bool]*nftables.Chain{}
+	for _, toNode := range []bool{false, true} {
+		chains[toNode] = nft.AddChain(&nftables.Chain{Name: portChain(port, toNode), Table: table})
+	}
+	for _, r := range sourceDestRules(own) {
+		nft.AddRule(&nftables.Rule{Table: table, Chain: chains[r.toNode], Exprs: r.exprs})
+	}
+}
+
+func portChain(port string, toNode bool) string {
+	if toNode {
+		return "to-" + port
+	}
+	return "from-" + port
+}
+
+func ifName(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return b
+}
+
+// checks tells whether the check of a port is on.
+func (c *cloud) checks(port string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.on[port]
+}
+
+// refused counts the frames that the check refused at a port, from its node and to it, since the lab is up.
+func (c *cloud) refused(port string) (from, to uint64, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, made := c.own[port]; !made {
+		return 0, 0, nil
+	}
+	nft, err := nftables.New(nftables.WithNetNSFd(int(c.space.net.Fd())))
+	if err != nil {
+		return 0, 0, err
+	}
+	table := &nftables.Table{Family: nftables.TableFamilyBridge, Name: cloudTable}
+	for toNode, n := range map[bool]*uint64{false: &from, true: &to} {
+		rules, err := nft.GetRules(table, &nftables.Chain{Name: portChain(port, toNode), Table: table})
+		if err != nil {
+			return 0, 0, fmt.Errorf("count what the fabric refused at the port of %s: %w", port, err)
+		}
+		for _, r := range rules {
+			for _, e := range r.Exprs {
+				if counter, ok := e.(*expr.Counter); ok {
+					*n += counter.Packets
+				}
+			}
+		}
+	}
+	return from, to, nil
 }
 
 type cloudRule struct {
@@ -54,7 +177,7 @@ type addressField struct {
 	v6        bool
 }
 
-func sourceDestRules(port string, own []netip.Addr) []cloudRule {
+func sourceDestRules(own []netip.Addr) []cloudRule {
 	fields := []addressField{
 		{etherType: unix.ETH_P_IP, offset: 12},
 		{etherType: unix.ETH_P_IP, offset: 16, toNode: true},
@@ -75,24 +198,16 @@ func sourceDestRules(port string, own []netip.Addr) []cloudRule {
 			}
 		}
 		for _, p := range pass {
-			rules = append(rules, cloudRule{fl.toNode, append(matchField(port, fl, &p), &expr.Verdict{Kind: expr.VerdictAccept})})
+			rules = append(rules, cloudRule{fl.toNode, append(matchField(fl, &p), &expr.Verdict{Kind: expr.VerdictAccept})})
 		}
-		rules = append(rules, cloudRule{fl.toNode, append(matchField(port, fl, nil), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})})
+		rules = append(rules, cloudRule{fl.toNode, append(matchField(fl, nil), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})})
 	}
 	return rules
 }
 
-// matchField matches frames of the field's protocol at the port and, if given, with the field inside a prefix.
-func matchField(port string, fl addressField, p *netip.Prefix) []expr.Any {
-	side := expr.MetaKeyIIFNAME
-	if fl.toNode {
-		side = expr.MetaKeyOIFNAME
-	}
-	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, port)
+// matchField matches frames of the field's protocol and, if given, with the field inside a prefix.
+func matchField(fl addressField, p *netip.Prefix) []expr.Any {
 	es := []expr.Any{
-		&expr.Meta{Key: side, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
 		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(fl.etherType)},
 	}

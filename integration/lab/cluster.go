@@ -79,8 +79,8 @@ func (s *supervisor) startAgents(ctx context.Context) error {
 	defer cancel()
 	return s.each(ctx, func(ctx context.Context, m *machine) error {
 		var started []*process
-		for _, name := range []string{ProcessBird, ProcessFelix, ProcessConfd} {
-			if !m.node.runs(name) {
+		for _, name := range []string{ProcessBird, ProcessFelix, ProcessConfd, ProcessMonitor} {
+			if !m.node.runs(name) || !s.currentBackend().wants(name) {
 				continue
 			}
 			p, err := s.startProcess(m.node.Name, name)

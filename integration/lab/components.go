@@ -101,6 +101,9 @@ func (s *supervisor) commandOf(n Node, process string) command {
 	case ProcessStartup:
 		c.args = append([]string{"-startup"}, client...)
 		c.once = true
+	case ProcessMonitor:
+		c.path = filepath.Join(s.config.BinDir, ProcessStartup)
+		c.args = append([]string{"-monitor-addresses"}, client...)
 	case ProcessFelix:
 		c.args = append(client, "--health", healthAddr(process).String())
 	case ProcessConfd:
@@ -137,7 +140,16 @@ func (s *supervisor) baseEnv() []string {
 
 // nodeEnv is the environment of each process of a node.
 func (s *supervisor) nodeEnv(n Node) []string {
-	env := append(s.baseEnv(), "NODENAME="+n.Name, "NO_DEFAULT_POOLS=true")
+	env := append(s.baseEnv(), "NODENAME="+n.Name, "CALICO_NETWORKING_BACKEND="+string(s.currentBackend()))
+	if len(s.topology.Pools) > 0 {
+		env = append(env, "NO_DEFAULT_POOLS=true")
+	}
+	if !n.has(false) {
+		env = append(env, "IP=none")
+	}
+	if n.has(true) { // calico-node looks for IPv4 unasked, for IPv6 only if it is told to
+		env = append(env, "IP6=autodetect")
+	}
 	for _, k := range slices.Sorted(maps.Keys(n.Env)) {
 		env = append(env, k+"="+n.Env[k])
 	}

@@ -52,6 +52,16 @@ func TestCommands(t *testing.T) {
 		assert.True(t, has(s.nodeEnv(n), "NODENAME="+n.Name))
 		assert.True(t, has(s.nodeEnv(n), envState+"=/s"))
 	}
+	assert.False(t, has(s.nodeEnv(topo.Nodes[1]), "NO_DEFAULT_POOLS"), "no pools are given, so start-up makes them")
+	assert.False(t, has(s.nodeEnv(topo.Nodes[1]), "IP6="))
+	s.topology.Pools, s.backend = []Pool{handPool()}, BackendVXLAN
+	assert.True(t, has(s.nodeEnv(topo.Nodes[1]), "NO_DEFAULT_POOLS=true"))
+	assert.True(t, has(s.nodeEnv(topo.Nodes[1]), "CALICO_NETWORKING_BACKEND=vxlan"))
+	both := Node{Name: "both", Addresses: []netip.Addr{netip.MustParseAddr("10.30.0.9"), netip.MustParseAddr("fd30::9")}, Env: map[string]string{"FELIX_IPIPDRIVER": "BPF"}}
+	assert.True(t, has(s.nodeEnv(both), "IP6=autodetect"))
+	assert.True(t, has(s.nodeEnv(both), "FELIX_IPIPDRIVER=BPF"))
+	both.Addresses = both.Addresses[1:]
+	assert.True(t, has(s.nodeEnv(both), "IP=none"))
 	s.topology.Datastore = DatastoreEtcd
 	assert.True(t, has(s.shellEnv(topo.Nodes[0]), "ETCD_ENDPOINTS=http://10.30.0.10:2379"))
 	assert.Contains(t, line(0, ProcessTypha), "http://10.30.0.10:2379")

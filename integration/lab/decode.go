@@ -37,6 +37,8 @@ type Flow struct {
 	Src, Dst         netip.Addr
 	Proto            string // tcp, udp, icmp, icmp6, arp, or the number
 	SrcPort, DstPort uint16
+	TTL              uint8  // or hop limit
+	Length           int    // of the IP packet, in bytes
 	Info             string // flags of TCP, type of ICMP
 	Payload          []byte // of TCP, UDP or ICMP
 }
@@ -47,57 +49,62 @@ func decodePacket(frame []byte, vxlanPort uint16) Packet {
 	p := Packet{Data: frame, Encap: EncapNone}
 	rest := p.Outer.decode(gopacket.NewPacket(frame, layers.LayerTypeEthernet, decodeOptions))
 	p.Inner = p.Outer
+	inner := func(e Encapsulation, data []byte, first gopacket.LayerType) {
+		p.Encap, p.Inner = e, Flow{}
+		p.Inner.decode(gopacket.NewPacket(data, first, decodeOptions))
+	}
 	switch {
-	case p.Outer.Proto == "udp" && p.Outer.DstPort == vxlanPort && len(p.Outer.Payload) > vxlanHeader:
-		p.Encap = EncapVXLAN
+	case p.Outer.Proto == "udp" && p.Outer.DstPort == vxlanPort && len(p.Outer.Payload) > vxlanHeader && p.Outer.Payload[0]&vxlanHasVNI != 0:
 		h := p.Outer.Payload
 		p.VNI = uint32(h[4])<<16 | uint32(h[5])<<8 | uint32(h[6])
-		p.Inner = Flow{}
-		p.Inner.decode(gopacket.NewPacket(h[vxlanHeader:], layers.LayerTypeEthernet, decodeOptions))
+		inner(EncapVXLAN, h[vxlanHeader:], layers.LayerTypeEthernet)
 	case p.Outer.Proto == "4" && len(rest) > 0:
-		p.Encap = EncapIPIP
-		p.Inner = Flow{}
-		p.Inner.decode(gopacket.NewPacket(rest, layers.LayerTypeIPv4, decodeOptions))
+		inner(EncapIPIP, rest, layers.LayerTypeIPv4)
+	case p.Outer.Proto == "41" && len(rest) > 0:
+		inner(EncapIPIP, rest, layers.LayerTypeIPv6)
 	}
 	return p
 }
 
-const vxlanHeader = 8 // bytes
+const (
+	vxlanHeader = 8    // bytes
+	vxlanHasVNI = 0x08 // the I flag: the header holds a VNI (RFC 7348, section 5)
+)
 
 var decodeOptions = gopacket.DecodeOptions{NoCopy: true}
 
 // decode fills the flow from the packet's first IP header and what follows it, and returns the IP payload.
 func (f *Flow) decode(pkt gopacket.Packet) []byte {
-	if arp, ok := pkt.Layer(layers.LayerTypeARP).(*layers.ARP); ok {
-		f.Proto = "arp"
-		f.Src, _ = netip.AddrFromSlice(arp.SourceProtAddress)
-		f.Dst, _ = netip.AddrFromSlice(arp.DstProtAddress)
-		f.Info = map[uint16]string{1: "request", 2: "reply"}[arp.Operation]
-		return nil
-	}
-	var next layers.IPProtocol
-	var payload []byte
 	for _, l := range pkt.Layers() {
-		switch ip := l.(type) {
+		switch h := l.(type) {
+		case *layers.ARP:
+			f.Proto = "arp"
+			f.Src, _ = netip.AddrFromSlice(h.SourceProtAddress)
+			f.Dst, _ = netip.AddrFromSlice(h.DstProtAddress)
+			f.Info = map[uint16]string{1: "request", 2: "reply"}[h.Operation]
+			return nil
 		case *layers.IPv4:
-			f.Src, _ = netip.AddrFromSlice(ip.SrcIP.To4())
-			f.Dst, _ = netip.AddrFromSlice(ip.DstIP.To4())
-			next, payload = ip.Protocol, ip.Payload
+			f.Src, _ = netip.AddrFromSlice(h.SrcIP.To4())
+			f.Dst, _ = netip.AddrFromSlice(h.DstIP.To4())
+			f.TTL, f.Length = h.TTL, int(h.Length)
+			if h.FragOffset > 0 { // what follows is the middle of something
+				f.Proto, f.Info = fmt.Sprint(int(h.Protocol)), "fragment"
+				return nil
+			}
+			f.transport(h.Protocol, h.Payload)
+			return h.Payload
 		case *layers.IPv6:
-			f.Src, _ = netip.AddrFromSlice(ip.SrcIP)
-			f.Dst, _ = netip.AddrFromSlice(ip.DstIP)
-			next, payload = ip.NextHeader, ip.Payload
-		default:
-			continue
+			f.Src, _ = netip.AddrFromSlice(h.SrcIP)
+			f.Dst, _ = netip.AddrFromSlice(h.DstIP)
+			f.TTL, f.Length = h.HopLimit, ipv6Header+int(h.Length)
+			f.transport(h.NextHeader, h.Payload)
+			return h.Payload
 		}
-		break
 	}
-	if !f.Src.IsValid() {
-		return nil
-	}
-	f.transport(next, payload)
-	return payload
+	return nil
 }
+
+const ipv6Header = 40 // bytes
 
 func (f *Flow) transport(proto layers.IPProtocol, payload []byte) {
 	switch proto {
@@ -157,6 +164,32 @@ func (p Packet) String() string {
 		line += " ipip | " + p.Inner.String()
 	}
 	return line
+}
+
+// Headers are the headers of the packet for people, one line each, from the outside in.
+func (p Packet) Headers() []string {
+	switch p.Encap {
+	case EncapVXLAN:
+		return []string{
+			fmt.Sprintf("outer  %s, VXLAN VNI %d", p.Outer.describe(), p.VNI),
+			"inner  " + p.Inner.describe(),
+		}
+	case EncapIPIP:
+		return []string{"outer  " + p.Outer.describe() + " (IP in IP)", "inner  " + p.Inner.describe()}
+	}
+	return []string{"bare   " + p.Outer.describe()}
+}
+
+// describe is String with the length and the remaining hops.
+func (f Flow) describe() string {
+	text := f.String()
+	if f.Src.IsValid() && f.Proto != "" && f.Proto[0] >= '0' && f.Proto[0] <= '9' {
+		text = fmt.Sprintf("%s > %s proto %s", f.Src, f.Dst, strings.TrimSpace(f.Proto+" "+f.Info))
+	}
+	if f.Length > 0 {
+		text += fmt.Sprintf(", ttl %d, %d bytes", f.TTL, f.Length)
+	}
+	return text
 }
 
 // String is "source > destination protocol info".

@@ -19,10 +19,17 @@ type DemoOptions struct {
 	Up   Options
 	Keep bool // leave the lab up
 	Out  io.Writer
+	// Doc gets the walk-through as a page of Markdown; it may be nil.
+	Doc io.Writer
 }
 
 // DemoTopology is the cluster of the demo.
 func DemoTopology() (Topology, error) { return ParseTopology("topologies/demo.yaml", topologies.Demo) }
+
+// DualStackTopology is the cluster of the demo with IPv4 and IPv6, and a VXLAN pool of each.
+func DualStackTopology() (Topology, error) {
+	return ParseTopology("topologies/dualstack.yaml", topologies.DualStack)
+}
 
 // PrintProgress returns a function that prints each step with its time when it is done.
 func PrintProgress(w io.Writer) func(Progress) {
@@ -33,36 +40,41 @@ func PrintProgress(w io.Writer) func(Progress) {
 	}
 }
 
-// Demo brings a cluster up and prints how its nodes see each other and who reaches whom, with plain routing and with
-// VXLAN. A cell of a matrix that is not as expected is an error. The lab is removed at the end, however it comes, unless
-// it is to be kept and all went well.
+// Demo brings a cluster up, shows its BGP sessions, and walks through the table of modes: for each row it sets the mode,
+// shows the routes and the packets on the wire, and checks every cell. A cell that is not as expected is an error that names
+// it. The lab is removed at the end, however it comes, unless it is to be kept and all went well.
 func Demo(ctx context.Context, o DemoOptions) (err error) {
-	d := demo{DemoOptions: o, began: time.Now()}
-	o.Up.Attached = true
-	o.Up.Progress = PrintProgress(o.Out)
-	d.title("Bringing up a cluster of %d nodes and %d pods", len(o.Up.Topology.Nodes), len(o.Up.Topology.Pods))
-	if d.lab, err = Up(ctx, o.Up); err != nil {
-		return err
+	d := demo{DemoOptions: o, began: time.Now(), story: &story{out: o.Out}}
+	if o.Doc != nil {
+		d.story.doc = &strings.Builder{}
 	}
-	d.say("up after %.1f s", time.Since(d.began).Seconds())
+	d.Up.Attached = true
+	d.Up.Progress = PrintProgress(o.Out)
 	defer func() {
+		if d.lab == nil {
+			return
+		}
 		if err == nil && o.Keep {
 			err = d.keep()
 			return
 		}
 		err = errors.Join(err, d.lab.Down(context.WithoutCancel(ctx)))
 	}()
-	for _, show := range []func(context.Context) error{d.sessions, d.direct, d.vxlan} {
+	for _, show := range []func(context.Context) error{d.up, d.status, d.walk} {
 		if err := show(ctx); err != nil {
 			return err
 		}
 	}
-	d.title("All cells are as expected; %.1f s in all", time.Since(d.began).Seconds())
-	return nil
+	d.title("All cells shown are as expected; %.1f s in all", time.Since(d.began).Seconds())
+	if o.Doc != nil {
+		_, err = io.WriteString(o.Doc, d.story.page())
+	}
+	return err
 }
 
 type demo struct {
 	DemoOptions
+	story *story
 	lab   *Lab
 	began time.Time
 }
@@ -73,21 +85,98 @@ func (d *demo) title(format string, args ...any) {
 	fmt.Fprintf(d.Out, "\n== "+format+"\n", args...)
 }
 
-// sessions shows the BGP sessions that the first node has, once all are up.
-func (d *demo) sessions(ctx context.Context) error {
+// up brings the cluster up. Without root the kernel may have no IP-in-IP for it, which the default pool asks for; then the
+// pool is made a direct one before there are pods.
+func (d *demo) up(ctx context.Context) (err error) {
+	t := d.Up.Topology
+	d.title("Bringing up a cluster of %d nodes and %d pods", len(t.Nodes), len(t.Pods))
+	if privileged() {
+		if d.lab, err = Up(ctx, d.Up); err != nil {
+			return err
+		}
+		d.say("up after %.1f s", time.Since(d.began).Seconds())
+		return nil
+	}
+	d.Up.Topology.Pods = nil
+	if d.lab, err = Up(ctx, d.Up); err != nil {
+		return err
+	}
+	if d.story.lacks, err = d.lab.lacking(ctx); err != nil {
+		return err
+	}
+	if d.story.lacks != "" {
+		pools, err := d.lab.Pools(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range pools {
+			if mode := p.Mode(); mode == ModeIPIP || mode == ModeIPIPCrossSubnet {
+				d.say("%s: pool %s is made a direct one", d.story.lacks, p.Name)
+				if err := d.lab.SetMode(ctx, p.Name, ModeDirect); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, p := range t.Pods {
+		if _, err := d.lab.PodAdd(ctx, p); err != nil {
+			return err
+		}
+	}
+	d.say("up after %.1f s", time.Since(d.began).Seconds())
+	return nil
+}
+
+// lacking says why IP-in-IP cannot be shown, if so: as root felix finds a way on every kernel, in a user namespace it needs
+// the kernel's own device, since BPF is not allowed there.
+func (l *Lab) lacking(ctx context.Context) (string, error) {
+	st, err := l.Status(ctx)
+	if err != nil || !st.Rootless {
+		return "", err
+	}
+	code, err := l.Exec(ctx, routerName, Command{Args: []string{"sh", "-c", "ip link add probe type ipip remote 127.0.0.2 && ip link del probe"}})
+	if err != nil || code == 0 {
+		return "", err
+	}
+	return "IP-in-IP needs root on this kernel, which has no ipip device", nil
+}
+
+// status shows the nodes, the pool that they made, and the BGP sessions that the first node has, once all are up.
+func (d *demo) status(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, convergeDeadline)
 	defer cancel()
 	first := d.Up.Topology.Nodes[0].Name
-	d.title("BGP sessions as seen from %s: calicoctl node status", first)
+	d.story.intro(d.Up.Topology)
+	d.story.title("The cluster as %s sees it", first)
+	d.story.text("Each node has a BGP session with each other one: the node-to-node mesh. Nobody made the pool: the first node to " +
+		"start did, with everything at its default.")
+	out, err := d.awaitStatus(ctx, first, func(out string) bool { return strings.Count(out, "Established") >= d.peersOf(first) })
+	if err != nil {
+		return fmt.Errorf("not all BGP sessions of %s are established: %w", first, err)
+	}
+	d.story.ran(Ran{Where: first, Command: nodeStatus, Output: out})
+	for _, command := range []string{"calicoctl get ippools -o wide", "calicoctl get workloadendpoints"} {
+		out, err := d.lab.Run(ctx, first, "sh", "-c", command)
+		if err != nil {
+			return err
+		}
+		d.story.ran(Ran{Where: first, Command: command, Output: trimLines(out)})
+	}
+	return nil
+}
+
+const nodeStatus = "calicoctl node status"
+
+// awaitStatus asks for the BGP sessions of a node until they are as wanted.
+func (d *demo) awaitStatus(ctx context.Context, node string, ok func(string) bool) (string, error) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	var seen string
 	for {
-		out, err := d.lab.Run(ctx, first, "calicoctl", "node", "status")
+		out, err := d.lab.Run(ctx, node, "sh", "-c", nodeStatus)
 		switch {
-		case err == nil && strings.Count(out, "Established") >= d.peersOf(first):
-			fmt.Fprintln(d.Out, strings.TrimSpace(out))
-			return nil
+		case err == nil && ok(out):
+			return strings.TrimSpace(out), nil
 		case err == nil:
 			seen = out
 		case ctx.Err() == nil:
@@ -95,7 +184,7 @@ func (d *demo) sessions(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not all BGP sessions of %s are established: %w; seen last:\n%s", first, context.Cause(ctx), seen)
+			return "", fmt.Errorf("%w; seen last:\n%s", context.Cause(ctx), seen)
 		case <-tick.C:
 		}
 	}
@@ -120,90 +209,6 @@ func (d *demo) peersOf(name string) int {
 	return n
 }
 
-func (d *demo) direct(ctx context.Context) error {
-	return d.show(ctx, ModeDirect, "Direct mode: pods of one subnet reach each other without encapsulation")
-}
-
-// vxlan changes the pools of the living cluster and shows the same again.
-func (d *demo) vxlan(ctx context.Context) error {
-	for _, p := range d.Up.Topology.Pools {
-		d.title("Switching the pool to VXLAN: %s", strings.Join(patchCommand(p, "Always"), " "))
-	}
-	if err := d.lab.patchPools(ctx, d.Up.Topology, "Always"); err != nil {
-		return err
-	}
-	return d.show(ctx, ModeVXLAN, "VXLAN mode: all pods reach each other, across the router too")
-}
-
-func patchCommand(p Pool, vxlanMode string) []string {
-	return []string{"calicoctl", "patch", "ippool", p.Name, "--patch", fmt.Sprintf(`{"spec":{"vxlanMode":%q}}`, vxlanMode)}
-}
-
-// patchPools changes the mode of all pools as a user does.
-func (l *Lab) patchPools(ctx context.Context, t Topology, vxlanMode string) error {
-	for _, p := range t.Pools {
-		if _, err := l.Run(ctx, t.Nodes[0].Name, patchCommand(p, vxlanMode)...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// show waits for the routes of a mode, prints them and the matrix, and judges it.
-func (d *demo) show(ctx context.Context, mode Mode, title string) error {
-	t := d.Up.Topology
-	began := time.Now()
-	waiting, cancel := context.WithTimeout(ctx, convergeDeadline)
-	defer cancel()
-	if err := d.lab.AwaitRoutes(waiting, t, mode); err != nil {
-		return err
-	}
-	d.title("Pod routes of each node, %s mode (there after %.2f s)", mode, time.Since(began).Seconds())
-	for _, n := range t.Nodes {
-		for _, p := range t.Pools {
-			table, err := d.lab.routeTable(ctx, n.Name, p.CIDR)
-			if err != nil {
-				return err
-			}
-			d.say("%s", n.Name)
-			for line := range strings.SplitSeq(table, "\n") {
-				d.say("    %s", strings.TrimSpace(line))
-			}
-		}
-	}
-
-	d.title("%s", title)
-	want, err := d.lab.Expect(ctx, mode)
-	if err != nil {
-		return err
-	}
-	m, err := d.lab.Matrix(ctx)
-	if err != nil {
-		return err
-	}
-	if err := m.Print(d.Out, want); err != nil {
-		return err
-	}
-	if wrong := m.Wrong(want); len(wrong) > 0 {
-		return fmt.Errorf("%s mode: %d of %d cells are not as expected:\n  %s", mode, len(wrong), len(m.Cells), strings.Join(wrong, "\n  "))
-	}
-	if m.Paths()[PathNone] > 0 {
-		d.say("-  does not get through, as it should be: the router between the subnets knows no pods")
-	}
-	d.prove(m)
-	return nil
-}
-
-// prove tells what was captured between the nodes.
-func (d *demo) prove(m Matrix) {
-	for _, path := range []Path{PathDirect, PathVXLAN} {
-		if cells, packets, sample := m.wirePackets(path); cells > 0 {
-			d.say("captured on the nodes' uplinks: %d packets of %d %s cells, such as", packets, cells, path)
-			d.say("    %s", sample)
-		}
-	}
-}
-
 // keep leaves the lab up and tells how to look around.
 func (d *demo) keep() error {
 	if err := d.lab.Detach(); err != nil {
@@ -216,6 +221,7 @@ func (d *demo) keep() error {
 		lab + " exec master -- calicoctl node status",
 		lab + " exec master -- calicoctl get workloadendpoints -o wide",
 		lab + " exec worker-1 -- ip route",
+		lab + " fabric --source-dest-check=on",
 		lab + " exec pod-1 -- bash",
 		lab + " probe pod-1 pod-3",
 		lab + " capture worker-1 ens5",

@@ -24,6 +24,7 @@ type fabric struct {
 	space *space
 	mtu   int
 	nl    *netlink.Handle
+	cloud *cloud
 }
 
 func newFabric(mtu int) (*fabric, error) {
@@ -46,7 +47,7 @@ func newFabric(mtu int) (*fabric, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fabric{space: s, mtu: mtu, nl: h}, nil
+	return &fabric{space: s, mtu: mtu, nl: h, cloud: newCloud(s)}, nil
 }
 
 // addSubnet makes the bridge of a subnet.

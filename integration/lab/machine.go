@@ -15,6 +15,7 @@ type machine struct {
 	node  Node
 	space *space
 	dir   string
+	port  string // its port on the fabric
 }
 
 // Places inside a node's mount namespace.
@@ -111,19 +112,20 @@ func (s *supervisor) buildMachine(index int) (*machine, error) {
 		gateways = append(gateways, sub.gatewayFor(p))
 	}
 	port := portName(n.Name, index)
-	if s.topology.Fabric.SourceDestCheck {
-		if err := s.fabric.checkSourceDest(port, n.Addresses); err != nil {
+	if s.topology.checks(n) {
+		if err := s.fabric.cloud.check(port, n.Addresses, true); err != nil {
 			return nil, err
 		}
 	}
 	if err := s.fabric.plug(s.subnetIndex(n), port, sp, n.Interface, addrs); err != nil {
 		return nil, err
 	}
-	return &machine{node: n, space: sp, dir: dir}, defaultRoutes(sp, gateways)
+	return &machine{node: n, space: sp, dir: dir, port: port}, defaultRoutes(sp, gateways)
 }
 
 // buildRouter makes the namespace that joins the subnets. It forwards between them and knows nothing else, as the
-// routers of a cloud do.
+// routers of a cloud do: no route to a pod is ever put there, and it neither takes nor gives hints (redirects, router
+// advertisements, source routes) by which it could come to one.
 func (s *supervisor) buildRouter() error {
 	sp, err := newMachine(routerName, mountSys)
 	if err != nil {
@@ -133,8 +135,7 @@ func (s *supervisor) buildRouter() error {
 	if err := setForwarding(sp, true); err != nil {
 		return err
 	}
-	// It says at once, and each time, what it cannot route: a probe should not wait for what will not come.
-	if err := sp.do(func() error { return os.WriteFile("/proc/sys/net/ipv4/icmp_ratelimit", []byte("0"), 0) }); err != nil {
+	if err := sp.do(deafRouter); err != nil {
 		return err
 	}
 	for i, sub := range s.topology.Subnets {
@@ -145,6 +146,32 @@ func (s *supervisor) buildRouter() error {
 		iface := fmt.Sprintf("eth%d", i)
 		if err := s.fabric.plug(i, fmt.Sprintf("router%d", i), sp, iface, addrs); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// deafRouter sets what makes a router stick to its own routes. It says at once, and each time, what it cannot route: a
+// probe should not wait for what will not come.
+func deafRouter() error {
+	settings := []struct{ name, value string }{
+		{"ipv4/icmp_ratelimit", "0"},
+		{"ipv4/conf/*/accept_redirects", "0"},
+		{"ipv4/conf/*/send_redirects", "0"},
+		{"ipv4/conf/*/accept_source_route", "0"},
+		{"ipv6/icmp/ratelimit", "0"},
+		{"ipv6/conf/*/accept_redirects", "0"},
+		{"ipv6/conf/*/accept_ra", "0"},
+	}
+	for _, set := range settings {
+		paths, err := filepath.Glob("/proc/sys/net/" + set.name) // none of a family that the kernel lacks
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			if err := os.WriteFile(path, []byte(set.value), 0); err != nil {
+				return fmt.Errorf("set up the router: %w", err)
+			}
 		}
 	}
 	return nil

@@ -19,18 +19,13 @@ type Matrix struct {
 // Expectation says which path a cell should take; PathNone means that the probe should not get through.
 type Expectation func(from, to string) Path
 
-// Mode is how an IP pool carries packets between nodes.
-type Mode string
+// Matrix probes from all nodes and pods to all pods, by TCP over IPv4.
+func (l *Lab) Matrix(ctx context.Context) (Matrix, error) { return l.matrix(ctx, false) }
 
-// The modes of a pool that the lab can judge.
-const (
-	ModeDirect           Mode = "direct"
-	ModeVXLAN            Mode = "vxlan"
-	ModeVXLANCrossSubnet Mode = "vxlan-cross-subnet"
-)
+// MatrixIPv6 is Matrix over IPv6.
+func (l *Lab) MatrixIPv6(ctx context.Context) (Matrix, error) { return l.matrix(ctx, true) }
 
-// Matrix probes from all nodes and pods to all pods, by TCP.
-func (l *Lab) Matrix(ctx context.Context) (Matrix, error) {
+func (l *Lab) matrix(ctx context.Context, v6 bool) (Matrix, error) {
 	st, err := l.Status(ctx)
 	if err != nil {
 		return Matrix{}, err
@@ -46,7 +41,7 @@ func (l *Lab) Matrix(ctx context.Context) (Matrix, error) {
 	var rs []ProbeRequest
 	for _, from := range m.Sources {
 		for _, to := range m.Targets {
-			rs = append(rs, ProbeRequest{From: from, To: to, Kind: ProbeTCP})
+			rs = append(rs, ProbeRequest{From: from, To: to, Kind: ProbeTCP, IPv6: v6})
 		}
 	}
 	m.Cells, err = l.Probes(ctx, rs)
@@ -55,10 +50,8 @@ func (l *Lab) Matrix(ctx context.Context) (Matrix, error) {
 
 // Expect is Expect for this lab's topology and the pods it has now.
 func (l *Lab) Expect(ctx context.Context, mode Mode) (Expectation, error) {
-	switch mode {
-	case ModeDirect, ModeVXLAN, ModeVXLANCrossSubnet:
-	default:
-		return nil, problem(fmt.Sprintf("unknown mode %q", mode), "use direct, vxlan or vxlan-cross-subnet")
+	if err := mode.check(); err != nil {
+		return nil, err
 	}
 	t, err := ReadTopology(filepath.Join(l.dir, "topology.yaml"))
 	if err != nil {
@@ -93,18 +86,10 @@ func Expect(t Topology, pods []PodStatus, mode Mode) Expectation {
 	}
 	return func(from, to string) Path {
 		a, b := nodeOf[from], nodeOf[to]
-		same := t.sameSubnet(a, b)
-		switch {
-		case a == b:
+		if a == b {
 			return PathLocal
-		case mode == ModeVXLAN, mode == ModeVXLANCrossSubnet && !same:
-			return PathVXLAN
-		case same:
-			return PathDirect
-		case mode == ModeDirect:
-			return PathNone
 		}
-		return PathDirect
+		return mode.path(t.sameSubnet(a, b))
 	}
 }
 
@@ -167,19 +152,4 @@ func (r ProbeResult) text(want Path) string {
 		s += " !"
 	}
 	return s
-}
-
-// wirePackets adds up the captured packets of all cells that took a path, and picks one of them.
-func (m Matrix) wirePackets(path Path) (cells, packets int, sample string) {
-	for _, c := range m.Cells {
-		if c.Path != path {
-			continue
-		}
-		cells++
-		packets += c.Packets
-		if sample == "" {
-			sample = c.Sample
-		}
-	}
-	return cells, packets, sample
 }

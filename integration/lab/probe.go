@@ -51,6 +51,14 @@ type ProbeResult struct {
 	Sample string `json:"sample,omitempty"`
 	// Packets is how many frames of the probe were captured on node uplinks.
 	Packets int `json:"packets"`
+	// Seen are all frames of the probe on node uplinks, leaving and arriving, in the order of each node's capture.
+	Seen []Sighting `json:"-"`
+}
+
+// Sighting is a frame captured on a node's uplink.
+type Sighting struct {
+	Node string
+	Packet
 }
 
 // echo answers each connection with what it is sent, until it is closed.

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -17,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probeTimeout is how long one probe may take: long enough for a lost SYN to be sent again.
+// probeTimeout is how long one probe may take unless its request says so.
 const probeTimeout = 3 * time.Second
 
 // probesAtOnce bounds how many probes are under way.
@@ -29,6 +30,8 @@ type ProbeRequest struct {
 	Kind     ProbeKind
 	Port     uint16
 	IPv6     bool
+	// Timeout is how long to wait for the answer, default 3 s: long enough for a lost SYN to be sent again.
+	Timeout time.Duration
 }
 
 // Probe sends one probe and tells how it went and which way it took.
@@ -62,7 +65,7 @@ func (l *Lab) Probes(ctx context.Context, rs []ProbeRequest) ([]ProbeResult, err
 	g.SetLimit(probesAtOnce)
 	for _, f := range flights {
 		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+			ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.request.Timeout, probeTimeout))
 			defer cancel()
 			f.latency, f.err = f.send(ctx, l)
 			return nil
@@ -281,6 +284,7 @@ func (f *flight) result(frames []nodeFrame) ProbeResult {
 		if !owned(fr.Packet) {
 			continue
 		}
+		r.Seen = append(r.Seen, Sighting{Node: fr.node, Packet: fr.Packet})
 		left = left || fr.Outgoing && fr.node == f.sourceNode
 		if fr.Outgoing {
 			continue // counted where it arrives

@@ -49,6 +49,7 @@ const (
 	backoffFirst = 100 * time.Millisecond
 	backoffMax   = 5 * time.Second
 	backoffReset = 10 * time.Second // running this long clears the backoff
+	stopGrace    = 5 * time.Second  // what a program may take to end when it is asked to
 )
 
 // process keeps one program running in a space.
@@ -160,17 +161,16 @@ func (p *process) spawn() (*exec.Cmd, error) {
 		return nil, err
 	}
 	defer out.Close()
-	cmd := exec.Command(p.cmd.path, p.cmd.args...)
-	cmd.Env = p.cmd.env
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.want {
 		return nil, nil
 	}
+	cmd := exec.Command(p.cmd.path, p.cmd.args...)
+	cmd.Env = p.cmd.env
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := p.space.do(cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s on %s: %w", p.cmd.name, p.node, err)
 	}
@@ -206,6 +206,30 @@ func (p *process) signal(sig syscall.Signal, stayDown bool) error {
 		return fmt.Errorf("signal %s on %s: %w", p.cmd.name, p.node, err)
 	}
 	return nil
+}
+
+// stop ends the program as an init system does, with SIGTERM first, and returns when it has ended. It stays down.
+func (p *process) stop(ctx context.Context) error {
+	if err := p.signal(syscall.SIGTERM, true); err != nil {
+		return err
+	}
+	patience, cancel := context.WithTimeout(ctx, stopGrace)
+	defer cancel()
+	down := func(st ProcessStatus) bool { return st.State == StateKilled }
+	if err := p.await(patience, down); err == nil {
+		return nil
+	}
+	if err := p.signal(syscall.SIGKILL, true); err != nil {
+		return err
+	}
+	return p.await(ctx, down)
+}
+
+// setEnv changes the environment of the next start.
+func (p *process) setEnv(env []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cmd.env = env
 }
 
 // await returns when ok says so, or when ctx ends.

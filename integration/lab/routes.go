@@ -6,22 +6,35 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"strings"
+	"slices"
 	"time"
 )
 
 // Route is a route of a node, as iproute2 shows it.
 type Route struct {
-	Type     string `json:"type"` // "" is unicast
-	Dst      string `json:"dst"`
-	Gateway  string `json:"gateway"`
-	Dev      string `json:"dev"`
-	Protocol string `json:"protocol"`
+	Type     string   `json:"type"` // "" is unicast
+	Dst      string   `json:"dst"`
+	Gateway  string   `json:"gateway"`
+	Dev      string   `json:"dev"`
+	Protocol string   `json:"protocol"`
+	Flags    []string `json:"flags"`
+}
+
+// way is where the route leads, as iproute2 writes it.
+func (r Route) way() string {
+	text := "dev " + r.Dev
+	if r.Gateway != "" {
+		text = "via " + r.Gateway + " " + text
+	}
+	if slices.Contains(r.Flags, "onlink") {
+		text += " onlink"
+	}
+	return text
 }
 
 // Routes returns a node's routes inside a prefix.
 func (l *Lab) Routes(ctx context.Context, node string, inside netip.Prefix) ([]Route, error) {
-	out, err := l.Run(ctx, node, append(routeCommand("-json"), inside.String())...)
+	out, err := l.Run(ctx, node, routeCommand(inside, "-json")...)
 	if err != nil {
 		return nil, err
 	}
@@ -32,14 +45,31 @@ func (l *Lab) Routes(ctx context.Context, node string, inside netip.Prefix) ([]R
 	return rs, nil
 }
 
-func routeCommand(flags ...string) []string {
-	return append(append([]string{"ip"}, flags...), "route", "show", "root")
+// routeCommand shows the routes of a node inside a prefix.
+func routeCommand(inside netip.Prefix, flags ...string) []string {
+	cmd := append([]string{"ip"}, flags...)
+	if inside.Addr().Is6() {
+		cmd = append(cmd, "-6")
+	}
+	return append(cmd, "route", "show", "root", inside.String())
 }
 
-// AwaitRoutes returns when the cluster has converged: each node has the routes to the pods of other nodes that the mode
-// calls for, and none changed between two looks. It looks at the nodes' kernels again and again until then, or until ctx
-// ends; the error tells what was still missing.
+// AwaitRoutes is AwaitPools with all pools of the topology in one mode.
 func (l *Lab) AwaitRoutes(ctx context.Context, t Topology, mode Mode) error {
+	if err := mode.check(); err != nil {
+		return err
+	}
+	t.Pools = slices.Clone(t.Pools)
+	for i := range t.Pools {
+		t.Pools[i] = t.Pools[i].WithMode(mode)
+	}
+	return l.AwaitPools(ctx, t)
+}
+
+// AwaitPools returns when the cluster has converged: each node has the routes to the pods of other nodes that the modes of
+// the topology's pools call for, and none changed between two looks. It looks at the nodes' kernels again and again until
+// then, or until ctx ends; the error tells what was still missing.
+func (l *Lab) AwaitPools(ctx context.Context, t Topology) error {
 	st, err := l.Status(ctx)
 	if err != nil {
 		return err
@@ -51,7 +81,7 @@ func (l *Lab) AwaitRoutes(ctx context.Context, t Topology, mode Mode) error {
 		all, err := l.allRoutes(ctx, t, st)
 		switch {
 		case err == nil:
-			missing = missingRoutes(t, st, all, mode)
+			missing = missingRoutes(t, st, all)
 			now := fmt.Sprint(all)
 			if missing == "" && now == before {
 				return nil
@@ -62,7 +92,7 @@ func (l *Lab) AwaitRoutes(ctx context.Context, t Topology, mode Mode) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("routes for mode %s did not come: %s: %w", mode, cmp.Or(missing, "they keep changing"), context.Cause(ctx))
+			return fmt.Errorf("the routes did not come: %s: %w", cmp.Or(missing, "they keep changing"), context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
@@ -84,10 +114,10 @@ func (l *Lab) allRoutes(ctx context.Context, t Topology, st Status) (map[string]
 }
 
 // missingRoutes names the first route that a node should have and has not.
-func missingRoutes(t Topology, st Status, all map[string][]Route, mode Mode) string {
-	want := Expect(t, st.Pods, mode)
-	for _, n := range st.Nodes {
-		for _, pool := range t.Pools {
+func missingRoutes(t Topology, st Status, all map[string][]Route) string {
+	for _, pool := range t.Pools {
+		want := Expect(t, st.Pods, pool.Mode())
+		for _, n := range st.Nodes {
 			for _, pod := range st.Pods {
 				if line := missingRoute(n.Name, all[n.Name], pool, pod, want(n.Name, pod.ID)); line != "" {
 					return line
@@ -109,25 +139,17 @@ func missingRoute(node string, routes []Route, pool Pool, pod PodStatus, want Pa
 		if err != nil {
 			return err.Error()
 		}
-		tunnelled := want != PathDirect && want != PathNone
-		found := false
-		for _, r := range routes {
-			tunnel := r.Dev == "vxlan.calico" || r.Dev == "tunl0"
-			found = found || r.Dst == block.String() && r.Gateway != "" && tunnel == tunnelled
-		}
+		device := tunnelDevice(want, a.Is6())
+		found := slices.ContainsFunc(routes, func(r Route) bool {
+			return r.Dst == block.String() && r.Gateway != "" && (r.Dev == device || device == "" && !isTunnel(r.Dev))
+		})
 		if !found {
-			kind := "direct"
-			if tunnelled {
-				kind = string(want)
+			kind := PathDirect
+			if device != "" {
+				kind = want
 			}
 			return fmt.Sprintf("%s has no %s route to %s of %s", node, kind, block, pod.ID)
 		}
 	}
 	return ""
-}
-
-// routeTable is a node's routes inside a prefix, as the ip command prints them.
-func (l *Lab) routeTable(ctx context.Context, node string, inside netip.Prefix) (string, error) {
-	out, err := l.Run(ctx, node, append(routeCommand(), inside.String())...)
-	return strings.TrimRight(out, "\n"), err
 }

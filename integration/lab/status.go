@@ -15,6 +15,7 @@ type Status struct {
 	StateDir  string          `json:"stateDir"`
 	Rootless  bool            `json:"rootless"`
 	Datastore Datastore       `json:"datastore"`
+	Backend   Backend         `json:"backend"`
 	Nodes     []NodeStatus    `json:"nodes"`
 	Processes []ProcessStatus `json:"processes"`
 	Pods      []PodStatus     `json:"pods"`

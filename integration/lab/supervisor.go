@@ -33,8 +33,11 @@ type supervisor struct {
 
 	running sync.WaitGroup // the process loops
 
-	mu   sync.Mutex
-	pods map[string]*pod
+	switching sync.Mutex // one change of backend at a time
+
+	mu      sync.Mutex
+	pods    map[string]*pod
+	backend Backend // the topology's until it is changed
 }
 
 // config is what the launcher tells the supervisor, in config.json of the state directory.
@@ -197,6 +200,13 @@ func (s *supervisor) answer(ctx context.Context, r request, files []*os.File, si
 		return st, nil, err
 	case verbPodDel:
 		return nil, nil, s.delPod(ctx, r.Where)
+	case verbFabric:
+		st, err := s.fabricStatus()
+		return st, nil, err
+	case verbCheck:
+		return nil, nil, s.checkSourceDest(r.On, r.Nodes)
+	case verbBackend:
+		return nil, nil, s.setBackend(ctx, r.Backend)
 	case verbKill, verbStart:
 		p, err := s.findProcess(r.Where, r.Process)
 		if err != nil {
@@ -259,7 +269,7 @@ func (s *supervisor) findProcess(node, name string) (*process, error) {
 
 // status is a snapshot of the whole lab.
 func (s *supervisor) status() Status {
-	st := Status{Name: s.config.Name, StateDir: s.config.StateDir, Rootless: s.config.Rootless, Datastore: s.topology.Datastore}
+	st := Status{Name: s.config.Name, StateDir: s.config.StateDir, Rootless: s.config.Rootless, Datastore: s.topology.Datastore, Backend: s.currentBackend()}
 	for _, n := range s.topology.Nodes {
 		st.Nodes = append(st.Nodes, NodeStatus{Name: n.Name, Addresses: n.Addresses, Interface: n.Interface, Zone: n.Zone})
 	}

@@ -16,6 +16,20 @@ const (
 	DatastoreEtcd     Datastore = "etcd"     // the machine's etcd binary, as a process of the first node
 )
 
+// Backend is the calico_backend of a cluster: who brings routes to its nodes.
+type Backend string
+
+// The backends that a lab can run.
+const (
+	BackendBird  Backend = "bird"  // BGP: bird and confd run on each node
+	BackendVXLAN Backend = "vxlan" // no BGP at all: neither of them runs, and pools have to be VXLAN ones
+)
+
+// wants tells whether a process runs with this backend.
+func (b Backend) wants(process string) bool {
+	return b != BackendVXLAN || process != ProcessBird && process != ProcessConfd
+}
+
 // Topology describes a cluster on one machine. It is what a topology file decodes to.
 type Topology struct {
 	// Subnets are the fabric: one bridge each, joined by a router that owns their gateways.
@@ -24,10 +38,13 @@ type Topology struct {
 	Nodes []Node `yaml:"nodes"`
 	// Pods are added, in this order, once all nodes are ready.
 	Pods []Pod `yaml:"pods,omitempty"`
-	// Pools are created before the first node starts.
+	// Pools are created before the first node starts. Without any, the first node to start proposes the default pools, as on
+	// a real cluster (CALICO_IPV4POOL_* in the nodes' environment).
 	Pools []Pool `yaml:"pools,omitempty"`
 	// Datastore defaults to embedded.
 	Datastore Datastore `yaml:"datastore,omitempty"`
+	// Backend says who brings routes to the nodes, default bird. Changing it later is SetBackend.
+	Backend Backend `yaml:"backend,omitempty"`
 	// Fabric tunes how the subnets treat frames.
 	Fabric Fabric `yaml:"fabric,omitempty"`
 }
@@ -46,7 +63,8 @@ type Fabric struct {
 	// MTU of the node uplinks in bytes, default 1500.
 	MTU int `yaml:"mtu,omitempty"`
 	// SourceDestCheck makes the fabric behave like a cloud: a frame from a node whose source, or a frame to a node whose
-	// destination, is not that node's own address is dropped.
+	// destination, is not that node's own address is dropped. Only outer headers are looked at. It is for all nodes that do
+	// not say otherwise, and can be changed while the lab is up (SetSourceDestCheck).
 	SourceDestCheck bool `yaml:"sourceDestCheck,omitempty"`
 }
 
@@ -64,8 +82,10 @@ type Node struct {
 	// Processes are what the node runs, see the Process* constants. Default: calico-node, bird, felix and confd, and on
 	// the first node also typha (and etcd, if that is the datastore).
 	Processes []string `yaml:"processes"`
-	// Env is added to the environment of each of the node's processes.
+	// Env is added to the environment of each of the node's processes, such as FELIX_IPIPDRIVER: BPF.
 	Env map[string]string `yaml:"env,omitempty"`
+	// SourceDestCheck is the fabric's check for this node, default what the fabric says for all.
+	SourceDestCheck *bool `yaml:"sourceDestCheck,omitempty"`
 }
 
 // Pod is one workload.
@@ -96,6 +116,9 @@ const (
 	ProcessBird    = "bird"
 	ProcessFelix   = "felix"
 	ProcessConfd   = "confd"
+	// ProcessMonitor is calico-node -monitor-addresses. It runs only where a node's processes name it, and acts on what
+	// IP=autodetect and IP6=autodetect leave to it.
+	ProcessMonitor = "monitor-addresses"
 )
 
 const (
@@ -173,6 +196,26 @@ func (n Node) allLabels() map[string]string {
 		all[zoneLabel] = n.Zone
 	}
 	return all
+}
+
+// checks tells whether the fabric checks a node's sources and destinations from the start.
+func (t *Topology) checks(n Node) bool {
+	if n.SourceDestCheck != nil {
+		return *n.SourceDestCheck
+	}
+	return t.Fabric.SourceDestCheck
+}
+
+// NewPool is a pool with all defaults: no encapsulation, outgoing traffic translated.
+func NewPool(cidr netip.Prefix) Pool {
+	p := Pool{CIDR: cidr}
+	p.setDefaults()
+	return p
+}
+
+// has tells whether the node has an address of a family.
+func (n Node) has(v6 bool) bool {
+	return slices.ContainsFunc(n.Addresses, func(a netip.Addr) bool { return a.Is6() == v6 })
 }
 
 func (n Node) runs(process string) bool {

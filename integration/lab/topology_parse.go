@@ -48,10 +48,10 @@ var (
 
 // knownFields lists what each block of the file may hold, for the error about a field that it may not.
 var knownFields = map[string]string{
-	"Topology": "subnets, nodes, pods, pools, datastore, fabric",
+	"Topology": "subnets, nodes, pods, pools, datastore, backend, fabric",
 	"Subnet":   "name, prefixes, gateways",
 	"Fabric":   "mtu, sourceDestCheck",
-	"Node":     "name, addresses, interface, labels, zone, processes, env",
+	"Node":     "name, addresses, interface, labels, zone, processes, env, sourceDestCheck",
 	"Pod":      "name, namespace, node, labels",
 	"Pool":     "name, cidr, blockSize, ipipMode, vxlanMode, natOutgoing, nodeSelector",
 }
@@ -73,6 +73,9 @@ func decodeProblem(file string, err error) error {
 func (t *Topology) setDefaults() {
 	if t.Datastore == "" {
 		t.Datastore = DatastoreEmbedded
+	}
+	if t.Backend == "" {
+		t.Backend = BackendBird
 	}
 	if t.Fabric.MTU == 0 {
 		t.Fabric.MTU = defaultMTU
@@ -161,6 +164,9 @@ func (t *Topology) Validate() error {
 	if t.Datastore != DatastoreEmbedded && t.Datastore != DatastoreEtcd {
 		return problem(fmt.Sprintf("datastore %q is unknown", t.Datastore), "use embedded or etcd")
 	}
+	if t.Backend != BackendBird && t.Backend != BackendVXLAN {
+		return problem(fmt.Sprintf("backend %q is unknown", t.Backend), "use bird or vxlan")
+	}
 	if t.Fabric.MTU < 1280 || t.Fabric.MTU > 65535 {
 		return problem(fmt.Sprintf("fabric.mtu %d is out of range", t.Fabric.MTU), "use 1280 to 65535")
 	}
@@ -233,7 +239,7 @@ func (t *Topology) validateNodes() error {
 		if err := t.validateAddresses(at, n, addrs); err != nil {
 			return err
 		}
-		known := []string{ProcessEtcd, ProcessTypha, ProcessStartup, ProcessBird, ProcessFelix, ProcessConfd}
+		known := []string{ProcessEtcd, ProcessTypha, ProcessStartup, ProcessBird, ProcessFelix, ProcessConfd, ProcessMonitor}
 		for _, p := range n.Processes {
 			if !slices.Contains(known, p) {
 				return problem(fmt.Sprintf("%s: unknown process %q", at, p), "choose from "+strings.Join(known, ", "))

@@ -23,10 +23,7 @@ func TestDemoTopology(t *testing.T) {
 			assert.True(t, n.runs(p), "%s runs %s", n.Name, p)
 		}
 	}
-	assert.Equal(t, netip.MustParsePrefix("192.168.0.0/16"), topo.Pools[0].CIDR)
-	assert.Equal(t, 26, topo.Pools[0].BlockSize)
-	assert.Equal(t, "default-ipv4-ippool", topo.Pools[0].Name)
-	assert.True(t, *topo.Pools[0].NATOutgoing)
+	assert.Empty(t, topo.Pools, "the nodes make the default one")
 	assert.Equal(t, DatastoreEmbedded, topo.Datastore)
 	assert.True(t, topo.sameSubnet("worker-1", "worker-2"))
 	assert.False(t, topo.sameSubnet("worker-1", "worker-3"))
@@ -40,11 +37,30 @@ func TestTextRoundTrip(t *testing.T) {
 	topo.Nodes[1].Processes = []string{}
 	topo.Nodes[2].Labels = map[string]string{"a": "b"}
 	topo.Fabric.SourceDestCheck = true
+	off := false
+	topo.Nodes[3].SourceDestCheck = &off
 	data, err := topo.text()
 	require.NoError(t, err)
 	again, err := ParseTopology("again", data)
 	require.NoError(t, err)
 	assert.Equal(t, topo, again)
+	assert.True(t, again.checks(again.Nodes[0]))
+	assert.False(t, again.checks(again.Nodes[3]))
+}
+
+func TestDualStackTopology(t *testing.T) {
+	topo, err := DualStackTopology()
+	require.NoError(t, err)
+	demo, err := DemoTopology()
+	require.NoError(t, err)
+	for i, n := range topo.Nodes {
+		assert.Equal(t, demo.Nodes[i].Addresses[0], n.Addresses[0], n.Name)
+		assert.True(t, n.has(true))
+	}
+	assert.Equal(t, ModeVXLAN, topo.Pools[0].Mode())
+	assert.Equal(t, "default-ipv6-ippool", topo.Pools[1].Name)
+	assert.Equal(t, 122, topo.Pools[1].BlockSize)
+	assert.Equal(t, ModeVXLAN, topo.Pools[1].Mode())
 }
 
 func TestDefaults(t *testing.T) {
@@ -119,6 +135,7 @@ pools:
 		{"unknown mode", "192.168.0.0/16}", "192.168.0.0/16, vxlanMode: always}", []string{`"always" is unknown`, "use Never, Always or CrossSubnet"}},
 		{"both modes", "192.168.0.0/16}", "192.168.0.0/16, vxlanMode: Always, ipipMode: Always}", []string{"both"}},
 		{"unknown datastore", "pools:", "datastore: sqlite\npools:", []string{`"sqlite"`, "embedded or etcd"}},
+		{"unknown backend", "pools:", "backend: gobgp\npools:", []string{`backend "gobgp" is unknown`, "bird or vxlan"}},
 		{"MTU", "pools:", "fabric: {mtu: 100}\npools:", []string{"mtu 100", "1280"}},
 	}
 	for _, c := range cases {

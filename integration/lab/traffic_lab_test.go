@@ -247,10 +247,20 @@ func TestTransfers(t *testing.T) {
 	ctx := testContext(t)
 	require.NoError(t, handRoutes(ctx, l, topo, ModeVXLAN))
 	require.NoError(t, trackConnections(ctx, l, topo))
-	for name, measure := range map[string]func(client, server int, d time.Duration) (float64, error){"round trip": roundTrip, "throughput": throughput} {
-		v, err := transfer(ctx, l, measure)
-		require.NoError(t, err, name)
-		assert.Greater(t, v, 0.1, name)
+	rounds, err := roundTrips(ctx, l)
+	require.NoError(t, err)
+	require.Len(t, rounds, 1)
+	assert.NotEmpty(t, rounds[0])
+	for name, measure := range map[string]func(context.Context, *Lab) (float64, error){
+		"one flow": throughput(1), "eight flows": throughput(8), "small packets": smallPackets,
+	} {
+		v := 0.0
+		for v == 0 { // on a busy machine a window can pass before the sender gets its turn
+			var err error
+			v, err = measure(ctx, l)
+			require.NoError(t, err, name)
+		}
+		assert.Positive(t, v, name)
 	}
 	rate, err := addRate(ctx, l)
 	require.NoError(t, err)
@@ -275,4 +285,61 @@ func TestSourceDestCheck(t *testing.T) {
 	require.NoError(t, handRoutes(ctx, l, topo, ModeVXLAN))
 	assert.Equal(t, PathVXLAN, path("pod-1", "pod-2"))
 	assert.Equal(t, PathVXLAN, path("pod-1", "pod-3"))
+}
+
+// TestSwitches: the check is turned on and off for some nodes or all while the lab is up, holds for outer headers only, and
+// counts what it refuses; the router counts what it has no route for.
+func TestSwitches(t *testing.T) {
+	off := false
+	l, topo := withPods(t, func(topo *Topology) {
+		topo.Fabric.SourceDestCheck = true
+		topo.Nodes[2].SourceDestCheck = &off
+	})
+	ctx := testContext(t)
+	require.NoError(t, handRoutes(ctx, l, topo, ModeDirect))
+	fabric := func() map[string]FabricPort {
+		t.Helper()
+		st, err := l.Fabric(ctx)
+		require.NoError(t, err)
+		ports := map[string]FabricPort{"router": {RefusedFrom: st.NoRoute}}
+		for _, p := range st.Ports {
+			ports[p.Node] = p
+		}
+		return ports
+	}
+	reaches := func(from, to string) bool {
+		t.Helper()
+		r, err := l.Probe(ctx, ProbeRequest{From: from, To: to, Timeout: 300 * time.Millisecond})
+		require.NoError(t, err)
+		return r.OK
+	}
+	before := fabric()
+	assert.True(t, before["worker-1"].SourceDestCheck)
+	assert.False(t, before["worker-2"].SourceDestCheck, "its own word counts")
+
+	assert.False(t, reaches("pod-1", "pod-2"))
+	assert.Greater(t, fabric()["worker-1"].RefusedFrom, before["worker-1"].RefusedFrom, "its source is refused where it comes from")
+
+	require.NoError(t, l.SetSourceDestCheck(ctx, false, "worker-1"))
+	require.NoError(t, l.SetSourceDestCheck(ctx, true, "worker-2"))
+	assert.False(t, reaches("pod-1", "pod-2"))
+	assert.Positive(t, fabric()["worker-2"].RefusedTo, "its destination where it goes to")
+	refused := fabric()["worker-2"].RefusedTo
+
+	require.NoError(t, l.SetSourceDestCheck(ctx, false))
+	assert.True(t, reaches("pod-1", "pod-2"))
+	assert.Equal(t, refused, fabric()["worker-2"].RefusedTo, "the count stays")
+	without := fabric()["router"].RefusedFrom
+	assert.False(t, reaches("pod-1", "pod-3"))
+	assert.Greater(t, fabric()["router"].RefusedFrom, without, "the router knows no pods")
+
+	require.NoError(t, handRoutes(ctx, l, topo, ModeVXLAN))
+	require.NoError(t, l.SetSourceDestCheck(ctx, true))
+	now := fabric()
+	assert.True(t, reaches("pod-1", "pod-3"), "the outer header is the nodes'")
+	assert.Equal(t, now, fabric(), "and nothing is refused")
+
+	assert.EqualError(t, l.SetSourceDestCheck(ctx, true, "worker-1", "worker-9"),
+		`there is no node "worker-9" in lab pods; nodes are master, worker-1, worker-2, worker-3`)
+	assert.EqualError(t, l.SetBackend(ctx, "gobgp"), `backend "gobgp" is unknown; use bird or vxlan`)
 }

@@ -70,7 +70,8 @@ func TestDownAfterCrash(t *testing.T) {
 			bin := standIns(t, "exec sleep 1000", "confd")
 			_, err := Up(testContext(t), Options{Name: "crash", StateDir: dir, BinDir: bin, Topology: topo})
 			require.NoError(t, err)
-			assert.Len(t, look(t, dir).Processes, 3)
+			require.Eventually(t, func() bool { return len(look(t, dir).Processes) == 3 }, 10*time.Second, 10*time.Millisecond,
+				"init, supervisor and the stand-in, which is a shell's at first")
 			c.crash(t, dir)
 			require.NoError(t, Down(testContext(t), "crash", dir))
 			assert.Equal(t, before, look(t, dir))

@@ -16,14 +16,17 @@ import (
 
 // Verbs of the control socket.
 const (
-	verbStatus = "status"
-	verbExec   = "exec"
-	verbSocket = "socket"
-	verbPodAdd = "pod-add"
-	verbPodDel = "pod-del"
-	verbKill   = "kill"
-	verbStart  = "start"
-	verbDetach = "detach" // on the launch connection only: the lab no longer ends with its launcher
+	verbStatus  = "status"
+	verbExec    = "exec"
+	verbSocket  = "socket"
+	verbPodAdd  = "pod-add"
+	verbPodDel  = "pod-del"
+	verbKill    = "kill"
+	verbStart   = "start"
+	verbFabric  = "fabric"
+	verbCheck   = "source-dest-check"
+	verbBackend = "backend"
+	verbDetach  = "detach" // on the launch connection only: the lab no longer ends with its launcher
 )
 
 // request is the first message of a connection; the fields that its verb does not use are empty.
@@ -33,6 +36,9 @@ type request struct {
 	Process string   `json:"process,omitempty"` // kill, start
 	Signal  int      `json:"signal,omitempty"`  // kill: 0 is SIGKILL and stay down
 	Pod     *Pod     `json:"pod,omitempty"`     // pod-add
+	Nodes   []string `json:"nodes,omitempty"`   // source-dest-check: none is all
+	On      bool     `json:"on,omitempty"`      // source-dest-check
+	Backend Backend  `json:"backend,omitempty"` // backend
 	Args    []string `json:"args,omitempty"`    // exec
 	Env     []string `json:"env,omitempty"`     // exec: added to the lab's
 	TTY     bool     `json:"tty,omitempty"`     // exec: file 0 is a terminal to control

@@ -50,15 +50,14 @@ type cluster struct {
 	mode     lab.Mode
 }
 
-// up brings the demo's cluster up, changed as the test wishes, waits until its routes are there, and removes it at the end.
+// up brings the demo's cluster up, with one pool in the given mode, and changed as the test wishes. It waits until its routes
+// are there, and removes it at the end.
 // If the test failed, the ends of all logs are shown.
 func up(t *testing.T, name string, mode lab.Mode, change func(*lab.Topology)) *cluster {
 	t.Helper()
 	topology, err := lab.DemoTopology()
 	require.NoError(t, err)
-	if mode == lab.ModeVXLAN {
-		topology.Pools[0].VXLANMode = "Always"
-	}
+	topology.Pools = []lab.Pool{lab.NewPool(netip.MustParsePrefix("192.168.0.0/16")).WithMode(mode)}
 	if change != nil {
 		change(&topology)
 	}
@@ -76,7 +75,7 @@ func up(t *testing.T, name string, mode lab.Mode, change func(*lab.Topology)) *c
 		assert.NoError(t, l.Down(context.Background()))
 	})
 	c := &cluster{Lab: l, topology: topology, mode: mode}
-	require.NoError(t, l.AwaitRoutes(within(t, patience), topology, mode))
+	require.NoError(t, l.AwaitPools(within(t, patience), topology))
 	c.awaitSessions(t)
 	return c
 }
@@ -228,16 +227,17 @@ func (c *cluster) reachable(t *testing.T) {
 	require.Empty(t, m.Wrong(want))
 }
 
-// awaitSessions waits until every node has a session with every other one.
+// awaitSessions waits until every node has a session with every other one, over each of its families.
 func (c *cluster) awaitSessions(t *testing.T) {
 	t.Helper()
+	sessions := len(c.topology.Nodes[0].Addresses) * (len(c.topology.Nodes) - 1)
 	for _, n := range c.topology.Nodes {
 		eventually(t, patience, func() string {
 			out, err := c.Run(within(t, patience), n.Name, "calicoctl", "node", "status")
 			if err != nil {
 				return err.Error()
 			}
-			if got := strings.Count(out, "Established"); got != len(c.topology.Nodes)-1 {
+			if got := strings.Count(out, "Established"); got != sessions {
 				return n.Name + " has other sessions:\n" + out
 			}
 			return ""

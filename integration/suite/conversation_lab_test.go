@@ -3,6 +3,7 @@
 package suite
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -15,16 +16,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pace is the time between two bytes of a conversation.
+// pace is the time between two messages of a conversation.
 const pace = 20 * time.Millisecond
 
-// conversation is a TCP connection between two pods on which a byte goes back and forth all the time.
+// conversation is a TCP connection between two pods on which numbers go back and forth all the time, each one more than the
+// one before.
 type conversation struct {
 	name string
 
 	mu      sync.Mutex // guards the following
 	rounds  int
-	longest time.Duration // a byte and its answer took
+	longest time.Duration // a number and its answer took
 	err     error
 }
 
@@ -67,12 +69,16 @@ func (c *cluster) conversation(t *testing.T, from, to string, port uint16) *conv
 func (c *conversation) talk(conn *net.TCPConn) {
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
-	b := []byte{1}
-	for {
+	said, heard := make([]byte, 8), make([]byte, 8)
+	for number := uint64(1); ; number++ {
+		binary.BigEndian.PutUint64(said, number)
 		began := time.Now()
-		_, err := conn.Write(b)
+		_, err := conn.Write(said)
 		if err == nil {
-			_, err = io.ReadFull(conn, b)
+			_, err = io.ReadFull(conn, heard)
+		}
+		if got := binary.BigEndian.Uint64(heard); err == nil && got != number {
+			err = fmt.Errorf("said %d, and heard %d", number, got)
 		}
 		c.mu.Lock()
 		c.rounds++
@@ -127,4 +133,12 @@ func (cs conversations) wereSmooth(t *testing.T, d time.Duration) {
 		assert.NoError(t, err, c.name)
 		assert.Less(t, c.takeLongest(), d, "the longest wait for an answer from %s", c.name)
 	}
+}
+
+// takeLongest is the longest wait of all since it was asked for last.
+func (cs conversations) takeLongest() (d time.Duration) {
+	for _, c := range cs {
+		d = max(d, c.takeLongest())
+	}
+	return d
 }

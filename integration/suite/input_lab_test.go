@@ -149,5 +149,5 @@ func TestTables(t *testing.T) {
 	assert.Equal(t, 3, strings.Count(blocks, "| Block "), blocks)
 
 	c.kill(t, victim{"master", lab.ProcessBird})
-	assert.Contains(t, c.run(t, "master", "calicoctl", "node", "status"), "BGP backend is not running")
+	assert.Contains(t, c.run(t, "master", "calicoctl", "node", "status"), "The BGP backend process (BIRD) is not running.")
 }

@@ -19,7 +19,7 @@ import (
 const kernelCommand = `
 ip -o -4 route show table main | sed 's/^/route /'
 ip -br -4 addr show | sed 's/^/address /'
-ip -br link show | sed 's/^/link /'
+ip -br link show | sed '/^tunl0/s/ [0-9a-f:]\{17\}//; s/^/link /' # a tunl0 made anew by BPF has another Ethernet address
 if ip link show vxlan.calico >/dev/null 2>&1; then
 	ip -o -d link show vxlan.calico | sed 's/^[0-9]*: //; s/^/device /'
 	bridge fdb show dev vxlan.calico | sed 's/^/fdb /'

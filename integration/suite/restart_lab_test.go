@@ -201,19 +201,3 @@ func (c *cluster) uptimes(t *testing.T, node string) map[string]string {
 	require.Len(t, up, len(c.topology.Nodes)-1)
 	return up
 }
-
-// TestModeChange: the pool's mode changes while a connection is open; it lives on.
-func TestModeChange(t *testing.T) {
-	c := up(t, "suite-mode", lab.ModeDirect, nil)
-	talks := c.converse(t, [2]string{"pod-1", "pod-2"})
-	for _, change := range []struct {
-		value string
-		mode  lab.Mode
-	}{{"Always", lab.ModeVXLAN}, {"CrossSubnet", lab.ModeVXLANCrossSubnet}, {"Never", lab.ModeDirect}} {
-		c.run(t, "master", "calicoctl", "patch", "ippool", c.topology.Pools[0].Name, "--patch", `{"spec":{"vxlanMode":"`+change.value+`"}}`)
-		c.mode = change.mode
-		c.reachable(t)
-		talks.goOn(t, "vxlanMode is "+change.value)
-	}
-	talks.wereSmooth(t, longestGap)
-}

@@ -7,3 +7,8 @@ import _ "embed"
 //
 //go:embed demo.yaml
 var Demo []byte
+
+// DualStack is the same cluster with IPv4 and IPv6.
+//
+//go:embed dualstack.yaml
+var DualStack []byte

@@ -124,6 +124,20 @@ func TestCommands(t *testing.T) {
 			captured := c.capture(lab("capture", "b", "ens5", "--host", "10.30.0.10", "-c", "2"), lab("probe", "a", "b"))
 			assert.Contains(t, captured, "10.30.0.10")
 
+			assert.Regexp(t, `b +off +0 +0`, c.ok(lab("fabric")...))
+			out = c.ok(lab("fabric", "--source-dest-check=on", "b")...)
+			assert.Regexp(t, `a +off +0 +0\nb +on +0 +0`, out)
+			c.ok(lab("probe", "a", "b")...)
+			_, errOut, _ = c.run(lab("fabric", "--source-dest-check=maybe")...)
+			assert.Equal(t, "lab: --source-dest-check=maybe: use on or off\n", errOut)
+			_, errOut, _ = c.run(lab("fabric", "b")...)
+			assert.Contains(t, errOut, "nothing to change for [b]")
+
+			c.ok(lab("backend", "vxlan")...)
+			assert.Regexp(t, `confd +- +killed`, c.ok(lab("status")...))
+			c.ok(lab("backend", "bird")...)
+			assert.Regexp(t, `confd +\d+ +running`, c.ok(lab("status")...))
+
 			c.ok(lab("kill", "a", "confd")...)
 			assert.Regexp(t, `confd +- +killed`, c.ok(lab("status")...))
 			c.ok(lab("start", "a", "confd")...)

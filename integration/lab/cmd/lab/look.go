@@ -83,6 +83,7 @@ func printProbes(w io.Writer, results []lab.ProbeResult) error {
 
 func matrixCmd(f *flags) *cobra.Command {
 	var format, mode string
+	var v6 bool
 	cmd := &cobra.Command{
 		Use:   "matrix",
 		Short: "Probe from all nodes and pods to all pods",
@@ -92,7 +93,11 @@ func matrixCmd(f *flags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			m, err := l.Matrix(cmd.Context())
+			probe := l.Matrix
+			if v6 {
+				probe = l.MatrixIPv6
+			}
+			m, err := probe(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -111,7 +116,8 @@ func matrixCmd(f *flags) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&mode, "expect", "", "fail unless the matrix is that of a pool in this mode: direct, vxlan or vxlan-cross-subnet")
+	cmd.Flags().BoolVarP(&v6, "ipv6", "6", false, "probe over IPv6")
+	cmd.Flags().StringVar(&mode, "expect", "", "fail unless the matrix is that of a pool in this mode: direct, ipip, ipip-cross-subnet, vxlan or vxlan-cross-subnet")
 	outputFlag(cmd, &format)
 	return cmd
 }

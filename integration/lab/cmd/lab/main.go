@@ -71,6 +71,6 @@ It works as root, and as an ordinary user where the kernel allows user namespace
 	p.StringVar(&f.stateDir, "state-dir", "", "directory of the lab's files (default "+lab.DefaultStateDir("NAME")+")")
 	p.StringVar(&f.binDir, "bin", "", "directory with the binaries (default where this program is)")
 	cmd.AddCommand(upCmd(f), downCmd(f), statusCmd(f), listCmd(), podCmd(f), execCmd(f), probeCmd(f), matrixCmd(f),
-		killCmd(f), startCmd(f), captureCmd(f), demoCmd(f), benchCmd(f))
+		killCmd(f), startCmd(f), fabricCmd(f), backendCmd(f), captureCmd(f), demoCmd(f), walkthroughCmd(f), benchCmd(f))
 	return cmd
 }

@@ -1,0 +1,112 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// rateRounds is how often a rate is measured on each side, in turns; the middle of several rounds drops the odd one out.
+const rateRounds = 15
+
+// dataplane measures pod to pod between two nodes in each mode, beside the same made by hand.
+func (b *bench) dataplane(ctx context.Context) error {
+	for _, mode := range []Mode{ModeDirect, ModeVXLAN, ModeIPIP} {
+		if err := b.traffic(ctx, mode); err != nil {
+			return fmt.Errorf("mode %s: %w", mode, err)
+		}
+	}
+	return nil
+}
+
+// traffic measures one mode.
+func (b *bench) traffic(ctx context.Context, mode Mode) error {
+	if err := b.muslin.SetMode(ctx, b.topology.Pools[0].Name, mode); err != nil {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, convergeDeadline)
+	defer cancel()
+	if err := b.muslin.AwaitRoutes(waiting, b.topology, mode); err != nil {
+		return err
+	}
+	handMode, vs := mode, "by-hand"
+	if mode == ModeIPIP && !hasIPIP(ctx, b.hand, b.topology.Nodes[0].Name) {
+		handMode, vs = ModeDirect, "plain-routing" // this kernel has no device to do it by hand
+	}
+	if err := handRoutes(ctx, b.hand, byHand(b.topology), handMode); err != nil {
+		return err
+	}
+	for _, side := range []struct {
+		lab  *Lab
+		mode Mode
+	}{{b.muslin, mode}, {b.hand, handMode}} {
+		if err := b.goes(ctx, side.lab, side.mode); err != nil {
+			return err
+		}
+	}
+	if err := b.rtt(ctx, "dataplane.rr."+string(mode), vs); err != nil {
+		return err
+	}
+	undo, err := guard(ctx, b.hand, b.topology)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(b.rtt(ctx, "dataplane.rrguarded."+string(mode), vs+"-guarded"), undo(ctx)); err != nil {
+		return err
+	}
+	for _, rate := range []struct {
+		name, unit string
+		measure    func(context.Context, *Lab) (float64, error)
+	}{
+		{"dataplane.tcp1.", "Gbit/s", throughput(1)},
+		{"dataplane.tcp8.", "Gbit/s", throughput(8)},
+		{"dataplane.udp64.", "kpps", smallPackets},
+	} {
+		var muslin, hand []float64
+		for range rateRounds {
+			for _, side := range []struct {
+				lab  *Lab
+				into *[]float64
+			}{{b.muslin, &muslin}, {b.hand, &hand}} {
+				v, err := rate.measure(ctx, side.lab)
+				if err != nil {
+					return fmt.Errorf("%s: %w", rate.name, err)
+				}
+				*side.into = append(*side.into, v)
+			}
+		}
+		b.compare(rate.name+string(mode), rate.unit, muslin, hand, vs)
+	}
+	return nil
+}
+
+func (b *bench) rtt(ctx context.Context, name, vs string) error {
+	rtts, err := roundTrips(ctx, b.muslin, b.hand)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	b.compare(name, "us", rtts[0], rtts[1], vs)
+	return nil
+}
+
+// goes makes sure that a side does what is compared.
+func (b *bench) goes(ctx context.Context, l *Lab, mode Mode) error {
+	want := Expect(b.topology, nil, mode)("worker-1", "worker-2")
+	r, err := l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-2"})
+	if err != nil {
+		return err
+	}
+	if r.Path != want {
+		return fmt.Errorf("pod-1 to pod-2 in lab %s should go %s and goes %s %s", l.name, want, r.Path, r.Error)
+	}
+	return nil
+}
+
+// compare prints the middle of Muslin's values, and the middle of the ratios of what was measured in turns.
+func (b *bench) compare(name, unit string, muslin, hand []float64, vs string) {
+	ratios := make([]float64, len(muslin))
+	for i := range ratios {
+		ratios[i] = muslin[i] / hand[i]
+	}
+	b.figure(name, median(muslin), unit, median(ratios), vs)
+}

@@ -1,0 +1,266 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// kernel is one release of Debian's kernel in the cache: vmlinux, busybox and lib/modules/<release>.
+type kernel struct {
+	dir     string
+	release string
+}
+
+func (k kernel) image() string   { return filepath.Join(k.dir, "vmlinux") }
+func (k kernel) busybox() string { return filepath.Join(k.dir, "busybox") }
+func (k kernel) modules() string { return filepath.Join(k.dir, "lib/modules", k.release) }
+
+// cacheDir holds one directory for each release, and the lock.
+func cacheDir() (string, error) {
+	user, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no place for the second kernel's cache: %w", err)
+	}
+	return filepath.Join(user, "muslin", "vm"), nil
+}
+
+// Release is the release of the kernel that Run boots, as uname -r shows it in the guest. Without one in the cache it is
+// fetched first; log takes a line on that.
+func Release(ctx context.Context, log io.Writer) (string, error) {
+	k, err := cachedKernel(ctx, log)
+	return k.release, err
+}
+
+// Update fetches the kernel that Debian ships now, if the cache lacks it, and makes it the one that Run boots.
+func Update(ctx context.Context, log io.Writer) (release string, err error) {
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	unlock, err := lock(ctx, cache)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	k, err := fetch(ctx, cache, log)
+	return k.release, err
+}
+
+// cachedKernel is the newest kernel of the cache. If there is none it fetches Debian's.
+func cachedKernel(ctx context.Context, log io.Writer) (kernel, error) {
+	cache, err := cacheDir()
+	if err != nil {
+		return kernel{}, err
+	}
+	if k, ok := newest(cache); ok {
+		return k, nil
+	}
+	unlock, err := lock(ctx, cache)
+	if err != nil {
+		return kernel{}, err
+	}
+	defer unlock()
+	if k, ok := newest(cache); ok { // made while we waited
+		return k, nil
+	}
+	return fetch(ctx, cache, log)
+}
+
+// newest finds the kernel that was put last. What is half done has a name that begins with a dot.
+func newest(cache string) (k kernel, ok bool) {
+	entries, _ := os.ReadDir(cache) // no directory is no kernel
+	var at time.Time
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !e.IsDir() || strings.HasPrefix(e.Name(), ".") || info.ModTime().Before(at) {
+			continue
+		}
+		k, ok, at = kernel{dir: filepath.Join(cache, e.Name()), release: e.Name()}, true, info.ModTime()
+	}
+	return k, ok
+}
+
+// lock makes sure that one process at a time changes the cache.
+func lock(ctx context.Context, cache string) (unlock func(), err error) {
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return nil, fmt.Errorf("the second kernel's cache: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(cache, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("the second kernel's cache: %w", err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		for {
+			err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+			if !errors.Is(err, unix.EINTR) {
+				got <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-got:
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		return func() { f.Close() }, nil
+	case <-ctx.Done():
+		go func() { <-got; f.Close() }()
+		return nil, fmt.Errorf("wait for another process that fetches the second kernel: %w", ctx.Err())
+	}
+}
+
+// fetch downloads Debian's kernel and a static busybox with apt, and unpacks them. The caller holds the lock.
+func fetch(ctx context.Context, cache string, log io.Writer) (kernel, error) {
+	if err := present("apt-get", "apt-cache", "dpkg-deb", "depmod"); err != nil {
+		return kernel{}, err
+	}
+	pkg, err := imagePackage(ctx)
+	if err != nil {
+		return kernel{}, err
+	}
+	k := kernel{release: strings.TrimPrefix(pkg, "linux-image-")}
+	k.dir = filepath.Join(cache, k.release)
+	if _, err := os.Stat(k.dir); err == nil {
+		now := time.Now()
+		return k, os.Chtimes(k.dir, now, now)
+	}
+	leftovers, _ := filepath.Glob(filepath.Join(cache, ".new-*"))
+	for _, dir := range leftovers {
+		if err := os.RemoveAll(dir); err != nil {
+			return kernel{}, err
+		}
+	}
+	fmt.Fprintf(log, "vm: fetching Debian's package %s, once, into %s\n", pkg, cache)
+	work, err := os.MkdirTemp(cache, ".new-")
+	if err != nil {
+		return kernel{}, err
+	}
+	defer os.RemoveAll(work)
+	if err := unpack(ctx, work, pkg, k.release); err != nil {
+		return kernel{}, fmt.Errorf("fetch Debian's kernel: %w", err)
+	}
+	return k, os.Rename(filepath.Join(work, "done"), k.dir)
+}
+
+// imagePackage is the package that Debian's linux-image-amd64 stands for, such as linux-image-6.1.0-56-amd64.
+func imagePackage(ctx context.Context) (string, error) {
+	if runtime.GOARCH != "amd64" {
+		return "", errors.New("the second kernel runs this machine's programs, and is made for amd64 machines only so far")
+	}
+	out, err := command(ctx, "/", "apt-cache", "depends", "linux-image-amd64")
+	if err == nil {
+		for line := range strings.Lines(out) {
+			if _, pkg, ok := strings.Cut(line, "Depends: "); ok && strings.HasPrefix(pkg, "linux-image-") {
+				return strings.TrimSpace(pkg), nil
+			}
+		}
+		err = errors.New("it depends on no kernel")
+	}
+	return "", fmt.Errorf("apt does not know Debian's package linux-image-amd64: %w; run apt-get update, on a Debian", err)
+}
+
+// unpack fills work/done. A kernel is there when its directory is; so that is moved to its place as the last step.
+func unpack(ctx context.Context, work, pkg, release string) error {
+	// what root downloads need not be readable by apt's own user
+	if _, err := command(ctx, work, "apt-get", "download", "-q", "-o", "APT::Sandbox::User=", pkg, "busybox-static"); err != nil {
+		return fmt.Errorf("%w; if a package is not found, run apt-get update first", err)
+	}
+	packages, _ := filepath.Glob(filepath.Join(work, "*.deb"))
+	for _, deb := range packages {
+		if _, err := command(ctx, work, "dpkg-deb", "-x", deb, "all"); err != nil {
+			return err
+		}
+	}
+	done := filepath.Join(work, "done")
+	if err := os.MkdirAll(filepath.Join(done, "lib/modules"), 0o755); err != nil {
+		return err
+	}
+	for _, part := range []struct{ to, from string }{
+		{"busybox", "all/{,usr/}bin/busybox"},
+		{"lib/modules/" + release, "all/{,usr/}lib/modules/" + release},
+	} {
+		if err := move(work, part.from, filepath.Join(done, part.to)); err != nil {
+			return err
+		}
+	}
+	if err := uncompress(ctx, filepath.Join(work, "all/boot/vmlinuz-"+release), filepath.Join(done, "vmlinux")); err != nil {
+		return err
+	}
+	_, err := command(ctx, work, "depmod", "-b", done, release)
+	return err
+}
+
+// move moves what lies at one of two places: Debian's releases differ in whether a path begins with usr.
+func move(dir, from, to string) error {
+	var err error
+	for _, usr := range []string{"usr/", ""} {
+		if err = os.Rename(filepath.Join(dir, strings.ReplaceAll(from, "{,usr/}", usr)), to); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("the package is not laid out as Debian's are: %w", err)
+}
+
+// packageOf tells where a program comes from.
+var packageOf = map[string]string{
+	"qemu-system-x86_64": "qemu-system-x86",
+	"modprobe":           "kmod",
+	"depmod":             "kmod",
+	"apt-get":            "apt (the second kernel is Debian's, and fetched with apt)",
+	"apt-cache":          "apt (the second kernel is Debian's, and fetched with apt)",
+	"dpkg-deb":           "dpkg",
+	"xz":                 "xz-utils",
+	"zstd":               "zstd",
+	"gzip":               "gzip",
+}
+
+// present makes sure that the programs are there.
+func present(programs ...string) error {
+	for _, p := range programs {
+		if _, err := find(p); err != nil {
+			return fmt.Errorf("the second kernel needs %s, which is missing: install the Debian package %s", p, packageOf[p])
+		}
+	}
+	return nil
+}
+
+// find looks for a program also where an ordinary user's PATH does not.
+func find(program string) (string, error) {
+	file, err := exec.LookPath(program)
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		if err != nil {
+			file, err = exec.LookPath(filepath.Join(dir, program))
+		}
+	}
+	return file, err
+}
+
+// command runs a program and returns its output, or what it said in an error.
+func command(ctx context.Context, dir, program string, args ...string) (string, error) {
+	file, err := find(program)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, file, args...)
+	cmd.Dir = dir
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", program, err, strings.Join(strings.Fields(said.String()), " "))
+	}
+	return out.String(), nil
+}
