@@ -7,11 +7,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/bird/client"
 	"github.com/muslin-net/muslin/bird/server"
 	"github.com/muslin-net/muslin/bird/speaker"
@@ -22,6 +24,7 @@ import (
 type settings struct {
 	Socket      string `flag:"socket" usage:"unix socket for felix, confd and calicoctl"`
 	GobgpSocket string `flag:"gobgp-socket" default:"/run/calico/gobgp.sock" usage:"unix socket for the stock gobgp command, read-only; empty serves none"`
+	Backend     string `flag:"backend" env:"CALICO_NETWORKING_BACKEND" default:"bird" usage:"with vxlan or none the node speaks no BGP, and bird does nothing"`
 	LibDir      string `flag:"lib-dir" default:"/var/lib/calico" usage:"directory for what a restart needs"`
 }
 
@@ -31,6 +34,13 @@ func main() {
 }
 
 func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
+	if backend, err := api.ParseBackend(cfg.Backend); err != nil {
+		return fmt.Errorf("setting backend: %w", err)
+	} else if !backend.BGP() {
+		d.Log.Info("this node speaks no BGP: there is nothing to do", "backend", backend)
+		<-ctx.Done()
+		return nil
+	}
 	log, level := server.Leveled(d.Log)
 	saved, err := server.OpenSaved(cfg.LibDir)
 	if err != nil {

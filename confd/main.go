@@ -4,10 +4,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/muslin-net/muslin/api"
 	bird "github.com/muslin-net/muslin/bird/client"
 	"github.com/muslin-net/muslin/confd/client"
 	"github.com/muslin-net/muslin/confd/render"
@@ -25,6 +27,7 @@ type settings struct {
 	Key        string   `flag:"key" usage:"file with its key"`
 	BirdSocket string   `flag:"bird-socket" usage:"unix socket of bird"`
 	RouterID   string   `flag:"router-id" env:"CALICO_ROUTER_ID" usage:"IPv4 address, or hash for one made of the node's name; empty means the node's IPv4 address"`
+	Backend    string   `flag:"backend" env:"CALICO_NETWORKING_BACKEND" default:"bird" usage:"with vxlan or none there is no bird to configure, and confd does nothing"`
 	LibDir     string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory for the saved view and bird.yaml"`
 }
 
@@ -34,6 +37,13 @@ func main() {
 }
 
 func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
+	if backend, err := api.ParseBackend(cfg.Backend); err != nil {
+		return fmt.Errorf("setting backend: %w", err)
+	} else if !backend.BGP() {
+		d.Log.Info("no bird on this node: there is nothing to configure", "backend", backend)
+		<-ctx.Done()
+		return nil
+	}
 	view, err := typha.New(typha.Config{
 		Addresses: cfg.Typha, ServerName: cfg.ServerName, Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key},
 		Node: cfg.Node, View: typha.BGPView, StatePath: filepath.Join(cfg.LibDir, "confd", "view"), Log: d.Log,

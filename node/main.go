@@ -1,4 +1,4 @@
-// Command calico-node prepares a node (-startup) and answers its probes.
+// Command calico-node prepares a node (-startup), follows its addresses (-monitor-addresses) and answers its probes.
 package main
 
 import (
@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -18,17 +19,21 @@ import (
 	"github.com/muslin-net/muslin/internal/rpc"
 	"github.com/muslin-net/muslin/node/probe"
 	"github.com/muslin-net/muslin/node/startup"
+	"github.com/muslin-net/muslin/node/watch"
 	"github.com/muslin-net/muslin/typha/client"
 )
 
 // config is what the command line says.
 type config struct {
-	startup, version                           bool
+	startup, monitor, version                  bool
 	felixLive, felixReady, birdLive, birdReady bool
 	felixHealth, birdHealth                    string
 	node, libDir, typha, typhaName             string
 	files                                      rpc.Files
 }
+
+// rewatch is how long to wait after the kernel's messages were lost.
+const rewatch = 5 * time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -42,6 +47,7 @@ func main() {
 
 func parse() (c config) {
 	flag.BoolVar(&c.startup, "startup", false, "find the node's addresses, register it, propose default pools, and end")
+	flag.BoolVar(&c.monitor, "monitor-addresses", false, "keep the node's registration at its addresses, and do not end")
 	flag.BoolVar(&c.felixLive, "felix-live", false, "succeed if felix lives")
 	flag.BoolVar(&c.felixReady, "felix-ready", false, "succeed if felix is ready")
 	flag.BoolVar(&c.birdLive, "bird-live", false, "succeed if bird lives")
@@ -70,30 +76,77 @@ func run(ctx context.Context, c config) error {
 		}
 	}
 	do(c.version, func() error { fmt.Println(daemon.Version()); return nil })
-	do(c.startup, func() error { return start(ctx, c) })
+	do(c.startup, func() error { return register(ctx, c, startup.Run) })
+	do(c.monitor, func() error { return register(ctx, c, follow) })
 	do(c.felixLive, func() error { return probe.Check(ctx, "felix", c.felixHealth, "/liveness") })
 	do(c.felixReady, func() error { return probe.Check(ctx, "felix", c.felixHealth, "/readiness") })
-	do(c.birdLive, func() error { return probe.Check(ctx, "bird", c.birdHealth, "/liveness") })
-	do(c.birdReady, func() error { return probe.Check(ctx, "bird", c.birdHealth, "/readiness") })
+	do(c.birdLive, func() error { return checkBird(ctx, c, "/liveness") })
+	do(c.birdReady, func() error { return checkBird(ctx, c, "/readiness") })
 	if !asked {
 		return errors.New("nothing was asked for; --help lists what can be")
 	}
 	return group.Wait()
 }
 
-func start(ctx context.Context, c config) error {
+// checkBird passes where no bird is wanted, so that one set of probes does for every backend.
+func checkBird(ctx context.Context, c config, path string) error {
+	backend, err := startup.Backend(os.Getenv)
+	if err != nil || !backend.BGP() {
+		return err
+	}
+	return probe.Check(ctx, "bird", c.birdHealth, path)
+}
+
+// follow keeps the registration at the host's addresses. What the kernel tells makes it quick; the polls alone would do.
+func follow(ctx context.Context, cfg startup.Config, typha startup.Typha) error {
+	changed := make(chan struct{}, 1)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return startup.Follow(ctx, cfg, typha, changed) })
+	group.Go(func() error {
+		for {
+			err := watch.Addresses(ctx, func() {
+				select {
+				case changed <- struct{}{}:
+				default:
+				}
+			})
+			if ctx.Err() != nil {
+				return nil
+			}
+			cfg.Log.Warn("changes of addresses are seen by polling until they can be watched again", "error", err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(rewatch):
+			}
+		}
+	})
+	return group.Wait()
+}
+
+// register does what tells typha of the node.
+func register(ctx context.Context, c config, do func(context.Context, startup.Config, startup.Typha) error) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	name, err := startup.NodeName(c.node, c.libDir, os.Getenv, log)
 	if err != nil {
 		return err
 	}
-	typha, err := client.New(client.Config{
+	typha := onDemand{client.Config{
 		Addresses: strings.FieldsFunc(c.typha, func(r rune) bool { return r == ',' }), ServerName: c.typhaName,
 		Files: c.files, Node: name, Log: log,
-	})
+	}}
+	return do(ctx, startup.Config{Node: name, LibDir: c.libDir, Env: os.Getenv, Log: log}, typha)
+}
+
+// onDemand connects to typha for each call: calls are rare, and a connection from an address that the node no longer has
+// would hold the next one up until it times out.
+type onDemand struct{ config client.Config }
+
+func (o onDemand) Register(ctx context.Context, r client.Registration) (client.Registered, error) {
+	typha, err := client.New(o.config)
 	if err != nil {
-		return fmt.Errorf("typha: %w", err)
+		return client.Registered{}, fmt.Errorf("typha: %w", err)
 	}
 	defer typha.Close()
-	return startup.Run(ctx, startup.Config{Node: name, LibDir: c.libDir, Env: os.Getenv, Log: log}, typha)
+	return typha.Register(ctx, r)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/muslin-net/muslin/internal/thorough"
 	birdv1 "github.com/muslin-net/muslin/proto/muslin/bird/v1"
 )
 
@@ -38,8 +39,8 @@ var snapshotEnd = &birdv1.RoutesResponse{Response: &birdv1.RoutesResponse_Snapsh
 // told adds up to what bird has whenever a snapshot is whole, and no prefix that bird has before and after is ever taken
 // back between.
 func TestInboxOverBreaks(t *testing.T) {
-	for seed := range uint64(200) {
-		r := rand.New(rand.NewPCG(seed, 5))
+	for seed := range thorough.Rounds(40, 200) {
+		r := rand.New(rand.NewPCG(uint64(seed), 5))
 		in := newInbox()
 		bird, felix := map[netip.Prefix][]netip.Addr{}, map[netip.Prefix][]netip.Addr{}
 		sequence, instance := uint64(0), 0

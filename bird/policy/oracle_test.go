@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/muslin-net/muslin/internal/thorough"
 )
 
 var patterns sync.Map // of compiled expressions: most of the time would go into compiling them
@@ -215,8 +217,8 @@ func visible(list []Community) []Community {
 
 // TestCompiledIsDecided runs compiled programs beside the decisions they stand for, over random configurations and routes.
 func TestCompiledIsDecided(t *testing.T) {
-	for seed := range uint64(50) {
-		g := generator{rand.New(rand.NewPCG(seed, 1))}
+	for seed := range thorough.Rounds(10, 50) {
+		g := generator{rand.New(rand.NewPCG(uint64(seed), 1))}
 		c := g.config()
 		require.NoError(t, c.Validate())
 		ctx := Context{}

@@ -62,8 +62,9 @@ func (p *Pusher) Want(c render.Config, done func(error)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if old := p.wanted; old != nil && old.done != nil {
-		newer := done
-		done = func(err error) { old.done(err); newer(err) }
+		newer, earlier := done, old.done
+		old.done = nil // it is called with the newer one, also if the older one is being settled
+		done = func(err error) { earlier(err); newer(err) }
 	}
 	// Milliseconds grow from one run of confd to the next, too.
 	generation := uint64(time.Now().UnixMilli())

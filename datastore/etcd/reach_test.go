@@ -18,6 +18,7 @@ import (
 
 // TestUnreachable checks that each way of not reaching etcd ends in time, in one line that names endpoint, cause and cure.
 func TestUnreachable(t *testing.T) {
+	t.Parallel()
 	ca, other := newAuthority(t), newAuthority(t)
 	cert, key := ca.issue(t, "server")
 	strangerCert, strangerKey := other.issue(t, "stranger")
@@ -81,6 +82,7 @@ func pool(name string) *api.IPPool {
 }
 
 func TestSecureConnection(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t)
 	cert, key := ca.issue(t, "server")
 	cfg := embedded.Config{Dir: t.TempDir(), CertFile: cert, KeyFile: key, CAFile: ca.caFile}
@@ -97,6 +99,7 @@ func TestSecureConnection(t *testing.T) {
 }
 
 func TestConfigErrors(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t)
 	cert, key := ca.issue(t, "client")
 	eps := []string{"http://127.0.0.1:2379"}
@@ -125,6 +128,7 @@ func TestConfigErrors(t *testing.T) {
 
 // TestCallerDeadline checks that the caller's own limit holds, also while nobody answers.
 func TestCallerDeadline(t *testing.T) {
+	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer silent.Close()

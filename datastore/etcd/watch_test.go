@@ -21,7 +21,8 @@ import (
 // TestAnotherPast gives a running watch a datastore that is not the one it began with. Its revisions mean nothing there,
 // so it must end as if history were gone, rather than wait for revisions that will be other changes.
 func TestAnotherPast(t *testing.T) {
-	for _, test := range []struct {
+	t.Parallel()
+	for i, test := range []struct {
 		name    string
 		restore func(t *testing.T, dir, backup string)
 		want    string
@@ -33,8 +34,9 @@ func TestAnotherPast(t *testing.T) {
 		{"lost its disk", func(t *testing.T, dir, _ string) { require.NoError(t, os.RemoveAll(dir)) }, "another etcd cluster"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "data")
-			cfg := embedded.Config{Dir: dir, Logger: quiet()}
+			cfg := embedded.Config{Dir: dir, Listen: fmt.Sprintf("127.0.2.%d:0", i+1), Logger: quiet()} // nobody else's, also while it is down
 			s, err := embedded.Start(t.Context(), cfg)
 			require.NoError(t, err)
 			cfg.Listen = strings.TrimPrefix(s.Endpoint(), "http://")
@@ -75,6 +77,7 @@ func TestAnotherPast(t *testing.T) {
 
 // TestFutureRevision asks for changes after a revision that does not exist yet.
 func TestFutureRevision(t *testing.T) {
+	t.Parallel()
 	s, _ := server(t, embedded.Config{Logger: quiet()})
 	c := client(t, etcd.Config{Endpoints: []string{s.Endpoint()}})
 	w, err := c.Watch(t.Context(), "IPPool", datastore.WatchOptions{Revision: "1000000"})
@@ -87,6 +90,7 @@ func TestFutureRevision(t *testing.T) {
 // TestSuspendedWatch leaves watches unread for so long that each is closed and opened again many times. Nothing may be
 // lost or repeated by that.
 func TestSuspendedWatch(t *testing.T) {
+	t.Parallel()
 	s, _ := server(t, embedded.Config{Logger: quiet()})
 	c := client(t, etcd.Config{Endpoints: []string{s.Endpoint()}})
 	c.SetSlowAfter(time.Millisecond)
@@ -107,6 +111,7 @@ func TestSuspendedWatch(t *testing.T) {
 
 // TestPrompt: an idle watch is told how far it is complete as soon as somebody asks.
 func TestPrompt(t *testing.T) {
+	t.Parallel()
 	s, _ := server(t, embedded.Config{Logger: quiet()})
 	c := client(t, etcd.Config{Endpoints: []string{s.Endpoint()}, BookmarkEvery: time.Hour})
 	prompted(t, c)

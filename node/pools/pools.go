@@ -22,6 +22,7 @@ const (
 // Facts are what the choice of defaults depends on.
 type Facts struct {
 	Env       func(name string) string
+	Backend   api.Backend
 	IPv4      bool           // the node takes part in IPv4
 	IPv6      bool           // the node takes part in IPv6
 	Addresses []netip.Prefix // of the host, which the default range must not clash with
@@ -102,10 +103,14 @@ func (f Facts) pool(name, prefix string, cidr netip.Prefix, v4 bool) (*api.IPPoo
 	return p, nil
 }
 
-// mode reads how the pool's packets travel. With nothing set, IPv4 goes in IP-in-IP as the classic manifest has it.
+// mode reads how the pool's packets travel. With nothing set, IPv4 goes in IP-in-IP as the classic manifest has it; where
+// no BGP is spoken both families go in VXLAN, since nobody would bring routes to a bare pool.
 func (f Facts) mode(p *api.IPPool, prefix string, v4 bool, bad func(variable, value, why string) error) error {
 	const use = "is no mode; use Always, CrossSubnet or Never"
 	ipip, vxlan := f.Env(prefix+"IPIP"), f.Env(prefix+"VXLAN")
+	if ipip == "" && vxlan == "" && f.Backend == api.BackendVXLAN {
+		vxlan = string(api.VXLANAlways)
+	}
 	switch strings.ToLower(ipip) {
 	case "":
 		p.Spec.IPIPMode = api.IPIPNever
@@ -130,6 +135,12 @@ func (f Facts) mode(p *api.IPPool, prefix string, v4 bool, bad func(variable, va
 		p.Spec.VXLANMode = api.VXLANCrossSubnet
 	default:
 		return bad("VXLAN", vxlan, use)
+	}
+	switch {
+	case p.Spec.IPIPMode != api.IPIPNever && !v4:
+		return bad("IPIP", ipip, "is for IPv4 only; use "+prefix+"VXLAN")
+	case p.Spec.IPIPMode != api.IPIPNever && p.Spec.VXLANMode != api.VXLANNever:
+		return bad("VXLAN", vxlan, fmt.Sprintf("cannot be combined with %sIPIP=%s; set one of the two to Never", prefix, ipip))
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/node/pools"
 )
 
@@ -69,6 +70,43 @@ func TestMistakesNameTheirVariable(t *testing.T) {
 		require.ErrorContains(t, err, variable)
 		require.ErrorContains(t, err, value)
 	}
-	_, err := pools.Propose(facts(map[string]string{"CALICO_IPV4POOL_IPIP": "Always", "CALICO_IPV4POOL_VXLAN": "Always"}))
-	require.ErrorContains(t, err, "CALICO_IPV4POOL_")
+	for text, env := range map[string]map[string]string{
+		`environment variable CALICO_IPV4POOL_VXLAN: "CrossSubnet" cannot be combined with CALICO_IPV4POOL_IPIP=Always; set one of the two to Never`: {
+			"CALICO_IPV4POOL_IPIP": "Always", "CALICO_IPV4POOL_VXLAN": "CrossSubnet",
+		},
+		`environment variable CALICO_IPV6POOL_IPIP: "Always" is for IPv4 only; use CALICO_IPV6POOL_VXLAN`: {"CALICO_IPV6POOL_IPIP": "Always"},
+		`environment variable CALICO_IPV6POOL_VXLAN: "Yes" is no mode; use Always, CrossSubnet or Never`:  {"CALICO_IPV6POOL_VXLAN": "Yes"},
+	} {
+		f := facts(env)
+		f.IPv6 = true
+		_, err := pools.Propose(f)
+		require.EqualError(t, err, text)
+	}
+}
+
+// How packets of the default pools travel, for what is set.
+func TestModes(t *testing.T) {
+	for _, c := range []struct {
+		backend               api.Backend
+		ipip4, vxlan4, vxlan6 string
+		want4, want6          string // ipipMode and vxlanMode
+	}{
+		{want4: "Always Never", want6: "Never Never"},
+		{backend: api.BackendBird, want4: "Always Never", want6: "Never Never"},
+		{vxlan4: "Never", want4: "Always Never", want6: "Never Never"},
+		{ipip4: "Off", vxlan6: "Always", want4: "Never Never", want6: "Never Always"},
+		{ipip4: "cross-subnet", vxlan6: "CrossSubnet", want4: "CrossSubnet Never", want6: "Never CrossSubnet"},
+		{vxlan4: "Always", want4: "Never Always", want6: "Never Never"},
+		{ipip4: "Never", vxlan4: "crosssubnet", want4: "Never CrossSubnet", want6: "Never Never"},
+		{backend: api.BackendVXLAN, want4: "Never Always", want6: "Never Always"},
+		{backend: api.BackendVXLAN, ipip4: "Always", vxlan6: "Never", want4: "Always Never", want6: "Never Never"},
+	} {
+		f := facts(map[string]string{"CALICO_IPV4POOL_IPIP": c.ipip4, "CALICO_IPV4POOL_VXLAN": c.vxlan4, "CALICO_IPV6POOL_VXLAN": c.vxlan6})
+		f.IPv6, f.Backend = true, c.backend
+		got, err := pools.Propose(f)
+		require.NoError(t, err, c)
+		for i, want := range []string{c.want4, c.want6} {
+			require.Equal(t, want, string(got[i].Spec.IPIPMode)+" "+string(got[i].Spec.VXLANMode), "%s: %+v", got[i].Name, c)
+		}
+	}
 }

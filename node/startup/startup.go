@@ -37,11 +37,32 @@ type Config struct {
 	LibDir string                   // gets the file nodename
 	Env    func(name string) string // settings, by the names that users of Calico know
 	Log    *slog.Logger
+	// Interfaces lists those of the host; nil asks the kernel.
+	Interfaces func() ([]detect.Interface, error)
+}
+
+func (c Config) interfaces() ([]detect.Interface, error) {
+	if c.Interfaces != nil {
+		return c.Interfaces()
+	}
+	return hostInterfaces()
+}
+
+// Backend is what CALICO_NETWORKING_BACKEND says.
+func Backend(env func(name string) string) (api.Backend, error) {
+	b, err := api.ParseBackend(env("CALICO_NETWORKING_BACKEND"))
+	if err != nil {
+		return "", fmt.Errorf("environment variable CALICO_NETWORKING_BACKEND: %w", err)
+	}
+	return b, nil
 }
 
 // Run registers the node. While typha cannot be reached it tries again; what can never work is an error at once.
 func Run(ctx context.Context, cfg Config, typha Typha) error {
 	p, err := planOf(cfg)
+	if err == nil {
+		err = p.lacking6
+	}
 	if err != nil {
 		return err
 	}
@@ -94,24 +115,24 @@ type plan struct {
 	keepIPv4  bool  // an IPv4 address that is stored stays
 	wantsIPv4 bool  // without an IPv4 address the node cannot start
 	lacking   error // why the node has no address, unless one is stored
+	lacking6  error // why it has no IPv6 address, though one is asked for
 }
 
 // planOf works out what the node says of itself. Its errors name the variable that is wrong.
 func planOf(cfg Config) (p plan, err error) {
-	interfaces, err := hostInterfaces()
+	interfaces, err := cfg.interfaces()
 	if err != nil {
 		return p, err
 	}
 	if p.SkipAddressCheck, err = truth(cfg, "DISABLE_NODE_IP_CHECK"); err != nil {
 		return p, err
 	}
-	backend := cmp.Or(cfg.Env("CALICO_NETWORKING_BACKEND"), "bird")
-	switch backend {
-	case "none":
-		return p, nil
-	case "bird", "vxlan":
-	default:
-		return p, fmt.Errorf("environment variable CALICO_NETWORKING_BACKEND: %q is no backend; use bird, vxlan or none", backend)
+	if ref := cfg.Env("CALICO_K8S_NODE_REF"); ref != "" {
+		p.OrchRefs = []api.OrchRef{{NodeName: ref, Orchestrator: "k8s"}}
+	}
+	backend, err := Backend(cfg.Env)
+	if err != nil || backend == api.BackendNone {
+		return p, err
 	}
 	if err := p.addresses(cfg, interfaces); err != nil {
 		return p, err
@@ -121,10 +142,7 @@ func planOf(cfg Config) (p plan, err error) {
 			return p, fmt.Errorf("environment variable AS: %w", err)
 		}
 	}
-	if ref := cfg.Env("CALICO_K8S_NODE_REF"); ref != "" {
-		p.OrchRefs = []api.OrchRef{{NodeName: ref, Orchestrator: "k8s"}}
-	}
-	facts := pools.Facts{Env: cfg.Env, IPv4: cfg.Env("IP") != none, IPv6: wanted(cfg, "IP6")}
+	facts := pools.Facts{Env: cfg.Env, Backend: backend, IPv4: cfg.Env("IP") != none, IPv6: wanted(cfg, "IP6")}
 	for _, i := range interfaces {
 		facts.Addresses = append(facts.Addresses, i.Addresses...)
 	}
@@ -144,7 +162,9 @@ func (p *plan) addresses(cfg Config, interfaces []detect.Interface) (err error) 
 	} else if err != nil {
 		return err
 	}
-	if p.IPv6, err = address("IP6", cmp.Or(cfg.Env("IP6"), none), cfg, true, interfaces); err != nil {
+	if p.IPv6, err = address("IP6", cmp.Or(cfg.Env("IP6"), none), cfg, true, interfaces); errors.Is(err, errNotFound) {
+		p.lacking6 = err
+	} else if err != nil {
 		return err
 	}
 	if !p.IPv4.IsValid() && !p.IPv6.IsValid() && p.lacking == nil {

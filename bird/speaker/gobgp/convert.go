@@ -15,10 +15,12 @@ import (
 	"github.com/muslin-net/muslin/bird/speaker"
 )
 
-// connectRetry and idleAfterReset are in seconds; gobgp's own values are 120 and 30.
+// connectRetry and idleAfterReset are in seconds; gobgp's own values are 120 and 30. After a first attempt within 1 to 2 s,
+// which gobgp has fixed, it tries to connect every connectRetry to twice connectRetry, and waits for an answer one second
+// less than connectRetry: with 3, a SYN that was lost is sent again in time. idleAfterReset cannot be less (see cutRest).
 const (
-	connectRetry   = 5
-	idleAfterReset = 5
+	connectRetry   = 3
+	idleAfterReset = 1
 )
 
 func family(v6 bool) *api.Family {

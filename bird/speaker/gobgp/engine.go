@@ -4,7 +4,7 @@
 // The traps that shaped it: a peer's MD5 key stays on the listener unless the peer is removed by an update that carries it
 // (DeletePeer); a change of reflector role is noticed only with another change (peer's description); a failed start leaves
 // listeners open (Start); the best-path watch wants multipath switched on to report equal paths (Start); failures to connect
-// are told to the log alone, at debug level (logger).
+// are told to the log alone, at debug level (logger); a session that was lost rests for 5 s, whatever is configured (cutRest).
 package gobgp
 
 import (
@@ -36,17 +36,19 @@ type Engine struct {
 	mu     sync.Mutex // guards the following
 	peers  map[netip.Addr]speaker.Neighbor
 	states map[netip.Addr]speaker.State
+	rests  map[netip.Addr]*rest
 }
 
 // New starts gobgp's loop, without listening. Events go to events until ctx ends; the loop itself runs on, since gobgp has
 // no way to end it, and sessions stay up: a process that just exits is what graceful restart wants.
 func New(ctx context.Context, log *slog.Logger, events speaker.Events) (*Engine, error) {
 	e := &Engine{
-		server: server.NewBgpServer(server.LoggerOption(&logger{log: log, events: events})),
 		log:    log,
 		peers:  map[netip.Addr]speaker.Neighbor{},
 		states: map[netip.Addr]speaker.State{},
+		rests:  map[netip.Addr]*rest{},
 	}
+	e.server = server.NewBgpServer(server.LoggerOption(&logger{log: log, events: events, shutdown: e.startAgain}))
 	go e.server.Serve()
 	// One watch for all: only within a watch does gobgp keep the order, and an End-of-RIB that overtakes the paths before it
 	// would make us call the table complete too early.
@@ -114,6 +116,7 @@ func (e *Engine) Stop() error {
 	defer e.mu.Unlock()
 	clear(e.peers)
 	clear(e.states)
+	clear(e.rests)
 	if err := e.server.StopBgp(context.Background(), &api.StopBgpRequest{}); err != nil {
 		return fmt.Errorf("gobgp: stopping: %w", err)
 	}
@@ -149,6 +152,7 @@ func (e *Engine) DeletePeer(address netip.Addr) error {
 	e.mu.Lock()
 	n, known := e.peers[address]
 	delete(e.peers, address)
+	delete(e.rests, address)
 	e.mu.Unlock()
 	if known && n.Password != "" {
 		n.Password, n.Passive = "", true

@@ -90,6 +90,7 @@ func (e *Engine) tellSession(events speaker.Events, event *api.WatchEventRespons
 	}
 	e.mu.Lock()
 	e.states[a] = state
+	e.followRest(a, state)
 	if n, ok := e.peers[a]; ok && state == speaker.Established {
 		n.Restarting = false // it has been told
 		e.peers[a] = n

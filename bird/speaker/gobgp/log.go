@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -19,13 +20,14 @@ import (
 // logger takes gobgp's log to ours, one level lower: what an operator must know of sessions the speaker logs itself. It says
 // that debugging is on, since gobgp tells of failures to connect only then, and drops what is below our level.
 type logger struct {
-	log    *slog.Logger
-	events speaker.Events
-	last   sync.Map // of netip.Addr: what was told of it last
+	log      *slog.Logger
+	events   speaker.Events
+	shutdown func(netip.Addr) // called in a goroutine when a peer is shut down administratively
+	last     sync.Map         // of netip.Addr: what was told of it last
 }
 
 // noise is what gobgp says at each change of policy or route.
-var noise = []string{"call set policy", "Neighbor soft reset"}
+var noise = []string{"call set policy", "Neighbor soft reset", "Send operation notification", "Administrative start", "Administrative shutdown"}
 
 func (l *logger) write(level slog.Level, msg string, fields log.Fields) {
 	if l.log.Enabled(context.Background(), level) && !slices.ContainsFunc(noise, func(s string) bool { return strings.HasPrefix(msg, s) }) {
@@ -86,6 +88,8 @@ func reason(msg string, fields log.Fields) string {
 		return ""
 	case "peer graceful restart":
 		return "Socket: Connection closed"
+	case "cannot change to the same state", "previous setting admin state request is still remaining":
+		return "" // our own haste, when a rest is cut short
 	}
 	for _, detail := range []string{"Error", "Err", "Data"} {
 		if v, ok := fields[detail]; ok {
@@ -128,8 +132,11 @@ func (l *logger) Warn(msg string, fields log.Fields) {
 	l.write(slog.LevelInfo, msg, fields)
 }
 
-// Info is passed on; it tells why a session went down.
+// Info is passed on; it tells why a session went down, and that it was shut down.
 func (l *logger) Info(msg string, fields log.Fields) {
+	if key, _ := fields["Key"].(string); msg == "Administrative shutdown" && address(key).IsValid() {
+		go l.shutdown(address(key)) // gobgp holds locks that starting again needs
+	}
 	if msg == "Peer Down" || msg == "peer graceful restart" && fields["State"] == "BGP_FSM_ESTABLISHED" {
 		l.trouble(msg, fields)
 	}

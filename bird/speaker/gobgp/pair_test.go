@@ -17,11 +17,6 @@ import (
 	"github.com/muslin-net/muslin/bird/speaker/gobgp"
 )
 
-var (
-	addrA = netip.MustParseAddr("127.0.71.1")
-	addrB = netip.MustParseAddr("127.0.71.2")
-)
-
 const testPort = 17179
 
 // testLog writes to the test's log until the test ends; the engine goes on for a moment.
@@ -52,6 +47,13 @@ func (l *testLog) Write(line []byte) (int, error) {
 
 func start(t testing.TB) *speaker.Speaker {
 	t.Helper()
+	s, stop := launch(t)
+	t.Cleanup(stop)
+	return s
+}
+
+func launch(t testing.TB) (_ *speaker.Speaker, stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	log := newLog(t)
 	var engine speaker.Engine
@@ -63,13 +65,12 @@ func start(t testing.TB) *speaker.Speaker {
 	require.NoError(t, err)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done; _ = engine.Stop() })
-	return s
+	return s, func() { cancel(); <-done; _ = engine.Stop() }
 }
 
 func config(own netip.Addr, as uint32, peers ...policy.Peer) policy.Config {
 	return policy.Config{
-		Generation: 1, RouterID: own, ASNumber: as, ListenPort: testPort, ListenAddresses: []netip.Addr{own}, Peers: peers,
+		Generation: 2, RouterID: own, ASNumber: as, ListenPort: testPort, ListenAddresses: []netip.Addr{own}, Peers: peers,
 		Export: policy.Export{Pools: []policy.Pool{{Prefix: netip.MustParsePrefix("192.168.0.0/16")}, {Prefix: netip.MustParsePrefix("fd00:1::/48")}}},
 	}
 }
@@ -106,9 +107,59 @@ func announce(s *speaker.Speaker, prefixes ...string) *speaker.Feed {
 	return f
 }
 
-// TestPair has two speakers exchange routes over iBGP, and follows a route through its whole life.
-func TestPair(t *testing.T) {
-	a, b := start(t), start(t)
+// TestSessions runs what needs several speakers, all at once, since it is mostly waiting. All speakers listen before the
+// first session: gobgp's start writes variables of its package, which those that run read.
+func TestSessions(t *testing.T) {
+	type test struct {
+		name     string
+		third    byte
+		as       []uint32
+		run      func(*testing.T, []*speaker.Speaker)
+		speakers []*speaker.Speaker
+	}
+	var stops []func()
+	t.Cleanup(func() { // all at once: each waits until its peers have been told
+		var all sync.WaitGroup
+		for _, stop := range stops {
+			all.Go(stop)
+		}
+		all.Wait()
+	})
+	tests := []*test{
+		{name: "pair", third: 71, as: []uint32{64512, 64512}, run: testPair},
+		{name: "return of the active end", third: 73, as: []uint32{64512, 64512}, run: testReturn(73, 0)},
+		{name: "return of the passive end", third: 77, as: []uint32{64512, 64512}, run: testReturn(77, 1)},
+		{name: "transit", third: 74, as: []uint32{64512, 64512, 65001}, run: testTransit},
+		{name: "reflector", third: 75, as: []uint32{64512, 64512, 64512}, run: testReflector},
+		{name: "community filter", third: 76, as: []uint32{64512, 64512, 65001}, run: testCommunityFilter},
+	}
+	for _, test := range tests {
+		for i, as := range test.as {
+			s, stop := launch(t)
+			stops = append(stops, stop)
+			announce(s)
+			c := config(loopback(test.third, i+1), as)
+			c.Generation = 1
+			apply(t, s, c)
+			test.speakers = append(test.speakers, s)
+		}
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			test.run(t, test.speakers)
+		})
+	}
+}
+
+func loopback(third byte, fourth int) netip.Addr {
+	return netip.AddrFrom4([4]byte{127, 0, third, byte(fourth)})
+}
+
+// testPair has two speakers exchange routes over iBGP, and follows a route through its whole life.
+func testPair(t *testing.T, speakers []*speaker.Speaker) {
+	a, b := speakers[0], speakers[1]
+	addrA, addrB := loopback(71, 1), loopback(71, 2)
 	feed := announce(a, "192.168.1.0/26", "10.0.0.0/8")
 	announce(b, "192.168.2.0/26")
 	ca := config(addrA, 64512, peer(addrA, addrB, 64512, true))
@@ -133,13 +184,13 @@ func TestPair(t *testing.T) {
 	since := state(t, b).Since
 	feed.Announce(speaker.LocalRoute{Prefix: netip.MustParsePrefix("192.168.3.0/26")})
 	eventually(t, "b has a's new block", func() bool { _, ok := best(b)["192.168.3.0/26"]; return ok })
-	ca.Generation, ca.Export.Pools = 2, []policy.Pool{{Prefix: netip.MustParsePrefix("192.168.0.0/16"), DisableExport: true}}
+	ca.Generation, ca.Export.Pools = 3, []policy.Pool{{Prefix: netip.MustParsePrefix("192.168.0.0/16"), DisableExport: true}}
 	_, err := a.Apply(ca)
 	require.NoError(t, err)
 	eventually(t, "b lost it with the pool", func() bool { _, ok := best(b)["192.168.3.0/26"]; return !ok })
 
 	// Neither do timers disturb the session.
-	ca.Generation, ca.Peers = 3, []policy.Peer{ca.Peers[0]}
+	ca.Generation, ca.Peers = 4, []policy.Peer{ca.Peers[0]}
 	ca.Peers[0].KeepaliveTime, ca.Peers[0].HoldTime = 10*time.Second, 30*time.Second
 	changes, err := a.Apply(ca)
 	require.NoError(t, err)
@@ -147,7 +198,7 @@ func TestPair(t *testing.T) {
 	require.Equal(t, since, state(t, b).Since, "the session stayed up")
 
 	// A peer that is gone is told so.
-	ca.Generation, ca.Peers = 4, nil
+	ca.Generation, ca.Peers = 5, nil
 	changes, err = a.Apply(ca)
 	require.NoError(t, err)
 	require.Len(t, changes.Removed, 1)
@@ -171,13 +222,51 @@ func TestPortInUse(t *testing.T) {
 
 	// The router id concerns all sessions: listeners are opened anew.
 	c := config(own, 64512)
-	c.Generation, c.RouterID = 2, netip.MustParseAddr("9.9.9.9")
+	c.Generation, c.RouterID = 3, netip.MustParseAddr("9.9.9.9")
 	_, err = s.Apply(c)
 	require.NoError(t, err)
 	require.NoError(t, s.Ready())
 	conn, err := net.Dial("tcp", netip.AddrPortFrom(own, testPort).String())
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
+}
+
+// testReturn takes a session down and puts it up again, from one end, of which the first is the one that connects: the other
+// end must be ready again before gobgp itself would be.
+func testReturn(third byte, leaves int) func(*testing.T, []*speaker.Speaker) {
+	return func(t *testing.T, speakers []*speaker.Speaker) {
+		addrs := []netip.Addr{loopback(third, 1), loopback(third, 2)}
+		configs := []policy.Config{
+			config(addrs[0], 64512, peer(addrs[0], addrs[1], 64512, false)), config(addrs[1], 64512, peer(addrs[1], addrs[0], 64512, true)),
+		}
+		up := func() bool {
+			return speakers[0].States()[addrs[1]] == speaker.Established && speakers[1].States()[addrs[0]] == speaker.Established
+		}
+		for i, s := range speakers {
+			apply(t, s, configs[i])
+		}
+		eventually(t, "the session is up", up)
+		stays := speakers[1-leaves]
+		with := configs[leaves]
+		without := with
+		without.Generation, without.Peers, with.Generation = 3, nil, 4
+		apply(t, speakers[leaves], without)
+		eventually(t, "the session is lost", func() bool { return state(t, stays).State != speaker.Established })
+		apply(t, speakers[leaves], with)
+		eventually(t, "the session is back", up)
+
+		var idle, ready time.Time // the newest of each
+		for _, h := range state(t, stays).History {
+			if h.State == speaker.Active && ready.IsZero() {
+				ready = h.At
+			}
+			if h.State == speaker.Idle && idle.IsZero() {
+				idle = h.At
+			}
+		}
+		require.Less(t, ready.Sub(idle), 4*time.Second, "gobgp's own rest is 5 s")
+		require.Greater(t, ready.Sub(idle), 900*time.Millisecond, "but there is a rest")
+	}
 }
 
 func state(t *testing.T, s *speaker.Speaker) speaker.PeerState {

@@ -18,7 +18,7 @@ func BenchmarkReceive(b *testing.B) {
 	for _, n := range []int{1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for i := range b.N {
-				sender, receiver := netip.AddrFrom4([4]byte{127, 0, 73, byte(2*i + 1)}), netip.AddrFrom4([4]byte{127, 0, 73, byte(2*i + 2)})
+				sender, receiver := loopback(72, 2*i+1), loopback(72, 2*i+2)
 				from, to := start(b), start(b)
 				feed := from.Feed()
 				for j := range n {

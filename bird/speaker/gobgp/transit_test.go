@@ -18,13 +18,14 @@ type line struct {
 	addrA, addrB     netip.Addr
 	addrC            netip.Addr
 	configB          policy.Config
-	generation       uint64
 	sinceAB, sinceBC string
 }
 
-func newLine(t *testing.T, third byte, asC uint32, change func(*policy.Config)) *line {
-	l := &line{t: t, addrA: netip.AddrFrom4([4]byte{127, 0, third, 1}), addrB: netip.AddrFrom4([4]byte{127, 0, third, 2}), addrC: netip.AddrFrom4([4]byte{127, 0, third, 3})}
-	l.a, l.b, l.c = start(t), start(t), start(t)
+func newLine(t *testing.T, speakers []*speaker.Speaker, third byte, asC uint32, change func(*policy.Config)) *line {
+	l := &line{
+		t: t, a: speakers[0], b: speakers[1], c: speakers[2],
+		addrA: loopback(third, 1), addrB: loopback(third, 2), addrC: loopback(third, 3),
+	}
 	announce(l.a, "192.168.1.0/26", "192.168.2.0/26")
 	announce(l.b)
 	announce(l.c, "192.168.30.0/26", "172.20.0.0/16")
@@ -48,8 +49,7 @@ func newLine(t *testing.T, third byte, asC uint32, change func(*policy.Config)) 
 func (l *line) change(what func(*policy.Config)) speaker.Changes {
 	l.t.Helper()
 	next := l.configB
-	l.generation++
-	next.Generation = l.generation + 1
+	next.Generation++
 	what(&next)
 	changes, err := l.b.Apply(next)
 	require.NoError(l.t, err)
@@ -72,8 +72,8 @@ func (l *line) show(s *speaker.Speaker, look speaker.Look, p netip.Addr) map[str
 	return out
 }
 
-// TestTransit has b pass a's blocks on to c over eBGP, and changes the filters between them in every direction.
-func TestTransit(t *testing.T) {
+// testTransit has b pass a's blocks on to c over eBGP, and changes the filters between them in every direction.
+func testTransit(t *testing.T, speakers []*speaker.Speaker) {
 	exact := func(p string) policy.Rule {
 		return policy.Rule{Prefix: netip.MustParsePrefix(p), Operator: policy.Equal}
 	}
@@ -84,7 +84,7 @@ func TestTransit(t *testing.T) {
 			c.Peers[1].Filters = []string{"f"}
 		}
 	}
-	l := newLine(t, 74, 65001, filtered([]policy.Rule{exact("192.168.1.0/26")}, []policy.Rule{exact("192.168.30.0/26")}))
+	l := newLine(t, speakers, 74, 65001, filtered([]policy.Rule{exact("192.168.1.0/26")}, []policy.Rule{exact("192.168.30.0/26")}))
 
 	eventually(t, "c has what the filter lets through", func() bool { return best(l.c)["192.168.2.0/26"].NextHop == l.addrB })
 	require.Equal(t, []uint32{64512}, best(l.c)["192.168.2.0/26"].ASPath)
@@ -122,9 +122,9 @@ func TestTransit(t *testing.T) {
 	l.stillUp()
 }
 
-// TestReflector has b reflect between two clients, and stop doing so.
-func TestReflector(t *testing.T) {
-	l := newLine(t, 75, 64512, func(c *policy.Config) {
+// testReflector has b reflect between two clients, and stop doing so.
+func testReflector(t *testing.T, speakers []*speaker.Speaker) {
+	l := newLine(t, speakers, 75, 64512, func(c *policy.Config) {
 		c.ClusterID = netip.MustParseAddr("244.0.0.1")
 		c.Peers[0].ReflectorClient, c.Peers[1].ReflectorClient = true, true
 	})
@@ -153,15 +153,15 @@ func TestReflector(t *testing.T) {
 	})
 }
 
-// TestCommunityFilter matches communities, standard and large, on routes that are passed on.
-func TestCommunityFilter(t *testing.T) {
+// testCommunityFilter matches communities, standard and large, on routes that are passed on.
+func testCommunityFilter(t *testing.T, speakers []*speaker.Speaker) {
 	standard, large := policy.Community{Parts: [3]uint32{64512, 9}}, policy.Community{Large: true, Parts: [3]uint32{1, 2, 3}}
-	l := newLine(t, 76, 65001, func(c *policy.Config) {
+	l := newLine(t, speakers, 76, 65001, func(c *policy.Config) {
 		c.Filters = []policy.Filter{{Name: "f", Export4: []policy.Rule{{Community: &standard}, {Accept: true, Community: &large, Operations: []policy.Operation{{AddCommunity: &standard}}}}}}
 		c.Peers[1].Filters = []string{"f"}
 	})
 	configA := config(l.addrA, 64512, peer(l.addrA, l.addrB, 64512, true))
-	configA.Generation = 2
+	configA.Generation = 3
 	configA.Originate = []policy.Origination{
 		{Prefix: netip.MustParsePrefix("192.168.7.0/26"), Communities: []policy.Community{standard}},
 		{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Communities: []policy.Community{large}}, // outside every pool of b's
