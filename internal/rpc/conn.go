@@ -40,7 +40,8 @@ func NewServer(config *tls.Config, opts ...grpc.ServerOption) *grpc.Server {
 
 // Dial prepares a connection over TLS; it is made when first used, and again whenever it breaks.
 func Dial(address string, config *tls.Config, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///"+address, append(dialOptions(credentials.NewTLS(config)), opts...)...)
+	options := append(dialOptions(credentials.NewTLS(config)), grpc.WithContextDialer(dialFollowing))
+	return grpc.NewClient("passthrough:///"+address, append(options, opts...)...)
 }
 
 // DialUnix prepares a connection over a unix socket.
