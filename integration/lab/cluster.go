@@ -22,7 +22,7 @@ import (
 
 // How long a step of the cluster's start may take before the lab is given up, and how often its state is looked at.
 const (
-	stepDeadline = 30 * time.Second
+	stepDeadline = 2 * time.Minute
 	pollInterval = 50 * time.Millisecond
 )
 

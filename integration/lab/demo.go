@@ -12,7 +12,7 @@ import (
 )
 
 // convergeDeadline is how long the demo waits for a state that should come in a second or two.
-const convergeDeadline = 20 * time.Second
+const convergeDeadline = time.Minute
 
 // DemoOptions say how to show the demo.
 type DemoOptions struct {

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -173,6 +174,11 @@ func (p *pod) cni() (*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.Runti
 			return nil, nil, nil, fmt.Errorf("give labels to the CNI plugin: %w", err)
 		}
 	}
+	if len(p.pod.IPv4Pools)+len(p.pod.IPv6Pools) > 0 {
+		if network.Plugins[0], err = p.choosingPools(network.Plugins[0]); err != nil {
+			return nil, nil, nil, fmt.Errorf("give pools to the CNI plugin: %w", err)
+		}
+	}
 	id := "lab-" + p.pod.Namespace + "-" + p.pod.Name
 	rt := &libcni.RuntimeConf{
 		ContainerID: id,
@@ -186,6 +192,18 @@ func (p *pod) cni() (*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.Runti
 		},
 	}
 	return libcni.NewCNIConfigWithCacheDir([]string{cniBinDir}, cniCacheDir, nil), network, rt, nil
+}
+
+// choosingPools is the plugin's configuration with the pod's pools in it, for its DEL too: a runtime calls both with the same.
+func (p *pod) choosingPools(plugin *libcni.PluginConfig) (*libcni.PluginConfig, error) {
+	var conf struct {
+		IPAM map[string]any `json:"ipam"`
+	}
+	if err := json.Unmarshal(plugin.Bytes, &conf); err != nil {
+		return nil, err
+	}
+	conf.IPAM["ipv4_pools"], conf.IPAM["ipv6_pools"] = p.pod.IPv4Pools, p.pod.IPv6Pools
+	return libcni.InjectConf(plugin, map[string]any{"ipam": conf.IPAM})
 }
 
 // cniLabels has the shape that the CNI conventions give to labels.

@@ -95,6 +95,10 @@ type Pod struct {
 	Node      string `yaml:"node"`
 	// Labels are given to the CNI plugin with the ADD.
 	Labels map[string]string `yaml:"labels,omitempty"`
+	// IPv4Pools and IPv6Pools are the pools to take addresses from, by name or CIDR, as ipv4_pools and ipv6_pools of a CNI
+	// configuration say. Without any, all of the family will do.
+	IPv4Pools []string `yaml:"ipv4Pools,omitempty"`
+	IPv6Pools []string `yaml:"ipv6Pools,omitempty"`
 }
 
 // Pool is an IP pool to create before the nodes start.

@@ -52,7 +52,7 @@ var knownFields = map[string]string{
 	"Subnet":   "name, prefixes, gateways",
 	"Fabric":   "mtu, sourceDestCheck",
 	"Node":     "name, addresses, interface, labels, zone, processes, env, sourceDestCheck",
-	"Pod":      "name, namespace, node, labels",
+	"Pod":      "name, namespace, node, labels, ipv4Pools, ipv6Pools",
 	"Pool":     "name, cidr, blockSize, ipipMode, vxlanMode, natOutgoing, nodeSelector",
 }
 

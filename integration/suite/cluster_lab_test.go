@@ -23,7 +23,7 @@ const envBin = "MUSLIN_BIN"
 
 // How long a test waits for what should come at once, and how often it looks.
 const (
-	patience = 15 * time.Second
+	patience = time.Minute
 	glance   = 20 * time.Millisecond
 )
 
@@ -64,7 +64,7 @@ func up(t *testing.T, name string, mode lab.Mode, change func(*lab.Topology)) *c
 	dir, err := os.MkdirTemp("", "suite")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
-	l, err := lab.Up(within(t, time.Minute), lab.Options{
+	l, err := lab.Up(within(t, 3*time.Minute), lab.Options{
 		Name: name, StateDir: filepath.Join(dir, "state"), BinDir: bin(t), Topology: topology, Attached: true,
 	})
 	require.NoError(t, err)
@@ -267,8 +267,8 @@ func (c *cluster) addressesInUse(t *testing.T) string {
 	return m[1]
 }
 
-// awaitStored waits until the datastore holds exactly the pods that are there: their endpoints, and an address for each. In
-// VXLAN mode each node has an address besides.
+// awaitStored waits until the datastore holds exactly the pods that are there: their endpoints, and an address for each. Where
+// there is a tunnel each node has an address besides.
 func (c *cluster) awaitStored(t *testing.T) {
 	t.Helper()
 	st, err := c.Status(within(t, patience))
@@ -278,7 +278,7 @@ func (c *cluster) awaitStored(t *testing.T) {
 		want[p.Name+" "+p.Addresses[0].String()+"/32"] = true
 	}
 	addresses := len(st.Pods)
-	if c.mode == lab.ModeVXLAN {
+	if overhead[c.mode].device != "" {
 		addresses += len(st.Nodes)
 	}
 	eventually(t, patience, func() string {

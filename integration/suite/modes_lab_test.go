@@ -45,15 +45,15 @@ func TestModes(t *testing.T) {
 	require.NoError(t, err)
 	for _, row := range lab.Rows() {
 		t.Run(row.Title(), func(t *testing.T) {
-			took, err := table.Enter(within(t, time.Minute), row, nil)
+			took, err := table.Enter(within(t, 3*time.Minute), row, nil)
 			require.NoError(t, err)
-			seen, err := table.Observe(within(t, time.Minute))
+			seen, err := table.Observe(within(t, 3*time.Minute))
 			require.NoError(t, err)
 			assert.Empty(t, row.Wrong(seen))
 			t.Logf("routes after %s: %s; %s; %s", took.Round(time.Millisecond), seen.Same.Fate(), seen.Other.Fate(), seen.OtherRoute)
 		})
 	}
-	require.NoError(t, c.SetBackend(within(t, time.Minute), lab.BackendBird))
+	require.NoError(t, c.SetBackend(within(t, 3*time.Minute), lab.BackendBird))
 	c.awaitSessions(t)
 }
 

@@ -70,7 +70,7 @@ func Run(ctx context.Context, cfg Config, typha Typha) error {
 		done, err := p.register(ctx, typha)
 		switch {
 		case err == nil:
-			cfg.Log.Info("node registered", "node", done.Node.Name, "ipv4", p.IPv4, "ipv6", p.IPv6, "pools_created", done.PoolsCreated)
+			p.tell(cfg, done)
 			return writeName(cfg)
 		case !errors.Is(err, client.ErrUnavailable) && !errors.Is(err, client.ErrTimeout):
 			return fmt.Errorf("register node %s: %w", cfg.Node, err)
@@ -99,6 +99,16 @@ func (p plan) register(ctx context.Context, typha Typha) (client.Registered, err
 		}
 	}
 	return typha.Register(ctx, p.Registration)
+}
+
+// tell says what is stored now, and what of it differs from what the host has.
+func (p plan) tell(cfg Config, done client.Registered) {
+	stored := factsOf(done.Node)
+	cfg.Log.Info("node registered", "node", done.Node.Name, "ipv4", stored.ipv4, "ipv6", stored.ipv6, "pools_created", done.PoolsCreated)
+	if p.keepIPv4 && p.IPv4.IsValid() && stored.ipv4.Addr() != p.IPv4.Addr() {
+		cfg.Log.Warn("the node keeps the address that is stored, which is not the host's; set IP=autodetect to have it follow, or IP to the "+
+			"address to use", "stored", stored.ipv4, "found", p.IPv4)
+	}
 }
 
 // writeName leaves the name for the CNI plugin and others; its time also tells how young the node is.

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/node/detect"
 	"github.com/muslin-net/muslin/node/startup"
 	"github.com/muslin-net/muslin/typha/client"
 )
@@ -210,4 +211,32 @@ func TestNodeName(t *testing.T) {
 	host, err := os.Hostname()
 	require.NoError(t, err)
 	require.Equal(t, strings.ToLower(host), name(""))
+}
+
+// What is said in the end is what is stored, and where the host has another address, how to have that one taken.
+func TestTheStoredAddressIsTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		stored string
+		warned bool
+	}{
+		"the host's":           {"10.30.0.77/24", false},
+		"one it does not have": {"10.30.0.56/24", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var said strings.Builder
+			require.NoError(t, startup.Run(t.Context(), startup.Config{
+				Node: "worker-1", LibDir: t.TempDir(), Log: slog.New(slog.NewTextHandler(&said, nil)), Env: func(string) string { return "" },
+				Interfaces: func() ([]detect.Interface, error) {
+					return []detect.Interface{{Name: "ens5", Index: 2, Addresses: []netip.Prefix{netip.MustParsePrefix("10.30.0.77/24")}}}, nil
+				},
+			}, with(c.stored, "")))
+			require.Contains(t, said.String(), "ipv4="+c.stored)
+			if c.warned {
+				require.Contains(t, said.String(), "set IP=autodetect to have it follow")
+				require.Contains(t, said.String(), "found=10.30.0.77/24")
+			} else {
+				require.NotContains(t, said.String(), "level=WARN")
+			}
+		})
+	}
 }

@@ -18,32 +18,40 @@
 //
 // # The outer header
 //
-// Source: the node's address. TTL 64. DF as inside. TOS as inside, but congestion seen before the tunnel is ECT(0)
-// outside; congestion met on the way is told inside (RFC 3168 9.1.1). The identification is random. Both backends do so,
-// except the device that the module makes by itself: it takes the TTL from inside and no class of service, cannot be told
-// otherwise, and sends from the address that the route prefers.
+// Source: the node's address. DF as inside. TTL 64 in BPF; as inside by the module, which with a fixed one would always
+// set DF. TOS as inside, but congestion seen before the tunnel is not told outside, and congestion met on the way is told
+// inside (RFC 3168 9.1.1). The identification is random. The device that the module makes by itself cannot be told to: it
+// takes no class of service from inside, and sends from the address that the route prefers.
 //
 // # What makes this harder than it looks
 //
 // The module makes a device tunl0 in every namespace when it is loaded, and that one cannot be removed: the order to do so
 // is taken and ignored. Where felix itself has the module loaded it turns that off for the moment, and makes tunl0 with
 // the node's address as local end. (With neither end set a device of ours would take no packets.) A device of the module's
-// making is used as it is, and left down and without address when it is not wanted. In the way of BPF it is renamed.
+// making is used as it is, and left down and without address when it is not wanted. In the way of BPF it is renamed. While
+// our own tunl0 is there, modprobe ipip by hand fails where the module would make one; a restart of felix loads it.
 //
 // The filters hold the programs and these the maps, so nothing is pinned anywhere: while felix is dead all goes on, and
 // the next one finds the programs by the filters, the maps by the programs, and changes what differs. A felix with other
 // programs loads them with the old maps, and replaces each filter in one step.
 //
-// A packet that GRO put together on the way in of a tunnel stays marked as one in a tunnel until kernel 6.19, so that the
-// kernel refuses to mark it again on its way into the next one; ipip_out then adds the header alone. Kernels before 6.3
-// do not know the flag that says what is removed; ipip_in then does without.
+// Until kernel 6.19 a packet that ipip_in unpacked may stay marked as one in a tunnel (if GRO put it together, or if it
+// came from another namespace of the same machine), so that the kernel refuses to mark it again on its way into the next
+// tunnel; ipip_out then adds the header alone. Kernels before 6.3 do not know the flag that says what is removed; ipip_in
+// then does without.
 //
 // # Known limits of BPF
 //
 // Linux 5.12 or newer, little-endian, root in the initial user namespace, and a parent that is an Ethernet device (veth,
-// VLAN and bond are). Fragments of outer packets are passed up the stack, where nobody takes them: DF avoids them. Messages
-// about the path's MTU for outer packets are not heeded; the MTU of tunl0 must fit the path. A packet of 64 KiB that is in
-// another tunnel already (a pod's own VXLAN) and is to be cut by the device is dropped. tcpdump sees on tunl0 only what
-// comes in, and the device's own counters stand still: Counters has better ones. Outer packets pass no netfilter hook:
-// ipip_in does what rules would (known nodes only).
+// VLAN and bond are).
+//
+// Fragments of outer packets are passed up the stack, where nobody takes them: DF avoids them. Messages about the path's
+// MTU for outer packets are not heeded: the MTU of tunl0 must fit the path.
+//
+// A packet of 64 KiB that is in another tunnel already (a pod's own VXLAN) and is to be cut by the device is dropped; so
+// may be, until kernel 6.19, one that came in by IP-in-IP and leaves by a VXLAN device of the kernel (a service on the
+// second node, its pod, of another pool, on the third).
+//
+// tcpdump sees on tunl0 only what comes in, and the device's own counters stand still: Counters has better ones. Outer
+// packets pass no netfilter hook: ipip_in does what rules would (known nodes only).
 package ipip

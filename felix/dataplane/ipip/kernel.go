@@ -40,16 +40,14 @@ func (d *Driver) ensureKernel(want desired.IPIP) error {
 }
 
 // device is tunl0 as we make it. With a local address it takes packets to that one, and can be removed again; without, it
-// would be a second fallback device, which takes none.
+// would be a second fallback device, which takes none. The TTL is that of the inner packet, as there: a fixed one would
+// make the kernel set DF always.
 func device(want desired.IPIP) *netlink.Iptun {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = desired.IPIPDevice, want.MTU
 	const inherit = 1
-	return &netlink.Iptun{LinkAttrs: attrs, Local: want.Local.AsSlice(), Ttl: ttl, Tos: inherit}
+	return &netlink.Iptun{LinkAttrs: attrs, Local: want.Local.AsSlice(), Tos: inherit}
 }
-
-// ttl is that of the outer header, the same as in ipip.c.
-const ttl = 64
 
 func (d *Driver) createKernel(want desired.IPIP) (netlink.Link, error) {
 	err := d.do("create device tunl0", func() error {
@@ -79,8 +77,6 @@ func (d *Driver) setLocal(link *netlink.Iptun, want desired.IPIP) error {
 		return nil
 	}
 	return d.do(fmt.Sprintf("set local address of tunl0 to %s", want.Local), func() error {
-		anew := device(want)
-		anew.Index = link.Index
-		return d.handle.LinkModify(anew)
+		return d.handle.LinkModify(device(want)) // by name: with an index it would also be a renaming, refused while it is up
 	})
 }

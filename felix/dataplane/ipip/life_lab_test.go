@@ -243,12 +243,12 @@ func TestForeignDeviceIsRefused(t *testing.T) {
 func TestParentMustBeEthernet(t *testing.T) {
 	f := &fabric{router: labtest.New(t)}
 	n := f.join(t, 1, ipip.BPF)
-	for parent, reason := range map[string]string{"lo": "needs an Ethernet device", "eth9": "is not there"} {
-		n.want.Parent = parent
+	for _, refused := range []struct{ parent, reason string }{{"lo", "needs an Ethernet device"}, {"eth9", "is not there"}} {
+		n.want.Parent = refused.parent
 		f.tell(n)
 		err := n.In(func() error { return n.d.Apply(context.Background()) })
-		require.ErrorContains(t, err, parent)
-		require.ErrorContains(t, err, reason)
+		require.ErrorContains(t, err, refused.parent)
+		require.ErrorContains(t, err, refused.reason)
 	}
 	n.watch(t)
 	n.Run(t, "ip link add eth9 type veth peer name e9")

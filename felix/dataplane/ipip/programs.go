@@ -60,10 +60,10 @@ func (p *programs) close() {
 		return
 	}
 	for _, m := range []*ebpf.Map{p.settings, p.encaps, p.decaps, p.counters} {
-		m.Close()
+		_ = m.Close()
 	}
-	p.out.Close()
-	p.in.Close()
+	_ = p.out.Close()
+	_ = p.in.Close()
 }
 
 func specification() (*ebpf.CollectionSpec, error) {
@@ -139,10 +139,10 @@ func adopt(outID, inID ebpf.ProgramID) (*programs, error) {
 		return assemble(maps, out, in)
 	}
 	defer func() {
-		out.Close()
-		in.Close()
+		_ = out.Close()
+		_ = in.Close()
 		for _, m := range maps {
-			m.Close()
+			_ = m.Close()
 		}
 	}()
 	return load(maps)
@@ -177,11 +177,11 @@ func collect(id ebpf.MapID, spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map
 	}
 	info, err := m.Info()
 	if err != nil || spec.Maps[info.Name] == nil || spec.Maps[info.Name].Compatible(m) != nil {
-		m.Close()
+		_ = m.Close()
 		return false
 	}
 	if there := maps[info.Name]; there != nil {
-		m.Close()
+		_ = m.Close()
 		info, err := there.Info()
 		if err != nil {
 			return false

@@ -161,8 +161,8 @@ int ipip_out(struct __sk_buff *skb)
 	outer.check = sum(&outer);
 
 	err = bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
-	// A packet that came out of a tunnel here, and was put together by GRO, is still marked as one in a tunnel, with
-	// the right offsets: the header alone is missing.
+	// A packet that came out of a tunnel here may still be marked as one in a tunnel, with the right offsets: the
+	// header alone is missing.
 	if (err == -EALREADY)
 		err = bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, flags);
 	if (err || bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0))
