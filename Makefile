@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 # name of the binary and its package
 BINARIES := typha:typha felix:felix confd:confd bird:bird calicoctl:calicoctl calico-node:node \
-            calico:cni/calico calico-ipam:cni/calico-ipam lab:integration/lab/cmd/lab
+            calico:cni/calico calico-ipam:cni/calico-ipam lab:integration/lab/cmd/lab vm:integration/vm/cmd/vm
 TOOL     := go tool -modfile=tools.mod
 # the flags of everything that is run: one set, so that compiled packages are shared between binaries and suites
 BUILD    := -trimpath

@@ -59,6 +59,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 	if cfg.Node == "" {
 		return fmt.Errorf("setting node: the name of this node is missing; give it by --node")
 	}
+	ready := readiness(d) // before anything takes time: a daemon of which nothing is known yet counts as ready
 	var reporter *uplink.Reporter
 	var status *uplink.Status
 	typha, err := client.New(client.Config{
@@ -109,7 +110,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 		LocalChanged: reporter.Set,
 		MTU:          func(mtu int) { writeMTU(cfg.LibDir, mtu, d) },
 		Peers:        watcher.Peers,
-		Ready:        readiness(d),
+		Ready:        ready,
 	}, d.Log)
 	serve := server.Server{
 		Agent: loop, Pods: agent.Pods{Links: kernel.Links}, Checks: check.Checks{Agent: loop, Checksums: kernel.Checksums}, IPAM: ipam, Records: records, Releases: releases,

@@ -39,9 +39,6 @@ const (
 // initrdFD is the initrd's number in qemu: the first after the standard files. The wires follow.
 const initrdFD = 3
 
-// offTimeout bounds the time that a guest, done with its job, takes to be gone.
-const offTimeout = 30 * time.Second
-
 func (g *guest) run(ctx context.Context) (code int, err error) {
 	ctx, kill := context.WithCancelCause(ctx)
 	defer kill(nil)
@@ -68,9 +65,7 @@ func (g *guest) run(ctx context.Context) (code int, err error) {
 		}()
 	}
 	booting := time.AfterFunc(bootTimeout, func() {
-		select {
-		case <-result.up:
-		default:
+		if !result.started() {
 			kill(fmt.Errorf("it has not booted within %v: %w", bootTimeout, context.DeadlineExceeded))
 		}
 	})
@@ -82,6 +77,8 @@ func (g *guest) run(ctx context.Context) (code int, err error) {
 		return -1, result.err
 	case result.code >= 0: // even if it had to be killed afterwards
 		return result.code, nil
+	case ctx.Err() != nil && !result.started():
+		return -1, fmt.Errorf("stopped while it booted: %w", context.Cause(ctx))
 	case ctx.Err() != nil:
 		return -1, context.Cause(ctx)
 	case err != nil:
@@ -127,7 +124,8 @@ func (g *guest) arguments() []string {
 		cmdline = append(cmdline, "module_blacklist="+strings.Join(c.Without, ","))
 	}
 	args := []string{
-		"-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", strconv.Itoa(c.CPUs), "-m", strconv.Itoa(c.Memory),
+		// without what is slow to emulate and of no matter here
+		"-accel", "tcg,thread=multi", "-cpu", "max,la57=off,erms=off,fsrm=off,smap=off,smep=off,pku=off,pcid=off", "-smp", strconv.Itoa(c.CPUs), "-m", strconv.Itoa(c.Memory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", g.kernel.image(), "-initrd", fmt.Sprintf("/proc/self/fd/%d", initrdFD), "-append", strings.Join(cmdline, " "),
 		"-fsdev", "local,id=machine,path=/,security_model=none,multidevs=remap",

@@ -102,6 +102,7 @@ func lock(ctx context.Context, cache string) (unlock func(), err error) {
 	}
 	got := make(chan error, 1)
 	go func() {
+		defer close(got)
 		for {
 			err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
 			if !errors.Is(err, unix.EINTR) {
@@ -118,13 +119,17 @@ func lock(ctx context.Context, cache string) (unlock func(), err error) {
 		}
 		return func() { f.Close() }, nil
 	case <-ctx.Done():
-		go func() { <-got; f.Close() }()
+		go func() {
+			for range got { // until it is locked, or refused
+			}
+			f.Close()
+		}()
 		return nil, fmt.Errorf("wait for another process that fetches the second kernel: %w", ctx.Err())
 	}
 }
 
 // fetch downloads Debian's kernel and a static busybox with apt, and unpacks them. The caller holds the lock.
-func fetch(ctx context.Context, cache string, log io.Writer) (kernel, error) {
+func fetch(ctx context.Context, cache string, log io.Writer) (k kernel, err error) {
 	if err := present("apt-get", "apt-cache", "dpkg-deb", "depmod"); err != nil {
 		return kernel{}, err
 	}
@@ -132,7 +137,7 @@ func fetch(ctx context.Context, cache string, log io.Writer) (kernel, error) {
 	if err != nil {
 		return kernel{}, err
 	}
-	k := kernel{release: strings.TrimPrefix(pkg, "linux-image-")}
+	k = kernel{release: strings.TrimPrefix(pkg, "linux-image-")}
 	k.dir = filepath.Join(cache, k.release)
 	if _, err := os.Stat(k.dir); err == nil {
 		now := time.Now()
@@ -149,7 +154,7 @@ func fetch(ctx context.Context, cache string, log io.Writer) (kernel, error) {
 	if err != nil {
 		return kernel{}, err
 	}
-	defer os.RemoveAll(work)
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	if err := unpack(ctx, work, pkg, k.release); err != nil {
 		return kernel{}, fmt.Errorf("fetch Debian's kernel: %w", err)
 	}

@@ -8,7 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +27,8 @@ const bootTimeout = 3 * time.Minute
 type Config struct {
 	// Memory is the guest's memory in MiB, default DefaultMemory. What it does not use costs nothing.
 	Memory int
-	// CPUs is the number of the guest's processors, default that of this machine.
+	// CPUs is the number of the guest's processors, default 1: with two, emulated as threads on a busy machine, a guest was
+	// seen to lock up, both processors waiting for each other.
 	CPUs int
 	// Timeout bounds the whole run, default DefaultTimeout.
 	Timeout time.Duration
@@ -95,7 +96,7 @@ func (c *Config) complete(argv []string) error {
 		c.Memory = DefaultMemory
 	}
 	if c.CPUs == 0 {
-		c.CPUs = runtime.NumCPU()
+		c.CPUs = 1
 	}
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
@@ -116,6 +117,7 @@ func (c *Config) complete(argv []string) error {
 		}
 		c.Dir = dir
 	}
+	c.Writable = slices.Clone(c.Writable)
 	for i, dir := range c.Writable {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
@@ -140,9 +142,19 @@ const mark = "muslin.vm=1"
 
 // outcome follows what the guest writes about its job.
 type outcome struct {
-	up   chan struct{} // closed when the job begins
+	up   chan struct{} // closed at the guest's first word, which is that the job begins
 	code int           // the exit code, -1 until known
 	err  error
+}
+
+// started tells whether the job has begun.
+func (o *outcome) started() bool {
+	select {
+	case <-o.up:
+		return true
+	default:
+		return false
+	}
 }
 
 // read follows the guest's lines until it is off.

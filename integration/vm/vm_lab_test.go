@@ -57,7 +57,7 @@ exit 3`, "sh", "one word", writable)
 	assert.Equal(t, []string{
 		release, "heard go on", hidden, "it's", "here", "one word 2", "muslin.test=1", "before", "not yet", "loaded", "refused", "lost",
 	}, strings.Split(strings.TrimSpace(out.String()), "\n"))
-	assert.Regexp(t, `^\d+\s`, said.String())
+	assert.Regexp(t, `(?s)^\d+\s.*the guest's kernel said:\n.* Module dummy is blacklisted`, said.String())
 	host, err := exec.Command("uname", "-r").Output()
 	require.NoError(t, err)
 	assert.NotEqual(t, strings.TrimSpace(string(host)), release)
@@ -115,6 +115,11 @@ func TestEndsOfAGuest(t *testing.T) {
 	_ = g.Wait()
 	assert.Equal(t, before, qemus(t), "qemu processes")
 	assert.Equal(t, cache, cached(t), "files of the cache")
+}
+
+// TestASuite runs tests of this very package in the guest.
+func TestASuite(t *testing.T) {
+	Config{Memory: 1024}.Test(t, ".", "-test.run=^(TestASuite|TestArchive|TestAnyWordIsOneWordOfTheShell)$")
 }
 
 // TestKilledParentTakesTheGuestAlong kills, with a signal nobody can catch, a process that runs a guest.

@@ -13,7 +13,10 @@ $box mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 $box mount -t tmpfs shm /dev/shm
 $box mount -t cgroup2 cgroup2 /sys/fs/cgroup
 $box mount -t bpf bpf /sys/fs/bpf
-[ -e /dev/fd ] || $box ln -s /proc/self/fd /dev/fd
+$box ln -s /proc/self/fd /dev/fd
+$box ln -s /proc/self/fd/0 /dev/stdin
+$box ln -s /proc/self/fd/1 /dev/stdout
+$box ln -s /proc/self/fd/2 /dev/stderr
 
 # The kernel makes the ports' files when it has heard of them from the machine's side.
 ports() { set -- /dev/vport*p[1-4] && [ $# = 4 ] && port=${1%1}; }

@@ -62,7 +62,7 @@ directory. /run is the guest's own. Environment, directory, standard files and e
 	flags := cmd.Flags()
 	flags.SetInterspersed(false)
 	flags.IntVar(&config.Memory, "memory", vm.DefaultMemory, "memory in MiB")
-	flags.IntVar(&config.CPUs, "cpus", 0, "processors (default those of this machine)")
+	flags.IntVar(&config.CPUs, "cpus", 0, "processors (default 1)")
 	flags.DurationVar(&config.Timeout, "timeout", vm.DefaultTimeout, "kill the guest after this time")
 	flags.StringSliceVar(&config.Modules, "module", nil, "load this kernel module beforehand (repeatable)")
 	flags.StringSliceVar(&config.Without, "without", nil, "make the kernel refuse this module (repeatable)")
