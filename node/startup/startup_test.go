@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,12 +24,15 @@ import (
 
 // typha keeps one node as typha does.
 type typha struct {
-	down   []error // what the next calls fail with
+	mu     sync.Mutex // for tests that call from another goroutine
+	down   []error    // what the next calls fail with
 	stored *api.Node
 	asked  []client.Registration
 }
 
 func (y *typha) Register(_ context.Context, r client.Registration) (client.Registered, error) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
 	if len(y.down) > 0 {
 		err := y.down[0]
 		y.down = y.down[1:]

@@ -51,6 +51,7 @@ func (s *seen) until(holds func() bool) client.Batch {
 // TestTunnelsAreThereBeforeTheyAreUsed changes a pool from IP-in-IP to VXLAN. Nobody is told to use VXLAN before all nodes
 // have its addresses, and nobody's address of tunl0 goes before all have stopped using it.
 func TestTunnelsAreThereBeforeTheyAreUsed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r, n1, _ := w.cluster()
 	w.setMode("default", api.IPIPAlways, api.VXLANNever)
@@ -93,9 +94,18 @@ func TestTunnelsAreThereBeforeTheyAreUsed(t *testing.T) {
 	assert.Equal(t, &api.PoolTransport{Send: "VXLAN", CrossSubnet: true, Receive: []api.Encapsulation{"None", "VXLAN"}}, p.Status.Transport)
 }
 
+// transport is what stands on record of a pool, nil if nothing does.
+func (w *world) transport(name string) *api.PoolTransport {
+	if status := get[*api.IPPool](w, "IPPool", name).Status; status != nil {
+		return status.Transport
+	}
+	return nil
+}
+
 // TestTyphaStartsInTheMiddleOfAChange has one typha die with a change half done, and another one find a pool that was
 // changed while none was there. Nodes are never told at once to send what the others may not accept yet.
 func TestTyphaStartsInTheMiddleOfAChange(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r, n1, _ := w.cluster()
 	w.setMode("default", api.IPIPAlways, api.VXLANNever)
@@ -104,8 +114,8 @@ func TestTyphaStartsInTheMiddleOfAChange(t *testing.T) {
 	w.see("n1", r.address, false)
 	slow.until(func() bool { return slow.route.Send == view.TunnelIPIP && len(slow.route.Receive) == 1 }).Applied()
 	eventually(t, "a record", func() bool {
-		tr := get[*api.IPPool](w, "IPPool", "default").Status.Transport
-		return tr.Send == "IPIP" && len(tr.Receive) == 1
+		tr := w.transport("default")
+		return tr != nil && tr.Send == "IPIP" && len(tr.Receive) == 1
 	})
 	w.setMode("default", api.IPIPNever, api.VXLANAlways)
 	both := []view.Tunnel{view.TunnelIPIP, view.TunnelVXLAN}
@@ -142,6 +152,7 @@ func TestTyphaStartsInTheMiddleOfAChange(t *testing.T) {
 
 // TestSeveralPoolsChangeAtOnce has an IPv4 and an IPv6 pool on their way at the same time, one of them back again.
 func TestSeveralPoolsChangeAtOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r, n1, _ := w.cluster()
 	w.create(pool("six", "fd00:77::/112"))

@@ -80,6 +80,7 @@ func TestResumeOnAnotherReplicaSendsOnlyDifferences(t *testing.T) {
 }
 
 func TestReplicaBehindTheClientIsNotUsed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	behind := w.replica(func(c *server.Config) {
 		c.CheckpointWait = 50 * time.Millisecond
@@ -299,6 +300,7 @@ func TestANodeIsNoTypha(t *testing.T) {
 }
 
 func TestStoppingReplicaSendsItsClientsAway(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	a, b := free(t), free(t)
 	one := w.replica(func(c *server.Config) { c.Replicas = []string{a, b}; c.StopWait = patience })
