@@ -15,8 +15,10 @@ import (
 // node, and once with half of the nodes on BPF.
 func TestInTheSecondKernel(t *testing.T) {
 	for _, c := range []struct{ name, pkg, env, tests string }{
-		{name: "driver", pkg: "../../felix/dataplane/ipip", env: "LAB_KERNEL=ipip",
-			tests: "^(TestTraffic|TestFromTunnelToTunnel|TestOuterHeader|TestOthersPacketsAreNotUnpacked|TestRestartAdopts|TestBackendsGiveWayToEachOther|TestProbe)$"},
+		{
+			name: "driver", pkg: "../../felix/dataplane/ipip", env: "LAB_KERNEL=ipip",
+			tests: "^(TestTraffic|TestFromTunnelToTunnel|TestOuterHeader|TestOthersPacketsAreNotUnpacked|TestRestartAdopts|TestBackendsGiveWayToEachOther|TestProbe)$",
+		},
 		{name: "driver loads the module", pkg: "../../felix/dataplane/ipip", env: "LAB_KERNEL=ipip", tests: "^TestLoadingTheModuleLeavesNoDevice$"},
 		{name: "modes by tunl0", pkg: ".", env: envBPF + "=", tests: "^TestModes$"},
 		{name: "modes, half of the nodes by BPF", pkg: ".", env: envBPF + "=worker-1,worker-3", tests: "^TestModes$"},
