@@ -65,10 +65,17 @@ lab-test: ## suites with real namespaces, packets, etcd and BIRD; needs root (5 
 	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 20m $(SUITES)
 
 .PHONY: bench
-bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|cni|typha for one area
+bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|ipip|change|cni|typha for one area
 	@[ "$(BENCH)" = typha ] || bin/lab bench $(BENCH)
+	@[ -n "$(filter-out dataplane,$(BENCH))" ] || $(MAKE) -s bench-module
 	@[ -n "$(filter-out typha,$(BENCH))" ] || CGO_ENABLED=0 go test $(BUILD) -run '^$$' -bench 'InSync/.*200' -benchtime 3x ./typha/server | \
 		awk '/^BenchmarkInSync/ { split($$1, name, /[\/-]/); for (i = 3; i < NF; i += 2) if ($$(i+1) == "s") print "BENCH typha." name[2], $$i, "s"; else if ($$(i+1) == "bytes/client") print "BENCH typha." name[2] ".bytes", $$i, "bytes" }'
+
+# IP-in-IP by the module's tunl0, beside the same by hand, in the second kernel: only ratios tell anything there
+.PHONY: bench-module
+bench-module: build
+	@CGO_ENABLED=0 go build $(BUILD) -o bin/stock/ $(addprefix github.com/containernetworking/plugins/plugins/,main/ptp ipam/host-local)
+	@bin/vm --module ipip -- bin/lab bench --plugins $(CURDIR)/bin/stock ipip | sed 's/^\(BENCH dataplane\.[a-z0-9]*\)\.ipip/\1.ipip.module/'
 
 .PHONY: lint
 lint: ## golangci-lint, buf, and whether generated files are up to date (5 minutes the first time)

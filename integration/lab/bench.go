@@ -18,10 +18,12 @@ type BenchOptions struct {
 	Areas  []string  // of BenchAreas; empty is all
 	Out    io.Writer // figures, one a line
 	Log    io.Writer // progress
+	// Plugins is a directory with the stock CNI plugins ptp and host-local; empty: they are built, which needs Go.
+	Plugins string
 }
 
-// BenchAreas are what the lab can measure. The dataplane contains the changes.
-func BenchAreas() []string { return []string{"demo", "dataplane", "change", "cni"} }
+// BenchAreas are what the lab can measure. The dataplane contains ipip and the changes.
+func BenchAreas() []string { return []string{"demo", "dataplane", "ipip", "change", "cni"} }
 
 // Bench measures Muslin on the demo's cluster beside the same made by hand, both up at the same time and measured in
 // turns, and prints each figure as a line
@@ -42,7 +44,7 @@ func Bench(ctx context.Context, o BenchOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close(context.WithoutCancel(ctx))) }()
-	if b.wants("demo") || b.wants("dataplane") || b.wants("cni") {
+	if b.wants("demo") || b.pairs() {
 		if err := b.up(ctx); err != nil {
 			return err
 		}
@@ -50,7 +52,7 @@ func Bench(ctx context.Context, o BenchOptions) (err error) {
 	for _, area := range []struct {
 		name string
 		fn   func(context.Context) error
-	}{{"dataplane", b.dataplane}, {"change", b.changes}, {"cni", b.cni}} {
+	}{{"dataplane", b.dataplane}, {"ipip", b.ipip}, {"change", b.changes}, {"cni", b.cni}} {
 		if !b.wants(area.name) {
 			continue
 		}
@@ -70,8 +72,12 @@ type bench struct {
 }
 
 func (b *bench) wants(area string) bool {
-	return len(b.Areas) == 0 || slices.Contains(b.Areas, area) || area == "change" && slices.Contains(b.Areas, "dataplane")
+	contained := area == "change" || area == "ipip"
+	return len(b.Areas) == 0 || slices.Contains(b.Areas, area) || contained && slices.Contains(b.Areas, "dataplane")
 }
+
+// pairs tells whether the same is needed by hand.
+func (b *bench) pairs() bool { return b.wants("dataplane") || b.wants("ipip") || b.wants("cni") }
 
 // figure prints one result. vs names what ratio is to; it may be empty.
 func (b *bench) figure(name string, value float64, unit string, ratio float64, vs string) {
@@ -95,12 +101,15 @@ func (b *bench) up(ctx context.Context) error {
 	if b.wants("demo") {
 		b.figure("demo.up", time.Since(began).Seconds(), "s", 0, "")
 	}
-	if !b.wants("dataplane") && !b.wants("cni") {
+	if !b.pairs() {
 		return nil
 	}
-	plugins := filepath.Join(b.dir, "plugins")
-	if err := buildStockPlugins(ctx, plugins); err != nil {
-		return err
+	plugins := b.Plugins
+	if plugins == "" {
+		plugins = filepath.Join(b.dir, "plugins")
+		if err := buildStockPlugins(ctx, plugins); err != nil {
+			return err
+		}
 	}
 	topology := byHand(b.topology)
 	b.hand, err = Up(ctx, Options{Name: "bench-by-hand", StateDir: filepath.Join(b.dir, "hand"), BinDir: b.BinDir, Topology: topology, Attached: true})

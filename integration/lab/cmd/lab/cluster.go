@@ -242,15 +242,18 @@ func demo(cmd *cobra.Command, f *flags, file, doc string) error {
 }
 
 func benchCmd(f *flags) *cobra.Command {
-	return &cobra.Command{
+	var plugins string
+	cmd := &cobra.Command{
 		Use:       "bench [AREA...]",
 		Short:     "Measure the demo's cluster beside the same made by hand",
 		Long:      "bench prints lines of the form BENCH <name> <value> <unit> [ratio=<x> vs=<what>].\nAreas are: " + strings.Join(lab.BenchAreas(), ", ") + ".",
 		ValidArgs: lab.BenchAreas(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return lab.Bench(cmd.Context(), lab.BenchOptions{BinDir: f.binDir, Areas: args, Out: cmd.OutOrStdout(), Log: cmd.ErrOrStderr()})
+			return lab.Bench(cmd.Context(), lab.BenchOptions{BinDir: f.binDir, Areas: args, Plugins: plugins, Out: cmd.OutOrStdout(), Log: cmd.ErrOrStderr()})
 		},
 	}
+	cmd.Flags().StringVar(&plugins, "plugins", "", "directory with the stock CNI plugins ptp and host-local (default: build them)")
+	return cmd
 }
 
 func outputFlag(cmd *cobra.Command, format *string) {
