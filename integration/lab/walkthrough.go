@@ -83,7 +83,43 @@ func (d *demo) row(ctx context.Context, table *Table, r Row) (RowSeen, error) {
 	d.story.ran(Ran{Where: table.from.Node, Command: strings.Join(routeCommand(table.pool.CIDR), " "), Output: seen.Table})
 	d.cell(seen.Same, "the same subnet")
 	d.cell(seen.Other, "the other subnet")
+	if r.Mode == ModeDirect && !r.Check || r.Mode == ModeVXLAN {
+		return seen, d.whole(ctx, table, r)
+	}
 	return seen, nil
+}
+
+// whole shows all of a row: the routes of every node, and who reaches which pod, nodes and pods, by which way.
+func (d *demo) whole(ctx context.Context, table *Table, r Row) error {
+	d.story.text("The same on every node, and from every node and pod to every pod:")
+	for _, n := range d.Up.Topology.Nodes {
+		routes := routeCommand(table.pool.CIDR)
+		out, err := d.lab.Run(ctx, n.Name, routes...)
+		if err != nil {
+			return err
+		}
+		d.story.ran(Ran{Where: n.Name, Command: strings.Join(routes, " "), Output: trimLines(out)})
+	}
+	want, err := d.lab.Expect(ctx, r.Mode)
+	if err != nil {
+		return err
+	}
+	m, err := d.lab.Matrix(ctx)
+	if err != nil {
+		return err
+	}
+	var shown strings.Builder
+	if err := m.Print(&shown, want); err != nil {
+		return err
+	}
+	d.story.lines(append([]string{""}, strings.Split(strings.TrimRight(shown.String(), "\n"), "\n")...))
+	if m.Paths()[PathNone] > 0 {
+		d.story.text("- does not get through, as it should be: the router between the subnets knows no pods.")
+	}
+	if wrong := m.Wrong(want); len(wrong) > 0 {
+		return fmt.Errorf("%s: %d of %d cells are not as expected:\n  %s", r.Title(), len(wrong), len(m.Cells), strings.Join(wrong, "\n  "))
+	}
+	return nil
 }
 
 // noBGP are the words of calicoctl node status where neither bird nor another BGP program runs.
