@@ -53,16 +53,16 @@ property: ## tests of random changes by the thousand, without the race detector 
 	CGO_ENABLED=0 go test $(BUILD) -vet=off $(RANDOM_TESTS)
 
 .PHONY: test
-test: test-deps build unit property lab-test ## everything that CI runs: unit, random changes, suites on real kernels (10 minutes)
+test: test-deps build unit property lab-test ## everything that CI runs: unit, random changes, suites on real kernels (17 minutes)
 
 .PHONY: test-deps
 test-deps:
 	@integration/deps/install test
 
 .PHONY: lab-test
-lab-test: ## suites with real namespaces, packets, etcd and BIRD; needs root (5 minutes)
+lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels; needs root (15 minutes)
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
-	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 20m $(SUITES)
+	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 40m $(SUITES)
 
 .PHONY: bench
 bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|ipip|change|cni|typha for one area
