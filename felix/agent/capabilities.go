@@ -7,6 +7,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/felix/dataplane/tunnel"
 	"github.com/muslin-net/muslin/felix/state"
 )
@@ -29,7 +30,7 @@ func (p Probes) Probe() state.Capabilities { return p.retry(state.Capabilities{}
 func (p Probes) retry(known state.Capabilities) state.Capabilities {
 	c := state.Capabilities{Has: map[string]string{}, Lacks: map[string]string{}}
 	maps.Copy(c.Has, known.Has)
-	for name, try := range map[string]func() (string, error){state.CapabilityVXLAN: p.VXLAN, state.CapabilityIPIP: p.IPIP} {
+	for name, try := range map[string]func() (string, error){api.FeatureVXLAN: p.VXLAN, api.FeatureIPIP: p.IPIP} {
 		if _, has := c.Has[name]; has {
 			continue
 		}

@@ -23,7 +23,7 @@ import (
 func TestAPoolThatTheKernelCannotServe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t)
-		r.SetCapabilities(t.Context(), state.Capabilities{Lacks: map[string]string{state.CapabilityIPIP: "no such module"}})
+		r.SetCapabilities(t.Context(), state.Capabilities{Lacks: map[string]string{api.FeatureIPIP: "no such module"}})
 		pool := &api.IPPool{}
 		pool.Name, pool.Spec.CIDR, pool.Spec.IPIPMode = "pods", "10.77.0.0/16", api.IPIPAlways
 		acked := false
@@ -52,7 +52,7 @@ func TestAPoolThatTheKernelCannotServe(t *testing.T) {
 		}
 		require.Empty(t, encaps())
 
-		r.SetCapabilities(t.Context(), state.Capabilities{Has: map[string]string{state.CapabilityIPIP: "kernel module"}})
+		r.SetCapabilities(t.Context(), state.Capabilities{Has: map[string]string{api.FeatureIPIP: "kernel module"}})
 		require.NoError(t, r.Serves(t.Context(), asked))
 		require.Equal(t, map[netip.Prefix]desired.Encap{netip.MustParsePrefix("10.77.2.0/26"): {Remote: netip.MustParseAddr("10.30.0.56")}}, encaps())
 		require.Equal(t, 1, see(r.kernel, func(k *kernel) int { return len(k.ipips) }))
@@ -79,8 +79,8 @@ func TestProbesGoOnWhileSomethingIsMissing(t *testing.T) {
 			Log: slog.New(slog.DiscardHandler),
 		}
 		first := p.Probe()
-		require.Contains(t, first.Lacks[state.CapabilityIPIP], "load the module ipip")
-		require.Equal(t, map[string]string{state.CapabilityVXLAN: "not found out"}, first.Has, "another failure is no lack")
+		require.Contains(t, first.Lacks[api.FeatureIPIP], "load the module ipip")
+		require.Equal(t, map[string]string{api.FeatureVXLAN: "not found out"}, first.Has, "another failure is no lack")
 		var told []state.Capabilities
 		ctx := t.Context()
 		go func() {
@@ -102,7 +102,7 @@ func TestProbesGoOnWhileSomethingIsMissing(t *testing.T) {
 		mu.Lock()
 		require.Len(t, told, 2)
 		require.Empty(t, told[1].Lacks)
-		require.Equal(t, "kernel module", told[1].Has[state.CapabilityIPIP])
+		require.Equal(t, "kernel module", told[1].Has[api.FeatureIPIP])
 		before := tried
 		mu.Unlock()
 		time.Sleep(5 * time.Minute)

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/check"
 	"github.com/muslin-net/muslin/felix/dataplane/tunnel"
@@ -178,7 +179,7 @@ func TestTheSystemIsToldAsItIs(t *testing.T) {
 	c := check.Checks{
 		Agent: known{
 			pools:        map[view.Tunnel]string{view.TunnelVXLAN: "vx", view.TunnelIPIP: "old"},
-			capabilities: state.Capabilities{Has: map[string]string{state.CapabilityIPIP: "tc BPF"}},
+			capabilities: state.Capabilities{Has: map[string]string{api.FeatureIPIP: "tc BPF"}},
 		},
 		Checksums: tunnel.ProbeChecksums,
 	}
@@ -202,6 +203,6 @@ func TestTheSystemIsToldAsItIs(t *testing.T) {
 	require.Contains(t, find("forwarding").Detail, "net.ipv4.ip_forward is 0")
 	c.Checksums = func() error { return &tunnel.ChecksumError{What: "outer UDP"} }
 	require.Contains(t, find("checksum-offload").Detail, "ChecksumOffloadBroken=false")
-	c.Agent = known{capabilities: state.Capabilities{Lacks: map[string]string{state.CapabilityVXLAN: "load it"}}}
+	c.Agent = known{capabilities: state.Capabilities{Lacks: map[string]string{api.FeatureVXLAN: "load it"}}}
 	require.Equal(t, server.Feature{Name: "vxlan", Detail: "load it"}, find("vxlan"))
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/dataplane/ipip"
 	"github.com/muslin-net/muslin/felix/dataplane/tunnel"
@@ -42,8 +43,8 @@ func (c Checks) System(ctx context.Context) ([]server.Feature, string, error) {
 	features := []server.Feature{
 		feature("nftables", always, "rules, sets and connection tracking", nftablesWorks()),
 		feature("forwarding", always, "IPv4 packets are forwarded", forwards()),
-		learned(known, state.CapabilityVXLAN, neededBy(view.TunnelVXLAN), tunnel.ProbeVXLAN),
-		learned(known, state.CapabilityIPIP, neededBy(view.TunnelIPIP), func() error {
+		learned(known, api.FeatureVXLAN, neededBy(view.TunnelVXLAN), tunnel.ProbeVXLAN),
+		learned(known, api.FeatureIPIP, neededBy(view.TunnelIPIP), func() error {
 			_, err := ipip.Probe(ipip.Auto)
 			return err
 		}),

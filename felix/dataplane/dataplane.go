@@ -16,6 +16,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/internal/delta"
 )
 
 // Kind is a kind of kernel object.
@@ -101,3 +104,13 @@ type Drift struct {
 // Wake is called by a driver's Watch when an Apply is due: with what was found changed, or with nothing when something
 // that the driver waited for has come. It must not block, and must not call the driver.
 type Wake func(...Drift)
+
+// Want takes a change of what is desired into a tracker.
+func Want[K comparable, V any](t *delta.Tracker[K, V], d desired.Delta[K, V]) {
+	for k := range d.Removed {
+		t.DeleteDesired(k)
+	}
+	for k, v := range d.Set {
+		t.SetDesired(k, v)
+	}
+}

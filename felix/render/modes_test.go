@@ -41,12 +41,12 @@ func mixedModes() map[string]*world {
 			c.DeviceRouteSourceAddress, c.DeviceRouteSourceAddressIPv6 = "10.30.0.206", "fd00:30::206"
 			c.IPv4NormalRoutePriority, c.IPv6NormalRoutePriority = new(77), new(88)
 		}).wire(pod("web", "10.77.1.9", "fd00:77::41")),
-		"ipip-forced-off": ipipBlocks(func(c *api.FelixConfigurationSpec) { c.IPIPEnabled = new(bool) }).without(state.CapabilityIPIP),
+		"ipip-forced-off": ipipBlocks(func(c *api.FelixConfigurationSpec) { c.IPIPEnabled = new(bool) }).without(api.FeatureIPIP),
 		"ipip-forced-on":  base().add(config(func(c *api.FelixConfigurationSpec) { c.IPIPEnabled = new(true) })),
-		"ipip-lacking":    ipipBlocks(nothing).without(state.CapabilityIPIP).learn(path("10.77.2.0/26", "10.30.0.56")),
+		"ipip-lacking":    ipipBlocks(nothing).without(api.FeatureIPIP).learn(path("10.77.2.0/26", "10.30.0.56")),
 		"ipip-not-on-ipv6": base().add(pool("six", "fd00:77::/64", ipip(api.IPIPAlways)),
 			block("fd00:77::100/122", "worker-2", view.TunnelIPIP)),
-		"lacking-all": base().without(state.CapabilityIPIP, state.CapabilityVXLAN).add(
+		"lacking-all": base().without(api.FeatureIPIP, api.FeatureVXLAN).add(
 			pool("i", "10.77.0.0/16", ipip(api.IPIPCrossSubnet)), pool("v", "10.78.0.0/16", vxlan(api.VXLANAlways)),
 			pool("v6", "fd00:78::/64", vxlan(api.VXLANAlways)), pool("d", "10.79.0.0/16"),
 			crossSubnet(block("10.77.2.0/26", "worker-2", view.TunnelIPIP)), crossSubnet(block("10.77.3.0/26", "worker-3", view.TunnelIPIP)),
@@ -170,12 +170,12 @@ func TestModeChanges(t *testing.T) {
 }
 
 func TestRefusal(t *testing.T) {
-	s := base().without(state.CapabilityIPIP).add(pool("pods", "10.77.0.0/16", ipip(api.IPIPAlways)), pool("flat", "10.78.0.0/16")).state()
+	s := base().without(api.FeatureIPIP).add(pool("pods", "10.77.0.0/16", ipip(api.IPIPAlways)), pool("flat", "10.78.0.0/16")).state()
 	require.Equal(t, "node worker-1: kernel has no ipip; pool pods wants ipipMode Always; load module ipip, or set vxlanMode",
 		render.Refusal(s, addr("10.77.1.9")))
 	require.Empty(t, render.Refusal(s, addr("10.78.1.9")))
 	require.Empty(t, render.Refusal(s, addr("203.0.113.1")), "an address of no pool")
-	require.Equal(t, state.All, s.SetCapabilities(state.Capabilities{Has: map[string]string{state.CapabilityIPIP: "tc BPF"}}))
+	require.Equal(t, state.All, s.SetCapabilities(state.Capabilities{Has: map[string]string{api.FeatureIPIP: "tc BPF"}}))
 	require.Empty(t, render.Refusal(s, addr("10.77.1.9")), "it was loaded")
-	require.Zero(t, s.SetCapabilities(state.Capabilities{Has: map[string]string{state.CapabilityIPIP: "kernel module"}}))
+	require.Zero(t, s.SetCapabilities(state.Capabilities{Has: map[string]string{api.FeatureIPIP: "kernel module"}}))
 }

@@ -15,7 +15,7 @@ import (
 // addresses are refused.
 type Problem struct {
 	Pool       string
-	Capability string // what the kernel lacks: state.CapabilityIPIP or state.CapabilityVXLAN
+	Capability string // what the kernel lacks: api.FeatureIPIP or api.FeatureVXLAN
 	Message    string // names node, pool, what is missing and the choices
 }
 
@@ -49,10 +49,10 @@ func problem(s *state.State, p *api.IPPool) (Problem, bool) {
 	if err != nil || s.Lacks(tunnel) == "" || loadBalancerOnly(p) {
 		return Problem{}, false
 	}
-	capability, enabled := state.CapabilityIPIP, value(s.Config.Spec.IPIPEnabled, true)
+	capability, enabled := api.FeatureIPIP, value(s.Config.Spec.IPIPEnabled, true)
 	wants, instead := fmt.Sprintf("ipipMode %s", p.Spec.IPIPMode), "vxlanMode"
 	if tunnel == view.TunnelVXLAN {
-		capability, enabled = state.CapabilityVXLAN, value(s.Config.Spec.VXLANEnabled, true)
+		capability, enabled = api.FeatureVXLAN, value(s.Config.Spec.VXLANEnabled, true)
 		wants, instead = fmt.Sprintf("vxlanMode %s", p.Spec.VXLANMode), "ipipMode"
 		if cidr.Addr().Is6() {
 			instead = "vxlanMode to Never" // there is no other tunnel for IPv6

@@ -93,7 +93,7 @@ func history(w *world, r *rand.Rand) []func(*state.State) state.Section {
 	steps = append(steps, func(s *state.State) state.Section { return s.SetHost(w.host) },
 		func(s *state.State) state.Section { return s.SetCapabilities(state.Capabilities{Lacks: w.lacks}) })
 	detours = append(detours, func(s *state.State) state.Section {
-		return s.SetCapabilities(state.Capabilities{Lacks: map[string]string{state.CapabilityVXLAN: "no", state.CapabilityIPIP: "no"}})
+		return s.SetCapabilities(state.Capabilities{Lacks: map[string]string{api.FeatureVXLAN: "no", api.FeatureIPIP: "no"}})
 	})
 	detours = append(detours, func(s *state.State) state.Section {
 		return s.SetHost(state.Host{Interfaces: map[string]state.Interface{"eth7": {Index: 7, MTU: 600, Up: true}}})

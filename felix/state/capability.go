@@ -7,16 +7,10 @@ import (
 	"github.com/muslin-net/muslin/api/view"
 )
 
-// Names of what a kernel may or may not be able to do, as nodes report them to typha.
-const (
-	CapabilityIPIP  = api.FeatureIPIP
-	CapabilityVXLAN = api.FeatureVXLAN
-)
-
 // Capabilities is what was found out about the kernel, by doing. What is in neither map was not tried: it is taken to be
 // there, since the drivers say soon enough if it is not.
 type Capabilities struct {
-	Has   map[string]string // name to detail: by which means
+	Has   map[string]string // name (api.FeatureIPIP, …) to detail: by which means
 	Lacks map[string]string // name to what is missing and what to do
 }
 
@@ -34,9 +28,9 @@ func (s *State) SetCapabilities(c Capabilities) Section {
 func (s *State) Lacks(t view.Tunnel) string {
 	switch t {
 	case view.TunnelIPIP:
-		return s.Capabilities.Lacks[CapabilityIPIP]
+		return s.Capabilities.Lacks[api.FeatureIPIP]
 	case view.TunnelVXLAN:
-		return s.Capabilities.Lacks[CapabilityVXLAN]
+		return s.Capabilities.Lacks[api.FeatureVXLAN]
 	}
 	return ""
 }

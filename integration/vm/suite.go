@@ -22,20 +22,14 @@ type T interface {
 	Fatalf(format string, args ...any)
 }
 
-// Test runs the suite of a package (as go build names it: "." is the caller's own) in the second kernel: the test binary
-// with the tag lab, in the package's directory, with -test.v and args (such as "-test.run=^TestTunnel"). The suite's lines
-// are logged as they come. It must run at least one test to success; a failure fails t, and so does a skipped test: what
-// is skipped here would be tested nowhere.
+// Test runs the suite of a package (as go build names it: "." is the caller's own) in a guest like c, whose Dir, Stdin, Stdout
+// and Stderr are set: the test binary with the tags lab and secondkernel, in the package's directory, with -test.v and args
+// (such as "-test.run=^TestTunnel"). The suite's lines are logged as they come. It must run at least one test to success; a
+// failure fails t, and so does a skipped test: what is skipped here would be tested nowhere.
 //
 // The test that calls it is left out in the guest, so that a suite's own package can hold it:
 //
-//	func TestInTheSecondKernel(t *testing.T) { vm.Test(t, ".") }
-func Test(t T, pkg string, args ...string) {
-	t.Helper()
-	Config{}.Test(t, pkg, args...)
-}
-
-// Test is as the function Test, in a guest like c, whose Dir, Stdin, Stdout and Stderr are set.
+//	func TestInTheSecondKernel(t *testing.T) { vm.Config{}.Test(t, ".") }
 func (c Config) Test(t T, pkg string, args ...string) {
 	t.Helper()
 	if Inside() {
@@ -60,14 +54,17 @@ func (c Config) Test(t T, pkg string, args ...string) {
 	}
 }
 
+// tags of suites in the guest: with secondkernel come tests that need what only this kernel has, or that change it.
+const tags = "lab,secondkernel"
+
 // build makes the test binary and tells the package's directory.
 func build(ctx context.Context, pkg, to string) (dir, binary string, err error) {
-	dir, err = command(ctx, ".", "go", "list", "-tags", "lab", "-f", "{{.Dir}}", pkg)
+	dir, err = command(ctx, ".", "go", "list", "-tags", tags, "-f", "{{.Dir}}", pkg)
 	if err != nil {
 		return "", "", err
 	}
 	binary = filepath.Join(to, "suite.test")
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-tags", "lab", "-o", binary, pkg)
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-tags", tags, "-o", binary, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", "", fmt.Errorf("build the tests of %s: %w\n%s", pkg, err, out)

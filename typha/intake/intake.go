@@ -11,7 +11,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -39,16 +38,13 @@ type Progress struct {
 	InSync bool
 }
 
-// Kinds are the kinds that views and lookups depend on.
+// kinds are those that views and lookups depend on.
 var kinds = []string{
 	"ClusterInformation", "FelixConfiguration", "IPAMConfiguration", "IPPool", "IPReservation", "Node",
 	"BGPConfiguration", "BGPFilter", "BGPPeer", "Tier", "Profile", "GlobalNetworkSet", "NetworkSet",
 	"GlobalNetworkPolicy", "NetworkPolicy", "StagedGlobalNetworkPolicy", "StagedNetworkPolicy",
 	"StagedKubernetesNetworkPolicy", "HostEndpoint", "WorkloadEndpoint", "IPAMBlock", "BlockAffinity",
 }
-
-// Kinds lists the kinds that are taken in.
-func Kinds() []string { return slices.Clone(kinds) }
 
 // Options tune an Intake. The zero value is for etcd, silent metrics and the default logger.
 type Options struct {

@@ -103,17 +103,8 @@ func (d *Driver) Update(devices desired.Delta[string, desired.IPIP], encaps desi
 	if want, ok := devices.Set[desired.IPIPDevice]; ok && (d.want == nil || *d.want != want) {
 		d.want, d.dirty = &want, true
 	}
-	update(d.encaps, encaps)
-	update(d.decaps, decaps)
-}
-
-func update[K comparable, V any](t *delta.Tracker[K, V], d desired.Delta[K, V]) {
-	for k := range d.Removed {
-		t.DeleteDesired(k)
-	}
-	for k, v := range d.Set {
-		t.SetDesired(k, v)
-	}
+	dataplane.Want(d.encaps, encaps)
+	dataplane.Want(d.decaps, decaps)
 }
 
 // Whole says that Update was told everything: from now on, what is not wanted is removed.

@@ -88,18 +88,9 @@ func (d *Driver) Update(vxlans desired.Delta[string, desired.VXLAN], neighbors d
 ) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	want(d.vxlans, vxlans)
-	want(d.neighbors, neighbors)
-	want(d.fdb, fdb)
-}
-
-func want[K comparable, V any](t *delta.Tracker[K, V], d desired.Delta[K, V]) {
-	for k := range d.Removed {
-		t.DeleteDesired(k)
-	}
-	for k, v := range d.Set {
-		t.SetDesired(k, v)
-	}
+	dataplane.Want(d.vxlans, vxlans)
+	dataplane.Want(d.neighbors, neighbors)
+	dataplane.Want(d.fdb, fdb)
 }
 
 // Whole says that Update was told everything: from now on, devices and entries of ours that are not wanted are removed.
