@@ -1,13 +1,17 @@
 package api
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"math"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // BGPConfiguration configures BGP: "default" for the cluster, "node.<name>" for what one node does differently. A node's
 // object may set listenPort, logSeverityScreen, and prefixAdvertisements with their communities.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName={bgpconfig,bgpconfigs}
-// +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('node.') || !(has(self.spec.asNumber) || has(self.spec.nodeToNodeMeshEnabled) || has(self.spec.nodeMeshPassword) || has(self.spec.nodeMeshMaxRestartTime) || has(self.spec.serviceClusterIPs) || has(self.spec.serviceExternalIPs) || has(self.spec.serviceLoadBalancerIPs))",message="asNumber, the mesh and the service addresses are set in the object named default only",fieldPath=".spec"
+// +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('node.') || !(has(self.spec.asNumber) || has(self.spec.nodeToNodeMeshEnabled) || has(self.spec.nodeMeshPassword) || has(self.spec.nodeMeshMaxRestartTime) || has(self.spec.nodeMeshHoldTime) || has(self.spec.nodeMeshFailureDetectionMode) || has(self.spec.bfd) || has(self.spec.routeReflectors) || has(self.spec.serviceClusterIPs) || has(self.spec.serviceExternalIPs) || has(self.spec.serviceLoadBalancerIPs))",message="asNumber, the mesh, BFD, reflectors and the service addresses are set in the object named default only",fieldPath=".spec"
 type BGPConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
@@ -92,7 +96,50 @@ type BGPConfigurationSpec struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=2147483646
 	IPv6NormalRoutePriority *int `json:"ipv6NormalRoutePriority,omitempty"`
+	// NodeMeshHoldTime is the hold time of the mesh, like BGPPeer's holdTime. Unset means 240s.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))*$`
+	NodeMeshHoldTime *metav1.Duration `json:"nodeMeshHoldTime,omitempty"`
+	// NodeMeshFailureDetectionMode says whether BFD watches the peers of the mesh. Unset means None.
+	NodeMeshFailureDetectionMode *FailureDetectionMode `json:"nodeMeshFailureDetectionMode,omitempty"`
+	// BFD are the parameters of BFD for the mesh, and for peerings that set none of their own.
+	BFD *BFD `json:"bfd,omitempty"`
+	// RouteReflectors has route reflectors chosen among the nodes.
+	RouteReflectors *RouteReflectors `json:"routeReflectors,omitempty"`
 }
+
+// RouteReflectors says how nodes become route reflectors (RFC 4456) for the others, which then need no mesh.
+type RouteReflectors struct {
+	// Mode says who chooses. Unset means Manual.
+	Mode ReflectorMode `json:"mode,omitempty"`
+	// MinNodes is how many nodes there must be; with fewer the mesh stays. Unset means 50.
+	// +kubebuilder:validation:Minimum=1
+	MinNodes *int32 `json:"minNodes,omitempty"`
+	// Count is how many reflectors there are. Unset means 3.
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=16
+	Count *int32 `json:"count,omitempty"`
+	// NodeSelector selects the nodes that may become reflectors. Unset means all.
+	// +kubebuilder:validation:MaxLength=1024
+	NodeSelector string `json:"nodeSelector,omitempty"`
+}
+
+// ReflectorMode says who chooses the route reflectors.
+//
+// +kubebuilder:validation:Enum=Manual;Auto
+type ReflectorMode string
+
+// The modes: whoever writes routeReflectorClusterID into Nodes, or the controller, which leaves such Nodes alone.
+const (
+	ReflectorsManual ReflectorMode = "Manual"
+	ReflectorsAuto   ReflectorMode = "Auto"
+)
+
+// What fields of RouteReflectors mean when they are not set.
+const (
+	DefaultReflectorMinNodes = 50
+	DefaultReflectorCount    = 3
+)
 
 // BindMode says which addresses BGP listens on.
 type BindMode string
@@ -192,6 +239,10 @@ func (b *BGPConfiguration) Validate() error {
 	}
 	c.password(spec.at("nodeMeshPassword"), s.NodeMeshPassword)
 	c.duration(spec.at("nodeMeshMaxRestartTime"), s.NodeMeshMaxRestartTime)
+	c.holdTime(spec.at("nodeMeshHoldTime"), s.NodeMeshHoldTime)
+	c.detection(spec, "nodeMeshFailureDetectionMode", s.NodeMeshFailureDetectionMode)
+	c.bfd(spec.at("bfd"), s.BFD)
+	s.RouteReflectors.check(&c, spec.at("routeReflectors"))
 	if s.ServiceLoadBalancerAggregation != nil {
 		oneOf(&c, spec.at("serviceLoadBalancerAggregation"), *s.ServiceLoadBalancerAggregation, "Enabled", "Disabled")
 	}
@@ -242,6 +293,20 @@ func (s *BGPConfigurationSpec) serviceLists() []serviceList {
 	}
 }
 
+func (r *RouteReflectors) check(c *checker, at path) {
+	if r == nil {
+		return
+	}
+	optionalOneOf(c, at.at("mode"), r.Mode, ReflectorsManual, ReflectorsAuto)
+	if r.MinNodes != nil {
+		between(c, at.at("minNodes"), *r.MinNodes, 1, math.MaxInt32)
+	}
+	if r.Count != nil {
+		between(c, at.at("count"), *r.Count, 2, 16)
+	}
+	c.selector(at.at("nodeSelector"), r.NodeSelector, false)
+}
+
 // checkNodeOnly checks that an object which is not the cluster's sets nothing that only the cluster's can.
 func (s *BGPConfigurationSpec) checkNodeOnly(c *checker, spec path) {
 	forbid := func(name string, value any, given bool) {
@@ -257,6 +322,10 @@ func (s *BGPConfigurationSpec) checkNodeOnly(c *checker, spec path) {
 	}
 	forbid("nodeMeshPassword", nil, s.NodeMeshPassword != nil)
 	forbid("nodeMeshMaxRestartTime", nil, s.NodeMeshMaxRestartTime != nil)
+	forbid("nodeMeshHoldTime", nil, s.NodeMeshHoldTime != nil)
+	forbid("nodeMeshFailureDetectionMode", nil, s.NodeMeshFailureDetectionMode != nil)
+	forbid("bfd", nil, s.BFD != nil)
+	forbid("routeReflectors", nil, s.RouteReflectors != nil)
 	for _, list := range s.serviceLists() {
 		forbid(list.name, nil, len(list.blocks) > 0)
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -37,6 +38,7 @@ type BGPPeer struct {
 // +kubebuilder:validation:XValidation:rule=`size(self.?reachableBy.orValue("")) == 0 || isIP(self.reachableBy)`,message="reachableBy must be an address",fieldPath=".reachableBy"
 // +kubebuilder:validation:XValidation:rule=`size(self.?peerIP.orValue("")) > 0 || size(self.?peerSelector.orValue("")) > 0 || size(self.?localWorkloadSelector.orValue("")) > 0`,message="a peering needs peerIP, peerSelector or localWorkloadSelector",fieldPath=".peerIP"
 // +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || !has(self.peerIP) || !isIP(self.reachableBy) || !isIP(self.peerIP) || ip(self.reachableBy).family() == ip(self.peerIP).family()",message="reachableBy is of another family than peerIP",fieldPath=".reachableBy"
+// +kubebuilder:validation:XValidation:rule="!has(self.longLivedStaleTime) || self.?restartMode.orValue(”) == 'LongLivedGracefulRestart'",message="longLivedStaleTime needs restartMode LongLivedGracefulRestart",fieldPath=".longLivedStaleTime"
 // +kubebuilder:validation:XValidation:rule="!self.?keepOriginalNextHop.orValue(false) || !has(self.nextHopMode)",message="keepOriginalNextHop and nextHopMode exclude each other",fieldPath=".nextHopMode"
 type BGPPeerSpec struct {
 	// Node is the one node that has the peering.
@@ -93,7 +95,71 @@ type BGPPeerSpec struct {
 	Filters []string `json:"filters,omitempty"`
 	// ReversePeering says whether the nodes at the other end get the peering too. Unset means Auto.
 	ReversePeering *ReversePeering `json:"reversePeering,omitempty"`
+	// HoldTime is how long the peer may be silent before the session is given up; the lower offer of both ends counts
+	// (RFC 4271 section 4.2). Unset means 240s.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))*$`
+	HoldTime *metav1.Duration `json:"holdTime,omitempty"`
+	// FailureDetectionMode says whether BFD watches the peer. Unset means None.
+	FailureDetectionMode *FailureDetectionMode `json:"failureDetectionMode,omitempty"`
+	// BFD are the parameters of BFD for this peering. What is unset comes from the BGPConfiguration named default.
+	BFD *BFD `json:"bfd,omitempty"`
+	// RestartMode says how long routes outlive a session. Unset means GracefulRestart.
+	RestartMode *RestartMode `json:"restartMode,omitempty"`
+	// LongLivedStaleTime is how long, after MaxRestartTime, the peer keeps our routes as a last resort (RFC 9494), with
+	// RestartMode LongLivedGracefulRestart. Unset means 24h.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))*$`
+	LongLivedStaleTime *metav1.Duration `json:"longLivedStaleTime,omitempty"`
 }
+
+// FailureDetectionMode says whether BFD (RFC 5880) watches a peer: a peer that BFD finds dead loses its routes at once.
+//
+// +kubebuilder:validation:Enum=None;BFDIfDirectlyConnected;BFD
+type FailureDetectionMode string
+
+// The modes of failure detection.
+const (
+	DetectByTimers        FailureDetectionMode = "None"                   // by BGP's hold time alone
+	DetectByBFDOnOneLink  FailureDetectionMode = "BFDIfDirectlyConnected" // by BFD if the peer is on a link of the node
+	DetectByBFDEverywhere FailureDetectionMode = "BFD"                    // by BFD, over several hops too (RFC 5883)
+)
+
+// BFD are the parameters of BFD sessions. Both ends negotiate: each sends no oftener than the other wants to receive.
+type BFD struct {
+	// MinimumSendInterval is the least time between our packets. Unset means 300ms.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))*$`
+	MinimumSendInterval *metav1.Duration `json:"minimumSendInterval,omitempty"`
+	// MinimumReceiveInterval is the least time between the peer's packets that we ask for. Unset means 300ms.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))*$`
+	MinimumReceiveInterval *metav1.Duration `json:"minimumReceiveInterval,omitempty"`
+	// Multiplier is how many packets in a row may be missed. Unset means 3.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=255
+	Multiplier *int32 `json:"multiplier,omitempty"`
+}
+
+// What the fields of BFD mean when they are set nowhere.
+const (
+	DefaultBFDInterval   = 300 * time.Millisecond
+	DefaultBFDMultiplier = 3
+)
+
+// RestartMode says how long routes outlive a session.
+//
+// +kubebuilder:validation:Enum=GracefulRestart;LongLivedGracefulRestart
+type RestartMode string
+
+// The restart modes: RFC 4724, and RFC 9494 on top of it.
+const (
+	RestartGraceful  RestartMode = "GracefulRestart"
+	RestartLongLived RestartMode = "LongLivedGracefulRestart"
+)
+
+// DefaultLongLivedStaleTime is what an unset LongLivedStaleTime means.
+const DefaultLongLivedStaleTime = 24 * time.Hour
 
 // NextHopMode says what next hop a peer is told.
 //
@@ -184,6 +250,16 @@ func (p *BGPPeer) Validate() error {
 	}
 	c.duration(spec.at("maxRestartTime"), s.MaxRestartTime)
 	c.duration(spec.at("keepaliveTime"), s.KeepaliveTime)
+	c.holdTime(spec.at("holdTime"), s.HoldTime)
+	c.detection(spec, "failureDetectionMode", s.FailureDetectionMode)
+	c.bfd(spec.at("bfd"), s.BFD)
+	if s.RestartMode != nil {
+		oneOf(&c, spec.at("restartMode"), *s.RestartMode, RestartGraceful, RestartLongLived)
+	}
+	c.duration(spec.at("longLivedStaleTime"), s.LongLivedStaleTime)
+	if d := s.LongLivedStaleTime; d != nil && (s.RestartMode == nil || *s.RestartMode != RestartLongLived) {
+		c.bad(spec.at("longLivedStaleTime"), d.Duration, "has no meaning without long-lived graceful restart", "write restartMode: LongLivedGracefulRestart, or remove it")
+	}
 	if n := s.NumAllowedLocalASNumbers; n != nil && *n < 0 {
 		c.bad(spec.at("numAllowedLocalASNumbers"), *n, "is negative", "write 0 or more")
 	}
@@ -253,5 +329,40 @@ func (c *checker) password(at path, p *BGPPassword) {
 	}
 	if p.SecretKeyRef.Key == "" {
 		c.bad(at.at("key"), nil, "is missing", "name the key inside the secret")
+	}
+}
+
+// holdTime checks an offer of RFC 4271 section 4.2: whole seconds, at least 3, at most 65535.
+func (c *checker) holdTime(at path, d *metav1.Duration) {
+	if d == nil {
+		return
+	}
+	if d.Duration < 3*time.Second || d.Duration > 65535*time.Second {
+		c.bad(at, d.Duration, "is not a hold time of BGP", "write 3s to 65535s; 90s is common")
+	}
+}
+
+func (c *checker) detection(spec path, field string, m *FailureDetectionMode) {
+	if m != nil {
+		oneOf(c, spec.at(field), *m, DetectByTimers, DetectByBFDOnOneLink, DetectByBFDEverywhere)
+	}
+}
+
+// bfd checks parameters of BFD: on the wire an interval is 32 bits of microseconds, and what is shorter than ten milliseconds
+// takes a busy machine for a dead one.
+func (c *checker) bfd(at path, b *BFD) {
+	if b == nil {
+		return
+	}
+	for _, f := range []struct {
+		name string
+		d    *metav1.Duration
+	}{{"minimumSendInterval", b.MinimumSendInterval}, {"minimumReceiveInterval", b.MinimumReceiveInterval}} {
+		if f.d != nil && (f.d.Duration < 10*time.Millisecond || f.d.Duration > time.Minute) {
+			c.bad(at.at(f.name), f.d.Duration, "is out of range", "write 10ms to 60s; 300ms is the default")
+		}
+	}
+	if m := b.Multiplier; m != nil {
+		between(c, at.at("multiplier"), *m, 1, 255)
 	}
 }
