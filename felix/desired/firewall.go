@@ -127,6 +127,9 @@ type Workload struct {
 	Ingress, Egress string
 	// ClosedBecause says what is missing while a direction is closed.
 	ClosedBecause string
+	// Addresses are the workload's own. They are routed to it, so that naming them allows nothing; it is a short cut for
+	// kernels, where a look-up in the routes costs more.
+	Addresses []netip.Addr
 	// AllowedSources are prefixes the workload may use as source although no route to them leads to it. Without them a
 	// packet passes only if the host would route its source address back to the same interface.
 	AllowedSources []netip.Prefix
@@ -135,7 +138,7 @@ type Workload struct {
 // Equal tells whether two workloads are the same to the kernel.
 func (w Workload) Equal(o Workload) bool {
 	return w.Endpoint == o.Endpoint && w.Ingress == o.Ingress && w.Egress == o.Egress &&
-		slices.Equal(w.AllowedSources, o.AllowedSources)
+		slices.Equal(w.Addresses, o.Addresses) && slices.Equal(w.AllowedSources, o.AllowedSources)
 }
 
 // Closed tells whether at least one direction is closed.

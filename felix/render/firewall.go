@@ -62,6 +62,7 @@ func workload(s *state.State, e state.Endpoint) desired.Workload {
 	v, _ := s.View(e)
 	w.Ingress = desired.ListChain(v.PolicyList, desired.Ingress)
 	w.Egress = desired.ListChain(v.PolicyList, desired.Egress)
+	w.Addresses = e.Addresses
 	if maySpoof(s) {
 		w.AllowedSources = v.AllowSpoofedPrefixes
 	}

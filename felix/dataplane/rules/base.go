@@ -44,6 +44,9 @@ func (b *bases) chains() map[string]chain {
 		toDispatch:   {rules: b.dispatch("to", toMap)},
 		toHost:       {rules: b.toHost()},
 	}
+	if b.family == nft.IP6 {
+		out[rawSources] = chain{rules: b.ownSources()}
+	}
 	if b.settings.NATOutgoing != nil {
 		out[natOutgoing] = chain{rules: b.natOutgoing()}
 	}
@@ -91,16 +94,31 @@ func (b *bases) strangersTunnels() (out []rule) {
 func (b *bases) rawPrerouting() []rule {
 	out := append(b.strangersTunnels(), b.noTrack()...)
 	for _, p := range b.settings.WorkloadPrefixes {
-		if b.spoofing {
-			out = append(out, newRule("additional sources", iface(nft.Expr{}, unix.NFT_META_IIFNAME, p).
-				Meta(unix.NFT_META_IIFNAME, nft.Reg).VerdictMap(rpfSkipMap)))
+		workload := func() nft.Expr { return iface(nft.Expr{}, unix.NFT_META_IIFNAME, p) }
+		if b.family == nft.IP6 {
+			out = append(out, newRule("source of a workload", workload().Verdict(nft.Verdict{Code: nft.Goto, Chain: rawSources})))
+			continue
 		}
-		out = append(out, newRule("source is not routed to the workload it came from",
-			iface(nft.Expr{}, unix.NFT_META_IIFNAME, p).
-				Fib(unix.NFT_FIB_RESULT_OIF, unix.NFTA_FIB_F_SADDR|unix.NFTA_FIB_F_IIF).Equal(word(0), false).
-				Counter().Verdict(drop)))
+		out = append(out, b.routedSources(workload)...)
 	}
 	return out
+}
+
+// ownSources lets the workload's own addresses pass before it looks up the routes: a look-up in the IPv6 routes takes a
+// tenth of a round trip, in a set a third of that. In the IPv4 routes it takes no longer than in a set.
+func (b *bases) ownSources() []rule {
+	own := newRule("own address", b.addressTo(nft.Expr{}.Meta(unix.NFT_META_IIFNAME, nft.Reg), source, nft.Reg+1).
+		Lookup(ownSources, false).Verdict(accept))
+	return append([]rule{own}, b.routedSources(func() nft.Expr { return nft.Expr{} })...)
+}
+
+// routedSources drops what comes from a workload, as from matches it, under a source that is not routed to it.
+func (b *bases) routedSources(from func() nft.Expr) (out []rule) {
+	if b.spoofing {
+		out = append(out, newRule("additional sources", from().Meta(unix.NFT_META_IIFNAME, nft.Reg).VerdictMap(rpfSkipMap)))
+	}
+	return append(out, newRule("source is not routed to the workload it came from",
+		from().Fib(unix.NFT_FIB_RESULT_OIF, unix.NFTA_FIB_F_SADDR|unix.NFTA_FIB_F_IIF).Equal(word(0), false).Counter().Verdict(drop)))
 }
 
 // input judges what workloads send to their host. Tunnel packets of known nodes need no word here: those of others ended in

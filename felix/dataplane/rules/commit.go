@@ -81,6 +81,10 @@ func (f *family) wantWorkloads(m *model) {
 		desired.Egress:  {f.wantSet(fromMap, verdicts), f.wantSet(fromClosed, plain)},
 	}
 	skip := f.wantSet(rpfSkipMap, verdicts)
+	var own *elements
+	if f.Family == nft.IP6 {
+		own = f.wantSet(ownSources, nft.SetSpec{Key: f.Family.IfNameAddress()})
+	}
 	for name := range m.dirtyWorkers {
 		w, known := m.workloads[name]
 		key := ifKey(name)
@@ -96,12 +100,30 @@ func (f *family) wantWorkloads(m *model) {
 				way.closed.SetDesired(key, nft.Verdict{})
 			}
 		}
+		if own != nil {
+			f.wantSources(own, name, w.Addresses)
+		}
 		if rules := f.spoofRules(w.AllowedSources); len(rules) > 0 {
 			f.wantChain(rpfSkipChain(name), chain{rules: rules}, nil)
 			skip.SetDesired(key, nft.Verdict{Code: nft.Jump, Chain: rpfSkipChain(name)})
 		} else {
 			f.dropChain(rpfSkipChain(name))
 			skip.DeleteDesired(key)
+		}
+	}
+}
+
+// wantSources puts a workload's own addresses into the set that rules of IPv6 ask before the routes.
+func (f *family) wantSources(set *elements, iface string, addresses []netip.Addr) {
+	for _, key := range f.sources[iface] {
+		set.DeleteDesired(key)
+	}
+	delete(f.sources, iface)
+	for _, a := range addresses {
+		if a.Is6() {
+			key := ifKey(iface) + string(a.AsSlice())
+			set.SetDesired(key, nft.Verdict{})
+			f.sources[iface] = append(f.sources[iface], key)
 		}
 	}
 }
@@ -243,9 +265,9 @@ func (f *family) plan(whole bool, workloads map[string]desired.Workload, gone ma
 			continue
 		}
 		may := func(key string) bool { return true }
-		if spec.Key == nft.IfName {
+		if spec.Key == nft.IfName || spec.Key == f.Family.IfNameAddress() {
 			may = func(key string) bool {
-				iface := strings.TrimRight(key, "\x00")
+				iface := strings.TrimRight(key[:nft.IfName.Len], "\x00")
 				_, known := workloads[iface]
 				return whole || known || gone[iface]
 			}

@@ -28,6 +28,7 @@ type family struct {
 	members map[string]*ipset.Set      // by set id
 	owned   map[string]int             // sets that belong to rules, with how many chains use them
 	ownedBy map[string]map[string]bool // sets that belong to the rules of a chain
+	sources map[string][]string        // what is desired in the set of own sources, by workload
 	bases   map[string]bool            // chains that exist once: true if desired, false if to be removed
 }
 
@@ -38,7 +39,7 @@ func newFamily(f nft.Family) *family {
 		sets:     delta.New[string](func(a, b nft.SetSpec) bool { return a == b }),
 		elements: map[string]*elements{}, touched: map[string]struct{}{},
 		members: map[string]*ipset.Set{}, owned: map[string]int{}, ownedBy: map[string]map[string]bool{},
-		bases: map[string]bool{},
+		sources: map[string][]string{}, bases: map[string]bool{},
 	}
 }
 

@@ -33,7 +33,9 @@ func rich() desired.FirewallDelta {
 	list := view.PolicyList{ID: "shop", Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{"np/shop/web"}}}, Profiles: []string{"pro/all"}}
 	spoofer := under("open")
 	spoofer.AllowedSources = nets("10.99.0.0/24", "fd99::/64")
-	d := firewall(map[string]desired.Workload{"cali1": under("open"), "cali2": under("shop"), "cali3": spoofer, "cali4": {}},
+	known := under("open")
+	known.Addresses = addrs("10.0.1.1", "fd00:1::1")
+	d := firewall(map[string]desired.Workload{"cali1": known, "cali2": under("shop"), "cali3": spoofer, "cali4": {}},
 		append(openLists, list), web, allowAll)
 	d.Sets.Put("s:a", desired.Set{Type: view.SetNet, Members: members("10.0.1.1/32", "10.0.4.0/24", "10.0.4.7/32", "10.0.5.0/24", "255.255.255.255/32", "fd00:1::/64")})
 	d.Sets.Put("n:http", desired.Set{Type: view.SetIPPort, Members: []view.Member{{Prefix: netip.MustParsePrefix("10.0.1.2/32"), Protocol: 6, Port: 8080}}})

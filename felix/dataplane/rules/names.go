@@ -30,6 +30,10 @@ const (
 	fromClosed = "cali-from-wl-closed"
 	toClosed   = "cali-to-wl-closed"
 	rpfSkipMap = "cali-rpf-skip"
+
+	// What workloads may send under, where it is looked up before the routes.
+	rawSources = "raw-cali-from-wl-sources"
+	ownSources = "cali-wl-sources"
 )
 
 // kernelChain is the kernel's name of a policy, profile or list chain. One that is too long becomes its beginning

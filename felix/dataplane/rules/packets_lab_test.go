@@ -223,58 +223,78 @@ func TestEgressPolicyAndTheHost(t *testing.T) {
 }
 
 func TestSpoofedSourcesAreDropped(t *testing.T) {
-	w := newWorld(t)
-	seen := make(chan string, 16)
-	w.b.Do(t, func() error {
-		p, err := net.ListenPacket("udp4", ":53")
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { _ = p.Close() })
-		go func() {
-			b := make([]byte, 16)
-			for {
-				_, from, err := p.ReadFrom(b)
+	for _, f := range []struct {
+		network, a, b    string
+		allowed, another string
+	}{
+		{"udp4", addrA, addrB, "10.99.0.5", "10.0.1.77"},
+		{"udp6", sixA, sixB, "fd99::5", "fd00:1::77"},
+	} {
+		t.Run(f.network, func(t *testing.T) {
+			w := newWorld(t)
+			seen := make(chan string, 16)
+			w.b.Do(t, func() error {
+				p, err := net.ListenPacket(f.network, ":53")
 				if err != nil {
-					return
+					return err
 				}
-				seen <- from.(*net.UDPAddr).IP.String()
+				t.Cleanup(func() { _ = p.Close() })
+				go func() {
+					b := make([]byte, 16)
+					for {
+						_, from, err := p.ReadFrom(b)
+						if err != nil {
+							return
+						}
+						seen <- from.(*net.UDPAddr).IP.String()
+					}
+				}()
+				return nil
+			})
+			w.a.Run(t, "ip addr add "+f.allowed+" dev lo nodad; ip addr add "+f.another+" dev lo nodad")
+			send := func(source string, wait time.Duration) string {
+				w.a.Do(t, func() error {
+					c, err := net.DialUDP(f.network, &net.UDPAddr{IP: net.ParseIP(source)}, &net.UDPAddr{IP: net.ParseIP(f.b), Port: 53})
+					if err != nil {
+						return err
+					}
+					defer c.Close()
+					_, err = c.Write([]byte("x"))
+					return err
+				})
+				select {
+				case from := <-seen:
+					return from
+				case <-time.After(wait):
+					return ""
+				}
 			}
-		}()
-		return nil
-	})
-	w.a.Run(t, "ip addr add 10.99.0.5/32 dev lo; ip addr add 10.0.1.77/32 dev lo")
-	send := func(source string, wait time.Duration) string {
-		w.a.Do(t, func() error {
-			c, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(source)}, &net.UDPAddr{IP: net.ParseIP(addrB), Port: 53})
-			if err != nil {
-				return err
+			as := func(change func(*desired.Workload)) {
+				x := under("open")
+				change(&x)
+				c := desired.FirewallDelta{}
+				c.Workloads.Put("cali1", x)
+				w.apply(c)
 			}
-			defer c.Close()
-			_, err = c.Write([]byte("x"))
-			return err
+			w.apply(bothOpen())
+			assert.Equal(t, f.a, send(f.a, patience), "its address is routed to it")
+			assert.Empty(t, send(f.allowed, brief), "not the pod's address")
+			assert.Empty(t, send(f.another, brief))
+			as(func(x *desired.Workload) { x.AllowedSources = nets("10.99.0.0/24", "fd99::/64") })
+			assert.Equal(t, f.allowed, send(f.allowed, patience), "allowed")
+			assert.Empty(t, send(f.another, brief), "still not the pod's")
+			as(func(x *desired.Workload) { x.Addresses = addrs(f.a) })
+			assert.Equal(t, f.a, send(f.a, patience), "its address is known")
+			assert.Empty(t, send(f.allowed, brief), "no longer allowed")
+			assert.Empty(t, send(f.another, brief))
+			if f.network == "udp6" { // the routes are not asked
+				as(func(x *desired.Workload) { x.Addresses = addrs(f.a, f.another) })
+				assert.Equal(t, f.another, send(f.another, patience))
+				as(func(x *desired.Workload) { x.Addresses = addrs(f.a) })
+				assert.Empty(t, send(f.another, brief))
+			}
 		})
-		select {
-		case from := <-seen:
-			return from
-		case <-time.After(wait):
-			return ""
-		}
 	}
-	w.apply(bothOpen())
-	assert.Equal(t, addrA, send(addrA, patience))
-	assert.Empty(t, send("10.99.0.5", brief), "not the pod's address")
-	assert.Empty(t, send("10.0.1.77", brief))
-	c := desired.FirewallDelta{}
-	x := under("open")
-	x.AllowedSources = nets("10.99.0.0/24", "fd99::/64")
-	c.Workloads.Put("cali1", x)
-	w.apply(c)
-	assert.Equal(t, "10.99.0.5", send("10.99.0.5", patience), "allowed")
-	assert.Empty(t, send("10.0.1.77", brief), "still not the pod's")
-	c.Workloads.Put("cali1", under("open"))
-	w.apply(c)
-	assert.Empty(t, send("10.99.0.5", brief), "no longer allowed")
 }
 
 func TestOutgoingNAT(t *testing.T) {

@@ -241,3 +241,10 @@ var (
 func bothOpen() desired.FirewallDelta {
 	return firewall(map[string]desired.Workload{"cali1": under("open"), "cali2": under("open")}, openLists, allowAll)
 }
+
+func addrs(texts ...string) (out []netip.Addr) {
+	for _, text := range texts {
+		out = append(out, netip.MustParseAddr(text))
+	}
+	return out
+}

@@ -34,6 +34,11 @@ func (f Family) AddressProtoPort() Type {
 	return Type{a.Number<<12 | 12<<6 | 13, a.Len + 4 + 4}
 }
 
+// IfNameAddress is the type of interface name and address together, the latter in 16 bytes.
+func (f Family) IfNameAddress() Type {
+	return Type{IfName.Number<<6 | f.Address().Number, IfName.Len + 16}
+}
+
 // SetSpec is what a set is, apart from its elements.
 type SetSpec struct {
 	Key      Type
