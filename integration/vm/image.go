@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 )
@@ -21,35 +22,54 @@ func uncompress(ctx context.Context, from, to string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", from, err)
 	}
-	var program string
-	switch {
-	case bytes.HasPrefix(payload, []byte("\xfd7zXZ\x00")):
-		program = "xz"
-	case bytes.HasPrefix(payload, []byte("\x28\xb5\x2f\xfd")):
-		program = "zstd"
-	case bytes.HasPrefix(payload, []byte("\x1f\x8b")):
-		program = "gzip"
-	default:
+	program, ok := compression(payload)
+	if !ok {
 		return fmt.Errorf("%s is compressed in an unknown way (it begins with %x)", from, payload[:min(6, len(payload))])
-	}
-	if err := present(program); err != nil {
-		return err
 	}
 	out, err := os.Create(to)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	var said bytes.Buffer
-	cmd := exec.CommandContext(ctx, program, "-dc")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(payload), out, &said
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("uncompress %s with %s: %w: %s", from, program, err, bytes.TrimSpace(said.Bytes()))
+	if err := expand(ctx, program, payload, out); err != nil {
+		return fmt.Errorf("%s: %w", from, err)
 	}
 	if info, err := out.Stat(); err != nil || info.Size() != int64(size) {
 		return errors.Join(fmt.Errorf("%s does not uncompress to %d bytes", from, size), err)
 	}
 	return out.Close()
+}
+
+// compressions are those of kernels and modules, by the bytes they begin with.
+var compressions = []struct{ magic, program string }{
+	{"\xfd7zXZ\x00", "xz"},
+	{"\x28\xb5\x2f\xfd", "zstd"},
+	{"\x1f\x8b", "gzip"},
+	{"\x02\x21\x4c\x18", "lz4"},
+}
+
+// compression tells the program that data is compressed with.
+func compression(data []byte) (program string, ok bool) {
+	for _, c := range compressions {
+		if bytes.HasPrefix(data, []byte(c.magic)) {
+			return c.program, true
+		}
+	}
+	return "", false
+}
+
+// expand writes out what data is compressed from.
+func expand(ctx context.Context, program string, data []byte, out io.Writer) error {
+	if err := present(program); err != nil {
+		return err
+	}
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, program, "-dc")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(data), out, &said
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("uncompress with %s: %w: %s", program, err, bytes.TrimSpace(said.Bytes()))
+	}
+	return nil
 }
 
 // payloadOf finds the compressed kernel in a bzImage by its setup header (the kernel's Documentation/arch/x86/boot.rst), and
@@ -65,5 +85,9 @@ func payloadOf(image []byte) (payload []byte, size uint32, err error) {
 	if word(length) < 10 || end > len(image) {
 		return nil, 0, errors.New("the image is cut off")
 	}
-	return image[begin : end-4], uint32(word(end - 4)), nil
+	payload, size = image[begin:end], uint32(word(end-4))
+	if program, _ := compression(payload); program != "gzip" {
+		payload = payload[:len(payload)-4]
+	}
+	return payload, size, nil
 }

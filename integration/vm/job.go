@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"fmt"
 	"os"
@@ -18,7 +19,7 @@ var guestInit []byte
 var guestJob []byte
 
 // initrd makes the file system that the guest boots from, in memory: a file on disk could be left behind.
-func initrd(k kernel, c Config, argv []string) (*os.File, error) {
+func initrd(ctx context.Context, k kernel, c Config, argv []string) (*os.File, error) {
 	order, err := k.bootOrder()
 	if err != nil {
 		return nil, err
@@ -37,12 +38,13 @@ func initrd(k kernel, c Config, argv []string) (*os.File, error) {
 	a.file("bin/busybox", busybox)
 	var names bytes.Buffer
 	for _, file := range order {
-		content, err := os.ReadFile(filepath.Join(k.modules(), file))
+		content, err := readModule(ctx, filepath.Join(k.modules(), file))
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintln(&names, filepath.Base(file))
-		a.file("modules/"+filepath.Base(file), content)
+		name := moduleName(file) + ".ko"
+		fmt.Fprintln(&names, name)
+		a.file("modules/"+name, content)
 	}
 	a.file("modules/order", names.Bytes())
 	a.end()

@@ -9,14 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// kernel is one release of Debian's kernel in the cache: vmlinux, busybox and lib/modules/<release>.
+// kernel is one release of the distribution's kernel in the cache: vmlinux, busybox and lib/modules/<release>.
 type kernel struct {
 	dir     string
 	release string
@@ -42,7 +41,7 @@ func Release(ctx context.Context, log io.Writer) (string, error) {
 	return k.release, err
 }
 
-// Update fetches the kernel that Debian ships now, if the cache lacks it, and makes it the one that Run boots.
+// Update fetches the kernel that the distribution ships now, if the cache lacks it, and makes it the one that Run boots.
 func Update(ctx context.Context, log io.Writer) (release string, err error) {
 	cache, err := cacheDir()
 	if err != nil {
@@ -57,7 +56,7 @@ func Update(ctx context.Context, log io.Writer) (release string, err error) {
 	return k.release, err
 }
 
-// cachedKernel is the newest kernel of the cache. If there is none it fetches Debian's.
+// cachedKernel is the newest kernel of the cache. If there is none it fetches the distribution's.
 func cachedKernel(ctx context.Context, log io.Writer) (kernel, error) {
 	cache, err := cacheDir()
 	if err != nil {
@@ -128,116 +127,25 @@ func lock(ctx context.Context, cache string) (unlock func(), err error) {
 	}
 }
 
-// fetch downloads Debian's kernel and a static busybox with apt, and unpacks them. The caller holds the lock.
-func fetch(ctx context.Context, cache string, log io.Writer) (k kernel, err error) {
-	if err := present("apt-get", "apt-cache", "dpkg-deb", "depmod"); err != nil {
-		return kernel{}, err
-	}
-	pkg, err := imagePackage(ctx)
-	if err != nil {
-		return kernel{}, err
-	}
-	k = kernel{release: strings.TrimPrefix(pkg, "linux-image-")}
-	k.dir = filepath.Join(cache, k.release)
-	if _, err := os.Stat(k.dir); err == nil {
-		now := time.Now()
-		return k, os.Chtimes(k.dir, now, now)
-	}
-	leftovers, _ := filepath.Glob(filepath.Join(cache, ".new-*"))
-	for _, dir := range leftovers {
-		if err := os.RemoveAll(dir); err != nil {
-			return kernel{}, err
-		}
-	}
-	fmt.Fprintf(log, "vm: fetching Debian's package %s, once, into %s\n", pkg, cache)
-	work, err := os.MkdirTemp(cache, ".new-")
-	if err != nil {
-		return kernel{}, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	if err := unpack(ctx, work, pkg, k.release); err != nil {
-		return kernel{}, fmt.Errorf("fetch Debian's kernel: %w", err)
-	}
-	return k, os.Rename(filepath.Join(work, "done"), k.dir)
-}
-
-// imagePackage is the package that Debian's linux-image-amd64 stands for, such as linux-image-6.1.0-56-amd64.
-func imagePackage(ctx context.Context) (string, error) {
-	if runtime.GOARCH != "amd64" {
-		return "", errors.New("the second kernel runs this machine's programs, and is made for amd64 machines only so far")
-	}
-	out, err := command(ctx, "/", "apt-cache", "depends", "linux-image-amd64")
-	if err == nil {
-		for line := range strings.Lines(out) {
-			if _, pkg, ok := strings.Cut(line, "Depends: "); ok && strings.HasPrefix(pkg, "linux-image-") {
-				return strings.TrimSpace(pkg), nil
-			}
-		}
-		err = errors.New("it depends on no kernel")
-	}
-	return "", fmt.Errorf("apt does not know Debian's package linux-image-amd64: %w; run apt-get update, on a Debian", err)
-}
-
-// unpack fills work/done. A kernel is there when its directory is; so that is moved to its place as the last step.
-func unpack(ctx context.Context, work, pkg, release string) error {
-	// what root downloads need not be readable by apt's own user
-	if _, err := command(ctx, work, "apt-get", "download", "-q", "-o", "APT::Sandbox::User=", pkg, "busybox-static"); err != nil {
-		return fmt.Errorf("%w; if a package is not found, run apt-get update first", err)
-	}
-	packages, _ := filepath.Glob(filepath.Join(work, "*.deb"))
-	for _, deb := range packages {
-		if _, err := command(ctx, work, "dpkg-deb", "-x", deb, "all"); err != nil {
-			return err
-		}
-	}
-	done := filepath.Join(work, "done")
-	if err := os.MkdirAll(filepath.Join(done, "lib/modules"), 0o755); err != nil {
-		return err
-	}
-	for _, part := range []struct{ to, from string }{
-		{"busybox", "all/{,usr/}bin/busybox"},
-		{"lib/modules/" + release, "all/{,usr/}lib/modules/" + release},
-	} {
-		if err := move(work, part.from, filepath.Join(done, part.to)); err != nil {
-			return err
-		}
-	}
-	if err := uncompress(ctx, filepath.Join(work, "all/boot/vmlinuz-"+release), filepath.Join(done, "vmlinux")); err != nil {
-		return err
-	}
-	_, err := command(ctx, work, "depmod", "-b", done, release)
-	return err
-}
-
-// move moves what lies at one of two places: Debian's releases differ in whether a path begins with usr.
-func move(dir, from, to string) error {
-	var err error
-	for _, usr := range []string{"usr/", ""} {
-		if err = os.Rename(filepath.Join(dir, strings.ReplaceAll(from, "{,usr/}", usr)), to); err == nil {
-			return nil
-		}
-	}
-	return fmt.Errorf("the package is not laid out as Debian's are: %w", err)
-}
-
 // packageOf tells where a program comes from.
 var packageOf = map[string]string{
 	"qemu-system-x86_64": "qemu-system-x86",
 	"modprobe":           "kmod",
 	"depmod":             "kmod",
-	"apt-get":            "apt (the second kernel is Debian's, and fetched with apt)",
-	"apt-cache":          "apt (the second kernel is Debian's, and fetched with apt)",
+	"apt-get":            "apt (the second kernel is Debian's or Ubuntu's, and fetched with apt)",
+	"apt-cache":          "apt (the second kernel is Debian's or Ubuntu's, and fetched with apt)",
 	"dpkg-deb":           "dpkg",
 	"xz":                 "xz-utils",
 	"zstd":               "zstd",
 	"gzip":               "gzip",
+	"lz4":                "lz4",
 }
 
 // present makes sure that the programs are there.
 func present(programs ...string) error {
 	for _, p := range programs {
 		if _, err := find(p); err != nil {
-			return fmt.Errorf("the second kernel needs %s, which is missing: install the Debian package %s", p, packageOf[p])
+			return fmt.Errorf("the second kernel needs %s, which is missing: install the package %s", p, packageOf[p])
 		}
 	}
 	return nil
@@ -262,6 +170,7 @@ func command(ctx context.Context, dir, program string, args ...string) (string, 
 	}
 	cmd := exec.CommandContext(ctx, file, args...)
 	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C") // apt translates what is read here
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {

@@ -1,6 +1,8 @@
 package vm
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,6 +53,24 @@ func loadOrder(dep, builtin string, modules ...string) ([]string, error) {
 func moduleName(file string) string {
 	name, _, _ := strings.Cut(path.Base(file), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
+}
+
+// readModule gives a module as the kernel takes it: no program in the guest's first files can uncompress all that
+// distributions use.
+func readModule(ctx context.Context, file string) ([]byte, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	program, ok := compression(content)
+	if !ok {
+		return content, nil
+	}
+	var out bytes.Buffer
+	if err := expand(ctx, program, content, &out); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return out.Bytes(), nil
 }
 
 // bootOrder reads what loadOrder needs of the kernel's own lists.

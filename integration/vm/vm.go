@@ -69,7 +69,7 @@ func Run(ctx context.Context, c Config, argv ...string) (exitCode int, err error
 	if err != nil {
 		return -1, err
 	}
-	first, err := initrd(k, c, argv)
+	first, err := initrd(ctx, k, c, argv)
 	if err != nil {
 		return -1, fmt.Errorf("the second kernel's first files: %w", err)
 	}

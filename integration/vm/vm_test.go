@@ -71,6 +71,50 @@ func TestPayloadOfAnImage(t *testing.T) {
 	require.EqualError(t, err, "not a Linux kernel image")
 }
 
+// What apt-cache says of Debian 12's and of Ubuntu 24.04's meta package, and of one that it knows only the name of.
+func TestWhichPackagesAKernelIs(t *testing.T) {
+	for meta, c := range map[string]struct {
+		said, release string
+		packages      []string
+	}{
+		"linux-image-amd64": {
+			said: `linux-image-amd64
+  Depends: linux-image-6.1.0-56-amd64
+linux-image-6.1.0-56-amd64
+  Depends: kmod
+ |Depends: initramfs-tools
+  Depends: <linux-initramfs-tool>
+kmod
+linux-base
+`,
+			release: "6.1.0-56-amd64", packages: []string{"linux-image-6.1.0-56-amd64"},
+		},
+		"linux-image-generic": {
+			said: `linux-image-generic
+  Depends: linux-image-6.8.0-136-generic
+  Depends: linux-modules-extra-6.8.0-136-generic
+  Depends: linux-firmware
+linux-image-6.8.0-136-generic
+  Depends: linux-modules-6.8.0-136-generic
+linux-modules-extra-6.8.0-136-generic
+  Depends: linux-modules-6.8.0-136-generic
+linux-modules-6.8.0-136-generic
+linux-modules-6.8.0-135-generic
+linux-firmware
+`,
+			release: "6.8.0-136-generic", packages: []string{
+				"linux-image-6.8.0-136-generic", "linux-modules-6.8.0-136-generic", "linux-modules-extra-6.8.0-136-generic",
+			},
+		},
+		"linux-image-virtual": {said: "<linux-image-virtual>\n"},
+	} {
+		release, packages, ok := kernelOf(c.said, meta)
+		assert.Equal(t, c.release != "", ok)
+		assert.Equal(t, c.release, release)
+		assert.Equal(t, c.packages, packages)
+	}
+}
+
 func FuzzPayloadOf(f *testing.F) {
 	image := make([]byte, 0x260)
 	copy(image[0x202:], "HdrS")
@@ -134,5 +178,5 @@ func TestWhatCannotWorkIsSaidFirst(t *testing.T) {
 	require.EqualError(t, err, "second kernel: writable directory /nowhere: no such directory")
 	t.Setenv("PATH", t.TempDir())
 	_, err = Run(t.Context(), Config{}, "true")
-	require.EqualError(t, err, "the second kernel needs qemu-system-x86_64, which is missing: install the Debian package qemu-system-x86")
+	require.EqualError(t, err, "the second kernel needs qemu-system-x86_64, which is missing: install the package qemu-system-x86")
 }

@@ -32,7 +32,7 @@ error() {
 	off
 }
 
-# Modules load by themselves and by modprobe, as on any Debian.
+# Modules load by themselves and by modprobe, as on any machine.
 [ -d /lib/modules ] || $box mkdir -p /lib/modules
 $box mount --bind "$kernel/lib/modules" /lib/modules
 for module in $modules; do

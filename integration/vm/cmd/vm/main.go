@@ -35,9 +35,9 @@ func command(code *int) *cobra.Command {
 	update := false
 	cmd := &cobra.Command{
 		Use:   "vm [flags] -- COMMAND [ARGUMENT...]",
-		Short: "Run a command in Debian's kernel (qemu, without KVM) on this machine's files",
-		Long: `Run a command in Debian's kernel, in a virtual machine without a network that boots in seconds. It sees this
-machine's files; what it writes stays in the guest's memory and ends with it, unless it is below a --writable
+		Short: "Run a command in the distribution's kernel (qemu, without KVM) on this machine's files",
+		Long: `Run a command in the stock kernel of Debian or Ubuntu, whichever this machine's apt knows, in a virtual machine
+without a network that boots in seconds. It sees this machine's files; what it writes stays in the guest's memory and ends with it, unless it is below a --writable
 directory. /run is the guest's own. Environment, directory, standard files and exit code are passed through.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 && !update {
@@ -68,6 +68,6 @@ directory. /run is the guest's own. Environment, directory, standard files and e
 	flags.StringSliceVar(&config.Without, "without", nil, "make the kernel refuse this module (repeatable)")
 	flags.StringSliceVar(&config.Cmdline, "append", nil, "add this to the kernel's command line (repeatable)")
 	flags.StringSliceVar(&config.Writable, "writable", nil, "what the command writes below this directory is written to the machine (repeatable)")
-	flags.BoolVar(&update, "update", false, "fetch the kernel that Debian ships now")
+	flags.BoolVar(&update, "update", false, "fetch the kernel that the distribution ships now")
 	return cmd
 }
