@@ -26,3 +26,23 @@ func ParseBackend(text string) (Backend, error) {
 
 // BGP tells whether nodes speak it: without it neither bird nor confd has anything to do.
 func (b Backend) BGP() bool { return b == BackendBird }
+
+// Speaker is which program speaks BGP on a node (setting CALICO_BGP_SPEAKER of its confd and felix).
+type Speaker string
+
+// The speakers.
+const (
+	SpeakerMuslin Speaker = "muslin" // our bird
+	SpeakerBIRD2  Speaker = "bird2"  // BIRD 2, which writes the routes of pools without a tunnel itself
+)
+
+// ParseSpeaker reads a speaker; empty is our own.
+func ParseSpeaker(text string) (Speaker, error) {
+	switch s := Speaker(text); s {
+	case "":
+		return SpeakerMuslin, nil
+	case SpeakerMuslin, SpeakerBIRD2:
+		return s, nil
+	}
+	return "", fmt.Errorf("%q is no BGP speaker; use muslin or bird2", text)
+}

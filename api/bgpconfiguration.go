@@ -11,13 +11,15 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName={bgpconfig,bgpconfigs}
+// +kubebuilder:subresource:status
 // +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('node.') || !(has(self.spec.asNumber) || has(self.spec.nodeToNodeMeshEnabled) || has(self.spec.nodeMeshPassword) || has(self.spec.nodeMeshMaxRestartTime) || has(self.spec.nodeMeshHoldTime) || has(self.spec.nodeMeshFailureDetectionMode) || has(self.spec.bfd) || has(self.spec.routeReflectors) || has(self.spec.serviceClusterIPs) || has(self.spec.serviceExternalIPs) || has(self.spec.serviceLoadBalancerIPs))",message="asNumber, the mesh, BFD, reflectors and the service addresses are set in the object named default only",fieldPath=".spec"
 type BGPConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
 	kept              `json:"-"`
 
-	Spec BGPConfigurationSpec `json:"spec"`
+	Spec   BGPConfigurationSpec    `json:"spec"`
+	Status *BGPConfigurationStatus `json:"status,omitempty"`
 }
 
 // BGPConfigurationSpec is the configuration.
@@ -134,6 +136,25 @@ const (
 	ReflectorsManual ReflectorMode = "Manual"
 	ReflectorsAuto   ReflectorMode = "Auto"
 )
+
+// BGPConfigurationStatus is what has become of a BGPConfiguration. An addition to Calico's. kube-controllers alone writes it.
+type BGPConfigurationStatus struct {
+	// Reflection is what stands in for the full mesh now; unset means nothing does. Nodes go by it, and not by what the
+	// spec asks for: it changes step by step.
+	Reflection *Reflection `json:"reflection,omitempty"`
+}
+
+// Reflection says which of the sessions between nodes there are.
+type Reflection struct {
+	// Mesh has every node peer with every other, if nodeToNodeMeshEnabled does. Otherwise there are sessions with the
+	// Reflectors alone.
+	Mesh bool `json:"mesh"`
+	// Reflectors are the nodes, by name, that peer with every node and pass on what they learn.
+	// +listType=atomic
+	Reflectors []string `json:"reflectors,omitempty"`
+	// Message says why it is as it is, for people.
+	Message string `json:"message,omitempty"`
+}
 
 // What fields of RouteReflectors mean when they are not set.
 const (

@@ -38,7 +38,7 @@ type BGPPeer struct {
 // +kubebuilder:validation:XValidation:rule=`size(self.?reachableBy.orValue("")) == 0 || isIP(self.reachableBy)`,message="reachableBy must be an address",fieldPath=".reachableBy"
 // +kubebuilder:validation:XValidation:rule=`size(self.?peerIP.orValue("")) > 0 || size(self.?peerSelector.orValue("")) > 0 || size(self.?localWorkloadSelector.orValue("")) > 0`,message="a peering needs peerIP, peerSelector or localWorkloadSelector",fieldPath=".peerIP"
 // +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || !has(self.peerIP) || !isIP(self.reachableBy) || !isIP(self.peerIP) || ip(self.reachableBy).family() == ip(self.peerIP).family()",message="reachableBy is of another family than peerIP",fieldPath=".reachableBy"
-// +kubebuilder:validation:XValidation:rule="!has(self.longLivedStaleTime) || self.?restartMode.orValue(”) == 'LongLivedGracefulRestart'",message="longLivedStaleTime needs restartMode LongLivedGracefulRestart",fieldPath=".longLivedStaleTime"
+// +kubebuilder:validation:XValidation:rule=`!has(self.longLivedStaleTime) || self.?restartMode.orValue("") == "LongLivedGracefulRestart"`,message="longLivedStaleTime needs restartMode LongLivedGracefulRestart",fieldPath=".longLivedStaleTime"
 // +kubebuilder:validation:XValidation:rule="!self.?keepOriginalNextHop.orValue(false) || !has(self.nextHopMode)",message="keepOriginalNextHop and nextHopMode exclude each other",fieldPath=".nextHopMode"
 type BGPPeerSpec struct {
 	// Node is the one node that has the peering.

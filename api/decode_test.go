@@ -104,7 +104,7 @@ func TestDecodeErrors(t *testing.T) {
 
 // TestRegistry: the list of kinds is whole, its names are unique, and every name finds its kind.
 func TestRegistry(t *testing.T) {
-	require.Len(t, api.Kinds(), 26)
+	require.Len(t, api.Kinds(), 27)
 	taken := map[string]string{}
 	for _, kind := range api.Kinds() {
 		require.Equal(t, kind.Name, api.KindOf(kind.New()).Name, "a kind's Go type has its name")

@@ -107,6 +107,14 @@ type NodeStatus struct {
 	Kernel *NodeKernel `json:"kernel,omitempty"`
 }
 
+// ConditionConnected is the condition of nodes that tells whether the node's felix is connected to typha; the message names
+// the replica. It is typha's word. A node that never had it may or may not be there.
+const (
+	ConditionConnected = "Connected"
+	ReasonConnected    = "Connected"
+	ReasonNotConnected = "ConnectionLost"
+)
+
 // NodeKernel is what a kernel can do.
 type NodeKernel struct {
 	// Features has a detail for each feature that was tried and works, such as "ipip": "tc BPF". One that is missing does

@@ -38,6 +38,7 @@ var kinds = []Kind{
 	{Name: "IPAMBlock", Plural: "ipamblocks", Internal: true, New: func() Object { return &IPAMBlock{} }},
 	{Name: "BlockAffinity", Plural: "blockaffinities", Internal: true, New: func() Object { return &BlockAffinity{} }},
 	{Name: "IPAMHandle", Plural: "ipamhandles", Internal: true, New: func() Object { return &IPAMHandle{} }},
+	{Name: "Lease", Plural: "leases", Internal: true, New: func() Object { return &Lease{} }},
 	{Name: "LiveMigration", Plural: "livemigrations", Namespaced: true, Internal: true, New: func() Object { return &LiveMigration{} }},
 }
 

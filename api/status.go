@@ -8,6 +8,10 @@ func KeepStatus(o, old Object) {
 		if old, ok := old.(*IPPool); ok {
 			o.Status = old.Status.DeepCopy()
 		}
+	case *BGPConfiguration:
+		if old, ok := old.(*BGPConfiguration); ok {
+			o.Status = old.Status.DeepCopy()
+		}
 	case *Node:
 		if old, ok := old.(*Node); ok {
 			o.Status = *old.Status.DeepCopy()

@@ -73,6 +73,12 @@ type Secret struct {
 	Value []byte
 }
 
+// String is the secret's name, so that no log and no failing test shows its value.
+func (s Secret) String() string { return "secret " + s.Name }
+
+// GoString is the same.
+func (s Secret) GoString() string { return s.String() }
+
 // Key is the secret's name.
 func (s Secret) Key() Key { return Key{KindSecret, s.Name} }
 
