@@ -28,6 +28,10 @@ type settings struct {
 	BirdSocket string   `flag:"bird-socket" usage:"unix socket of bird"`
 	RouterID   string   `flag:"router-id" env:"CALICO_ROUTER_ID" usage:"IPv4 address, or hash for one made of the node's name; empty means the node's IPv4 address"`
 	Backend    string   `flag:"backend" env:"CALICO_NETWORKING_BACKEND" default:"bird" usage:"with vxlan or none there is no bird to configure, and confd does nothing"`
+	Speaker    string   `flag:"speaker" env:"CALICO_BGP_SPEAKER" default:"muslin" usage:"program that speaks BGP: muslin for our bird, bird2 for BIRD 2"`
+	BIRD2File  string   `flag:"bird2-file" default:"/etc/calico/bird2.conf" usage:"file to write for BIRD 2"`
+	BIRD2Ctl   string   `flag:"bird2-socket" default:"/run/calico/bird2.ctl" usage:"control socket of BIRD 2"`
+	BIRD2      string   `flag:"bird2-program" default:"/usr/sbin/bird" usage:"BIRD 2, to check the file with"`
 	LibDir     string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory for the saved view and bird.yaml"`
 }
 
@@ -52,16 +56,32 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
 		return err
 	}
 	defer func() { _ = view.Close() }()
-	speaker, err := bird.New(cfg.BirdSocket)
+	target, asked, closing, err := speakerOf(cfg)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = speaker.Close() }()
-	pusher := client.NewPusher(d.Log, speaker, filepath.Join(cfg.LibDir, "bird.yaml"))
-	follower := client.NewFollower(d.Log, render.NewState(render.Options{Node: cfg.Node, RouterID: cfg.RouterID}), pusher, speaker)
+	defer closing()
+	pusher := client.NewPusher(d.Log, target, filepath.Join(cfg.LibDir, "bird.yaml"))
+	follower := client.NewFollower(d.Log, render.NewState(render.Options{Node: cfg.Node, RouterID: cfg.RouterID}), pusher, asked)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return view.Run(ctx, follower) })
 	group.Go(func() error { return pusher.Run(ctx, client.Report(d.Health.Add("bird", 0))) })
 	return group.Wait()
+}
+
+// speakerOf is who speaks BGP on this node: whom to configure, and whom to ask.
+func speakerOf(cfg settings) (client.Target, client.Asked, func(), error) {
+	speaker, err := api.ParseSpeaker(cfg.Speaker)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("setting speaker: %w", err)
+	}
+	if speaker == api.SpeakerBIRD2 {
+		return &client.BIRD2{File: cfg.BIRD2File, Socket: cfg.BIRD2Ctl, Program: cfg.BIRD2}, client.NoView{}, func() {}, nil
+	}
+	ours, err := bird.New(cfg.BirdSocket)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return client.Muslin{Bird: ours}, ours, func() { _ = ours.Close() }, nil
 }

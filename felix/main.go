@@ -38,6 +38,7 @@ type config struct {
 	Cert      string   `flag:"cert" default:"/etc/calico/node.pem" usage:"this node's certificate, PEM"`
 	Key       string   `flag:"key" default:"/etc/calico/node-key.pem" usage:"its key, PEM"`
 	Backend   string   `flag:"backend" env:"CALICO_NETWORKING_BACKEND" default:"bird" usage:"who brings routes: bird, or vxlan or none, with which no bird runs"`
+	Speaker   string   `flag:"speaker" env:"CALICO_BGP_SPEAKER" default:"muslin" usage:"program that speaks BGP: muslin for our bird, or bird2 for BIRD 2, which programs what it learns itself"`
 	IPIP      string   `flag:"ipip-driver" env:"FELIX_IPIPDRIVER" default:"Auto" usage:"what carries IP-in-IP: the Kernel's tunl0, BPF, or Auto for the first of them that works"`
 	RunDir    string   `flag:"run-dir" default:"/run/calico" usage:"directory of sockets"`
 	LibDir    string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory that outlives reboots"`
@@ -56,6 +57,7 @@ func main() {
 }
 
 func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
+	daemon.Thrifty()
 	if cfg.Node == "" {
 		return fmt.Errorf("setting node: the name of this node is missing; give it by --node")
 	}
@@ -167,7 +169,7 @@ func encapsulator(cfg config, d *daemon.Daemon) (agent.Encapsulator, agent.Probe
 	}, err
 }
 
-// exchange is the conversation with bird about routes, or with nobody where the backend has no bird.
+// exchange is the conversation with bird about routes, or with nobody where there is no bird of ours.
 func exchange(cfg config, d *daemon.Daemon) (_ uplink.Exchange, stop func(), _ error) {
 	backend, err := api.ParseBackend(cfg.Backend)
 	if err != nil {
@@ -175,6 +177,14 @@ func exchange(cfg config, d *daemon.Daemon) (_ uplink.Exchange, stop func(), _ e
 	}
 	if !backend.BGP() {
 		d.Log.Info("no bird on this node: there are no routes by BGP", "backend", backend)
+		return uplink.NoBGP{}, func() {}, nil
+	}
+	speaker, err := api.ParseSpeaker(cfg.Speaker)
+	if err != nil {
+		return nil, nil, fmt.Errorf("setting speaker: %w", err)
+	}
+	if speaker == api.SpeakerBIRD2 {
+		d.Log.Info("BIRD 2 programs the routes that come by BGP, and learns this node's from the kernel")
 		return uplink.NoBGP{}, func() {}, nil
 	}
 	bird, err := birdclient.New(filepath.Join(cfg.RunDir, "bird.sock"))

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	bird "github.com/muslin-net/muslin/bird/client"
 	"github.com/muslin-net/muslin/internal/daemon"
 	"github.com/muslin-net/muslin/internal/rpc"
 	"github.com/muslin-net/muslin/node/probe"
@@ -27,6 +28,9 @@ import (
 type config struct {
 	startup, monitor, version                  bool
 	felixLive, felixReady, birdLive, birdReady bool
+	drain, undrain                             bool
+	drainWait                                  time.Duration
+	birdSocket                                 string
 	felixHealth, birdHealth                    string
 	node, libDir, typha, typhaName             string
 	files                                      rpc.Files
@@ -51,7 +55,14 @@ func parse() (c config) {
 	flag.BoolVar(&c.felixLive, "felix-live", false, "succeed if felix lives")
 	flag.BoolVar(&c.felixReady, "felix-ready", false, "succeed if felix is ready")
 	flag.BoolVar(&c.birdLive, "bird-live", false, "succeed if bird lives")
-	flag.BoolVar(&c.birdReady, "bird-ready", false, "succeed if bird is ready")
+	flag.BoolVar(&c.birdReady, "bird-ready", false, "succeed if bird holds a configuration and serves its sessions, whether or not they are up")
+	flag.BoolVar(&c.birdLive, "bird6-live", false, "the same as -bird-live: one bird serves both families")
+	flag.BoolVar(&c.birdReady, "bird6-ready", false, "the same as -bird-ready")
+	flag.Duration("threshold-time", 0, "accepted for compatibility: bird's readiness does not depend on its age, nor on other nodes")
+	flag.BoolVar(&c.drain, "drain-bgp", false, "for preStop: announce the node's routes as about to go (RFC 8326), wait, withdraw them, and end")
+	flag.DurationVar(&c.drainWait, "drain-wait", 30*time.Second, "how long -drain-bgp gives peers to find other ways")
+	flag.BoolVar(&c.undrain, "undrain-bgp", false, "put the node back into service after -drain-bgp")
+	flag.StringVar(&c.birdSocket, "bird-socket", bird.DefaultSocket, "where bird serves")
 	flag.BoolVar(&c.version, "v", false, "print the version")
 	flag.StringVar(&c.felixHealth, "felix-health", "localhost:9099", "felix's health address")
 	flag.StringVar(&c.birdHealth, "bird-health", "localhost:9097", "bird's health address")
@@ -82,6 +93,7 @@ func run(ctx context.Context, c config) error {
 	do(c.felixReady, func() error { return probe.Check(ctx, "felix", c.felixHealth, "/readiness") })
 	do(c.birdLive, func() error { return checkBird(ctx, c, "/liveness") })
 	do(c.birdReady, func() error { return checkBird(ctx, c, "/readiness") })
+	do(c.drain || c.undrain, func() error { return drain(ctx, c) })
 	if !asked {
 		return errors.New("nothing was asked for; --help lists what can be")
 	}
@@ -95,6 +107,23 @@ func checkBird(ctx context.Context, c config, path string) error {
 		return err
 	}
 	return probe.Check(ctx, "bird", c.birdHealth, path)
+}
+
+// drain takes the node out of BGP, or puts it back. Where no bird is wanted there is nothing to do.
+func drain(ctx context.Context, c config) error {
+	backend, err := startup.Backend(os.Getenv)
+	if err != nil || !backend.BGP() {
+		return err
+	}
+	speaker, err := bird.New(c.birdSocket)
+	if err != nil {
+		return err
+	}
+	defer speaker.Close()
+	if c.undrain {
+		return speaker.Undrain(ctx)
+	}
+	return speaker.Drain(ctx, c.drainWait)
 }
 
 // follow keeps the registration at the host's addresses. What the kernel tells makes it quick; the polls alone would do.

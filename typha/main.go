@@ -37,9 +37,14 @@ type settings struct {
 	NewToken     string   `flag:"new-token" usage:"print a join token for the node of this name, good for a day and one enrolment, and exit"`
 	Replicas     []string `flag:"replicas" env:"TYPHA_REPLICAS" usage:"addresses of all replicas as nodes reach them, this one's first"`
 
-	Datastore string `flag:"datastore" usage:"etcdv3, kubernetes or embedded [$DATASTORE_TYPE]"`
-	Endpoints string `flag:"datastore-endpoints" usage:"URLs of etcd; certificates come from the environment as for calicoctl [$ETCD_ENDPOINTS]"`
-	Directory string `flag:"datastore-dir" usage:"directory of the embedded datastore [$DATASTORE_DIRECTORY]"`
+	Datastore  string `flag:"datastore" usage:"etcdv3, kubernetes or embedded [$DATASTORE_TYPE]"`
+	Endpoints  string `flag:"datastore-endpoints" usage:"URLs of etcd; certificates come from the environment as for calicoctl [$ETCD_ENDPOINTS]"`
+	Directory  string `flag:"datastore-dir" usage:"directory of the embedded datastore [$DATASTORE_DIRECTORY]"`
+	SecretsDir string `flag:"secrets-dir" env:"TYPHA_SECRETSDIR" usage:"directory with passwords of BGP, <secret>/<key>; empty takes them from Kubernetes if there is one"`
+	Kubeconfig string `flag:"kubeconfig" env:"KUBECONFIG" usage:"kubeconfig for Services, EndpointSlices and Secrets; empty means the cluster that typha runs in as a pod, if it does"`
+	Namespace  string `flag:"namespace" env:"NAMESPACE" default:"kube-system" usage:"namespace of the Secrets with passwords of BGP"`
+	ClusterIPs string `flag:"advertise-cluster-ips" env:"CALICO_ADVERTISE_CLUSTER_IPS" usage:"CIDR of cluster addresses to announce, in place of serviceClusterIPs"`
+
 	Reachable string `flag:"datastore-listen" usage:"address at which others reach the embedded datastore; empty for a free port of this host alone [$DATASTORE_LISTEN]"`
 }
 
@@ -52,6 +57,10 @@ func main() {
 func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	if cfg.NewToken != "" {
 		return printToken(cfg)
+	}
+	computing, err := cfg.computing()
+	if err != nil {
+		return err
 	}
 	listener, enroll, err := listen(cfg)
 	if err != nil {
@@ -68,9 +77,15 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	defer func() { err = errors.Join(err, store.Close()) }()
 
 	state := cache.New()
-	in := intake.New(store, state, intake.Options{Logger: d.Log, Metrics: intake.NewMetrics(d.Metrics)})
+	options, err := cfg.sources(d)
+	if err != nil {
+		return err
+	}
+	in := intake.New(store, state, options)
 	nodeViews := views.NewStore()
-	loop := intake.NewLoop(in, compute.New(), nodeViews)
+	engine := compute.New()
+	engine.Configure(computing)
+	loop := intake.NewLoop(in, engine, nodeViews)
 	srv, err := server.New(server.Config{
 		Views: nodeViews, Cache: state, Intake: in, Applied: loop.Applied, Datastore: store,
 		Alloc: alloc.New(store, alloc.Options{Log: d.Log}),

@@ -63,6 +63,7 @@ func start(ctx context.Context, out io.Writer, args ...string) int {
 }
 
 func TestTroubleAtTheStartIsOneClearLine(t *testing.T) {
+	t.Setenv("KUBECONFIG", "") // whoever runs this may have a cluster
 	dir := certificates(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -86,6 +87,8 @@ func TestTroubleAtTheStartIsOneClearLine(t *testing.T) {
 		{"unknown datastore", map[string]string{"datastore": "mongodb"}, []string{"mongodb", "etcdv3"}},
 		{"embedded without a directory", map[string]string{"datastore-dir": ""}, []string{"directory"}},
 		{"unreachable datastore", map[string]string{"datastore": "etcdv3", "datastore-endpoints": "http://" + free(t)}, []string{"cannot be reached"}},
+		{"cluster addresses that are no range", map[string]string{"advertise-cluster-ips": "10.96.0.1"}, []string{"setting advertise-cluster-ips", "not a CIDR"}},
+		{"no such kubeconfig", map[string]string{"kubeconfig": "/nonexistent"}, []string{"setting kubeconfig", "/nonexistent"}},
 		{"token without a store", map[string]string{"new-token": "n1"}, []string{"setting tokens"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -111,6 +114,7 @@ func TestTroubleAtTheStartIsOneClearLine(t *testing.T) {
 }
 
 func TestTyphaWithItsOwnDatastore(t *testing.T) {
+	t.Setenv("KUBECONFIG", "")
 	dir := certificates(t)
 	tls, listen, enroll, store, tokens := files(dir, "typha"), free(t), free(t), free(t), filepath.Join(dir, "tokens")
 	args := []string{

@@ -5,9 +5,7 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"strings"
 	"time"
@@ -69,6 +67,14 @@ func (c *Client) Drain(ctx context.Context, wait time.Duration) error {
 	return nil
 }
 
+// BeginDrain is Drain without waiting; Status.Drain tells how far it is.
+func (c *Client) BeginDrain(ctx context.Context, wait time.Duration) error {
+	if _, err := c.bird.Drain(ctx, &birdv1.DrainRequest{Wait: durationpb.New(wait), Detach: true}); err != nil {
+		return fmt.Errorf("bird: draining: %w", err)
+	}
+	return nil
+}
+
 // Undrain takes a Drain back.
 func (c *Client) Undrain(ctx context.Context) error {
 	if _, err := c.bird.Drain(ctx, &birdv1.DrainRequest{Cancel: true}); err != nil {
@@ -85,7 +91,9 @@ type Status struct {
 	Started    time.Time
 	Configured time.Time // zero if it never was
 	Software   string
-	Peers      []Peer // by address
+	Drain      string   // "in service", "draining", "drained"
+	Warnings   []string // what is not as the resources ask for, sorted
+	Peers      []Peer   // by address
 }
 
 // Peer is a session and how it does.
@@ -98,14 +106,20 @@ type Peer struct {
 	State        State
 	Since        time.Time // zero if it never had another state
 	LastError    string    // what it last failed with
+	Diagnosis    string    // what seems to be the matter, where LastError alone does not tell
 	Passive      bool
 	Received     uint64
 	Accepted     uint64
 	Advertised   uint64
-	Restarting   bool   // the peer restarts and its routes are kept
-	ShadowedBy   string // another peer of the configuration has the address; this one has no session
-	History      []Transition
-	LocalAddress netip.Addr // not valid if there is no connection
+	Restarting   bool         // the peer restarts and its routes are kept
+	ShadowedBy   string       // another peer of the configuration has the address; this one has no session
+	WaitingFor   string       // what is missing before it is tried: "Secret tor, key password"
+	History      []Transition // newest first
+	LocalAddress netip.Addr   // not valid if there is no connection
+	Flaps        uint64       // how often it was lost after it had been up
+	LocalAS      uint32       // what the peer is shown
+	Port         uint16
+	BFD          string // "up, 50ms x 3", "down, …"; empty without BFD
 }
 
 // Transition is a change of state. History has the newest first.
@@ -176,10 +190,37 @@ func (p Peer) Info() string {
 		return p.State.String()
 	case p.ShadowedBy != "":
 		return "Down: the address is " + p.ShadowedBy + "'s"
-	case p.State == Active && p.Passive && p.LastError == "":
+	case p.WaitingFor != "":
+		return "Down: waiting for " + p.WaitingFor
+	case p.State == Active && p.Passive && p.LastError == "" && p.Diagnosis == "":
 		return "Passive"
 	}
-	return strings.TrimSpace(p.State.String() + " " + p.LastError)
+	info := strings.TrimSpace(p.State.String() + " " + p.LastError)
+	if p.Diagnosis == "" {
+		return info
+	}
+	return info + ": " + p.Diagnosis
+}
+
+// Reason is why a session is not up; empty if it is.
+func (p Peer) Reason() string {
+	if p.State == Established {
+		return ""
+	}
+	for _, state := range []string{p.State.String() + ": ", p.State.String() + " ", p.State.String()} {
+		if rest, ok := strings.CutPrefix(p.Info(), state); ok {
+			return rest
+		}
+	}
+	return ""
+}
+
+// Uptime is how long a session has been up; 0 if it is not.
+func (p Peer) Uptime(now time.Time) time.Duration {
+	if p.State != Established || p.Since.IsZero() {
+		return 0
+	}
+	return max(now.Sub(p.Since), 0)
 }
 
 // Peers reports the sessions; peer, a name or an address, picks one, and empty means all.
@@ -188,57 +229,27 @@ func (c *Client) Peers(ctx context.Context, peer string) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("bird: listing peers: %w", err)
 	}
+	return statusOf(r), nil
+}
+
+// ReadPeers reads an answer to RelayPeers.
+func ReadPeers(body []byte) (Status, error) {
+	r := &birdv1.PeersResponse{}
+	if err := proto.Unmarshal(body, r); err != nil {
+		return Status{}, fmt.Errorf("answer of bird: %w", err)
+	}
+	return statusOf(r), nil
+}
+
+func statusOf(r *birdv1.PeersResponse) Status {
 	out := Status{
 		Generation: r.GetGeneration(), RouterID: address(r.GetRouterId()), ASNumber: r.GetAsNumber(),
-		Started: moment(r.GetStarted()), Configured: moment(r.GetConfigured()), Software: r.GetSoftware(),
+		Started: moment(r.GetStarted()), Configured: moment(r.GetConfigured()), Software: r.GetSoftware(), Drain: r.GetDrain(), Warnings: r.GetWarnings(),
 	}
 	for _, p := range r.GetPeers() {
 		out.Peers = append(out.Peers, peerOf(p))
 	}
-	return out, nil
-}
-
-// RelayPeers passes on a question that came in serialised: PeersRequest in, PeersResponse out.
-func (c *Client) RelayPeers(ctx context.Context, request []byte) ([]byte, error) {
-	q := &birdv1.PeersRequest{}
-	if err := proto.Unmarshal(request, q); err != nil {
-		return nil, fmt.Errorf("question to bird: %w", err)
-	}
-	r, err := c.bird.Peers(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	return proto.Marshal(r)
-}
-
-// RelayShow passes on a question that came in serialised: ShowRequest in, and each ShowResponse to reply.
-func (c *Client) RelayShow(ctx context.Context, request []byte, reply func([]byte) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	q := &birdv1.ShowRequest{}
-	if err := proto.Unmarshal(request, q); err != nil {
-		return fmt.Errorf("question to bird: %w", err)
-	}
-	s, err := c.bird.Show(ctx, q)
-	if err != nil {
-		return err
-	}
-	for {
-		m, err := s.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		body, err := proto.Marshal(m)
-		if err != nil {
-			return err
-		}
-		if err := reply(body); err != nil {
-			return err
-		}
-	}
+	return out
 }
 
 func peerOf(p *birdv1.PeerState) Peer {
@@ -246,7 +257,8 @@ func peerOf(p *birdv1.PeerState) Peer {
 		Name: p.GetName(), Type: PeerType(p.GetType()), Source: p.GetSource(), Address: address(p.GetAddress()), ASNumber: p.GetAsNumber(),
 		State: State(p.GetState()), Since: moment(p.GetSince()), LastError: p.GetLastError(), Passive: p.GetPassive(),
 		Received: p.GetReceived(), Accepted: p.GetAccepted(), Advertised: p.GetAdvertised(), Restarting: p.GetRestarting(),
-		ShadowedBy: p.GetShadowedBy(), LocalAddress: address(p.GetLocalAddress()),
+		ShadowedBy: p.GetShadowedBy(), WaitingFor: p.GetWaitingFor(), LocalAddress: address(p.GetLocalAddress()),
+		Flaps: p.GetFlaps(), LocalAS: p.GetLocalAsNumber(), Diagnosis: p.GetDiagnosis(), Port: uint16(p.GetPort()), BFD: p.GetBfd(),
 	}
 	for _, t := range p.GetHistory() {
 		out.History = append(out.History, Transition{At: moment(t.GetAt()), State: State(t.GetState()), Reason: t.GetReason()})

@@ -45,7 +45,7 @@ type Best struct {
 
 // Update is what changed since the last update.
 type Update struct {
-	Best []Best // each prefix once, in no order
+	Best []Best // each prefix once, in no order; prefixes with the same paths may share them
 	// NextHops are all that bird wants judged by Routes.NextHop, sorted: those of all present paths, and those that were
 	// called unreachable, whose paths bird keeps back until they are reachable again.
 	NextHops []netip.Addr
@@ -284,16 +284,16 @@ type inbox struct {
 	mu       sync.Mutex // guards the following
 	instance string
 	sequence uint64
-	known    map[netip.Prefix][]netip.Addr // prefixes with paths, as told, and their next hops
-	hops     map[netip.Addr]int            // how many paths have it
-	fresh    map[netip.Prefix]struct{}     // those told in the snapshot under way; nil if none is
+	known    map[netip.Prefix]*[]netip.Addr // prefixes with paths, as told, and their next hops, shared by many
+	hops     map[netip.Addr]int             // how many paths have it
+	fresh    map[netip.Prefix]struct{}      // those told in the snapshot under way; nil if none is
 	changed  map[netip.Prefix][]Path
 	synced   bool
 	news     bool
 }
 
 func newInbox() *inbox {
-	return &inbox{wake: make(chan struct{}, 1), known: map[netip.Prefix][]netip.Addr{}, hops: map[netip.Addr]int{}, changed: map[netip.Prefix][]Path{}}
+	return &inbox{wake: make(chan struct{}, 1), known: map[netip.Prefix]*[]netip.Addr{}, hops: map[netip.Addr]int{}, changed: map[netip.Prefix][]Path{}}
 }
 
 func (in *inbox) position() (string, uint64) {
@@ -317,17 +317,16 @@ func (in *inbox) put(m *birdv1.RoutesResponse) error {
 		}
 		return nil
 	case *birdv1.RoutesResponse_Best:
-		p := m.Best.GetPrefix()
-		prefix := netip.PrefixFrom(address(p.GetAddress()), int(p.GetLength()))
-		if !prefix.IsValid() {
-			return fmt.Errorf("bird sent a prefix that is none: %v", p)
+		for _, g := range m.Best.GetGroups() {
+			if err := in.setAll(g); err != nil {
+				return err
+			}
 		}
-		in.set(prefix, pathsOf(m.Best.GetPaths()))
 	case *birdv1.RoutesResponse_SnapshotEnd:
 		if in.fresh != nil {
 			for prefix := range in.known {
 				if _, again := in.fresh[prefix]; !again {
-					in.set(prefix, nil)
+					in.set(prefix, nil, nil)
 				}
 			}
 			in.fresh = nil
@@ -343,11 +342,40 @@ func (in *inbox) put(m *birdv1.RoutesResponse) error {
 	return nil
 }
 
-func (in *inbox) set(prefix netip.Prefix, paths []Path) {
+// setAll takes in prefixes that have the same paths. They share them in memory.
+func (in *inbox) setAll(g *birdv1.BestPaths) error {
+	paths := pathsOf(g.GetPaths())
+	var hops []netip.Addr
+	for _, p := range paths {
+		hops = append(hops, p.NextHop)
+	}
+	for _, family := range []struct {
+		packed []byte
+		size   int
+	}{{g.GetPrefixes4(), 4}, {g.GetPrefixes6(), 16}} {
+		for b := family.packed; len(b) > 0; {
+			if len(b) <= family.size {
+				return errors.New("bird sent a list of prefixes that is cut short")
+			}
+			addr, _ := netip.AddrFromSlice(b[:family.size])
+			prefix := netip.PrefixFrom(addr, int(b[family.size]))
+			if !prefix.IsValid() {
+				return fmt.Errorf("bird sent a prefix that is none: %s/%d", addr, b[family.size])
+			}
+			in.set(prefix, paths, &hops)
+			b = b[family.size+1:]
+		}
+	}
+	return nil
+}
+
+func (in *inbox) set(prefix netip.Prefix, paths []Path, hops *[]netip.Addr) {
 	in.changed[prefix], in.news = paths, true
-	for _, a := range in.known[prefix] {
-		if in.hops[a]--; in.hops[a] == 0 {
-			delete(in.hops, a)
+	if old := in.known[prefix]; old != nil {
+		for _, a := range *old {
+			if in.hops[a]--; in.hops[a] == 0 {
+				delete(in.hops, a)
+			}
 		}
 	}
 	if len(paths) == 0 {
@@ -355,10 +383,8 @@ func (in *inbox) set(prefix netip.Prefix, paths []Path) {
 		delete(in.fresh, prefix)
 		return
 	}
-	hops := make([]netip.Addr, len(paths))
-	for i, p := range paths {
-		hops[i] = p.NextHop
-		in.hops[p.NextHop]++
+	for _, a := range *hops {
+		in.hops[a]++
 	}
 	in.known[prefix] = hops
 	if in.fresh != nil {

@@ -22,11 +22,11 @@ func prefix(n int) netip.Prefix {
 func hop(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}) }
 
 func bestOf(p netip.Prefix, hops ...netip.Addr) *birdv1.RoutesResponse {
-	m := &birdv1.BestPaths{Prefix: &birdv1.Prefix{Address: p.Addr().AsSlice(), Length: uint32(p.Bits())}}
+	m := &birdv1.BestPaths{Prefixes4: append(p.Addr().AsSlice(), byte(p.Bits()))}
 	for _, h := range hops {
 		m.Paths = append(m.Paths, &birdv1.Path{NextHop: h.AsSlice()})
 	}
-	return &birdv1.RoutesResponse{Response: &birdv1.RoutesResponse_Best{Best: m}}
+	return &birdv1.RoutesResponse{Response: &birdv1.RoutesResponse_Best{Best: &birdv1.BestBatch{Groups: []*birdv1.BestPaths{m}}}}
 }
 
 func welcome(instance string, resumed bool) *birdv1.RoutesResponse {

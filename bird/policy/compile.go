@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/muslin-net/muslin/api/bgp"
 )
 
 // The engine forgets what it has told a peer, so after a change of policy it cannot take back what is no longer allowed,
@@ -49,7 +51,7 @@ type class struct {
 	v6       bool
 	internal bool
 	local    uint32 // AS shown, for prepending
-	filters  []*Filter
+	filters  []*bgp.Filter
 	next     NextHopMode
 	members  []Peer
 }
@@ -64,7 +66,7 @@ func (c *Config) classes(peers []Peer, export bool) []class {
 		words := []string{fmt.Sprintf("%t %t %t %d %d", export, k.v6, k.internal, k.local, p.NextHop)}
 		k.next = p.NextHop
 		for _, name := range p.Filters {
-			if f := c.filterNamed(name); f != nil && len(f.rules(k.v6, export)) > 0 {
+			if f := c.filterNamed(name); f != nil && len(f.Rules(k.v6, export)) > 0 {
 				k.filters = append(k.filters, f)
 				words = append(words, name)
 			}
@@ -91,7 +93,7 @@ func (c *Config) classes(peers []Peer, export bool) []class {
 }
 
 // outcome numbers what a rule does to an accepted route; equal operations have equal numbers. It is never tagReject.
-func outcome(ops []Operation) uint32 {
+func outcome(ops []bgp.Operation) uint32 {
 	h := fnv.New32a()
 	for _, op := range ops {
 		if op.AddCommunity != nil {
@@ -191,6 +193,8 @@ func (k *compiler) importProgram(peers []Peer, exports []class, ctx Context) {
 	add := func(s Statement) { k.imports = append(k.imports, s) }
 	add(Statement{Name: "strip forged tags", Neighbor: k.anyNeighbor(), LargeCommunity: Match{Set: "tags"}, RemoveLargeCommunities: anyTag})
 	add(Statement{Name: "own next hop", NextHops: k.c.OwnAddresses(), Action: Reject})
+	sorted := k.roles(peers)
+	k.demoteCopies(sorted, ctx.Reflected)
 	if len(ctx.Unreachable) > 0 {
 		add(Statement{Name: "unreachable next hop", NextHops: ctx.Unreachable, Action: Reject})
 	}
@@ -205,7 +209,7 @@ func (k *compiler) importProgram(peers []Peer, exports []class, ctx Context) {
 		undecided := k.tagged(decided)
 		undecided.Invert = true
 		for _, f := range cl.filters {
-			for i, r := range f.rules(cl.v6, false) {
+			for i, r := range f.Rules(cl.v6, false) {
 				when, ok := k.conditions(&r, where(f.Name, cl.v6, false, i), cl.internal)
 				if !ok {
 					continue
@@ -221,6 +225,7 @@ func (k *compiler) importProgram(peers []Peer, exports []class, ctx Context) {
 	}
 	if ctx.Drain != Drained && k.passesOn(peers) {
 		k.tagLearned(exports)
+		k.splitHorizon(sorted, exports)
 	}
 	add(Statement{Name: "done", LargeCommunity: k.tagged(decided), RemoveLargeCommunities: "^" + decided.String() + "$"})
 }
@@ -231,7 +236,7 @@ func (k *compiler) passesOn(peers []Peer) bool {
 }
 
 // decide emits the statements of a rule whose conditions are given: what it changes, and then the mark or the rejection.
-func (k *compiler) decide(when Statement, r *Rule, mark Community, id uint32) {
+func (k *compiler) decide(when Statement, r *bgp.Rule, mark Community, id uint32) {
 	if !r.Accept {
 		when.Action = Reject
 		k.imports = append(k.imports, when)
@@ -270,18 +275,18 @@ func (k *compiler) viaMark(out *[]Statement, when Statement, large Community) St
 }
 
 // conditions turns a rule's criteria into conditions; ok is false if learned routes never match it.
-func (k *compiler) conditions(r *Rule, name string, internal bool) (s Statement, ok bool) {
-	if r.ownOnly() || r.SessionType == External && internal || r.SessionType == Internal && !internal {
+func (k *compiler) conditions(r *bgp.Rule, name string, internal bool) (s Statement, ok bool) {
+	if ownOnly(r) || r.SessionType == bgp.External && internal || r.SessionType == bgp.Internal && !internal {
 		return Statement{}, false
 	}
 	s.Name = name
-	if r.Operator != NoPrefix {
-		lo, hi := r.lengths()
-		if r.Operator == Equal || r.Operator == NotEqual {
+	if r.Operator != bgp.NoPrefix {
+		lo, hi := r.Lengths()
+		if r.Operator == bgp.Equal || r.Operator == bgp.NotEqual {
 			lo, hi = r.Prefix.Bits(), r.Prefix.Bits()
 		}
 		s.Prefix = k.set(Set{Kind: PrefixSet, Name: "prefix " + name, Prefixes: []PrefixRange{{r.Prefix, lo, hi}}})
-		s.Prefix.Invert = r.Operator == NotEqual || r.Operator == NotIn
+		s.Prefix.Invert = r.Operator == bgp.NotEqual || r.Operator == bgp.NotIn
 	}
 	if r.Community != nil && !r.Community.Large {
 		s.Community = k.set(Set{Kind: CommunitySet, Name: "community " + r.Community.String(), Patterns: []string{"^" + r.Community.String() + "$"}})
@@ -299,7 +304,7 @@ func (k *compiler) conditions(r *Rule, name string, internal bool) (s Statement,
 
 // operations are the statements that change a route on which the conditions of when hold. On eBGP export the engine has put
 // the local AS in front before, where the peer wants to see it: so it is put in front once more after a foreign one.
-func (k *compiler) operations(name string, when Statement, ops []Operation, export bool, local uint32) []Statement {
+func (k *compiler) operations(name string, when Statement, ops []bgp.Operation, export bool, local uint32) []Statement {
 	var out []Statement
 	step := func(change func(*Statement)) {
 		s := when

@@ -9,6 +9,8 @@ package policy
 import (
 	"net/netip"
 	"time"
+
+	"github.com/muslin-net/muslin/api/bgp"
 )
 
 // MaxPreference is 2^31-1. Local preference and kernel metric are each other's complement to it, so that the best route
@@ -48,7 +50,7 @@ type Config struct {
 	ListenPort      uint16
 	ListenAddresses []netip.Addr // empty: all
 	Peers           []Peer
-	Filters         []Filter
+	Filters         []bgp.Filter
 	Originate       []Origination
 	Export          Export
 	ClusterID       netip.Addr // IPv4 if this node reflects routes, else not valid
@@ -56,6 +58,15 @@ type Config struct {
 	RestartDeferral time.Duration
 	NormalPriority4 uint32
 	NormalPriority6 uint32
+	StaticRoutes    []StaticRoute
+	// Notes are what the resources ask for and the configuration does not follow, for people.
+	Notes []string
+}
+
+// StaticRoute is a host route to a peer by way of a gateway. Felix programs it; it is never announced.
+type StaticRoute struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr
 }
 
 // Reflects tells whether the node is a route reflector (RFC 4456).
@@ -111,6 +122,8 @@ type Peer struct {
 	AllowedOwnAS       uint32
 	Filters            []string
 	LongLivedStaleTime time.Duration // 0: off (RFC 9494)
+	BFD                BFD
+	WaitingFor         string // what is missing before it is tried: "Secret tor, key password"
 }
 
 // Local is the AS number that the peer is shown.
@@ -136,6 +149,7 @@ type Export struct {
 	OwnBlocks      []netip.Prefix // confirmed affinities only
 	Advertisements []Origination
 	ServiceRanges  []netip.Prefix
+	Unrouted       []netip.Prefix // no path inside goes to the kernel
 }
 
 // Pool is an address pool.
@@ -161,7 +175,7 @@ type Verdict struct {
 	Accept bool
 	By     string
 	// Operations are what the deciding filter rule changes.
-	Operations []Operation
+	Operations []bgp.Operation
 	// filter tells that a named filter decided, so that no advertisement's communities are added.
 	filter bool
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/muslin-net/muslin/api/bgp"
 )
 
 // What decides besides filters, as operators are told.
@@ -27,7 +29,7 @@ func (c *Config) ExportLearned(p, from *Peer, rt Route) Verdict {
 	switch {
 	case from != nil && from.Address == p.Address:
 		return Verdict{By: "learned from this peer"}
-	case from != nil && from.Internal(c) && p.Internal(c) && (!c.Reflects() || !from.ReflectorClient && !p.ReflectorClient):
+	case from != nil && from.Internal(c) && p.Internal(c) && !c.passes(from, p, rt.NextHop):
 		return Verdict{By: "learned over iBGP; only a reflector passes it on"}
 	case slices.Contains(rt.ASPath, p.ASNumber) && !p.Internal(c):
 		return Verdict{By: fmt.Sprintf("AS %d is in the path", p.ASNumber)}
@@ -84,6 +86,7 @@ func tunnelDevice(name string) bool {
 type Context struct {
 	Unreachable []netip.Addr // next hops that felix says are dead
 	Drain       Drain
+	Reflected   []netip.Addr // peers of the mesh that have been seen to be reflectors, sorted
 }
 
 // Drain is how far a node has left the service (RFC 8326).
@@ -95,6 +98,9 @@ const (
 	Draining
 	Drained
 )
+
+// String is the step as operators see it.
+func (d Drain) String() string { return [...]string{"in service", "draining", "drained"}[d] }
 
 // Import decides whether a route received from the peer is used, and what it becomes.
 func (c *Config) Import(p *Peer, rt Route, ctx Context) (Route, Verdict) {
@@ -133,8 +139,8 @@ func (c *Config) filter(p *Peer, rt Route, export bool) (v Verdict, ok bool) {
 		if f == nil {
 			continue
 		}
-		for i, r := range f.rules(v6, export) {
-			if r.Matches(&rt, p.Internal(c)) {
+		for i, r := range f.Rules(v6, export) {
+			if matches(&r, &rt, p.Internal(c)) {
 				return Verdict{Accept: r.Accept, By: where(name, v6, export, i), Operations: r.Operations, filter: true}, true
 			}
 		}
@@ -142,7 +148,7 @@ func (c *Config) filter(p *Peer, rt Route, export bool) (v Verdict, ok bool) {
 	return Verdict{}, false
 }
 
-func (c *Config) filterNamed(name string) *Filter {
+func (c *Config) filterNamed(name string) *bgp.Filter {
 	for i := range c.Filters {
 		if c.Filters[i].Name == name {
 			return &c.Filters[i]

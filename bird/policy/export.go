@@ -16,7 +16,7 @@ func (k *compiler) tagLearned(exports []class) {
 		})
 		undecided.Invert = true
 		for _, f := range cl.filters {
-			for i, r := range f.rules(cl.v6, true) {
+			for i, r := range f.Rules(cl.v6, true) {
 				when, ok := k.conditions(&r, where(f.Name, cl.v6, true, i), cl.internal)
 				if !ok {
 					continue
@@ -117,7 +117,7 @@ func (k *compiler) exportProgram(peers []Peer, exports []class, ctx Context) {
 		}
 		done := map[uint32]bool{}
 		for _, f := range cl.filters {
-			for i, r := range f.rules(cl.v6, true) {
+			for i, r := range f.Rules(cl.v6, true) {
 				o := outcome(r.Operations)
 				if !r.Accept || done[o] {
 					continue
@@ -150,22 +150,25 @@ func (k *compiler) exportProgram(peers []Peer, exports []class, ctx Context) {
 // defaults lets the default decision's routes out, to each kind of session by its own tag and next-hop mode.
 func (k *compiler) defaults(peers []Peer, add func(...Statement)) {
 	type kind struct {
-		internal bool
-		next     NextHopMode
+		internal, mesh bool
+		next           NextHopMode
 	}
 	groups := map[kind][]Peer{}
 	for _, p := range peers {
-		g := kind{p.Internal(k.c), p.NextHop}
+		g := kind{p.Internal(k.c), p.Switches(k.c), p.NextHop}
 		groups[g] = append(groups[g], p)
 	}
-	for _, internal := range []bool{true, false} {
+	for _, to := range []struct {
+		name           string
+		internal, mesh bool
+	}{{"mesh", true, true}, {"internal", true, false}, {"external", false, false}} {
 		for _, next := range []NextHopMode{NextHopAuto, NextHopSelf, NextHopKeep} {
-			members := groups[kind{internal, next}]
+			members := groups[kind{to.internal, to.mesh, next}]
 			if len(members) == 0 {
 				continue
 			}
-			name := fmt.Sprintf("default %s %d", map[bool]string{true: "internal", false: "external"}[internal], next)
-			s := Statement{Name: name, LargeCommunity: k.tagged(generalTag(internal))}
+			name := fmt.Sprintf("default %s %d", to.name, next)
+			s := Statement{Name: name, LargeCommunity: k.readable(to.internal, to.mesh)}
 			if len(groups) > 1 { // a single group needs no list of its members
 				s.Neighbor = k.neighbors(name, members)
 			}
@@ -180,13 +183,13 @@ func accept(s Statement, next NextHopMode) Statement {
 	return s
 }
 
-// Warnings lists what the configuration asks for and the engine cannot do, for people.
+// Warnings lists what of the resources the configuration does not follow, and what of it the engine cannot do, for people.
 func (c *Config) Warnings() []string {
-	var out []string
+	out := slices.Clone(c.Notes)
 	for _, f := range c.Filters {
 		for _, list := range []struct{ v6, export bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
-			for i, r := range f.rules(list.v6, list.export) {
-				if r.ownOnly() {
+			for i, r := range f.Rules(list.v6, list.export) {
+				if ownOnly(&r) {
 					out = append(out, where(f.Name, list.v6, list.export, i)+
 						": interface and priority are compared for this node's own routes only; routes from peers never match this rule")
 				}

@@ -6,11 +6,12 @@ import (
 	"strings"
 )
 
-// Active lists the peers that get a session, one for each address, by address. Engines hold one peer for each remote
+// Active lists the peers that get a session, one for each address, by address. One that waits for something has none, and
+// keeps the address nevertheless: else another would come up for as long as it waits. Engines hold one peer for each remote
 // address whatever the port, so of several one wins: explicit beats mesh, global beats node, the lowest name wins.
 func (c *Config) Active() []Peer {
 	active, _ := c.resolve()
-	return active
+	return slices.DeleteFunc(active, func(p Peer) bool { return p.WaitingFor != "" })
 }
 
 // Shadowed maps the names of peers without a session to the peer that has their address: "Global_10_0_0_1 of BGPPeer(a)".
@@ -46,8 +47,9 @@ const (
 	Restarted        // the connection must be made anew
 )
 
-// Compare tells what becomes of a session when its peer changes from a to b, and why it must restart. Filters and next-hop
-// mode count as nothing here: they are policy, which Compile covers.
+// Compare tells what becomes of a session when its peer changes from a to b, and why it must restart. Filters,
+// next-hop mode and a reflector's role on the mesh count as nothing here: they are policy, which Compile covers. Nor does
+// BFD, which is negotiated apart.
 func Compare(a, b *Peer) (Change, string) {
 	type parameter struct {
 		what    string
@@ -61,7 +63,7 @@ func Compare(a, b *Peer) (Change, string) {
 		{"direction", a.Passive != b.Passive},
 		{"password", a.Password != b.Password},
 		{"restart time", a.RestartTime != b.RestartTime},
-		{"reflector client", a.ReflectorClient != b.ReflectorClient},
+		{"reflector client", a.ReflectorClient != b.ReflectorClient && (a.Type != PeerMesh || b.Type != PeerMesh)},
 		{"tolerated own AS", a.AllowedOwnAS != b.AllowedOwnAS},
 		{"long-lived stale time", a.LongLivedStaleTime != b.LongLivedStaleTime},
 	} {

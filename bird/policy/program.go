@@ -75,6 +75,7 @@ type Statement struct {
 	RemoveLargeCommunities string // pattern
 	Prepend, PrependTimes  uint32 // AS number and how often
 	Preference             uint32 // 0 leaves it
+	MED                    uint32 // 0 leaves it
 	NextHop                NextHopMode
 	Action                 Action
 }
@@ -135,6 +136,9 @@ func (s Statement) String() string {
 	}
 	if s.Preference != 0 {
 		then = append(then, fmt.Sprintf("preference %d", s.Preference))
+	}
+	if s.MED != 0 {
+		then = append(then, fmt.Sprintf("MED %d", s.MED))
 	}
 	if s.NextHop != NextHopAuto {
 		then = append(then, "next hop "+map[NextHopMode]string{NextHopSelf: "self", NextHopKeep: "keep"}[s.NextHop])

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/muslin-net/muslin/api/bgp"
 )
 
 // Normalize fills defaults in. It changes c in place and is idempotent.
@@ -50,6 +52,11 @@ func (c *Config) Validate() error {
 	if c.NormalPriority4 >= MaxPreference || c.NormalPriority6 >= MaxPreference {
 		v.add("normal_priority", "%d and %d are not both in range; give 1 to %d", c.NormalPriority4, c.NormalPriority6, MaxPreference-1)
 	}
+	for i, r := range c.StaticRoutes {
+		if !r.Prefix.IsValid() || !r.Gateway.IsValid() || r.Prefix.Addr().Is4() != r.Gateway.Is4() {
+			v.add(fmt.Sprintf("static_routes[%d]", i), "%s by %s: the gateway is no address of the prefix's family", r.Prefix, r.Gateway)
+		}
+	}
 	names := map[string]bool{}
 	for i := range c.Peers {
 		v.peer(&c.Peers[i], names)
@@ -62,7 +69,7 @@ func (c *Config) Validate() error {
 		}
 		filters[f.Name] = true
 		for _, list := range []struct{ v6, export bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
-			for j, r := range f.rules(list.v6, list.export) {
+			for j, r := range f.Rules(list.v6, list.export) {
 				v.rule(where(f.Name, list.v6, list.export, j), &r, list.v6)
 			}
 		}
@@ -109,6 +116,7 @@ func (v *validator) peer(p *Peer, names map[string]bool) {
 	if len(p.Password) > 80 {
 		v.add(field+"password", "has %d bytes; TCP MD5 takes at most 80", len(p.Password))
 	}
+	v.bfd(field, p.BFD)
 	v.duration(field+"restart_time", p.RestartTime, time.Second, 4095*time.Second)
 	v.duration(field+"hold_time", p.HoldTime, 3*time.Second, 65535*time.Second)
 	v.duration(field+"keepalive_time", p.KeepaliveTime, time.Second, p.HoldTime)
@@ -117,14 +125,14 @@ func (v *validator) peer(p *Peer, names map[string]bool) {
 	}
 }
 
-func (v *validator) rule(field string, r *Rule, v6 bool) {
+func (v *validator) rule(field string, r *bgp.Rule, v6 bool) {
 	switch {
-	case r.Operator == NoPrefix && r.Prefix != (netip.Prefix{}), r.Operator != NoPrefix && !r.Prefix.IsValid():
+	case r.Operator == bgp.NoPrefix && r.Prefix != (netip.Prefix{}), r.Operator != bgp.NoPrefix && !r.Prefix.IsValid():
 		v.add(field, "prefix and operator come together or not at all")
-	case r.Operator != NoPrefix && r.Prefix.Addr().Is6() != v6:
+	case r.Operator != bgp.NoPrefix && r.Prefix.Addr().Is6() != v6:
 		v.add(field, "prefix %s is of the other family", r.Prefix)
 	}
-	if (r.Operator == Equal || r.Operator == NotEqual) && (r.MinLength != 0 || r.MaxLength != 0) {
+	if (r.Operator == bgp.Equal || r.Operator == bgp.NotEqual) && (r.MinLength != 0 || r.MaxLength != 0) {
 		v.add(field, "a range of lengths makes sense with In and NotIn only")
 	}
 	if !r.Accept && len(r.Operations) > 0 {

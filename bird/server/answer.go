@@ -35,14 +35,6 @@ func toPath(p speaker.Path, names map[netip.Addr]string) *birdv1.Path {
 	return out
 }
 
-func toBest(b speaker.Best, names map[netip.Addr]string) *birdv1.BestPaths {
-	out := &birdv1.BestPaths{Prefix: toPrefix(b.Prefix)}
-	for _, p := range b.Paths {
-		out.Paths = append(out.Paths, toPath(p, names))
-	}
-	return out
-}
-
 func toState(s speaker.State) birdv1.SessionState {
 	return map[speaker.State]birdv1.SessionState{
 		speaker.Idle: birdv1.SessionState_SESSION_STATE_IDLE, speaker.Connect: birdv1.SessionState_SESSION_STATE_CONNECT,
@@ -60,7 +52,8 @@ func toPeer(p speaker.PeerState) *birdv1.PeerState {
 			policy.PeerNode: birdv1.PeerType_PEER_TYPE_NODE, policy.PeerLocalWorkload: birdv1.PeerType_PEER_TYPE_LOCAL_WORKLOAD,
 		}[p.Type],
 		Since: toTime(p.Since), LastError: p.LastError, Passive: p.Passive, Received: p.Received, Accepted: p.Accepted,
-		Advertised: p.Advertised, Restarting: p.Restarting, ShadowedBy: p.ShadowedBy, LocalAddress: p.LocalAddress.AsSlice(),
+		Advertised: p.Advertised, Restarting: p.Restarting, Bfd: p.Path, ShadowedBy: p.ShadowedBy, WaitingFor: p.WaitingFor, LocalAddress: p.LocalAddress.AsSlice(),
+		Flaps: p.Flaps, LocalAsNumber: p.LocalAS, Diagnosis: p.Diagnosis, Port: uint32(p.Port),
 	}
 	for _, t := range p.History {
 		out.History = append(out.History, &birdv1.Transition{At: toTime(t.At), State: toState(t.State), Reason: t.Reason})

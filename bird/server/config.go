@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/muslin-net/muslin/api/bgp"
 	"github.com/muslin-net/muslin/bird/policy"
 	birdv1 "github.com/muslin-net/muslin/proto/muslin/bird/v1"
 )
@@ -30,7 +32,7 @@ func readConfig(m *birdv1.Config) (policy.Config, error) {
 	c := policy.Config{
 		Generation: m.GetGeneration(), RouterID: r.address("router_id", m.GetRouterId(), true), ASNumber: m.GetAsNumber(),
 		ListenPort: r.port("listen_port", m.GetListenPort()), ClusterID: r.address("cluster_id", m.GetClusterId(), false),
-		LogLevel: m.GetLogLevel(), RestartDeferral: r.duration("restart_deferral", m.GetRestartDeferral()),
+		LogLevel: m.GetLogLevel(), Notes: m.GetWarnings(), RestartDeferral: r.duration("restart_deferral", m.GetRestartDeferral()),
 		NormalPriority4: m.GetNormalPriority4(), NormalPriority6: m.GetNormalPriority6(),
 	}
 	for i, a := range m.GetListenAddresses() {
@@ -41,7 +43,7 @@ func readConfig(m *birdv1.Config) (policy.Config, error) {
 	}
 	for _, f := range m.GetFilters() {
 		field := "filters[" + f.GetName() + "]."
-		c.Filters = append(c.Filters, policy.Filter{
+		c.Filters = append(c.Filters, bgp.Filter{
 			Name: f.GetName(), Import4: r.rules(field+"import4", f.GetImport4()), Export4: r.rules(field+"export4", f.GetExport4()),
 			Import6: r.rules(field+"import6", f.GetImport6()), Export6: r.rules(field+"export6", f.GetExport6()),
 		})
@@ -54,14 +56,18 @@ func readConfig(m *birdv1.Config) (policy.Config, error) {
 	}
 	c.Export.OwnBlocks = r.prefixes("export.own_blocks", m.GetExport().GetOwnBlocks())
 	c.Export.ServiceRanges = r.prefixes("export.service_ranges", m.GetExport().GetServiceRanges())
+	c.Export.Unrouted = r.prefixes("export.unrouted", m.GetExport().GetUnrouted())
+	for i, s := range m.GetStaticRoutes() {
+		field := fmt.Sprintf("static_routes[%d].", i)
+		c.StaticRoutes = append(c.StaticRoutes, policy.StaticRoute{
+			Prefix: r.prefix(field+"prefix", s.GetPrefix()), Gateway: r.address(field+"gateway", s.GetGateway(), true),
+		})
+	}
 	return c, r.err
 }
 
 func (r *reader) peer(m *birdv1.Peer) policy.Peer {
 	field := "peers[" + m.GetName() + "]."
-	if m.GetBfd() != nil {
-		r.bad(field+"bfd", "this bird has no BFD; leave it out")
-	}
 	if m.GetTtlSecurity() > 255 {
 		r.bad(field+"ttl_security", "%d is too many hops; give 0 to 255", m.GetTtlSecurity())
 	}
@@ -83,32 +89,49 @@ func (r *reader) peer(m *birdv1.Peer) policy.Peer {
 		HoldTime:      r.duration(field+"hold_time", m.GetHoldTime()), ReflectorClient: m.GetReflectorClient(),
 		NextHop: modes[m.GetNextHopMode()], AllowedOwnAS: m.GetAllowedOwnAs(), Filters: m.GetFilters(),
 		LongLivedStaleTime: r.duration(field+"long_lived_stale_time", m.GetLongLivedStaleTime()),
+		WaitingFor:         m.GetWaitingFor(),
+		BFD:                r.bfd(field+"bfd.", m.GetBfd()),
 	}
 }
 
-func (r *reader) rules(field string, list []*birdv1.FilterRule) []policy.Rule {
-	var out []policy.Rule
+// bfd fills in what is left out; no message is no BFD.
+func (r *reader) bfd(field string, m *birdv1.Bfd) policy.BFD {
+	if m == nil {
+		return policy.BFD{}
+	}
+	if m.GetMultiplier() > math.MaxUint8 {
+		r.bad(field+"multiplier", "%d is too large; give 1 to 255", m.GetMultiplier())
+	}
+	return policy.BFD{
+		MinTx:      cmp.Or(r.duration(field+"min_tx", m.GetMinTx()), policy.DefaultBFDInterval),
+		MinRx:      cmp.Or(r.duration(field+"min_rx", m.GetMinRx()), policy.DefaultBFDInterval),
+		Multiplier: cmp.Or(uint8(m.GetMultiplier()), policy.DefaultBFDMultiplier), Multihop: m.GetMultihop(),
+	}
+}
+
+func (r *reader) rules(field string, list []*birdv1.FilterRule) []bgp.Rule {
+	var out []bgp.Rule
 	for i, m := range list {
 		out = append(out, r.rule(fmt.Sprintf("%s[%d]", field, i), m))
 	}
 	return out
 }
 
-func (r *reader) rule(field string, m *birdv1.FilterRule) policy.Rule {
+func (r *reader) rule(field string, m *birdv1.FilterRule) bgp.Rule {
 	if a := m.GetAction(); a != birdv1.FilterAction_FILTER_ACTION_ACCEPT && a != birdv1.FilterAction_FILTER_ACTION_REJECT {
 		r.bad(field+".action", "is missing; give ACCEPT or REJECT")
 	}
 	if m.GetMinLength() > 128 || m.GetMaxLength() > 128 || m.GetSessionType() > 2 {
 		r.bad(field, "min_length and max_length go up to 128, session_type up to 2")
 	}
-	operators := map[birdv1.MatchOperator]policy.Operator{
-		birdv1.MatchOperator_MATCH_OPERATOR_EQUAL: policy.Equal, birdv1.MatchOperator_MATCH_OPERATOR_NOT_EQUAL: policy.NotEqual,
-		birdv1.MatchOperator_MATCH_OPERATOR_IN: policy.In, birdv1.MatchOperator_MATCH_OPERATOR_NOT_IN: policy.NotIn,
+	operators := map[birdv1.MatchOperator]bgp.Operator{
+		birdv1.MatchOperator_MATCH_OPERATOR_EQUAL: bgp.Equal, birdv1.MatchOperator_MATCH_OPERATOR_NOT_EQUAL: bgp.NotEqual,
+		birdv1.MatchOperator_MATCH_OPERATOR_IN: bgp.In, birdv1.MatchOperator_MATCH_OPERATOR_NOT_IN: bgp.NotIn,
 	}
-	out := policy.Rule{
+	out := bgp.Rule{
 		Accept: m.GetAction() == birdv1.FilterAction_FILTER_ACTION_ACCEPT, Operator: operators[m.GetOperator()],
 		MinLength: int(m.GetMinLength()), MaxLength: int(m.GetMaxLength()), FromRemotePeers: m.GetFromRemotePeers(),
-		Interface: m.GetInterface(), SessionType: policy.SessionType(m.GetSessionType()), ASPrefix: m.GetAsPathPrefix(),
+		Interface: m.GetInterface(), SessionType: bgp.SessionType(m.GetSessionType()), ASPrefix: m.GetAsPathPrefix(),
 		Priority: m.GetPriority(),
 	}
 	if m.GetPrefix() != nil {
@@ -121,17 +144,17 @@ func (r *reader) rule(field string, m *birdv1.FilterRule) policy.Rule {
 		where := fmt.Sprintf("%s.operations[%d]", field, i)
 		switch o := o.GetOperation().(type) {
 		case *birdv1.FilterOperation_AddCommunity:
-			out.Operations = append(out.Operations, policy.Operation{AddCommunity: r.community(where, o.AddCommunity)})
+			out.Operations = append(out.Operations, bgp.Operation{AddCommunity: r.community(where, o.AddCommunity)})
 		case *birdv1.FilterOperation_PrependAsPath:
 			if len(o.PrependAsPath.GetAsNumbers()) == 0 {
 				r.bad(where, "there is no AS number to prepend")
 			}
-			out.Operations = append(out.Operations, policy.Operation{Prepend: o.PrependAsPath.GetAsNumbers()})
+			out.Operations = append(out.Operations, bgp.Operation{Prepend: o.PrependAsPath.GetAsNumbers()})
 		case *birdv1.FilterOperation_SetPriority:
 			if o.SetPriority == 0 {
 				r.bad(where, "priority 0 is out of range; give 1 to %d", policy.MaxPreference-1)
 			}
-			out.Operations = append(out.Operations, policy.Operation{SetPriority: o.SetPriority})
+			out.Operations = append(out.Operations, bgp.Operation{SetPriority: o.SetPriority})
 		default:
 			r.bad(where, "there is no operation that this bird knows")
 		}
@@ -155,7 +178,7 @@ func (r *reader) originations(field string, list []*birdv1.Origination) []policy
 }
 
 func (r *reader) community(field, s string) *policy.Community {
-	c, err := policy.ParseCommunity(s)
+	c, err := bgp.ParseCommunity(s)
 	if err != nil {
 		r.bad(field, "%w", err)
 		return nil

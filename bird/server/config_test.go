@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/muslin-net/muslin/api/bgp"
 	"github.com/muslin-net/muslin/bird/policy"
 	birdv1 "github.com/muslin-net/muslin/proto/muslin/bird/v1"
 )
@@ -37,10 +38,11 @@ func full() *birdv1.Config {
 		Filters:   []*birdv1.Filter{{Name: "f", Import4: rules, Export4: rules}},
 		Originate: []*birdv1.Origination{{Prefix: p, Communities: []string{"1:2"}}},
 		Export: &birdv1.ExportPolicy{
-			Pools: []*birdv1.ExportPool{{Prefix: p, DisableExport: true}}, OwnBlocks: []*birdv1.Prefix{p}, ServiceRanges: []*birdv1.Prefix{p},
+			Pools: []*birdv1.ExportPool{{Prefix: p, DisableExport: true}}, OwnBlocks: []*birdv1.Prefix{p}, ServiceRanges: []*birdv1.Prefix{p}, Unrouted: []*birdv1.Prefix{p},
 			Advertisements: []*birdv1.Origination{{Prefix: p, Communities: []string{"1:2:3"}}},
 		},
 		ClusterId: []byte{1, 1, 1, 1}, LogLevel: "info", RestartDeferral: second, NormalPriority4: 1, NormalPriority6: 2,
+		StaticRoutes: []*birdv1.StaticRoute{{Prefix: p, Gateway: []byte{10, 0, 0, 254}}}, Warnings: []string{"w"},
 	}
 }
 
@@ -50,10 +52,10 @@ func TestReadConfig(t *testing.T) {
 	require.NoError(t, err)
 	prefix := netip.MustParsePrefix("192.168.0.0/16")
 	standard, large := policy.Community{Parts: [3]uint32{1, 2}}, policy.Community{Large: true, Parts: [3]uint32{1, 2, 3}}
-	rules := []policy.Rule{{
-		Accept: true, Prefix: prefix, Operator: policy.NotIn, MinLength: 20, MaxLength: 26, FromRemotePeers: true, Interface: "cali*",
-		SessionType: policy.Internal, Community: &large, ASPrefix: []uint32{1, 2}, Priority: 512,
-		Operations: []policy.Operation{{AddCommunity: &standard}, {Prepend: []uint32{1, 1, 2}}, {SetPriority: 700}},
+	rules := []bgp.Rule{{
+		Accept: true, Prefix: prefix, Operator: bgp.NotIn, MinLength: 20, MaxLength: 26, FromRemotePeers: true, Interface: "cali*",
+		SessionType: bgp.Internal, Community: &large, ASPrefix: []uint32{1, 2}, Priority: 512,
+		Operations: []bgp.Operation{{AddCommunity: &standard}, {Prepend: []uint32{1, 1, 2}}, {SetPriority: 700}},
 	}}
 	own := netip.MustParseAddr("10.0.0.1")
 	require.Equal(t, policy.Config{
@@ -64,13 +66,14 @@ func TestReadConfig(t *testing.T) {
 			RestartTime: 30 * time.Second, KeepaliveTime: 30 * time.Second, HoldTime: 90 * time.Second, ReflectorClient: true,
 			NextHop: policy.NextHopSelf, AllowedOwnAS: 3, Filters: []string{"f"}, LongLivedStaleTime: 30 * time.Second,
 		}},
-		Filters:   []policy.Filter{{Name: "f", Import4: rules, Export4: rules}},
+		Filters:   []bgp.Filter{{Name: "f", Import4: rules, Export4: rules}},
 		Originate: []policy.Origination{{Prefix: prefix, Communities: []policy.Community{standard}}},
 		Export: policy.Export{
-			Pools: []policy.Pool{{Prefix: prefix, DisableExport: true}}, OwnBlocks: []netip.Prefix{prefix}, ServiceRanges: []netip.Prefix{prefix},
+			Pools: []policy.Pool{{Prefix: prefix, DisableExport: true}}, OwnBlocks: []netip.Prefix{prefix}, ServiceRanges: []netip.Prefix{prefix}, Unrouted: []netip.Prefix{prefix},
 			Advertisements: []policy.Origination{{Prefix: prefix, Communities: []policy.Community{large}}},
 		},
 		ClusterID: netip.MustParseAddr("1.1.1.1"), LogLevel: "info", RestartDeferral: 30 * time.Second, NormalPriority4: 1, NormalPriority6: 2,
+		StaticRoutes: []policy.StaticRoute{{Prefix: prefix, Gateway: netip.MustParseAddr("10.0.0.254")}}, Notes: []string{"w"},
 	}, c)
 	c.Normalize()
 	require.NoError(t, c.Validate())
@@ -82,7 +85,7 @@ func TestReadConfigRefuses(t *testing.T) {
 	for want, spoil := range map[string]func(*birdv1.Config){
 		"router_id: ":                             func(m *birdv1.Config) { m.RouterId = nil },
 		"listen_port: 70000 ":                     func(m *birdv1.Config) { m.ListenPort = 70000 },
-		"peers[Node_10_0_0_2].bfd: ":              func(m *birdv1.Config) { m.Peers[0].Bfd = &birdv1.Bfd{} },
+		"peers[Node_10_0_0_2].bfd.multiplier: ":   func(m *birdv1.Config) { m.Peers[0].Bfd = &birdv1.Bfd{Multiplier: 256} },
 		"peers[Node_10_0_0_2].ttl_security: ":     func(m *birdv1.Config) { m.Peers[0].TtlSecurity = 256 },
 		"peers[Node_10_0_0_2].hold_time: ":        func(m *birdv1.Config) { m.Peers[0].HoldTime = &durationpb.Duration{Nanos: -1, Seconds: 1} },
 		"filters[f].import4[0].action: ":          func(m *birdv1.Config) { rule(m).Action = 0 },

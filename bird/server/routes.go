@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"io"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -13,7 +14,7 @@ import (
 )
 
 // atOnce is how many best paths are taken from the table at a time; between, the present value of each is looked up again.
-const atOnce = 256
+const atOnce = 4096
 
 type routesStream = grpc.BidiStreamingServer[birdv1.RoutesRequest, birdv1.RoutesResponse]
 
@@ -96,16 +97,20 @@ func (s *Server) sendBest(from uint64, resumed bool, stream routesStream, receiv
 	for {
 		names := s.speaker.Names()
 		list, changed := s.speaker.BestSince(from, atOnce)
-		for _, b := range list {
-			from = b.Version
-			if len(b.Paths) == 0 && !resumed && b.Version <= head {
-				continue // this felix was never told that it was there
-			}
-			if err := stream.Send(&birdv1.RoutesResponse{Sequence: from, Response: &birdv1.RoutesResponse_Best{Best: toBest(b, names)}}); err != nil {
+		full := len(list) == atOnce
+		if len(list) > 0 {
+			from = list[len(list)-1].Version
+		}
+		if !resumed { // this felix was never told of what is gone since before it came
+			list = slices.DeleteFunc(list, func(b speaker.Best) bool { return len(b.Paths) == 0 && b.Version <= head })
+		}
+		if len(list) > 0 {
+			m := &birdv1.RoutesResponse{Sequence: from, Response: &birdv1.RoutesResponse_Best{Best: toBatch(list, names)}}
+			if err := stream.Send(m); err != nil {
 				return err
 			}
 		}
-		if len(list) == atOnce {
+		if full {
 			continue
 		}
 		select {

@@ -83,7 +83,7 @@ type savedRoutes struct {
 	Routes []speaker.LocalRoute `json:"routes"`
 }
 
-// Routes returns felix's routes, none if they are of another boot.
+// Routes returns felix's routes. It is nil if none were saved since the machine started: then the kernel has none either.
 func (s *Saved) Routes() ([]speaker.LocalRoute, error) {
 	path := filepath.Join(s.dir, routesFile)
 	body, err := os.ReadFile(path)
@@ -100,7 +100,7 @@ func (s *Saved) Routes() ([]speaker.LocalRoute, error) {
 	if saved.Boot != s.boot {
 		return nil, nil
 	}
-	return saved.Routes, nil
+	return append([]speaker.LocalRoute{}, saved.Routes...), nil
 }
 
 // Touch says that felix's routes have changed.

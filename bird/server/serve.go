@@ -2,12 +2,12 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/muslin-net/muslin/bird/speaker"
 	"github.com/muslin-net/muslin/internal/rpc"
@@ -60,9 +60,13 @@ type Part interface {
 	NotReady(reason string)
 }
 
-// Watchdog asks the speaker every second whether it does its work, and reports it. Sessions that are down do not count: they
-// are conditions of peers, shown with their reasons by calicoctl node status.
-func Watchdog(ctx context.Context, s *speaker.Speaker, part Part) error {
+// namedMost is how many sessions a note names; the rest it counts.
+const namedMost = 3
+
+// Watchdog asks the speaker every second whether it does its work, and reports it: it is ready when it holds a configuration
+// and serves the sessions. Sessions that are down do not count, or the routers of others would take this node out of service;
+// which they are, and why, is noted beside.
+func Watchdog(ctx context.Context, s *speaker.Speaker, part Part, note func(string)) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -71,6 +75,7 @@ func Watchdog(ctx context.Context, s *speaker.Speaker, part Part) error {
 		} else {
 			part.Ready()
 		}
+		note(condition(s))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -79,45 +84,35 @@ func Watchdog(ctx context.Context, s *speaker.Speaker, part Part) error {
 	}
 }
 
-// collector reports sums over sessions: series for each peer would grow with the square of the cluster.
-type collector struct {
-	speaker                                           *speaker.Speaker
-	sessions, prefixes, announced, generation, loaded *prometheus.Desc
-}
-
-// NewCollector returns the metrics of a speaker.
-func NewCollector(s *speaker.Speaker) prometheus.Collector {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc("bird_"+name, help, labels, nil)
+// condition says how many of the sessions are up, and which are not.
+func condition(s *speaker.Speaker) string {
+	var ailing []string
+	all := 0
+	for _, p := range s.Sessions("") {
+		if p.ShadowedBy != "" {
+			continue
+		}
+		if all++; p.State == speaker.Established {
+			continue
+		}
+		why := strings.TrimSpace(p.State.String() + " " + p.LastError)
+		if p.WaitingFor != "" {
+			why = "waiting for " + p.WaitingFor
+		}
+		if p.Diagnosis != "" {
+			why += ": " + p.Diagnosis
+		}
+		ailing = append(ailing, p.Name+" "+why)
 	}
-	return &collector{
-		speaker:    s,
-		sessions:   desc("sessions", "Number of BGP sessions by state.", "state"),
-		prefixes:   desc("prefixes", "Number of prefixes with a best path that was learned."),
-		announced:  desc("announced_routes", "Number of this node's routes that are announced."),
-		generation: desc("config_generation", "Generation of the running configuration."),
-		loaded:     desc("config_timestamp_seconds", "When the configuration last changed."),
+	if all == 0 {
+		return "there are none"
 	}
-}
-
-func (c *collector) Describe(out chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, out) }
-
-func (c *collector) Collect(out chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	text := fmt.Sprintf("%d of %d are up", all-len(ailing), all)
+	for i, one := range ailing {
+		if i == namedMost {
+			return fmt.Sprintf("%s; and %d more", text, len(ailing)-i)
+		}
+		text += "; " + one
 	}
-	counts := map[speaker.State]int{speaker.Established: 0}
-	for _, state := range c.speaker.States() {
-		counts[state]++
-	}
-	for state, n := range counts {
-		gauge(c.sessions, float64(n), state.String())
-	}
-	st := c.speaker.Status()
-	gauge(c.prefixes, float64(st.Prefixes))
-	gauge(c.announced, float64(st.Announced))
-	gauge(c.generation, float64(st.Generation))
-	if !st.Configured.IsZero() {
-		gauge(c.loaded, float64(st.Configured.Unix()))
-	}
+	return text
 }

@@ -117,7 +117,7 @@ func (s *Server) Peers(_ context.Context, r *birdv1.PeersRequest) (*birdv1.Peers
 	st := s.speaker.Status()
 	out := &birdv1.PeersResponse{
 		Generation: st.Generation, RouterId: st.RouterID.AsSlice(), AsNumber: st.ASNumber, Started: toTime(st.Started),
-		Configured: toTime(st.Configured), Software: s.software,
+		Configured: toTime(st.Configured), Software: s.software, Drain: st.Drain.String(), Warnings: st.Warnings,
 	}
 	for _, p := range list {
 		out.Peers = append(out.Peers, toPeer(p))
@@ -150,12 +150,8 @@ func (s *Server) sendChanged(changed []netip.Addr, stream grpc.ServerStreamingSe
 	if len(changed) == 0 {
 		return nil
 	}
-	list, err := s.speaker.Peers("")
-	if err != nil {
-		return status.Error(codes.Internal, err.Error())
-	}
 	there := map[netip.Addr]*birdv1.PeerState{}
-	for _, p := range list {
+	for _, p := range s.speaker.Sessions("") {
 		if p.ShadowedBy == "" {
 			there[p.Peer.Address] = toPeer(p)
 		}
@@ -186,7 +182,12 @@ func (s *Server) Drain(ctx context.Context, r *birdv1.DrainRequest) (*birdv1.Dra
 			return nil, status.Error(codes.InvalidArgument, "wait: give 0 to 1h")
 		}
 	}
-	if err := s.speaker.Drain(ctx, wait); err != nil {
+	if r.GetDetach() {
+		begun, stop := context.WithCancel(ctx)
+		stop() // the draining goes on without us
+		ctx = begun
+	}
+	if err := s.speaker.Drain(ctx, wait); err != nil && !r.GetDetach() {
 		return nil, status.FromContextError(err).Err()
 	}
 	return &birdv1.DrainResponse{}, nil

@@ -28,7 +28,10 @@ type bestTable struct {
 	removed int    // entries that the engine has no paths for
 	kept    int    // how many of these are remembered
 	dead    map[netip.Addr]struct{}
-	changed chan struct{} // closed and replaced at each change
+	cuts    cuts
+	detours func() // called when the engine must be told of another unreachable next hop; must not block
+	fixed   fixed
+	changed chan struct{} // closed at the next change; nil while nobody waits
 }
 
 type bestEntry struct {
@@ -46,13 +49,18 @@ type logged struct {
 const keptRemovals = 4096
 
 func newBestTable(kept int) *bestTable {
-	return &bestTable{kept: kept, entries: map[netip.Prefix]*bestEntry{}, dead: map[netip.Addr]struct{}{}, changed: make(chan struct{})}
+	return &bestTable{kept: kept, entries: map[netip.Prefix]*bestEntry{}, dead: map[netip.Addr]struct{}{}, cuts: cuts{}, detours: func() {}}
 }
 
 // set makes paths the best ones of prefix.
 func (t *bestTable) set(prefix netip.Prefix, paths []Path) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.put(prefix, t.fixed.over(prefix, paths))
+}
+
+// put is set for what readers are to see. Whoever calls holds mu.
+func (t *bestTable) put(prefix netip.Prefix, paths []Path) {
 	e := t.entries[prefix]
 	if e == nil {
 		if len(paths) == 0 {
@@ -78,8 +86,12 @@ func (t *bestTable) set(prefix netip.Prefix, paths []Path) {
 
 // publish gives e a new version if readers see a difference.
 func (t *bestTable) publish(prefix netip.Prefix, e *bestEntry) {
-	live := slices.DeleteFunc(slices.Clone(e.all), func(p Path) bool { _, dead := t.dead[p.NextHop]; return dead })
-	if slices.EqualFunc(live, e.live, samePath) {
+	live := e.all
+	if slices.ContainsFunc(live, t.hides) {
+		live = slices.DeleteFunc(slices.Clone(live), t.hides)
+	}
+	if sharePaths(live, e.live) || slices.EqualFunc(live, e.live, samePath) {
+		e.live = live // those that are shared most
 		return
 	}
 	if len(e.live) == 0 {
@@ -91,8 +103,27 @@ func (t *bestTable) publish(prefix netip.Prefix, e *bestEntry) {
 	t.version++
 	e.live, e.version = live, t.version
 	t.log = append(t.log, logged{t.version, prefix})
-	close(t.changed)
-	t.changed = make(chan struct{})
+	if t.changed != nil {
+		close(t.changed)
+		t.changed = nil
+	}
+}
+
+// sharePaths tells whether two lists are one in memory.
+func sharePaths(a, b []Path) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+// hides tells whether readers must not see a path.
+func (t *bestTable) hides(p Path) bool {
+	if _, dead := t.dead[p.NextHop]; dead {
+		return true
+	}
+	hidden, news := t.cuts.hide(&p)
+	if news {
+		t.detours()
+	}
+	return hidden
 }
 
 func samePath(a, b Path) bool {
@@ -121,13 +152,18 @@ func (t *bestTable) setReachable(nextHop netip.Addr, reachable bool) bool {
 	return true
 }
 
-// unreachable lists the dead next hops, sorted.
+// unreachable lists the next hops that are dead, or lost peers, sorted.
 func (t *bestTable) unreachable() []netip.Addr {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := make([]netip.Addr, 0, len(t.dead))
 	for a := range t.dead {
 		out = append(out, a)
+	}
+	for a, c := range t.cuts {
+		if _, dead := t.dead[a]; c.detour && !dead {
+			out = append(out, a)
+		}
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
 	return out
@@ -146,6 +182,9 @@ func (t *bestTable) since(version uint64, limit int) ([]Best, <-chan struct{}) {
 			out = append(out, Best{l.prefix, e.live, e.version})
 		}
 	}
+	if t.changed == nil {
+		t.changed = make(chan struct{})
+	}
 	return out, t.changed
 }
 
@@ -158,7 +197,8 @@ func (t *bestTable) knows(version uint64) bool {
 
 // compact drops outdated log entries, and the oldest removals, once they are most of what is there.
 func (t *bestTable) compact() {
-	if len(t.log) < 2*len(t.entries)+t.kept && t.removed < 2*t.kept {
+	// A walk over all pays only after changes in proportion to all.
+	if len(t.log) < 2*len(t.entries)+t.kept && t.removed < 2*t.kept+len(t.entries)/2 {
 		return
 	}
 	forget := max(t.removed-t.kept, 0)

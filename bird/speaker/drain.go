@@ -51,9 +51,7 @@ func (s *Speaker) endDrain() {
 
 func (s *Speaker) setDrain(d policy.Drain) error {
 	s.drain = d
-	s.log.Info("drain", "state", map[policy.Drain]string{
-		policy.InService: "in service", policy.Draining: "routes announced as about to go", policy.Drained: "nothing announced",
-	}[d])
+	s.log.Info("drain", "state", d)
 	_, err := s.reconcile()
 	if err != nil {
 		s.poke()

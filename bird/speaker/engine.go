@@ -34,15 +34,16 @@ type Engine interface {
 	Announce(a Announcement) error
 	// Withdraw removes an own route.
 	Withdraw(prefix netip.Prefix) error
-	// Peers lists the sessions with their counters; counting what is advertised costs a walk over the table for each.
-	Peers(advertised bool) ([]PeerCounters, error)
+	// Peers lists the sessions with their counters, but for what is advertised. It costs a walk over what each peer has sent.
+	Peers() ([]PeerCounters, error)
 	// Routes lists a table, of a peer unless it is Table.
 	Routes(ctx context.Context, view View, peer netip.Addr, v6 bool, yield func(Path)) error
 }
 
 // Events is what an engine tells. Calls come one at a time, in order, and must return quickly.
 type Events interface {
-	// Best says which learned paths are best for a prefix now; none if there are none, or an own route is better.
+	// Best says which learned paths are best for a prefix now; none if there are none, or an own route is better. Prefixes may
+	// share the list, and none is named in it.
 	Best(prefix netip.Prefix, paths []Path)
 	// Session says that a session has changed its state.
 	Session(address netip.Addr, state State)
@@ -65,6 +66,7 @@ type Neighbor struct {
 	policy.Peer
 	LocalAS    uint32
 	Internal   bool
+	Client     bool       // the engine lets any route out to it, as to a reflector's client; the program says which
 	ClusterID  netip.Addr // of this reflector
 	Restarting bool       // the process has restarted: set the R bit and wait for End-of-RIB (RFC 4724)
 	Deferral   time.Duration

@@ -127,10 +127,12 @@ func (s *Speaker) Locals() []LocalRoute {
 	return out
 }
 
-// Restore announces what was announced before the process restarted, until felix is back.
+// Restore announces what was announced before the process restarted, until felix is back. With nil this is no restart: nothing
+// was announced since the machine started, and peers need not wait.
 func (s *Speaker) Restore(routes []LocalRoute) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.restarted = routes != nil
 	for _, r := range routes {
 		s.locals.routes[r.Prefix] = r
 	}

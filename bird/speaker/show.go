@@ -18,16 +18,20 @@ type Status struct {
 	Started    time.Time
 	Configured time.Time // when the configuration last changed
 	Prefixes   int       // with a best path that was learned
-	Announced  int       // own routes
+	Lost       uint64    // how often a session was lost since the start
+	Drain      policy.Drain
+	Announced  int // own routes
+	Warnings   []string
 }
 
 // Status reports the speaker.
 func (s *Speaker) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := Status{Started: s.started, Configured: s.configured, Prefixes: s.best.size(), Announced: len(s.running.announced)}
+	out := Status{Lost: s.sessions.losses(), Started: s.started, Configured: s.configured, Prefixes: s.best.size(), Announced: len(s.running.announced), Drain: s.drain}
 	if s.config != nil {
 		out.Generation, out.RouterID, out.ASNumber = s.config.Generation, s.config.RouterID, s.config.ASNumber
+		out.Warnings = s.config.Warnings()
 	}
 	return out
 }
@@ -37,43 +41,60 @@ type PeerState struct {
 	policy.Peer
 	Session
 	PeerCounters
+	LocalAS    uint32 // what the peer is shown
 	ShadowedBy string // another peer has the address; this one has no session
+	Path       string // what BFD says: "up, 50ms x 3"; empty without BFD
 }
 
-// countAdvertised bounds the work for counting advertised routes in a listing of all sessions: sessions times routes. Beyond
-// it they are counted only for a session that is asked for.
-const countAdvertised = 50000
-
 // Peers lists all configured peers by address and then name, those without a session too. filter, a name or an address,
-// picks one; empty means all.
+// picks one; empty means all. It costs a walk over all routes, for the counters.
 func (s *Speaker) Peers(filter string) ([]PeerState, error) {
+	out := s.Sessions(filter)
 	s.mu.Lock()
-	var peers []policy.Peer
-	shadowed := map[string]string{}
-	if s.config != nil {
-		peers, shadowed = slices.Clone(s.config.Peers), s.config.Shadowed()
-	}
-	open, announced := s.open, len(s.running.announced)
+	open := s.open
 	s.mu.Unlock()
-
-	counters := map[netip.Addr]PeerCounters{}
 	if open {
-		list, err := s.engine.Peers(filter != "" || len(peers)*(s.best.size()+announced) <= countAdvertised)
+		counters := map[netip.Addr]PeerCounters{}
+		list, err := s.engine.Peers()
 		if err != nil {
 			return nil, err
 		}
+		advertised := s.countAdvertised()
 		for _, c := range list {
+			c.Advertised = advertised[c.Address]
 			counters[c.Address] = c
 		}
+		for i := range out {
+			if out[i].ShadowedBy == "" {
+				out[i].PeerCounters = counters[out[i].Peer.Address]
+			}
+		}
+		s.countAccepted(out)
 	}
+	return out, nil
+}
+
+// Sessions is Peers without the counters, and cheap.
+func (s *Speaker) Sessions(filter string) []PeerState {
+	s.mu.Lock()
+	config := s.config
+	s.mu.Unlock()
+	if config == nil {
+		return nil
+	}
+	shadowed := config.Shadowed()
+	peers := config.Peers
 	var out []PeerState
 	for _, p := range peers {
 		if filter != "" && filter != p.Name && filter != p.Address.String() {
 			continue
 		}
-		one := PeerState{Peer: p, ShadowedBy: shadowed[p.Name]}
-		if one.ShadowedBy == "" {
-			one.Session, one.PeerCounters = s.sessions.get(p.Address), counters[p.Address]
+		one := PeerState{Peer: p, LocalAS: p.Local(config), ShadowedBy: shadowed[p.Name]}
+		if one.ShadowedBy == "" && p.WaitingFor == "" {
+			one.Session, one.Path = s.sessions.get(p.Address), s.guarded(ByBFD, p.Address)
+			if one.State != Established && one.Diagnosis == "" {
+				one.Diagnosis = explain(&one)
+			}
 		} else {
 			one.State = Down
 		}
@@ -85,7 +106,7 @@ func (s *Speaker) Peers(filter string) ([]PeerState, error) {
 		}
 		return int(a.Type) - int(b.Type)
 	})
-	return out, nil
+	return out
 }
 
 // States lists the states of the sessions that there should be; it is cheap.
@@ -93,8 +114,10 @@ func (s *Speaker) States() map[netip.Addr]State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := map[netip.Addr]State{}
-	for a := range s.running.peers {
-		out[a] = s.sessions.get(a).State
+	for a := range s.names {
+		if _, runs := s.running.peers[a]; runs || s.losses.hold(a) {
+			out[a] = s.sessions.state(a)
+		}
 	}
 	return out
 }

@@ -31,8 +31,10 @@ type Speaker struct {
 	engine   Engine
 	best     *bestTable
 	sessions *sessions
-	wake     chan struct{} // Run has something to look at
-	settled  chan struct{} // closed when the peers have told what they have
+	losses   losses
+	guards   [kindsOfEvidence]Guard // set before there is a configuration
+	wake     chan struct{}          // Run has something to look at
+	settled  chan struct{}          // closed when the peers have told what they have
 
 	mu         sync.Mutex // guards the following
 	config     *policy.Config
@@ -41,10 +43,12 @@ type Speaker struct {
 	names      map[netip.Addr]string // of config's sessions; replaced, never changed
 	open       bool                  // the engine runs
 	everOpen   bool                  // it has run: later starts are no restarts of the process
+	restarted  bool                  // peers may keep routes of a process before this one, which the kernel still has
 	ready      bool                  // sessions may be opened
 	trouble    error
 	heard      map[netip.Addr]struct{} // peers that have sent all they have; nil once settled is closed
 	drain      policy.Drain
+	reflected  []netip.Addr // peers of the mesh that have been reflectors while this one was, sorted; replaced, never changed
 	drainTimer *time.Timer
 	drainDone  chan struct{} // closed when the drain under way ends; nil without one
 	running    running
@@ -66,7 +70,9 @@ func New(log *slog.Logger, start func(Events) (Engine, error)) (*Speaker, error)
 		settled: make(chan struct{}), heard: map[netip.Addr]struct{}{},
 		running: running{peers: map[netip.Addr]Neighbor{}, announced: map[netip.Prefix]Announcement{}},
 		locals:  newLocals(),
+		losses:  losses{byPeer: map[netip.Addr]*loss{}},
 	}
+	s.best.detours = s.poke
 	var err error
 	s.engine, err = start(s)
 	return s, err
@@ -153,6 +159,9 @@ func (s *Speaker) Apply(c policy.Config) (Changes, error) {
 	for _, p := range c.Active() {
 		s.names[p.Address] = p.Name
 	}
+	s.reflected = slices.Compact(slices.SortedFunc(slices.Values(slices.Concat(s.reflected, c.Reflectors())), netip.Addr.Compare))
+	s.best.fix(c.StaticRoutes, c.Export.Unrouted)
+	s.watch(&c)
 	changes, err := s.reconcile()
 	s.poke()
 	return changes, err
@@ -192,7 +201,8 @@ func (s *Speaker) startEngine(changes *Changes) error {
 	}
 	if s.open {
 		s.log.Info("restarting all sessions: AS number, router id or listeners change")
-		for _, n := range s.running.peers {
+		for a, n := range s.running.peers {
+			s.sessions.fail(a, reconfigured("AS number, router id or listeners of the node"))
 			changes.Restarted = append(changes.Restarted, n.Name+" (AS number, router id or listeners of the node)")
 		}
 		slices.Sort(changes.Restarted)
@@ -257,6 +267,7 @@ func (s *Speaker) reconcileEngine(changes *Changes) error {
 		errs = append(errs, err)
 		return err == nil
 	}
+	errs = append(errs, s.dropLost())
 	want := map[netip.Addr]Neighbor{}
 	for _, p := range s.config.Active() {
 		want[p.Address] = s.neighbor(p)
@@ -264,10 +275,14 @@ func (s *Speaker) reconcileEngine(changes *Changes) error {
 	for address, n := range s.running.peers {
 		if _, stays := want[address]; !stays && note(s.engine.DeletePeer(address)) {
 			delete(s.running.peers, address)
-			s.sessions.forget(address)
 			changes.Removed = append(changes.Removed, n.Name)
 		}
 	}
+	s.sessions.retain(func(a netip.Addr) bool {
+		_, wanted := want[a]
+		_, runs := s.running.peers[a]
+		return wanted || runs
+	})
 	before, after := s.running.program, s.config.Compile(s.context())
 	same := reflect.DeepEqual(before, after)
 	if !same {
@@ -284,6 +299,9 @@ func (s *Speaker) reconcileEngine(changes *Changes) error {
 	}
 	slices.SortFunc(addresses, netip.Addr.Compare)
 	for _, a := range addresses {
+		if s.losses.hold(a) {
+			continue // found later
+		}
 		if note(s.reconcilePeer(want[a], changes)) && !same {
 			errs = append(errs, s.refresh(want[a], before, after, changes))
 		}
@@ -297,6 +315,7 @@ func (s *Speaker) reconcileEngine(changes *Changes) error {
 func (s *Speaker) reconcilePeer(n Neighbor, changes *Changes) error {
 	old, there := s.running.peers[n.Address]
 	if !there {
+		s.sessions.add(n.Address)
 		if err := s.engine.AddPeer(n); err != nil {
 			return err
 		}
@@ -307,7 +326,11 @@ func (s *Speaker) reconcilePeer(n Neighbor, changes *Changes) error {
 		return nil
 	}
 	change, why := policy.Compare(&old.Peer, &n.Peer)
-	if old.ClusterID != n.ClusterID && n.ReflectorClient {
+	switch {
+	case change == policy.Restarted:
+	case old.Client != n.Client:
+		change, why = policy.Restarted, "reflector client"
+	case old.ClusterID != n.ClusterID && n.Client:
 		change, why = policy.Restarted, "cluster id"
 	}
 	if change == policy.Unchanged {
@@ -315,6 +338,9 @@ func (s *Speaker) reconcilePeer(n Neighbor, changes *Changes) error {
 		return nil
 	}
 	n.Restarting = false
+	if change == policy.Restarted {
+		s.sessions.fail(n.Address, reconfigured(why))
+	}
 	if err := s.engine.UpdatePeer(n); err != nil {
 		return err
 	}
@@ -344,27 +370,22 @@ func (s *Speaker) refresh(n Neighbor, before, after policy.Program, changes *Cha
 }
 
 func (s *Speaker) neighbor(p policy.Peer) Neighbor {
-	return Neighbor{
-		Peer: p, LocalAS: p.Local(s.config), Internal: p.Internal(s.config), ClusterID: s.config.ClusterID,
-		Restarting: !s.everOpen, Deferral: s.config.RestartDeferral,
+	n := Neighbor{
+		Peer: p, LocalAS: p.Local(s.config), Internal: p.Internal(s.config), Client: p.ReflectorClient, ClusterID: s.config.ClusterID,
+		Restarting: s.restarted && !s.everOpen, Deferral: s.config.RestartDeferral,
 	}
+	if p.Switches(s.config) { // its role may come and go, but the session stays
+		n.Client, n.ClusterID = true, s.config.RouterID
+	}
+	return n
 }
 
 func (s *Speaker) context() policy.Context {
-	return policy.Context{Unreachable: s.best.unreachable(), Drain: s.drain}
+	return policy.Context{Unreachable: s.best.unreachable(), Drain: s.drain, Reflected: s.reflected}
 }
 
 // Best is called by the engine.
 func (s *Speaker) Best(prefix netip.Prefix, paths []Path) { s.best.set(prefix, paths) }
-
-// Session is called by the engine.
-func (s *Speaker) Session(peer netip.Addr, state State) {
-	s.log.Info("session", "peer", peer, "state", state)
-	s.sessions.set(peer, state)
-}
-
-// Trouble is called by the engine.
-func (s *Speaker) Trouble(peer netip.Addr, reason string) { s.sessions.fail(peer, reason) }
 
 // Ready tells whether a configuration runs, or why not.
 func (s *Speaker) Ready() error {

@@ -2,20 +2,17 @@ package verb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"net"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	birdclient "github.com/muslin-net/muslin/bird/client"
 	"github.com/muslin-net/muslin/calicoctl/table"
-	felixclient "github.com/muslin-net/muslin/felix/client"
 )
-
-// How long a daemon of this node has to answer.
-const answer = 2 * time.Second
 
 // The words that scripts look for.
 const (
@@ -24,94 +21,110 @@ const (
 )
 
 func node() *cobra.Command {
-	cmd := &cobra.Command{Use: "node", Short: "Look at the node that this runs on"}
-	cmd.AddCommand(nodeStatus(), nodeCheckMTU(), nodeCheckSystem())
+	cmd := &cobra.Command{Use: "node", Short: "Look at the node that this runs on, or at another one"}
+	cmd.AddCommand(nodeStatus(), nodeCheckMTU(), nodeCheckSystem(), nodeDrain())
 	return cmd
 }
 
 func nodeStatus() *cobra.Command {
-	var bird, felix string
+	var t target
+	var output string
 	cmd := &cobra.Command{
-		Use: "status", Short: "Show the node's BGP sessions (needs root)", Args: cobra.NoArgs,
+		Use: "status", Short: "Show a node's BGP sessions, and why those that are not up are not", Args: cobra.NoArgs,
+		Long: "Show the BGP sessions of this node, or of another one through typha.\n" +
+			"The sockets of this node's daemons are root's; who is not root is answered through typha, with an operator's certificate.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := felixAnswers(cmd.Context(), felix); err != nil {
-				return err
-			}
-			out := cmd.OutOrStdout()
-			sessions, err := birdSessions(cmd.Context(), bird)
-			if err != nil {
-				fmt.Fprintf(out, "%s\n\n%s\n", running, noBackend)
-				if listens(bird) { // it should answer, then
-					fmt.Fprintln(cmd.ErrOrStderr(), err)
+			return t.withNode(cmd.Context(), func(ctx context.Context, l live) error {
+				if err := l.Felix(ctx); err != nil {
+					return fmt.Errorf("Calico process is not running: %w", err) //nolint:revive,staticcheck // the words that scripts look for
 				}
+				status, err := l.Peers(ctx, "")
+				if output == "yaml" || output == "json" {
+					return show(cmd.OutOrStdout(), output, statusDocument(status, err, time.Now()), nil)
+				}
+				if output != "ps" && output != "wide" && output != "" {
+					return fmt.Errorf("flag --output: unrecognized output format '%s'; use ps, wide, yaml or json", output)
+				}
+				printStatus(cmd.OutOrStdout(), status, err, output == "wide", time.Now())
 				return nil
-			}
-			printStatus(out, sessions, time.Now())
-			return nil
+			})
 		},
 	}
-	cmd.Flags().StringVar(&bird, "bird-socket", birdclient.DefaultSocket, "where bird serves")
-	cmd.Flags().StringVar(&felix, "felix-socket", felixclient.DefaultSocket, "where felix serves")
+	t.flags(cmd)
+	wideFlag(cmd, &output)
 	return cmd
 }
 
-func felixAnswers(ctx context.Context, socket string) error {
-	c, err := felixclient.Dial(socket)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, answer)
-	defer cancel()
-	if _, err := c.Dump(ctx, []string{"none"}, true); err != nil {
-		return fmt.Errorf("Calico process is not running: %w", err) //nolint:revive,staticcheck // the words that scripts look for
-	}
-	return nil
+func wideFlag(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", "ps", "ps, wide, yaml or json")
 }
 
-// listens tells whether anybody serves a socket.
-func listens(socket string) bool {
-	c, err := net.DialTimeout("unix", socket, answer)
-	if err != nil {
-		return false
-	}
-	_ = c.Close()
-	return true
-}
-
-func birdSessions(ctx context.Context, socket string) ([]birdclient.Peer, error) {
-	c, err := birdclient.New(socket)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, answer)
-	defer cancel()
-	status, err := c.Peers(ctx, "")
-	return status.Peers, err
-}
-
-// printStatus writes the tables of both families. now decides whether a time is shown as of today.
-func printStatus(w io.Writer, sessions []birdclient.Peer, now time.Time) {
+// printStatus writes the tables of both families, or why there are none. now decides whether a time is shown as of today.
+func printStatus(w io.Writer, s birdclient.Status, failed error, wide bool, now time.Time) {
 	fmt.Fprintln(w, running)
-	printSessions(w, "IPv4", sessions, false, now)
-	printSessions(w, "IPv6", sessions, true, now)
+	if errors.Is(failed, errNoBird) {
+		fmt.Fprintf(w, "\n%s\n", noBackend)
+		return
+	}
+	if s.Drain == "draining" || s.Drain == "drained" {
+		fmt.Fprintf(w, "The node is %s; calicoctl node drain-bgp --cancel puts it back into service.\n", s.Drain)
+	}
+	for _, v6 := range []bool{false, true} {
+		family := map[bool]string{false: "IPv4", true: "IPv6"}[v6]
+		fmt.Fprintf(w, "\n%s BGP status\n", family)
+		if failed != nil {
+			fmt.Fprintf(w, "Error querying BIRD: %v\n", failed)
+			continue
+		}
+		printSessions(w, family, s.Peers, v6, wide, now)
+	}
+	if wide {
+		for _, warning := range s.Warnings {
+			fmt.Fprintf(w, "\nWarning: %s\n", warning)
+		}
+	}
 }
 
 // printSessions writes the table of one family.
-func printSessions(w io.Writer, family string, peers []birdclient.Peer, v6 bool, now time.Time) {
-	rows := [][]string{{"Peer address", "Peer type", "State", "Since", "Info"}}
-	for _, p := range peers {
-		if p.Address.Is6() == v6 {
-			rows = append(rows, []string{p.Address.String(), p.Type.String(), p.Protocol(), since(p.Since, now), p.Info()})
-		}
+func printSessions(w io.Writer, family string, peers []birdclient.Peer, v6, wide bool, now time.Time) {
+	titles := []string{"Peer address", "Peer type", "State", "Since", "Info"}
+	if wide {
+		titles = append(titles, "Uptime", "Flaps", "Received", "Accepted", "Advertised", "BFD", "AS", "Local AS")
 	}
-	fmt.Fprintf(w, "\n%s BGP status\n", family)
+	rows := [][]string{titles}
+	for _, p := range peers {
+		if p.Address.Is6() != v6 {
+			continue
+		}
+		row := []string{p.Address.String(), p.Type.String(), p.Protocol(), since(p.Since, now), p.Info()}
+		if wide {
+			row = append(row, uptime(p, now), number(p.Flaps), number(p.Received), number(p.Accepted), number(p.Advertised), dash(p.BFD),
+				number(uint64(p.ASNumber)), number(uint64(p.LocalAS)))
+		}
+		rows = append(rows, row)
+	}
 	if len(rows) == 1 {
 		fmt.Fprintf(w, "No %s peers found.\n", family)
 		return
 	}
 	table.Boxed(w, rows)
+}
+
+func number(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// dash stands for what is not there.
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func uptime(p birdclient.Peer, now time.Time) string {
+	if p.State != birdclient.Established {
+		return "-"
+	}
+	return p.Uptime(now).Truncate(time.Second).String()
 }
 
 // since is the time of today, or the date of earlier days.

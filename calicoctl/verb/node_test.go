@@ -26,17 +26,17 @@ func TestNodeStatusIsCalicos(t *testing.T) {
 		})
 	}
 	var got strings.Builder
-	printStatus(&got, peers, now)
+	printStatus(&got, birdclient.Status{Peers: peers}, nil, false, now)
 	require.Equal(t, string(want), got.String())
 }
 
 func TestNodeStatusOfTroubledSessions(t *testing.T) {
 	now := time.Date(2026, 11, 20, 23, 0, 0, 0, time.Local)
 	var got strings.Builder
-	printStatus(&got, []birdclient.Peer{
+	printStatus(&got, birdclient.Status{Peers: []birdclient.Peer{
 		{Address: netip.MustParseAddr("fd00:30::206"), Type: birdclient.Mesh, State: birdclient.Established, Since: now.AddDate(0, 0, -1)},
 		{Address: netip.MustParseAddr("fd00:30::1"), Type: birdclient.Global, State: birdclient.Active, LastError: "Socket: No route to host"},
-	}, now)
+	}}, nil, false, now)
 	require.Equal(t, `Calico process is running.
 
 IPv4 BGP status

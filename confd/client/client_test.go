@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -20,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/muslin-net/muslin/api/bgp"
 	bird "github.com/muslin-net/muslin/bird/client"
 	"github.com/muslin-net/muslin/confd/render"
 	birdv1 "github.com/muslin-net/muslin/proto/muslin/bird/v1"
@@ -81,7 +81,7 @@ func TestPusher(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		away := status.Error(codes.Unavailable, "no bird")
 		b := &scripted{fail: []error{away, away, nil, status.Error(codes.InvalidArgument, "peers[x]: bad")}}
-		p := NewPusher(slog.New(slog.DiscardHandler), b, "")
+		p := NewPusher(slog.New(slog.DiscardHandler), Muslin{b}, "")
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan struct{})
 		var reports record[error]
@@ -122,7 +122,7 @@ func TestPusher(t *testing.T) {
 // TestFile keeps the file for people whole, and free of passwords.
 func TestFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sub", "bird.yaml")
-	p := NewPusher(slog.New(slog.DiscardHandler), &scripted{}, path)
+	p := NewPusher(slog.New(slog.DiscardHandler), Muslin{&scripted{}}, path)
 	c := config(64512)
 	c.Peers = []render.Peer{{Name: "Node_x", Type: render.NodeSpecific, Address: netip.MustParseAddr("10.0.0.2"), Password: "hunter2"}}
 	require.NoError(t, p.writeFile(c.Text()))
@@ -133,7 +133,7 @@ func TestFile(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	require.NoError(t, err)
 	require.Len(t, entries, 1, "nothing is left beside it")
-	require.Error(t, NewPusher(slog.New(slog.DiscardHandler), &scripted{}, filepath.Join(path, "below")).writeFile(nil))
+	require.Error(t, NewPusher(slog.New(slog.DiscardHandler), Muslin{&scripted{}}, filepath.Join(path, "below")).writeFile(nil))
 }
 
 // missing names the fields of a message that are not set.
@@ -151,6 +151,11 @@ func missing(m proto.Message) string {
 // TestConversion checks that every field arrives.
 func TestConversion(t *testing.T) {
 	prefix := netip.MustParsePrefix("192.168.0.0/16")
+	community := func(s string) *bgp.Community {
+		c, err := bgp.ParseCommunity(s)
+		require.NoError(t, err)
+		return &c
+	}
 	c := render.Config{
 		RouterID: netip.MustParseAddr("10.0.0.1"), ASNumber: 1, ListenPort: 2, ListenAddresses: []netip.Addr{netip.MustParseAddr("::1")},
 		ClusterID: netip.MustParseAddr("1.1.1.1"), LogLevel: "debug", NormalPriority4: 3, NormalPriority6: 4,
@@ -158,26 +163,30 @@ func TestConversion(t *testing.T) {
 			Name: "n", Type: render.Mesh, Source: "s", Address: netip.MustParseAddr("10.0.0.2"), Port: 5, ASNumber: 6, LocalASNumber: 7,
 			SourceAddress: netip.MustParseAddr("10.0.0.1"), Passive: true, Password: "p", TTLSecurity: 8, RestartTime: 9 * time.Second,
 			KeepaliveTime: 10 * time.Second, ReflectorClient: true, NextHop: render.NextHopKeep, AllowedOwnAS: 11, Filters: []string{"f"},
+			HoldTime: 19 * time.Second, LongLivedTime: 20 * time.Second, WaitingFor: "w",
+			BFD: &render.BFD{MinSend: 21 * time.Millisecond, MinReceive: 22 * time.Millisecond, Multiplier: 23, Multihop: true},
 		}},
-		Filters: []render.Filter{{Name: "f", Import4: []render.Rule{{
-			Accept: true, Prefix: prefix, Operator: render.NotIn, MinLength: 12, MaxLength: 13, FromRemotePeers: true, Interface: "i",
-			SessionType: render.Internal, Community: "1:2", ASPrefix: []uint32{14}, Priority: 15,
-			Operations: []render.Operation{{AddCommunity: "3:4"}, {Prepend: []uint32{16}}, {SetPriority: 17}},
+		Filters: []bgp.Filter{{Name: "f", Import4: []bgp.Rule{{
+			Accept: true, Prefix: prefix, Operator: bgp.NotIn, MinLength: 12, MaxLength: 13, FromRemotePeers: true, Interface: "i",
+			SessionType: bgp.Internal, Community: community("1:2"), ASPrefix: []uint32{14}, Priority: 15,
+			Operations: []bgp.Operation{{AddCommunity: community("3:4")}, {Prepend: []uint32{16}}, {SetPriority: 17}},
 		}}}},
 		Originate: []netip.Prefix{prefix}, Pools: []render.Pool{{Prefix: prefix, DisableExport: true}}, OwnBlocks: []netip.Prefix{prefix},
-		Advertisements: []render.Advertisement{{Prefix: prefix, Communities: []string{"5:6"}}}, ServiceRanges: []netip.Prefix{prefix},
+		Advertisements: []render.Advertisement{{Prefix: prefix, Communities: []bgp.Community{*community("5:6")}}}, ServiceRanges: []netip.Prefix{prefix},
+		Unrouted: []netip.Prefix{prefix}, StaticRoutes: []render.StaticRoute{{Prefix: prefix, Gateway: netip.MustParseAddr("10.0.0.254")}},
+		Warnings: []string{"w"},
 	}
 	got := toWire(c, 18)
 	require.Equal(t, uint64(18), got.GetGeneration())
 	require.Equal(t, "restart_deferral", missing(got), "the one field that is the speaker's own affair")
 	p := got.GetPeers()[0]
-	require.Equal(t, "hold_time bfd long_lived_stale_time", missing(p))
+	require.Empty(t, missing(p))
+	require.Empty(t, missing(p.GetBfd()))
+	require.Empty(t, missing(got.GetStaticRoutes()[0]))
 	r := got.GetFilters()[0].GetImport4()[0]
 	require.Empty(t, missing(r))
 	require.Empty(t, missing(got.GetExport()))
 	require.Equal(t, "3:4", r.GetOperations()[0].GetAddCommunity())
 	require.Equal(t, []uint32{16}, r.GetOperations()[1].GetPrependAsPath().GetAsNumbers())
 	require.Equal(t, uint32(17), r.GetOperations()[2].GetSetPriority())
-	require.True(t, refused(fmt.Errorf("x: %w", status.Error(codes.InvalidArgument, "y"))))
-	require.False(t, refused(errors.New("x")))
 }

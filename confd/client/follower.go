@@ -3,7 +3,9 @@ package client
 import (
 	"context"
 	"log/slog"
+	"time"
 
+	bird "github.com/muslin-net/muslin/bird/client"
 	"github.com/muslin-net/muslin/confd/render"
 	typha "github.com/muslin-net/muslin/typha/client"
 )
@@ -12,7 +14,11 @@ import (
 type Asked interface {
 	RelayPeers(ctx context.Context, request []byte) ([]byte, error)
 	RelayShow(ctx context.Context, request []byte, reply func([]byte) error) error
+	RelayDrain(ctx context.Context, request []byte) ([]byte, error)
 }
+
+// askTimeout is how long confd waits for bird before it goes on without an answer.
+const askTimeout = time.Second
 
 // Follower follows the node's view: each whole step of it is rendered and handed to the pusher.
 type Follower struct {
@@ -31,7 +37,7 @@ func NewFollower(log *slog.Logger, state *render.State, pusher *Pusher, bird Ask
 // applied when bird runs it.
 func (f *Follower) OnBatch(b typha.Batch) {
 	f.state.Commit(b.Batch)
-	if !f.state.InSync() {
+	if !f.state.InSync() || b.Saved && f.configured() {
 		return
 	}
 	c, err := f.state.Render()
@@ -48,11 +54,29 @@ func (f *Follower) OnBatch(b typha.Batch) {
 	})
 }
 
+// configured tells whether bird has a configuration, which then is as new as the saved view or newer: the view is saved a
+// moment after bird took what it led to, and to go back to it would end sessions until typha is there. A bird that does not
+// answer comes back with what it ran.
+func (f *Follower) configured() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	body, err := f.bird.RelayPeers(ctx, nil)
+	if err != nil {
+		return true
+	}
+	st, err := bird.ReadPeers(body)
+	return err != nil || st.Generation != 0
+}
+
 // OnQuery asks bird.
 func (f *Follower) OnQuery(ctx context.Context, q typha.Question, reply func([]byte) error) error {
 	switch q.Method {
-	case typha.BirdPeers:
-		body, err := f.bird.RelayPeers(ctx, q.Request)
+	case typha.BirdPeers, typha.BirdDrain:
+		ask := f.bird.RelayPeers
+		if q.Method == typha.BirdDrain {
+			ask = f.bird.RelayDrain
+		}
+		body, err := ask(ctx, q.Request)
 		if err != nil {
 			return err
 		}

@@ -20,9 +20,31 @@ import (
 	birdv1 "github.com/muslin-net/muslin/proto/muslin/bird/v1"
 )
 
-// Bird is what the pusher calls.
+// Target is the speaker that a pusher keeps at a configuration.
+type Target interface {
+	// Apply makes a configuration the running one, whole or not at all. An error that wraps ErrRefused is final for this
+	// configuration.
+	Apply(ctx context.Context, c render.Config, generation uint64) (bird.Applied, error)
+}
+
+// ErrRefused says that a speaker will not run a configuration, however often it is asked; what ran before goes on.
+var ErrRefused = errors.New("refused")
+
+// Bird is what Muslin wraps: our speaker's Apply.
 type Bird interface {
 	Apply(context.Context, *birdv1.Config) (bird.Applied, error)
+}
+
+// Muslin is our own speaker as a target.
+type Muslin struct{ Bird Bird }
+
+// Apply sends the configuration in bird's terms.
+func (m Muslin) Apply(ctx context.Context, c render.Config, generation uint64) (bird.Applied, error) {
+	done, err := m.Bird.Apply(ctx, toWire(c, generation))
+	if status.Code(errors.Unwrap(err)) == codes.InvalidArgument {
+		err = fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return done, err
 }
 
 // Timing of the pusher: how long one call may take, between which bounds it waits after a failure, and how often it repeats
@@ -36,9 +58,9 @@ const (
 
 // Pusher keeps bird, and the file for people, at the newest configuration.
 type Pusher struct {
-	log  *slog.Logger
-	bird Bird
-	file string // empty writes none
+	log    *slog.Logger
+	target Target
+	file   string // empty writes none
 
 	mu     sync.Mutex // guards the following
 	wanted *job
@@ -52,9 +74,9 @@ type job struct {
 	done       func(error) // of every configuration that this one replaced, too
 }
 
-// NewPusher returns a pusher to bird that writes file.
-func NewPusher(log *slog.Logger, b Bird, file string) *Pusher {
-	return &Pusher{log: log, bird: b, file: file, wake: make(chan struct{}, 1)}
+// NewPusher returns a pusher to a speaker that writes file for people.
+func NewPusher(log *slog.Logger, to Target, file string) *Pusher {
+	return &Pusher{log: log, target: to, file: file, wake: make(chan struct{}, 1)}
 }
 
 // Want makes c what bird should run. done is called once it does, or was refused for good, or a newer one was settled.
@@ -103,7 +125,7 @@ func (p *Pusher) Run(ctx context.Context, report func(error)) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err == nil || refused(err):
+		case err == nil || errors.Is(err, ErrRefused):
 			p.finish(j, err)
 			settled, wait = j, retryFirst
 			again.Reset(repeatEvery)
@@ -127,9 +149,6 @@ func (p *Pusher) finish(j *job, err error) {
 	}
 }
 
-// refused tells that repeating makes no sense.
-func refused(err error) bool { return status.Code(errors.Unwrap(err)) == codes.InvalidArgument }
-
 // settle gives bird the job, which does nothing if bird runs it already.
 func (p *Pusher) settle(ctx context.Context, j *job, news bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -137,7 +156,7 @@ func (p *Pusher) settle(ctx context.Context, j *job, news bool) error {
 	if err := p.writeFile(j.text); err != nil {
 		p.log.Warn("the file for people is not up to date", "error", err)
 	}
-	done, err := p.bird.Apply(ctx, toWire(j.config, j.generation))
+	done, err := p.target.Apply(ctx, j.config, j.generation)
 	if err != nil || !news {
 		return err
 	}
@@ -150,28 +169,39 @@ func (p *Pusher) settle(ctx context.Context, j *job, news bool) error {
 }
 
 // writeFile replaces the file unless it says the same already.
-func (p *Pusher) writeFile(text []byte) (err error) {
+func (p *Pusher) writeFile(text []byte) error {
 	if p.file == "" {
 		return nil
 	}
-	if old, err := os.ReadFile(p.file); err == nil && bytes.Equal(old, text) {
-		return nil
+	_, err := replace(p.file, text, 0o644, func(string) error { return nil })
+	return err
+}
+
+// replace makes text the content of a file, at once and only if check agrees with it under another name, unless it is that
+// already. It returns what there was before: nil if there was no file, or if nothing changed.
+func replace(path string, text []byte, mode os.FileMode, check func(path string) error) (before []byte, err error) {
+	before, err = os.ReadFile(path)
+	if err == nil && bytes.Equal(before, text) {
+		return nil, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(p.file), 0o755); err != nil {
-		return err
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(p.file), "."+filepath.Base(p.file)+".*")
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("writing %s: %w", p.file, err), os.Remove(f.Name()))
+			err = errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(f.Name()))
 		}
 	}()
 	_, err = f.Write(text)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
-		return err
+	if err = errors.Join(err, f.Chmod(mode), f.Close()); err != nil {
+		return nil, err
 	}
-	return os.Rename(f.Name(), p.file)
+	if err := check(f.Name()); err != nil {
+		return nil, err
+	}
+	return before, os.Rename(f.Name(), path)
 }

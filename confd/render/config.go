@@ -7,8 +7,11 @@
 package render
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
+
+	"github.com/muslin-net/muslin/api/bgp"
 )
 
 // Config is the configuration of a node's speaker. Unset values mean the speaker's defaults.
@@ -22,12 +25,16 @@ type Config struct {
 	NormalPriority4 uint32
 	NormalPriority6 uint32
 	Peers           []Peer // by type and name
-	Filters         []Filter
+	Filters         []bgp.Filter
 	Originate       []netip.Prefix
 	Pools           []Pool
 	OwnBlocks       []netip.Prefix
 	Advertisements  []Advertisement
-	ServiceRanges   []netip.Prefix
+	ServiceRanges   []netip.Prefix // of load balancers and external addresses: a reflector passes on what lies in them
+	Unrouted        []netip.Prefix // of all services: nothing inside is routed by the kernel
+	StaticRoutes    []StaticRoute
+	// IgnoredInterfaces are patterns of interfaces whose subnets are not known to a speaker that reads the kernel's routes.
+	IgnoredInterfaces []string
 	// Warnings name what in the input is not followed, and why. They are for people.
 	Warnings []string
 }
@@ -70,71 +77,42 @@ type Peer struct {
 	TTLSecurity     uint8
 	RestartTime     time.Duration // 0: the speaker's default
 	KeepaliveTime   time.Duration // 0: the speaker's default
+	HoldTime        time.Duration // 0: the speaker's default
 	ReflectorClient bool
 	NextHop         NextHopMode
 	AllowedOwnAS    uint32
 	Filters         []string
+	BFD             *BFD          // nil: none
+	LongLivedTime   time.Duration // stale time of long-lived graceful restart (RFC 9494), 0: off
+	// WaitingFor is what is missing before the session may be tried: "Secret tor, key password".
+	WaitingFor string
+}
+
+// Internal tells whether the session is iBGP, judged by the AS number that the peer is shown.
+func (p *Peer) Internal(c *Config) bool { return p.ASNumber == cmp.Or(p.LocalASNumber, c.ASNumber) }
+
+// BFD is what watches a peer (RFC 5880).
+type BFD struct {
+	MinSend, MinReceive time.Duration
+	Multiplier          uint8
+	Multihop            bool // the peer is not on a link of the node (RFC 5883)
+}
+
+// StaticRoute is a host route to a peer by way of a gateway.
+type StaticRoute struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr
 }
 
 // Pool is an address pool.
 type Pool struct {
 	Prefix        netip.Prefix
 	DisableExport bool
+	Tunnelled     bool // its routes are of tunnels, which no speaker makes
 }
 
 // Advertisement gives communities to the routes inside a prefix.
 type Advertisement struct {
 	Prefix      netip.Prefix
-	Communities []string // values
-}
-
-// Filter is a BGPFilter.
-type Filter struct {
-	Name                               string
-	Import4, Export4, Import6, Export6 []Rule
-}
-
-// Operator relates a route's prefix to a rule's.
-type Operator uint8
-
-// The operators.
-const (
-	NoPrefix Operator = iota
-	Equal
-	NotEqual
-	In
-	NotIn
-)
-
-// SessionType restricts a rule to a kind of session.
-type SessionType uint8
-
-// The kinds of session.
-const (
-	AnySession SessionType = iota
-	External               // eBGP
-	Internal               // iBGP
-)
-
-// Rule is one rule of a filter.
-type Rule struct {
-	Accept          bool
-	Prefix          netip.Prefix
-	Operator        Operator
-	MinLength       int // 0: not given
-	MaxLength       int // 0: not given
-	FromRemotePeers bool
-	Interface       string
-	SessionType     SessionType
-	Community       string
-	ASPrefix        []uint32
-	Priority        uint32
-	Operations      []Operation
-}
-
-// Operation changes an accepted route in one way: exactly one field is set.
-type Operation struct {
-	AddCommunity string
-	Prepend      []uint32
-	SetPriority  uint32
+	Communities []bgp.Community
 }

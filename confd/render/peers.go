@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/selector"
@@ -15,9 +14,7 @@ import (
 // sessions finds the node's sessions: the mesh, and those that BGPPeers ask for. Of two BGPPeers that ask for the same one
 // the first by scope (global, node, the way back of another node's) and name has it.
 func (r *renderer) sessions() {
-	if r.own.cluster == (netip.Addr{}) && (r.config.NodeToNodeMeshEnabled == nil || *r.config.NodeToNodeMeshEnabled) {
-		r.mesh()
-	}
+	r.mesh()
 	taken := map[netip.AddrPort]string{}
 	for _, p := range r.peers {
 		if isGlobal(p) {
@@ -59,10 +56,12 @@ func (r *renderer) selects(p *api.BGPPeer, field, text string, n *node) bool {
 	return s.Matches(n.labels)
 }
 
-// mesh peers with every other node that is no reflector.
+// mesh peers with every other node that is no reflector by hand, or with the reflectors that stand in for the mesh.
 func (r *renderer) mesh() {
+	const where = "BGPConfiguration(default).spec."
+	far, seen := 0, map[netip.Addr]string{}
 	for _, n := range r.nodes {
-		if n == r.own || n.cluster.IsValid() {
+		if !r.meets(n) {
 			continue
 		}
 		for _, v6 := range []bool{false, true} {
@@ -74,16 +73,27 @@ func (r *renderer) mesh() {
 				r.warn("Node(%s): has the address %s of this node; give each node its own", n.name, other)
 				continue
 			}
+			if first, twice := seen[other]; twice {
+				r.warn("Node(%s): has the address %s of Node(%s); give each node its own", n.name, other, first)
+				continue
+			}
+			seen[other] = n.name
 			p := Peer{
 				Name: sessionName(Mesh, other, 0), Type: Mesh, Source: "Node(" + n.name + ")",
-				Address: other, Port: n.port, ASNumber: n.as, SourceAddress: own, Passive: passive(own, other),
-				Password: r.password("BGPConfiguration(default).spec.nodeMeshPassword", r.config.NodeMeshPassword),
+				Address: other, Port: n.port, ASNumber: n.as, SourceAddress: own, Passive: passive(own, other), ReflectorClient: r.serves(n),
+				RestartTime: r.restartTime(where+"nodeMeshMaxRestartTime", r.config.NodeMeshMaxRestartTime),
+				HoldTime:    r.holdTime(where+"nodeMeshHoldTime", r.config.NodeMeshHoldTime),
 			}
-			if d := r.config.NodeMeshMaxRestartTime; d != nil {
-				p.RestartTime = d.Round(time.Second)
+			p.Password, p.WaitingFor = r.password(where+"nodeMeshPassword", r.config.NodeMeshPassword)
+			var wanted bool
+			if p.BFD, wanted = r.bfd(where, r.config.NodeMeshFailureDetectionMode, nil, other); wanted && p.BFD == nil {
+				far++
 			}
 			r.out.Peers = append(r.out.Peers, p)
 		}
+	}
+	if far > 0 {
+		r.warn("%snodeMeshFailureDetectionMode: %d addresses of nodes are in no subnet of this node, and BFD does not watch them; write BFD to watch over several hops", where, far)
 	}
 }
 
@@ -123,6 +133,11 @@ func (r *renderer) expand(p *api.BGPPeer, t PeerType, taken map[netip.AddrPort]s
 		to := remote{address: address, port: cmp.Or(port, api.DefaultBGPPort), named: port != 0, as: uint32(p.Spec.ASNumber)}
 		if to.as == 0 {
 			to.as = r.globalAS()
+			r.warn("%s.spec.asNumber: is missing, or 0; it is taken as the cluster's, %d", where, to.as)
+		}
+		if p.Spec.Node == r.own.name && r.own.address(address.Is6()) == address {
+			r.warn("%s.spec.peerIP: %s is the node's own address; there is no session", where, address)
+			return
 		}
 		for _, n := range r.nodes {
 			if n.address(address.Is6()) != address {
@@ -174,13 +189,6 @@ func (r *renderer) reverse(p *api.BGPPeer, taken map[netip.AddrPort]string) {
 	}
 }
 
-func (r *renderer) globalAS() uint32 {
-	if r.config.ASNumber != nil {
-		return uint32(*r.config.ASNumber)
-	}
-	return uint32(api.DefaultASNumber)
-}
-
 // add makes a session of a peering, unless its address and port are taken.
 func (r *renderer) add(p *api.BGPPeer, t PeerType, to remote, taken map[netip.AddrPort]string) {
 	where := "BGPPeer(" + p.Name + ")"
@@ -200,10 +208,7 @@ func (r *renderer) add(p *api.BGPPeer, t PeerType, to remote, taken map[netip.Ad
 		return
 	}
 	taken[key] = where
-	out := Peer{
-		Type: t, Source: where, Address: to.address, Port: to.port, ASNumber: to.as, Passive: to.passive,
-		Password: r.password(where+".spec.password", p.Spec.Password),
-	}
+	out := Peer{Type: t, Source: where, Address: to.address, Port: to.port, ASNumber: to.as, Passive: to.passive}
 	named := uint16(0)
 	if to.named {
 		named = to.port
@@ -215,26 +220,10 @@ func (r *renderer) add(p *api.BGPPeer, t PeerType, to remote, taken map[netip.Ad
 	if p.Spec.SourceAddress != api.SourceNone {
 		out.SourceAddress = own
 	}
-	if to.node == nil { // selectors carry neither
-		if p.Spec.LocalASNumber != nil {
-			out.LocalASNumber = uint32(*p.Spec.LocalASNumber)
-		}
-		if n := p.Spec.NumAllowedLocalASNumbers; n != nil && *n > 0 {
-			out.AllowedOwnAS = uint32(*n)
-		}
-	}
-	if p.Spec.TTLSecurity != nil {
-		out.TTLSecurity = *p.Spec.TTLSecurity
-	}
-	if p.Spec.MaxRestartTime != nil {
-		out.RestartTime = p.Spec.MaxRestartTime.Round(time.Second)
-	}
-	if p.Spec.KeepaliveTime != nil {
-		out.KeepaliveTime = p.Spec.KeepaliveTime.Round(time.Second)
-	}
-	if p.Spec.ReachableBy != "" {
-		r.warn("%s.spec.reachableBy: no route to the peer is made; add one over %s by hand", where, p.Spec.ReachableBy)
-	}
+	r.numbers(p, to, &out)
+	r.timers(p, &out)
+	r.gateway(p, to.address)
+	out.Password, out.WaitingFor = r.password(where+".spec.password", p.Spec.Password)
 	internal := out.ASNumber == cmp.Or(out.LocalASNumber, r.own.as)
 	out.NextHop = nextHop(&p.Spec, internal)
 	// A reflector's peers inside the AS are its clients, but for reflectors that are known to share its cluster.
@@ -259,21 +248,6 @@ func nextHop(spec *api.BGPPeerSpec, internal bool) NextHopMode {
 	default:
 		return NextHopAuto
 	}
-}
-
-// password finds a secret's value. A session without it is still rendered: it comes up as soon as the secret is there.
-func (r *renderer) password(where string, p *api.BGPPassword) string {
-	if p == nil || p.SecretKeyRef == nil {
-		return ""
-	}
-	suffix := "/" + p.SecretKeyRef.Name + "/" + p.SecretKeyRef.Key
-	for _, s := range r.secrets {
-		if strings.HasSuffix("/"+s.Name, suffix) {
-			return string(s.Value)
-		}
-	}
-	r.warn("%s: there is no key %q in a secret %q; the session has no password until there is", where, p.SecretKeyRef.Key, p.SecretKeyRef.Name)
-	return ""
 }
 
 // sessionName is a name that operators and tools know: "Global_10_0_0_1_port_1179".

@@ -15,7 +15,7 @@ func (r *renderer) render() (Config, error) {
 		return Config{}, err
 	}
 	c := &r.out
-	c.RouterID, c.ASNumber, c.ListenPort, c.ClusterID = id, r.own.as, r.own.port, r.own.cluster
+	c.RouterID, c.ASNumber, c.ListenPort, c.ClusterID = id, r.own.as, r.own.port, r.clusterID(id)
 	c.LogLevel = logLevel(cmp.Or(r.ownSpec.LogSeverityScreen, r.config.LogSeverityScreen))
 	c.NormalPriority4, c.NormalPriority6 = priority(r.config.IPv4NormalRoutePriority), priority(r.config.IPv6NormalRoutePriority)
 	if m := r.config.BindMode; m != nil && *m == api.BindNodeIP {
@@ -25,6 +25,7 @@ func (r *renderer) render() (Config, error) {
 			}
 		}
 	}
+	c.IgnoredInterfaces = r.config.IgnoredInterfaces
 	r.serviceRanges()
 	r.advertisements()
 	r.sessions()
@@ -34,6 +35,8 @@ func (r *renderer) render() (Config, error) {
 	sortPrefixes(&c.OwnBlocks)
 	sortPrefixes(&c.Originate)
 	sortPrefixes(&c.ServiceRanges)
+	sortPrefixes(&c.Unrouted)
+	slices.SortFunc(c.StaticRoutes, func(a, b StaticRoute) int { return a.Prefix.Compare(b.Prefix) })
 	slices.SortFunc(c.Peers, func(a, b Peer) int { return cmp.Or(cmp.Compare(a.Type, b.Type), strings.Compare(a.Name, b.Name)) })
 	for w := range r.warnings {
 		c.Warnings = append(c.Warnings, w)
@@ -65,7 +68,8 @@ func priority(p *int) uint32 {
 	return uint32(*p)
 }
 
-// serviceRanges are those whose routes a reflector passes on.
+// serviceRanges are those whose routes a reflector passes on, and those that no node routes by: services of every kind, and
+// what the node itself announces of them.
 func (r *renderer) serviceRanges() {
 	for _, list := range []struct {
 		field  string
@@ -73,16 +77,21 @@ func (r *renderer) serviceRanges() {
 	}{
 		{"serviceLoadBalancerIPs", r.config.ServiceLoadBalancerIPs},
 		{"serviceExternalIPs", r.config.ServiceExternalIPs},
+		{"serviceClusterIPs", r.config.ServiceClusterIPs},
 	} {
 		for _, b := range list.blocks {
 			if b.CIDR == "" {
 				continue
 			}
 			if p, ok := r.prefix("BGPConfiguration(default).spec."+list.field, b.CIDR); ok {
-				r.out.ServiceRanges = append(r.out.ServiceRanges, p)
+				r.out.Unrouted = append(r.out.Unrouted, p)
+				if list.field != "serviceClusterIPs" {
+					r.out.ServiceRanges = append(r.out.ServiceRanges, p)
+				}
 			}
 		}
 	}
+	r.out.Unrouted = append(r.out.Unrouted, r.out.Originate...)
 }
 
 // advertisements are the node's own, or else the cluster's; the two are not merged. Names of communities are looked up in
@@ -108,7 +117,9 @@ func (r *renderer) advertisements() {
 				r.warn("%s.spec.prefixAdvertisements: there is no community named %q in the same object; it is left out", object, c)
 				continue
 			}
-			out.Communities = append(out.Communities, value)
+			if parsed, ok := r.community(object+".spec.prefixAdvertisements", value); ok {
+				out.Communities = append(out.Communities, *parsed)
+			}
 		}
 		if len(out.Communities) > 0 {
 			r.out.Advertisements = append(r.out.Advertisements, out)

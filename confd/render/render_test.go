@@ -13,49 +13,18 @@ import (
 	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/yaml"
 
-	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/confd/internal/scene"
 	"github.com/muslin-net/muslin/confd/render"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// scene is the first document of a test's input; resources follow.
-type scene struct {
-	Node         string   `json:"node"`
-	RouterID     string   `json:"routerID"`
-	Blocks       []string `json:"blocks"` // prefix@node
-	Originations []string `json:"originations"`
-	Secrets      []secret `json:"secrets"`
-}
-
-type secret struct{ Name, Value string }
-
 func load(t *testing.T, path string) (render.Options, []view.Item) {
 	t.Helper()
-	body, err := os.ReadFile(path)
+	options, items, err := scene.Load(path)
 	require.NoError(t, err)
-	head, rest, _ := strings.Cut(string(body), "\n---\n")
-	var s scene
-	require.NoError(t, yaml.UnmarshalStrict([]byte(head), &s))
-	objects, err := api.Decode([]byte(rest))
-	require.NoError(t, err)
-	var items []view.Item
-	for _, o := range objects {
-		o.Default()
-		items = append(items, view.Resource{Object: o})
-	}
-	for _, b := range s.Blocks {
-		prefix, node, _ := strings.Cut(b, "@")
-		items = append(items, view.Route{Dst: netip.MustParsePrefix(prefix), Type: view.RouteBlock, Node: node})
-	}
-	for _, o := range s.Originations {
-		items = append(items, view.Origination{Prefix: netip.MustParsePrefix(o)})
-	}
-	for _, one := range s.Secrets {
-		items = append(items, view.Secret{Name: one.Name, Value: []byte(one.Value)})
-	}
-	return render.Options{Node: s.Node, RouterID: s.RouterID}, items
+	return options, items
 }
 
 func inputs(t *testing.T) []string {

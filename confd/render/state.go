@@ -48,7 +48,8 @@ func (s *State) InSync() bool { return s.inSync }
 // node is a node as BGP sees it.
 type node struct {
 	name    string
-	v4, v6  netip.Addr // not valid: none
+	v4, v6  netip.Addr     // not valid: none
+	subnets []netip.Prefix // of its addresses, as far as it says
 	as      uint32
 	port    uint16
 	cluster netip.Addr // valid: it reflects routes
@@ -65,17 +66,18 @@ func (n *node) address(v6 bool) netip.Addr {
 
 // renderer is one run over a state.
 type renderer struct {
-	options  Options
-	config   api.BGPConfigurationSpec // "default"
-	own      *node
-	ownSpec  api.BGPConfigurationSpec            // "node.<own>"
-	perNode  map[string]api.BGPConfigurationSpec // by node name
-	nodes    []*node                             // by name
-	peers    []*api.BGPPeer                      // by name
-	filters  map[string]*api.BGPFilter
-	secrets  []view.Secret
-	warnings map[string]struct{}
-	out      Config
+	options    Options
+	config     api.BGPConfigurationSpec // "default"
+	own        *node
+	reflection *api.Reflection                     // what stands in for the mesh; nil: nothing does
+	ownSpec    api.BGPConfigurationSpec            // "node.<own>"
+	perNode    map[string]api.BGPConfigurationSpec // by node name
+	nodes      []*node                             // by name
+	peers      []*api.BGPPeer                      // by name
+	filters    map[string]*api.BGPFilter
+	secrets    []view.Secret
+	warnings   map[string]struct{}
+	out        Config
 }
 
 // Render computes the configuration. An error means that there is none: what runs should go on.
@@ -124,6 +126,7 @@ func (r *renderer) resource(o api.Object) {
 		switch {
 		case o.Name == "default":
 			r.config = o.Spec
+			r.chosen(o)
 		case isNode:
 			r.perNode[name] = o.Spec
 		default:
@@ -135,23 +138,26 @@ func (r *renderer) resource(o api.Object) {
 		r.filters[o.Name] = o
 	case *api.IPPool:
 		if p, ok := r.prefix("IPPool("+o.Name+").spec.cidr", o.Spec.CIDR); ok {
-			r.out.Pools = append(r.out.Pools, Pool{Prefix: p, DisableExport: o.Spec.DisableBGPExport})
+			never := func(mode string) bool { return mode == "" || mode == string(api.VXLANNever) }
+			tunnelled := !never(string(o.Spec.VXLANMode)) || !never(string(o.Spec.IPIPMode))
+			r.out.Pools = append(r.out.Pools, Pool{Prefix: p, DisableExport: o.Spec.DisableBGPExport, Tunnelled: tunnelled})
 		}
 	}
 }
 
 func (r *renderer) node(o *api.Node) {
-	n := &node{name: o.Name, as: uint32(api.DefaultASNumber), port: api.DefaultBGPPort, labels: o.Labels}
-	if r.config.ASNumber != nil {
-		n.as = uint32(*r.config.ASNumber)
-	}
+	n := &node{name: o.Name, as: r.globalAS(), port: api.DefaultBGPPort, labels: o.Labels}
 	if p := cmp.Or(r.perNode[o.Name].ListenPort, r.config.ListenPort); p != 0 {
 		n.port = p
 	}
 	if bgp := o.Spec.BGP; bgp != nil {
-		n.v4, n.v6 = r.nodeAddress(o.Name, bgp.IPv4Address), r.nodeAddress(o.Name, bgp.IPv6Address)
-		if bgp.ASNumber != nil {
-			n.as = uint32(*bgp.ASNumber)
+		n.v4, n.v6 = r.nodeAddress(n, bgp.IPv4Address), r.nodeAddress(n, bgp.IPv6Address)
+		switch as := bgp.ASNumber; {
+		case as == nil:
+		case *as == 0:
+			r.warn("Node(%s).spec.bgp.asNumber: there is no AS 0 (RFC 7607); the node has the cluster's, %d", o.Name, n.as)
+		default:
+			n.as = uint32(*as)
 		}
 		if id := bgp.RouteReflectorClusterID; id != "" {
 			a, err := netip.ParseAddr(id)
@@ -168,19 +174,37 @@ func (r *renderer) node(o *api.Node) {
 	}
 }
 
-// nodeAddress reads an address with or without the length of its subnet.
-func (r *renderer) nodeAddress(name, s string) netip.Addr {
+// globalAS is the AS number of nodes that have none of their own.
+func (r *renderer) globalAS() uint32 {
+	switch as := r.config.ASNumber; {
+	case as == nil:
+	case *as == 0:
+		r.warn("BGPConfiguration(default).spec.asNumber: there is no AS 0 (RFC 7607); it is taken as %d", api.DefaultASNumber)
+	default:
+		return uint32(*as)
+	}
+	return uint32(api.DefaultASNumber)
+}
+
+// nodeAddress reads an address of a node, with or without the length of its subnet.
+func (r *renderer) nodeAddress(n *node, s string) netip.Addr {
 	if s == "" {
 		return netip.Addr{}
 	}
 	if p, err := netip.ParsePrefix(s); err == nil {
+		n.subnets = append(n.subnets, p.Masked())
 		return p.Addr()
 	}
 	a, err := netip.ParseAddr(s)
 	if err != nil {
-		r.warn("Node(%s).spec.bgp: %q is not an address; nobody peers with it", name, s)
+		r.warn("Node(%s).spec.bgp: %q is not an address; nobody peers with it", n.name, s)
 	}
 	return a
+}
+
+// onLink tells whether an address is in a subnet of the node.
+func (n *node) onLink(a netip.Addr) bool {
+	return slices.ContainsFunc(n.subnets, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 func (r *renderer) warn(format string, args ...any) {
@@ -213,7 +237,7 @@ func (r *renderer) routerID() (netip.Addr, error) {
 		return netip.AddrFrom4([4]byte(sum[:4])), nil
 	default:
 		a, err := netip.ParseAddr(id)
-		if err != nil || !a.Is4() {
+		if err != nil || !a.Is4() || a.IsUnspecified() {
 			return netip.Addr{}, fmt.Errorf("router id %q is neither an IPv4 address nor \"hash\"; correct CALICO_ROUTER_ID", id)
 		}
 		return a, nil

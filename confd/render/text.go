@@ -2,9 +2,10 @@ package render
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/muslin-net/muslin/api/bgp"
 )
 
 // Text is the configuration as YAML for people. Passwords are left out: it only says that there is one.
@@ -47,14 +48,24 @@ func (c Config) Text() []byte {
 		if p.DisableExport {
 			s += " (not exported)"
 		}
+		if p.Tunnelled {
+			s += " (tunnelled)"
+		}
 		pools = append(pools, s)
 	}
 	for _, a := range c.Advertisements {
-		advertisements = append(advertisements, fmt.Sprintf("%s with %s", a.Prefix, strings.Join(a.Communities, " ")))
+		advertisements = append(advertisements, fmt.Sprintf("%s with %s", a.Prefix, strings.Join(words(a.Communities), " ")))
 	}
 	t.list(0, "pools", pools)
 	t.list(0, "advertisements", advertisements)
 	t.list(0, "serviceRanges", words(c.ServiceRanges))
+	t.list(0, "unrouted", words(c.Unrouted))
+	var static []string
+	for _, r := range c.StaticRoutes {
+		static = append(static, fmt.Sprintf("%s via %s", r.Prefix, r.Gateway))
+	}
+	t.list(0, "staticRoutes", static)
+	t.list(0, "ignoredInterfaces", c.IgnoredInterfaces)
 	return []byte(t.String())
 }
 
@@ -118,6 +129,7 @@ func words[T fmt.Stringer](list []T) []string {
 func (t *text) peer(p Peer) {
 	t.line(0, "- name: %s", p.Name)
 	t.set(2, "source", p.Source)
+	t.set(2, "waitingFor", p.WaitingFor)
 	t.set(2, "address", p.Address.String())
 	t.set(2, "port", p.Port)
 	t.set(2, "asNumber", p.ASNumber)
@@ -131,62 +143,26 @@ func (t *text) peer(p Peer) {
 	}
 	t.set(2, "ttlSecurity", p.TTLSecurity)
 	t.set(2, "restartTime", p.RestartTime)
+	t.set(2, "holdTime", p.HoldTime)
 	t.set(2, "keepaliveTime", p.KeepaliveTime)
+	t.set(2, "longLivedTime", p.LongLivedTime)
+	if b := p.BFD; b != nil {
+		kind := "single hop"
+		if b.Multihop {
+			kind = "several hops"
+		}
+		t.set(2, "bfd", fmt.Sprintf("%s, send %s, receive %s, multiplier %d", kind, b.MinSend, b.MinReceive, b.Multiplier))
+	}
 	t.set(2, "reflectorClient", p.ReflectorClient)
 	t.set(2, "nextHop", map[NextHopMode]string{NextHopSelf: "self", NextHopKeep: "keep"}[p.NextHop])
 	t.set(2, "allowedOwnAS", p.AllowedOwnAS)
 	t.list(2, "filters", p.Filters)
 }
 
-func (t *text) rules(list string, rules []Rule) {
+func (t *text) rules(list string, rules []bgp.Rule) {
 	var out []string
 	for _, r := range rules {
 		out = append(out, r.String())
 	}
 	t.list(2, list, out)
-}
-
-// String is the rule as a sentence.
-func (r Rule) String() string {
-	var when []string
-	add := func(ok bool, format string, args ...any) {
-		if ok {
-			when = append(when, fmt.Sprintf(format, args...))
-		}
-	}
-	add(r.Operator != NoPrefix, "%s %s", map[Operator]string{Equal: "is", NotEqual: "is not", In: "in", NotIn: "not in"}[r.Operator], prefixText(r.Prefix))
-	add(r.MinLength != 0, "length from %d", r.MinLength)
-	add(r.MaxLength != 0, "length to %d", r.MaxLength)
-	add(r.FromRemotePeers, "from remote peers")
-	add(r.Interface != "", "interface %s", r.Interface)
-	add(r.SessionType == External, "eBGP")
-	add(r.SessionType == Internal, "iBGP")
-	add(r.Community != "", "community %s", r.Community)
-	add(len(r.ASPrefix) > 0, "path begins with %v", r.ASPrefix)
-	add(r.Priority != 0, "priority %d", r.Priority)
-	out := "reject"
-	if r.Accept {
-		out = "accept"
-	}
-	if len(when) > 0 {
-		out += " if " + strings.Join(when, " and ")
-	}
-	for _, op := range r.Operations {
-		switch {
-		case op.AddCommunity != "":
-			out += ", add community " + op.AddCommunity
-		case len(op.Prepend) > 0:
-			out += fmt.Sprintf(", prepend %v", op.Prepend)
-		default:
-			out += fmt.Sprintf(", set priority %d", op.SetPriority)
-		}
-	}
-	return out
-}
-
-func prefixText(p netip.Prefix) string {
-	if !p.IsValid() {
-		return ""
-	}
-	return p.String()
 }

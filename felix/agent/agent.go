@@ -90,8 +90,7 @@ type Agent struct {
 	links   map[string]desired.WorkloadLink
 	sysctls map[string]desired.Sysctl
 	tunnels render.Tunnels
-	encaps  map[netip.Prefix]desired.Encap
-	routes  map[desired.RouteKey]desired.Route
+	rib     render.RIB
 	fw      render.Firewall
 	mtu     int
 	warned  []string // about MTUs that are asked for and do not fit
@@ -347,13 +346,8 @@ func (a *Agent) changes(touched state.Section) desired.Changes {
 		c.Firewall = render.FirewallDelta(a.fw, fw)
 		a.fw = fw
 	}
-	if touched&state.Routes != 0 {
-		routes := render.Routes(a.state)
-		c.Routes = desired.Diff(a.routes, routes, desired.Route.Equal)
-		a.routes = routes
-		encaps := render.Encaps(routes)
-		c.Encaps = desired.Diff(a.encaps, encaps, equal)
-		a.encaps = encaps
+	if touched&(state.Routes|state.Paths) != 0 {
+		c.Routes, c.Encaps = a.rib.Update(a.state, touched)
 	}
 	return c
 }

@@ -230,7 +230,7 @@ func TestWaitersAreAnsweredOrToldWhatIsMissing(t *testing.T) {
 
 func TestRoutesAreWholeWhenBirdAndItsNextHopsAreKnown(t *testing.T) {
 	hop := netip.MustParseAddr("10.30.0.56")
-	path := state.Path{Prefix: netip.MustParsePrefix("10.2.0.0/26"), NextHops: []netip.Addr{hop}}
+	path := state.Path{Prefix: netip.MustParsePrefix("10.2.0.0/26"), Ways: &state.Ways{NextHops: []netip.Addr{hop}}}
 	whole := func(r *rig) bool {
 		synctest.Wait()
 		return see(r.kernel, func(k *kernel) bool { return k.routesW })

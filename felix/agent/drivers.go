@@ -29,7 +29,7 @@ type Drivers struct {
 	drifts  *drifts
 
 	// Owned by the agent's loop:
-	wanted  map[netip.Prefix]desired.Route             // the desired routes, of which each destination has one
+	wanted  map[netip.Prefix]desired.Route             // the desired routes to what is on this node, one to each destination
 	retired desired.Delta[netip.Prefix, desired.Encap] // to be removed when no route leads there any more
 }
 
@@ -83,7 +83,11 @@ func (d *Drivers) Update(c desired.Changes) {
 		}
 	}
 	for k, r := range c.Routes.Set {
-		d.wanted[k.Dst] = r
+		if r.Kind == desired.Blackhole || r.LinkScope {
+			d.wanted[k.Dst] = r
+		} else {
+			delete(d.wanted, k.Dst)
+		}
 	}
 }
 
@@ -148,8 +152,8 @@ func notProgrammed(a netip.Addr, why error) error {
 
 // Programmed tells whether the blackhole of a block, or the route to a workload's address, is in the kernel.
 func (d *Drivers) Programmed(dst netip.Prefix) bool {
-	r := d.wanted[dst]
-	return (r.Kind == desired.Blackhole || r.LinkScope) && d.routes.Programmed(r.Key())
+	r, wanted := d.wanted[dst]
+	return wanted && d.routes.Programmed(r.Key())
 }
 
 // Checksums tells whether checksums in tunnels come out right; see tunnel.Driver.

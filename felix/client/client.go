@@ -160,11 +160,7 @@ func (c *Client) Dump(ctx context.Context, sections []string, differencesOnly bo
 	if err != nil {
 		return nil, c.explain(err)
 	}
-	out := make([]DumpEntry, len(resp.GetEntries()))
-	for i, e := range resp.GetEntries() {
-		out[i] = DumpEntry{e.GetSection(), e.GetKey(), e.GetDesired(), e.GetActual(), e.GetError()}
-	}
-	return out, nil
+	return entriesOf(resp), nil
 }
 
 func (a Attachment) proto() *felixv1.Attachment {

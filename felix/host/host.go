@@ -87,12 +87,11 @@ func (w *Watcher) Run(ctx context.Context, tell func(state.Host)) error {
 
 func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
 	done := make(chan struct{})
-	links, addrs, routes := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64), make(chan netlink.RouteUpdate, 256)
+	links, addrs, routes := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64), make(chan struct{}, 1)
 	defer func() { // the subscriptions end when they are read to their end
 		close(done)
 		go drain(links)
 		go drain(addrs)
-		go drain(routes)
 	}()
 	lost := make(chan error, 3)
 	report := func(err error) {
@@ -104,10 +103,19 @@ func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
 	if err := errors.Join(
 		netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: report}),
 		netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: report}),
-		netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{ErrorCallback: report}),
 	); err != nil {
 		return err
 	}
+	stop, err := subscribeToRoutes(func() {
+		select {
+		case routes <- struct{}{}:
+		default:
+		}
+	}, report)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	check, timer := time.NewTicker(audit), time.NewTimer(0)
 	defer check.Stop()
 	defer timer.Stop()
@@ -136,13 +144,8 @@ func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
 				return errors.New("subscription to addresses ended")
 			}
 			within(settle)
-		case u, ok := <-routes:
-			if !ok {
-				return errors.New("subscription to routes ended")
-			}
-			if u.Protocol != desired.ProtocolMuslin { // what felix writes itself changes no way to a next hop
-				within(settle)
-			}
+		case <-routes:
+			within(settle)
 		case <-w.poke:
 			within(0)
 		case <-check.C:

@@ -87,7 +87,7 @@ func history(w *world, r *rand.Rand) []func(*state.State) state.Section {
 	for _, p := range w.paths {
 		steps = append(steps, func(s *state.State) state.Section { return s.SetPath(p) })
 		detours = append(detours, func(s *state.State) state.Section {
-			return s.SetPath(state.Path{Prefix: p.Prefix, NextHops: []netip.Addr{addr("10.30.0.57")}, Metric: 7})
+			return s.SetPath(state.Path{Prefix: p.Prefix, Ways: &state.Ways{NextHops: []netip.Addr{addr("10.30.0.57")}, Metric: 7}})
 		})
 	}
 	steps = append(steps, func(s *state.State) state.Section { return s.SetHost(w.host) },
@@ -148,11 +148,13 @@ type kernel struct {
 
 	tunnels render.Tunnels
 	links   map[string]desired.WorkloadLink
+	rib     render.RIB
+	encaps  map[netip.Prefix]desired.Encap
 }
 
 func newKernel() *kernel {
 	return &kernel{
-		routes: map[desired.RouteKey]desired.Route{},
+		routes: map[desired.RouteKey]desired.Route{}, encaps: map[netip.Prefix]desired.Encap{},
 		fw: render.Firewall{
 			Sets: map[string]desired.Set{}, Chains: map[string]desired.Chain{}, Workloads: map[string]desired.Workload{},
 		},
@@ -161,8 +163,10 @@ func newKernel() *kernel {
 
 // follow takes up what a change of the state touched, as the loop does.
 func (k *kernel) follow(s *state.State, touched state.Section) {
-	if touched&state.Routes != 0 {
-		apply(k.routes, desired.Diff(k.routes, render.Routes(s), desired.Route.Equal))
+	if touched&(state.Routes|state.Paths) != 0 {
+		routes, encaps := k.rib.Update(s, touched)
+		apply(k.routes, routes)
+		apply(k.encaps, encaps)
 	}
 	if touched&state.Tunnels != 0 {
 		k.tunnels = render.TunnelState(s)
@@ -202,6 +206,7 @@ func (k *kernel) check(t *testing.T, s *state.State) {
 	t.Helper()
 	routes, fw := render.Routes(s), render.FirewallState(s)
 	require.True(t, desired.Diff(k.routes, routes, desired.Route.Equal).Empty(), "routes %v, want %v", k.routes, routes)
+	require.Equal(t, render.Encaps(routes), k.encaps)
 	if k.tunnels.FDB != nil {
 		require.Equal(t, render.TunnelState(s), k.tunnels)
 	}

@@ -13,18 +13,33 @@ import (
 // Routes computes all routes. Each has one source (design: "Routes, one source per kind"): blocks of tunnelled pools
 // come from typha's table, all else remote from bird. Where several speak of one destination, a local workload wins over
 // the table, the table over the blackhole of a block of this node, and that over bird.
+//
+// RIB computes the same from what changed.
 func Routes(s *state.State) map[desired.RouteKey]desired.Route {
-	r := routes{state: s, families: families(s), taken: map[netip.Prefix]bool{}, direct: map[netip.Prefix]bool{}, out: map[desired.RouteKey]desired.Route{}}
+	r := newRoutes(s)
+	for prefix, ways := range s.Paths {
+		if route, ok := r.learned(prefix, ways); ok {
+			r.put(route)
+		}
+	}
+	return r.out
+}
+
+// newRoutes computes all routes but bird's.
+func newRoutes(s *state.State) *routes {
+	r := &routes{state: s, families: families(s), taken: map[netip.Prefix]bool{}, direct: map[netip.Prefix]bool{}, out: map[desired.RouteKey]desired.Route{}}
 	for _, p := range s.Pools {
 		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && tunnelOf(p) != view.TunnelNone {
 			r.tunnelled = append(r.tunnelled, cidr.Masked())
 		}
 	}
+	slices.SortFunc(r.tunnelled, comparePrefixes)
 	for _, i := range s.Host.Interfaces {
 		for _, a := range i.Addresses {
 			r.connected = append(r.connected, a.Masked())
 		}
 	}
+	slices.SortFunc(r.connected, comparePrefixes)
 	r.local()
 	table := slices.Sorted(maps.Keys(s.Remote)) // two nodes may have one destination while it moves: always the same wins
 	for _, key := range table {
@@ -34,10 +49,7 @@ func Routes(s *state.State) map[desired.RouteKey]desired.Route {
 	for _, key := range table {
 		r.own(s.Remote[key])
 	}
-	for _, p := range s.Paths {
-		r.learned(p)
-	}
-	return r.out
+	return r
 }
 
 // routes is one computation of all routes.
@@ -49,6 +61,9 @@ type routes struct {
 	connected []netip.Prefix        // subnets of the host's interfaces, whose routes are the kernel's
 	taken     map[netip.Prefix]bool
 	out       map[desired.RouteKey]desired.Route
+
+	last     *state.Ways       // the ways that were resolved last,
+	lastHops []desired.NextHop // and what they came to: paths by the thousand have the same
 }
 
 // put adds a route unless a better source has spoken for the destination.
@@ -140,26 +155,34 @@ func (r *routes) byVXLAN(dst netip.Prefix, f family, node view.Node) {
 	r.put(r.sourced(desired.VXLANRoute(dst, vtep, f.device, f.mtu, protocol)))
 }
 
-// learned adds the route that bird found, unless its destination lies in a pool whose routes come from typha's table.
+// learned is the route that bird found, unless its destination lies in a pool whose routes come from typha's table.
 // While such a pool changes its mode the table still says "direct" for its blocks, until all nodes accept the tunnel. A
 // peer that announces the node's own subnet, as routers do, must not take the place of the kernel's route to it.
-func (r *routes) learned(p state.Path) {
-	inTunnelled := func(pool netip.Prefix) bool { return pool.Bits() <= p.Prefix.Bits() && pool.Contains(p.Prefix.Addr()) }
-	if slices.Contains(r.connected, p.Prefix) || !r.direct[p.Prefix] && slices.ContainsFunc(r.tunnelled, inTunnelled) {
-		return
+func (r *routes) learned(dst netip.Prefix, ways *state.Ways) (route desired.Route, ok bool) {
+	inTunnelled := func(pool netip.Prefix) bool { return pool.Bits() <= dst.Bits() && pool.Contains(dst.Addr()) }
+	if slices.Contains(r.connected, dst) || !r.direct[dst] && slices.ContainsFunc(r.tunnelled, inTunnelled) {
+		return route, false
 	}
-	route := desired.Route{Dst: p.Prefix, Protocol: desired.ProtocolMuslin, Metric: int(p.Metric), Table: desired.TableMain}
-	for _, hop := range p.NextHops {
-		if at, ok := r.state.Host.NextHops[hop]; ok && at.Link != "" {
-			next := desired.NextHop{Via: at.Via, Link: at.Link, OnLink: at.Via == hop}
-			if !slices.Contains(route.NextHops, next) {
-				route.NextHops = append(route.NextHops, next)
+	hops := r.resolved(ways)
+	return desired.Route{Dst: dst, NextHops: hops, Protocol: desired.ProtocolMuslin, Metric: int(ways.Metric), Table: desired.TableMain}, len(hops) > 0
+}
+
+// resolved are the ways by which the kernel reaches next hops, each once. Routes share the slice.
+func (r *routes) resolved(ways *state.Ways) []desired.NextHop {
+	if ways == r.last || r.last != nil && slices.Equal(ways.NextHops, r.last.NextHops) {
+		return r.lastHops
+	}
+	var hops []desired.NextHop
+	for _, way := range ways.NextHops {
+		if at, ok := r.state.Host.NextHops[way]; ok && at.Link != "" {
+			next := desired.NextHop{Via: at.Via, Link: at.Link, OnLink: at.Via == way}
+			if !slices.Contains(hops, next) {
+				hops = append(hops, next)
 			}
 		}
 	}
-	if len(route.NextHops) > 0 {
-		r.put(route)
-	}
+	r.last, r.lastHops = ways, hops
+	return hops
 }
 
 // Announced are the prefixes that this node owns and bird should announce once they are programmed: its blocks, and

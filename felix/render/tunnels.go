@@ -95,9 +95,16 @@ func (t Tunnels) ipip(s *state.State, f family) {
 func Encaps(routes map[desired.RouteKey]desired.Route) map[netip.Prefix]desired.Encap {
 	out := map[netip.Prefix]desired.Encap{}
 	for _, r := range routes {
-		if len(r.NextHops) == 1 && r.NextHops[0].Link == desired.IPIPDevice {
-			out[r.Dst] = desired.Encap{Remote: r.NextHops[0].Via}
+		if e, ok := encapOf(r); ok {
+			out[r.Dst] = e
 		}
 	}
 	return out
+}
+
+func encapOf(r desired.Route) (desired.Encap, bool) {
+	if len(r.NextHops) != 1 || r.NextHops[0].Link != desired.IPIPDevice {
+		return desired.Encap{}, false
+	}
+	return desired.Encap{Remote: r.NextHops[0].Via}, true
 }

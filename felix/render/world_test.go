@@ -132,9 +132,9 @@ func policed(e state.Endpoint, change ...func(*view.WorkloadEndpoint)) []view.It
 }
 
 func path(dst string, hops ...string) state.Path {
-	p := state.Path{Prefix: prefix(dst)}
+	p := state.Path{Prefix: prefix(dst), Ways: &state.Ways{}}
 	for _, h := range hops {
-		p.NextHops = append(p.NextHops, addr(h))
+		p.Ways.NextHops = append(p.Ways.NextHops, addr(h))
 	}
 	return p
 }

@@ -21,7 +21,8 @@ const (
 	Links    Section = 1 << iota // host sides of pods, sysctls
 	Tunnels                      // tunnel devices, forwarding entries, neighbours
 	Firewall                     // rules and sets
-	Routes                       // routes
+	Routes                       // routes, but for changes of single paths of bird's
+	Paths                        // routes of the paths that ChangedPaths tells
 	All      = Links | Tunnels | Firewall | Routes
 )
 
@@ -74,9 +75,15 @@ type Interface struct {
 	Addresses []netip.Prefix
 }
 
-// Path is a best path from bird: every next hop is equally good.
+// Path is a best path from bird. Without a way, the prefix has none.
 type Path struct {
-	Prefix   netip.Prefix
+	Prefix netip.Prefix
+	Ways   *Ways
+}
+
+// Ways are how a prefix is reached: every next hop is equally good. Prefixes by the thousand have the same, and may share it;
+// it is not changed.
+type Ways struct {
 	NextHops []netip.Addr
 	Metric   uint32
 }
@@ -92,15 +99,16 @@ type State struct {
 	Lists     map[string]view.PolicyList
 	Workloads map[string]view.WorkloadEndpoint // by id, as typha sees them
 	HostEPs   map[string]view.HostEndpoint
-	Remote    map[string]view.Route // by key
-	Local     map[string]Endpoint   // by interface name
-	Paths     map[netip.Prefix]Path // from bird
+	Remote    map[string]view.Route  // by key
+	Local     map[string]Endpoint    // by interface name
+	Paths     map[netip.Prefix]*Ways // from bird
 	Host      Host
 	Synced    bool // the view was whole at least once (from typha or from disk)
 
 	Capabilities Capabilities // of the kernel
 
-	receives map[reception]int // routes of Remote that ask for it
+	receives map[reception]int         // routes of Remote that ask for it
+	changed  map[netip.Prefix]struct{} // of Paths, since ChangedPaths was asked
 }
 
 // New returns the state of a node that knows nothing yet: defaults, and everything closed.
@@ -111,8 +119,9 @@ func New(node string) *State {
 		Pools: map[string]*api.IPPool{}, Nodes: map[string]view.Node{}, Sets: map[string]view.IPSet{},
 		Policies: map[string]view.Policy{}, Lists: map[string]view.PolicyList{},
 		Workloads: map[string]view.WorkloadEndpoint{}, HostEPs: map[string]view.HostEndpoint{},
-		Remote: map[string]view.Route{}, Local: map[string]Endpoint{}, Paths: map[netip.Prefix]Path{},
+		Remote: map[string]view.Route{}, Local: map[string]Endpoint{}, Paths: map[netip.Prefix]*Ways{},
 		Host: Host{Interfaces: map[string]Interface{}}, receives: map[reception]int{},
+		changed: map[netip.Prefix]struct{}{},
 	}
 }
 
@@ -271,18 +280,31 @@ func (s *State) SetHost(h Host) Section {
 
 // SetPath records bird's best paths for a prefix; none removes it.
 func (s *State) SetPath(p Path) Section {
-	if len(p.NextHops) == 0 {
+	if p.Ways == nil || len(p.Ways.NextHops) == 0 {
 		delete(s.Paths, p.Prefix)
 	} else {
-		s.Paths[p.Prefix] = p
+		s.Paths[p.Prefix] = p.Ways
 	}
-	return Routes
+	s.changed[p.Prefix] = struct{}{}
+	return Paths
+}
+
+// ChangedPaths returns the prefixes whose paths were set or removed since it was last called.
+func (s *State) ChangedPaths() map[netip.Prefix]struct{} {
+	changed := s.changed
+	s.changed = map[netip.Prefix]struct{}{}
+	return changed
 }
 
 // NextHopsKnown tells whether the way to every next hop of bird's paths was looked up, with whatever outcome.
 func (s *State) NextHopsKnown() bool {
-	for _, p := range s.Paths {
-		for _, hop := range p.NextHops {
+	var last *Ways // many in a row are the same
+	for _, w := range s.Paths {
+		if w == last {
+			continue
+		}
+		last = w
+		for _, hop := range w.NextHops {
 			if _, ok := s.Host.NextHops[hop]; !ok {
 				return false
 			}

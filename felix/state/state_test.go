@@ -49,7 +49,7 @@ func TestNextHopsKnown(t *testing.T) {
 	hop := netip.MustParseAddr("10.0.0.1")
 	s := state.New("n")
 	require.True(t, s.NextHopsKnown(), "there are none")
-	s.SetPath(state.Path{Prefix: netip.MustParsePrefix("10.1.0.0/26"), NextHops: []netip.Addr{hop}})
+	s.SetPath(state.Path{Prefix: netip.MustParsePrefix("10.1.0.0/26"), Ways: &state.Ways{NextHops: []netip.Addr{hop}}})
 	require.False(t, s.NextHopsKnown())
 	require.Equal(t, state.Routes, s.SetHost(state.Host{NextHops: map[netip.Addr]state.NextHop{hop: {}}}))
 	require.True(t, s.NextHopsKnown(), "that there is no way is known too")

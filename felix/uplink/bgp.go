@@ -28,6 +28,7 @@ type BGP struct {
 	started   bool
 
 	hops []netip.Addr // that bird wants judged, sorted; owned by Run's handler
+	ways *state.Ways  // of the path that was read last, the same
 }
 
 // NewBGP prepares the exchange.
@@ -64,10 +65,7 @@ func (b *BGP) Reachable(h state.Host) {
 // bird has told all that it has, and a function to call when the change is in the kernel.
 func (b *BGP) Run(ctx context.Context, resolve func([]netip.Addr), paths func(changed []state.Path, known bool, applied func())) error {
 	return b.bird.Run(ctx, func(u birdclient.Update) {
-		changed := make([]state.Path, 0, len(u.Best))
-		for _, best := range u.Best {
-			changed = append(changed, pathOf(best))
-		}
+		changed := b.pathsOf(u.Best)
 		if !slices.Equal(u.NextHops, b.hops) {
 			b.hops = u.NextHops
 			resolve(u.NextHops)
@@ -76,12 +74,28 @@ func (b *BGP) Run(ctx context.Context, resolve func([]netip.Addr), paths func(ch
 	})
 }
 
-func pathOf(best birdclient.Best) state.Path {
-	p := state.Path{Prefix: best.Prefix}
-	for _, way := range best.Paths {
-		p.NextHops, p.Metric = append(p.NextHops, way.NextHop), way.Metric
+// pathsOf reads best paths. Prefixes in a row that are reached in the same ways share them.
+func (b *BGP) pathsOf(all []birdclient.Best) []state.Path {
+	out := make([]state.Path, 0, len(all))
+	for _, best := range all {
+		if len(best.Paths) == 0 {
+			out = append(out, state.Path{Prefix: best.Prefix})
+			continue
+		}
+		if b.ways == nil || !same(b.ways, best.Paths) {
+			b.ways = &state.Ways{}
+			for _, p := range best.Paths {
+				b.ways.NextHops, b.ways.Metric = append(b.ways.NextHops, p.NextHop), p.Metric
+			}
+		}
+		out = append(out, state.Path{Prefix: best.Prefix, Ways: b.ways})
 	}
-	return p
+	return out
+}
+
+func same(w *state.Ways, paths []birdclient.Path) bool {
+	return w.Metric == paths[len(paths)-1].Metric &&
+		slices.EqualFunc(w.NextHops, paths, func(a netip.Addr, p birdclient.Path) bool { return a == p.NextHop })
 }
 
 // NoBGP is the exchange of a node on which no bird runs: it takes what it is told, and has told all that it knows, which is

@@ -198,7 +198,7 @@ func TestBestPathsAndNextHopsArePassedOn(t *testing.T) {
 			applied()
 		}))
 	require.Equal(t, [][]netip.Addr{{one, two}, {two}}, resolved, "only when they changed")
-	require.Equal(t, []state.Path{{Prefix: dst, NextHops: []netip.Addr{one, two}, Metric: 3}, {Prefix: dst}}, paths)
+	require.Equal(t, []state.Path{{Prefix: dst, Ways: &state.Ways{NextHops: []netip.Addr{one, two}, Metric: 3}}, {Prefix: dst}}, paths)
 	require.Equal(t, []bool{false, true, true}, known)
 	require.Equal(t, []string{"applied 1", "applied 2", "applied 3"}, bird.take())
 }

@@ -13,8 +13,9 @@ import (
 // part that promised to report has done so in time.
 type Health struct {
 	now   func() time.Time
-	mu    sync.Mutex // guards parts
+	mu    sync.Mutex // guards all below
 	parts map[string]*part
+	notes map[string]string
 }
 
 type part struct {
@@ -25,7 +26,18 @@ type part struct {
 }
 
 // NewHealth returns a Health without parts: live and ready.
-func NewHealth() *Health { return &Health{now: time.Now, parts: map[string]*part{}} }
+func NewHealth() *Health {
+	return &Health{now: time.Now, parts: map[string]*part{}, notes: map[string]string{}}
+}
+
+// Note says something beside the parts, which is shown with them and decides nothing. An empty text takes it back.
+func (h *Health) Note(name, text string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.notes[name] = text; text == "" {
+		delete(h.notes, name)
+	}
+}
 
 // Part is one part's voice.
 type Part struct {
@@ -62,7 +74,7 @@ func (p *Part) report(ready bool, reason string) {
 	it.ready, it.reason, it.reported = ready, reason, p.health.now()
 }
 
-// State tells whether the daemon is live and ready, with a line for each part.
+// State tells whether the daemon is live and ready, with a line for each part and each note.
 func (h *Health) State() (live, ready bool, lines []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -78,6 +90,9 @@ func (h *Health) State() (live, ready bool, lines []string) {
 			line = fmt.Sprintf("%s: silent for %s, promised to report every %s", name, silent.Round(time.Second), p.within)
 		}
 		lines = append(lines, line)
+	}
+	for name, text := range h.notes {
+		lines = append(lines, name+": "+text)
 	}
 	slices.Sort(lines)
 	return live, ready, lines

@@ -194,6 +194,16 @@ func (a *assembler) load(items map[view.Key]entry, point view.Checkpoint) {
 	a.items, a.point = items, point
 }
 
+// touches tells whether an item of a kind comes or goes.
+func (s step) touches(kind view.Kind) bool {
+	for k := range s.puts {
+		if k.Kind == kind {
+			return true
+		}
+	}
+	return slices.ContainsFunc(s.drops, func(k view.Key) bool { return k.Kind == kind })
+}
+
 // batch is what the handler is given of a step: updates in ascending, removes in descending order of kind.
 func (s step) batch(setDeltas bool) view.Batch {
 	b := view.Batch{Removes: s.drops, Checkpoint: s.point, InSync: s.inSync}

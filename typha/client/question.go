@@ -10,16 +10,17 @@ import (
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 )
 
-// Method is a read method of a node's daemons that an operator may call through typha.
+// Method is a method of a node's daemons that an operator may call through typha.
 type Method int
 
 // The methods, with the messages that Request and the parts of the answer hold, serialised.
 const (
 	BirdPeers      Method = iota + 1 // bird.v1 PeersRequest, PeersResponse
-	BirdShow                         // bird.v1 ShowRequest, ShowResponse
+	BirdShow                         // bird.v1 ShowRequest, ShowPart
 	FelixDump                        // felix.v1 DumpRequest, DumpResponse
 	FelixExplain                     // felix.v1 ExplainRequest, ExplainResponse
 	FelixEndpoints                   // felix.v1 EndpointsRequest, EndpointsResponse
+	BirdDrain                        // bird.v1 DrainRequest, DrainResponse
 )
 
 // Question is one call of a Method.

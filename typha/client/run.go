@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/muslin-net/muslin/api/view"
 )
 
 // How long to wait between two attempts: the first retry is quick, since mostly another replica answers at once.
@@ -103,9 +105,15 @@ func (c *Client) hand(s step, from *session, seq uint64, h Handler) {
 	c.mu.Lock()
 	number := c.ledger.hand(s)
 	c.mu.Unlock()
+	endpoints := s.touches(view.KindWorkloadEndpoint)
 	h.OnBatch(Batch{
 		Batch: s.batch(c.cfg.SetDeltas && from != nil), Saved: from == nil,
-		applied: func(failures []Failure) { c.apply(number, from, seq, failures) },
+		applied: func(failures []Failure) {
+			c.apply(number, from, seq, failures)
+			if endpoints && c.saver != nil {
+				c.saver.hasten() // a felix that is killed now would close the pod to which it has just given its policy
+			}
+		},
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,6 +136,24 @@ func TestLastChangeIsSavedAtTheEnd(t *testing.T) {
 	cancel()
 	require.NoError(t, s.run(ctx, func() savedView { return sample(policy("a", "1")) }))
 	assert.FileExists(t, path)
+}
+
+func TestSomeChangesAreSavedAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "view")
+	s := newSaver(path, time.Hour, slog.New(slog.DiscardHandler))
+	var saved atomic.Int32
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		done <- s.run(ctx, func() savedView { saved.Add(1); return sample(policy("a", "1")) })
+	}()
+	s.changed()
+	require.Eventually(t, func() bool { return saved.Load() == 1 }, 10*time.Second, time.Millisecond, "the first does not wait")
+	s.changed()
+	s.hasten()
+	require.Eventually(t, func() bool { return saved.Load() == 2 }, 10*time.Second, time.Millisecond, "no hour later")
+	cancel()
+	require.NoError(t, <-done)
 }
 
 func TestNoFileIsNoError(t *testing.T) {

@@ -17,16 +17,22 @@ type saver struct {
 	delay time.Duration // how long to gather changes after a write
 	log   *slog.Logger
 	dirty chan struct{} // has room for one
+	hurry chan struct{} // the same
 }
 
 func newSaver(path string, delay time.Duration, log *slog.Logger) *saver {
-	return &saver{path: path, delay: delay, log: log, dirty: make(chan struct{}, 1)}
+	return &saver{path: path, delay: delay, log: log, dirty: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
 }
 
 // changed says that there is something to save.
-func (s *saver) changed() {
+func (s *saver) changed() { signal(s.dirty) }
+
+// hasten says that what there is to save must not wait for more.
+func (s *saver) hasten() { signal(s.hurry) }
+
+func signal(c chan<- struct{}) {
 	select {
-	case s.dirty <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -40,8 +46,8 @@ const share = 20
 // run saves what current returns after each change, at once if there was none lately, and once more at the end. A write that
 // fails is logged and repeated.
 func (s *saver) run(ctx context.Context, current func() savedView) error {
-	var wait time.Duration
-	var last time.Time // when the last write ended
+	var wait, rest time.Duration // after the last write: for more changes to gather, and at least
+	var last time.Time           // when it ended
 	for {
 		ended := false
 		select {
@@ -57,6 +63,12 @@ func (s *saver) run(ctx context.Context, current func() savedView) error {
 			case <-ctx.Done():
 				ended = true
 			case <-time.After(wait - time.Since(last)):
+			case <-s.hurry:
+				select {
+				case <-ctx.Done():
+					ended = true
+				case <-time.After(rest - time.Since(last)):
+				}
 			}
 		}
 		begin := time.Now()
@@ -67,9 +79,10 @@ func (s *saver) run(ctx context.Context, current func() savedView) error {
 		case err != nil:
 			s.log.Warn("the view cannot be saved; a restart without typha would start from an older one", "file", s.path, "error", err)
 			s.changed()
-			wait = retrySave
+			wait, rest = retrySave, retrySave
 		default:
-			wait = max(s.delay, share*time.Since(begin))
+			rest = share * time.Since(begin)
+			wait = max(s.delay, rest)
 		}
 		last = time.Now()
 		if ended {

@@ -154,3 +154,31 @@ func BenchmarkCut1000(b *testing.B) {
 	}
 	b.ReportMetric(float64(woken)/float64(i), "woken/op")
 }
+
+// BenchmarkServiceEndpoint has an endpoint of one of 10,000 services come and go among 1,000 nodes.
+func BenchmarkServiceEndpoint(b *testing.B) {
+	e, store := New(), views.NewStore()
+	put(e, bgpConfig([]string{"10.0.0.0/8"}, nil, nil, ""))
+	for i := range 1000 {
+		put(e, announcer(fmt.Sprintf("n%d", i)))
+	}
+	for i := range 10_000 {
+		name := fmt.Sprintf("s/%d", i)
+		a := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+		e.SetService(name, &Service{Type: LoadBalancer, External: TrafficLocal, ClusterIPs: []netip.Addr{a}})
+		e.SetEndpointSlice(name, &EndpointSlice{Service: name, Endpoints: []Endpoint{
+			{Addresses: []netip.Addr{a}, Node: fmt.Sprintf("n%d", i%1000), Ready: true},
+		}})
+	}
+	store.Commit(e.Flush())
+	for n := 0; b.Loop(); n++ {
+		e.SetEndpointSlice("s/7", &EndpointSlice{Service: "s/7", Endpoints: []Endpoint{
+			{Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, 7})}, Node: "n7", Ready: n%2 == 0},
+		}})
+		change := e.Flush()
+		if len(change.Scopes) > 1 {
+			b.Fatal("it concerns one node")
+		}
+		store.Commit(change)
+	}
+}

@@ -18,6 +18,9 @@
 package compute
 
 import (
+	"cmp"
+	"net/netip"
+
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/typha/cache"
@@ -39,11 +42,15 @@ type Engine struct {
 	sets     map[string]*ipset               // by id; only those that some node needs
 	services map[string][]view.Member
 
-	nodes      map[string]*node
-	numbers    map[string]nodeID // ids of all node names ever met
-	names      []string          // by id
-	felix      map[string]*api.FelixConfiguration
-	routes     *routes
+	nodes   map[string]*node
+	numbers map[string]nodeID // ids of all node names ever met
+	names   []string          // by id
+	felix   map[string]*api.FelixConfiguration
+	routes  *routes
+
+	originations *originations
+	secrets      *secrets
+
 	everywhere map[*slot]struct{} // policies that every node has
 
 	dirtyEndpoints map[*subject]struct{}
@@ -80,8 +87,24 @@ func New() *Engine {
 	}
 	e.index = newIndex(e.matched, e.unmatched)
 	e.routes = newRoutes(e.out)
+	e.originations = newOriginations(e.out)
+	e.secrets = newSecrets(e.out)
 	e.setProfile(api.ProfileDefaultAllow, nil)
 	return e
+}
+
+// Options are what is said to typha itself and not by an object.
+type Options struct {
+	// ClusterRanges stand for the configured ranges of Services' cluster addresses, unless they are empty.
+	ClusterRanges []netip.Prefix
+	// Namespace is where Secrets are. Empty means kube-system.
+	Namespace string
+}
+
+// Configure sets the options. It is called before anything is applied.
+func (e *Engine) Configure(o Options) {
+	e.originations.override = o.ClusterRanges
+	e.secrets.namespace = cmp.Or(o.Namespace, e.secrets.namespace)
 }
 
 // Apply takes changes in. The views change only with the next Flush.
@@ -147,5 +170,7 @@ func (e *Engine) Flush() views.Change {
 	e.flushSets()
 	e.flushFelix()
 	e.routes.flush()
+	e.originations.flush()
+	e.secrets.flush()
 	return e.out.take()
 }

@@ -18,6 +18,8 @@ type node struct {
 
 // setNode takes in a node, or with nil its end.
 func (e *Engine) setNode(name string, o *api.Node) {
+	e.originations.setNode(name, o)
+	e.secrets.setNode(name, o)
 	was := e.nodes[name]
 	if o == nil {
 		if was == nil {

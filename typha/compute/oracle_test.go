@@ -39,6 +39,8 @@ func oracleViews(w *world) map[views.Scope]oracleView {
 	oracleRoutes(w, out)
 	oracleFelix(w, out)
 	oraclePolicy(w, out)
+	oracleOriginations(w, out)
+	oracleSecrets(w, out)
 	return out
 }
 
@@ -66,9 +68,7 @@ func oracleCommon(w *world, out map[views.Scope]oracleView) {
 			v.add(view.Resource{Object: typed(o.DeepCopy(), "BGPPeer")})
 		}
 		for _, o := range of[*api.BGPConfiguration](w) {
-			if node, ok := strings.CutPrefix(o.Name, "node."); !ok || node == s.Node {
-				v.add(view.Resource{Object: typed(o.DeepCopy(), "BGPConfiguration")})
-			}
+			v.add(view.Resource{Object: typed(o.DeepCopy(), "BGPConfiguration")})
 		}
 	}
 }
@@ -300,7 +300,7 @@ func oraclePolicy(w *world, out map[views.Scope]oracleView) {
 		r := byID[id]
 		v.add(r.item)
 		for _, spec := range r.sets {
-			v.add(oracleSet(spec, things))
+			v.add(oracleSet(w, spec, things))
 		}
 	}
 	list := func(v oracleView, t thing, profiles []string, endPass bool, ingressOnly bool, takes func(view.Policy) bool) string {
@@ -392,13 +392,28 @@ func oraclePolicy(w *world, out map[views.Scope]oracleView) {
 	}
 }
 
-func oracleSet(spec setSpec, things []thing) view.IPSet {
+func oracleSet(w *world, spec setSpec, things []thing) view.IPSet {
 	set := view.IPSet{ID: spec.id, Type: spec.kind}
 	seen := map[view.Member]bool{}
 	add := func(m view.Member) {
 		if !seen[m] {
 			seen[m] = true
 			set.Members = append(set.Members, m)
+		}
+	}
+	for _, slice := range w.slices {
+		for _, ep := range slice.Endpoints {
+			for _, a := range ep.Addresses {
+				for _, p := range slice.Ports {
+					switch {
+					case spec.service == "" || slice.Service != spec.service:
+					case spec.kind == view.SetNet:
+						add(view.Member{Prefix: netip.PrefixFrom(a, a.BitLen())})
+					default:
+						add(view.Member{Prefix: netip.PrefixFrom(a, a.BitLen()), Protocol: p.Protocol, Port: p.Port})
+					}
+				}
+			}
 		}
 	}
 	for _, t := range things {

@@ -128,8 +128,9 @@ func TestIncrementalIsFromScratch(t *testing.T) {
 			}
 			for step := range steps {
 				for range 1 + w.r.IntN(4)*w.r.IntN(3) {
-					e.Apply(w.step())
+					w.step(e)
 				}
+				w.answer(e)
 				store.Commit(e.Flush())
 				for s, want := range oracleViews(w) {
 					requireEqual(t, want, store, s, fmt.Sprintf("step %d", step))
@@ -152,6 +153,12 @@ func TestIncrementalIsFromScratch(t *testing.T) {
 			for k := range w.objects {
 				e.Apply(cache.Change{Key: k})
 			}
+			for name := range w.services {
+				e.SetService(name, nil)
+			}
+			for name := range w.slices {
+				e.SetEndpointSlice(name, nil)
+			}
 			store.Commit(e.Flush())
 			requireEmpty(t, e)
 			for _, c := range clients {
@@ -165,12 +172,13 @@ func TestIncrementalIsFromScratch(t *testing.T) {
 // requireReplica brings the same world into another engine, shuffled and in random batches, and compares versions.
 func requireReplica(t *testing.T, w *world, store *views.Store) {
 	other, otherStore := New(), views.NewStore()
-	for _, c := range w.all() {
-		other.Apply(c)
+	for _, bring := range w.all() {
+		bring(other)
 		if w.chance(20) {
 			otherStore.Commit(other.Flush())
 		}
 	}
+	w.answer(other)
 	otherStore.Commit(other.Flush())
 	for _, n := range worldNodes {
 		for _, s := range []views.Scope{nodeView(n), bgpView(n)} {
@@ -200,4 +208,15 @@ func requireEmpty(t *testing.T, e *Engine) {
 	require.Empty(t, e.routes.fromBlock)
 	require.Empty(t, e.routes.fromTunnel)
 	require.Empty(t, e.routes.pending)
+	require.Empty(t, e.services)
+	require.Empty(t, e.originations.services)
+	require.Empty(t, e.originations.sliceOf)
+	require.Empty(t, e.originations.all)
+	require.Empty(t, e.originations.local)
+	require.Empty(t, e.originations.active)
+	require.Empty(t, e.originations.named)
+	require.Empty(t, e.secrets.nodes)
+	require.Empty(t, e.secrets.configs)
+	require.Empty(t, e.secrets.peers)
+	require.Empty(t, e.secrets.values)
 }

@@ -1,8 +1,6 @@
 package compute
 
 import (
-	"strings"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -66,26 +64,26 @@ func (e *Engine) setPool(key api.Key, o *api.IPPool) {
 	e.out.all(views.BGPView, entry)
 }
 
-// setBGP takes in a resource that only the BGP view needs, or with nil its end. What configures one node goes to that
-// node alone.
+// setBGP takes in a resource that only the BGP view needs, or with nil its end. What configures one node goes to all: they
+// dial its port.
 func (e *Engine) setBGP(key api.Key, o api.Object) {
-	name, ofNode := strings.CutPrefix(key.Name, "node.")
-	if key.Kind != "BGPConfiguration" {
-		ofNode = false
+	switch key.Kind {
+	case "BGPConfiguration":
+		c, _ := o.(*api.BGPConfiguration)
+		if key.Name == api.DefaultName {
+			e.originations.setConfig(c)
+		}
+		e.secrets.setConfig(key.Name, c)
+	case "BGPPeer":
+		p, _ := o.(*api.BGPPeer)
+		e.secrets.setPeer(key.Name, p)
 	}
 	k := resourceKey(key.Kind, key.Name)
-	switch {
-	case o == nil && ofNode:
-		e.out.drop(bgpView(name), k)
-	case o == nil:
+	if o == nil {
 		e.out.allDrop(views.BGPView, k)
-	default:
-		entry := resource(o)
-		entry.Item.(view.Resource).Object.SetLabels(nil)
-		if ofNode {
-			e.out.put(bgpView(name), entry)
-		} else {
-			e.out.all(views.BGPView, entry)
-		}
+		return
 	}
+	entry := resource(o)
+	entry.Item.(view.Resource).Object.SetLabels(nil)
+	e.out.all(views.BGPView, entry)
 }

@@ -63,18 +63,18 @@ func TestServices(t *testing.T) {
 	}
 	bare := func(m view.Member) view.Member { return view.Member{Prefix: m.Prefix} }
 
-	e.SetService("shop/dns", []view.Member{m(1, 53)})
+	e.setMembers("shop/dns", []view.Member{m(1, 53)})
 	put(e, np, pod("n1", "shop", "web", "10.0.0.9", nil))
 	flush()
 	require.Equal(t, []view.Member{m(1, 53)}, members(t, store, nodeView("n1"), view.SetIPPort))
 	require.Equal(t, []view.Member{bare(m(1, 53))}, members(t, store, nodeView("n1"), view.SetNet))
 
-	e.SetService("shop/dns", []view.Member{m(1, 53), m(1, 5353), m(2, 53)})
+	e.setMembers("shop/dns", []view.Member{m(1, 53), m(1, 5353), m(2, 53)})
 	flush()
 	require.Equal(t, []view.Member{m(1, 53), m(1, 5353), m(2, 53)}, members(t, store, nodeView("n1"), view.SetIPPort))
 	require.Equal(t, []view.Member{bare(m(1, 53)), bare(m(2, 53))}, members(t, store, nodeView("n1"), view.SetNet))
 
-	e.SetService("shop/dns", nil)
+	e.setMembers("shop/dns", nil)
 	flush()
 	require.Empty(t, members(t, store, nodeView("n1"), view.SetIPPort))
 	require.Empty(t, members(t, store, nodeView("n1"), view.SetNet))

@@ -223,9 +223,9 @@ func (e *Engine) serviceMembers(spec setSpec) []view.Member {
 	return out
 }
 
-// SetService says which addresses and ports stand behind a service, given as namespace/name; none if it is gone. The
+// setMembers says which addresses and ports stand behind a service, given as namespace/name; none if it is gone. The
 // members are complete: address, protocol and port.
-func (e *Engine) SetService(service string, members []view.Member) {
+func (e *Engine) setMembers(service string, members []view.Member) {
 	var sets []*ipset
 	for _, ports := range []bool{true, false} {
 		if set := e.sets[serviceSet(service, ports).id]; set != nil && set.entry != nil {

@@ -18,10 +18,17 @@ type world struct {
 	r       *rand.Rand
 	objects map[api.Key]api.Object
 	sorted  []api.Object // objects in the order of their keys; nil when out of date
+
+	services map[string]*Service
+	slices   map[string]*EndpointSlice
+	values   map[SecretRef][]byte
 }
 
 func newWorld(seed uint64) *world {
-	return &world{r: rand.New(rand.NewPCG(seed, 1)), objects: map[api.Key]api.Object{}}
+	return &world{
+		r: rand.New(rand.NewPCG(seed, 1)), objects: map[api.Key]api.Object{},
+		services: map[string]*Service{}, slices: map[string]*EndpointSlice{}, values: map[SecretRef][]byte{},
+	}
 }
 
 var (
@@ -36,31 +43,49 @@ func (w *world) pick(from []string) string { return from[w.r.IntN(len(from))] }
 
 func (w *world) chance(percent int) bool { return w.r.IntN(100) < percent }
 
-// step changes one random object.
-func (w *world) step() cache.Change {
+// step changes one random thing, and tells the engine.
+func (w *world) step(e *Engine) {
+	if w.chance(20) {
+		w.stepKubernetes(e)
+		return
+	}
 	w.sorted = nil
 	o := w.random()
 	key := api.KeyOf(o)
 	if w.objects[key] != nil && w.chance(35) {
 		delete(w.objects, key)
-		return cache.Change{Key: key}
+		e.Apply(cache.Change{Key: key})
+		return
 	}
 	w.objects[key] = o
-	return cache.Change{Key: key, Object: o}
+	e.Apply(cache.Change{Key: key, Object: o})
 }
 
-// all are changes that bring the whole world in, in random order.
-func (w *world) all() []cache.Change {
-	var out []cache.Change
+// all bring the whole world in, in random order.
+func (w *world) all() []func(*Engine) {
+	var out []func(*Engine)
 	for k, o := range w.objects {
-		out = append(out, cache.Change{Key: k, Object: o})
+		out = append(out, func(e *Engine) { e.Apply(cache.Change{Key: k, Object: o}) })
+	}
+	for name, s := range w.services {
+		out = append(out, func(e *Engine) { e.SetService(name, s) })
+	}
+	for name, s := range w.slices {
+		out = append(out, func(e *Engine) { e.SetEndpointSlice(name, s) })
 	}
 	w.r.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	return out
 }
 
+// answer has every value that an engine asks for looked up.
+func (w *world) answer(e *Engine) {
+	for _, ref := range e.Secrets() {
+		e.SetSecret(ref, w.values[ref])
+	}
+}
+
 func (w *world) random() api.Object {
-	switch w.r.IntN(26) {
+	switch w.r.IntN(28) {
 	case 0, 1, 2, 3, 4, 5:
 		return w.workload()
 	case 6, 7:
@@ -199,6 +224,9 @@ func (w *world) rule() api.Rule {
 		if w.chance(10) {
 			e.Nets = []string{"10.0.0.0/8"}
 		}
+		if w.chance(10) && len(r.Destination.Ports) == 0 {
+			*e = api.EntityRule{Services: &api.ServiceMatch{Namespace: w.pick(worldNamespaces), Name: w.pick(worldServices)}}
+		}
 	}
 	return r
 }
@@ -306,8 +334,18 @@ func (w *world) node() api.Object {
 	o := &api.Node{}
 	o.Name = w.pick(worldNodes)
 	o.Labels = w.labels()
+	if w.chance(20) {
+		o.Labels[excludeLabel] = w.pick([]string{"true", "false"})
+	}
+	if w.chance(30) {
+		o.Spec.OrchRefs = []api.OrchRef{{Orchestrator: w.pick([]string{"k8s", "other"}), NodeName: w.pick(worldNodes)}}
+	}
 	if w.chance(80) {
 		o.Spec.BGP = &api.NodeBGPSpec{IPv4Address: fmt.Sprintf("10.30.0.%d/24", w.r.IntN(3)+1)}
+		o.Spec.BGP.RouteReflectorClusterID = w.pick([]string{"", "", "1.0.0.1", "bad"})
+		if w.chance(30) {
+			o.Spec.BGP.ASNumber = new(api.ASNumber(64500))
+		}
 	}
 	if w.chance(60) {
 		o.Spec.IPv4VXLANTunnelAddr = fmt.Sprintf("10.0.0.%d", w.r.IntN(20))
@@ -373,19 +411,6 @@ func (w *world) block() api.Object {
 func (w *world) affinity() api.Object {
 	state := api.AffinityState(w.pick([]string{"", "pending", "confirmed", "pendingDeletion"}))
 	return api.NewBlockAffinity(api.AffinityHost, w.pick(worldNodes), worldBlocks[w.r.IntN(len(worldBlocks))], state)
-}
-
-func (w *world) bgp() api.Object {
-	if w.chance(50) {
-		o := &api.BGPConfiguration{}
-		o.Name = w.pick([]string{"default", "node.n1"})
-		o.Spec.LogSeverityScreen = w.pick([]string{"Debug", "Info"})
-		return o
-	}
-	o := &api.BGPPeer{}
-	o.Name = "peer"
-	o.Spec.PeerIP = w.pick([]string{"10.0.0.1", "10.0.0.2"})
-	return o
 }
 
 // of returns the objects of a Go type, in the order of their keys.

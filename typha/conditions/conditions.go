@@ -170,10 +170,20 @@ func Apply(have, given []metav1.Condition, now metav1.Time) []metav1.Condition {
 	return replace(have, given, now, func(kind string) bool { return slices.Contains(owned, kind) })
 }
 
-// Report is the same for what a node says of itself: it replaces all but those that are judged here.
+// Report is the same for what a node says of itself: it replaces all but those that are judged here, or told by Connected.
 func Report(have, given []metav1.Condition, now metav1.Time) []metav1.Condition {
-	given = slices.DeleteFunc(slices.Clone(given), func(c metav1.Condition) bool { return slices.Contains(owned, c.Type) })
-	return replace(have, given, now, func(kind string) bool { return !slices.Contains(owned, kind) })
+	theirs := func(kind string) bool { return !slices.Contains(owned, kind) && kind != api.ConditionConnected }
+	given = slices.DeleteFunc(slices.Clone(given), func(c metav1.Condition) bool { return !theirs(c.Type) })
+	return replace(have, given, now, theirs)
+}
+
+// Connected is the same for whether a node is connected.
+func Connected(have []metav1.Condition, is bool, message string, now metav1.Time) []metav1.Condition {
+	c := metav1.Condition{Type: api.ConditionConnected, Status: metav1.ConditionFalse, Reason: api.ReasonNotConnected, Message: message}
+	if is {
+		c.Status, c.Reason = metav1.ConditionTrue, api.ReasonConnected
+	}
+	return replace(have, []metav1.Condition{c}, now, func(kind string) bool { return kind == api.ConditionConnected })
 }
 
 // replace replaces the conditions of some types. What comes out is in the order of types.

@@ -12,6 +12,7 @@ type builder struct {
 	before *cache.Snapshot
 	news   map[api.Key]api.Object // nil values for objects that are gone
 	order  []api.Key              // in which the keys came first
+	batch  Batch                  // what needs no judging
 }
 
 func newBuilder(in *Intake) *builder {
@@ -36,6 +37,7 @@ func (b *builder) take(m message) {
 			b.set(c.Key, o)
 		}
 	}
+	b.takeTold(m)
 	if m.report != nil {
 		b.in.overlay.report(m.report, b.get, b.set)
 	}
@@ -59,7 +61,8 @@ func (b *builder) get(key api.Key) api.Object {
 
 // build returns the batch of what was taken, without what changes nothing.
 func (b *builder) build() Batch {
-	batch := Batch{Progress: b.in.now.state()}
+	batch := b.batch
+	batch.Progress = b.in.now.state()
 	metrics := b.in.opts.Metrics
 	for _, key := range b.order {
 		was, now := b.before.Get(key), b.news[key]

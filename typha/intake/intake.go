@@ -3,6 +3,8 @@
 // on as one batch. It also takes what felix reports of its endpoints, and keeps that before the datastore's word until
 // the datastore shows it.
 //
+// Services, EndpointSlices and the values of secrets come in by the same way, from where Options say.
+//
 // It refuses to interpret: what an object means is for package compute.
 package intake
 
@@ -19,11 +21,15 @@ import (
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/typha/cache"
+	"github.com/muslin-net/muslin/typha/compute"
 )
 
 // Batch is what happened since the batch before.
 type Batch struct {
-	Changes []cache.Change // at most one for each key
+	Changes  []cache.Change                    // at most one for each key
+	Services map[string]*compute.Service       // by namespace/name; nil for those that are gone
+	Slices   map[string]*compute.EndpointSlice // likewise
+	Secrets  map[compute.SecretRef][]byte      // nil for those that are missing
 	Progress
 }
 
@@ -53,6 +59,10 @@ type Options struct {
 	SourcePerKind bool
 	Logger        *slog.Logger // nil means slog.Default
 	Metrics       *Metrics     // nil means none
+	// Services, if set, tells of Services and EndpointSlices. Without it there are none.
+	Services ServiceSource
+	// Secrets, if set, looks up the secrets that are used. Without it all are missing.
+	Secrets SecretSource
 	// Trouble, if set, is told each failure to follow a kind, and nil once it is followed again.
 	Trouble func(kind string, err error)
 }
@@ -76,6 +86,10 @@ type message struct {
 	kind   string // with delta
 	delta  datastore.Delta[api.Object]
 	report *report
+
+	services *Told[compute.Service]
+	slices   *Told[compute.EndpointSlice]
+	secret   *secretValue
 }
 
 // New returns an Intake that fills a cache from a datastore. The cache must have no other writer.
@@ -91,7 +105,7 @@ func New(r datastore.Reader, c *cache.Cache, opts Options) *Intake {
 		reader: r, cache: c, opts: opts, log: log,
 		inbox:   make(chan message),
 		overlay: newOverlay(),
-		now:     progress{perKind: opts.SourcePerKind, reached: map[string]uint64{}, synced: map[string]bool{}},
+		now:     newProgress(opts),
 		invalid: map[api.Key]error{},
 	}
 }
@@ -103,6 +117,7 @@ func (in *Intake) Run(ctx context.Context, apply func(Batch) error) error {
 	for _, kind := range kinds {
 		group.Go(func() error { return in.follow(ctx, kind) })
 	}
+	in.followSources(ctx, group)
 	group.Go(func() error { return in.loop(ctx, apply) })
 	return group.Wait()
 }

@@ -60,6 +60,8 @@ type Loop struct {
 	timers map[string]*time.Timer
 	held   map[string]time.Time // pools whose step is due and not taken, and since when
 	synced bool
+	wanted []compute.SecretRef // secrets that are looked up
+	known  bool                // those of the start have been
 }
 
 // NewLoop ties the stages together. It becomes the only user of the engine, and the only one to commit to the store.
@@ -97,6 +99,7 @@ func (l *Loop) Run(ctx context.Context) error {
 // step takes one batch to the views.
 func (l *Loop) step(ctx context.Context, b Batch) {
 	l.engine.Apply(b.Changes...)
+	l.applyTold(b)
 	for _, c := range b.Changes {
 		if c.Key.Kind == "IPPool" {
 			l.setPool(ctx, c)
@@ -113,7 +116,7 @@ func (l *Loop) step(ctx context.Context, b Batch) {
 		l.advance(ctx, pool)
 	}
 	// Before everything is there views are given to nobody, and what half of the objects would mean is not of interest.
-	if b.InSync {
+	if b.InSync && l.lookUp() {
 		change := l.engine.Flush()
 		change.Checkpoint, change.Floor, change.InSync = b.Checkpoint, b.Floor, true
 		l.store.Commit(change)

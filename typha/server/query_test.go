@@ -50,7 +50,7 @@ func TestQuestionsAreRelayed(t *testing.T) {
 	ada := w.operator(r.address)
 	for method, who := range map[client.Method]string{
 		client.BirdPeers: "confd 1", client.BirdShow: "confd 2",
-		client.FelixDump: "felix 3", client.FelixExplain: "felix 4", client.FelixEndpoints: "felix 5",
+		client.FelixDump: "felix 3", client.FelixExplain: "felix 4", client.FelixEndpoints: "felix 5", client.BirdDrain: "confd 6",
 	} {
 		parts, err := asked(ada, "n1", client.Question{Method: method, Request: []byte("why")}, 0)
 		require.NoError(t, err)

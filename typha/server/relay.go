@@ -33,6 +33,7 @@ type question struct {
 var methods = map[typhav1.QueryMethod]views.ViewKind{
 	typhav1.QueryMethod_QUERY_METHOD_BIRD_PEERS:      views.BGPView,
 	typhav1.QueryMethod_QUERY_METHOD_BIRD_SHOW:       views.BGPView,
+	typhav1.QueryMethod_QUERY_METHOD_BIRD_DRAIN:      views.BGPView,
 	typhav1.QueryMethod_QUERY_METHOD_FELIX_DUMP:      views.NodeView,
 	typhav1.QueryMethod_QUERY_METHOD_FELIX_EXPLAIN:   views.NodeView,
 	typhav1.QueryMethod_QUERY_METHOD_FELIX_ENDPOINTS: views.NodeView,

@@ -53,6 +53,9 @@ type Config struct {
 	// CheckpointWait is how long a client that knows more than this replica waits for it to catch up; 0 means 15 s, which
 	// is more than the datastore takes to say that nothing has happened.
 	CheckpointWait time.Duration
+	// ReportPatience is how late the report on a node's BGP may be before a replica to which only the node's felix is
+	// connected says that it has none; 0 means 10 s.
+	ReportPatience time.Duration
 	// StopWait is how long a stopping server takes to send its clients elsewhere, if there is an elsewhere; 0 means 5 s.
 	StopWait time.Duration
 
@@ -71,6 +74,7 @@ type Server struct {
 	reports  *reports
 	nodes    *nodes
 	statuses *statuses
+	presence *presence
 	applied  *applied
 	enroller *enroller // nil where nodes do not enrol here
 
@@ -104,6 +108,7 @@ func New(cfg Config) (*Server, error) {
 	s.nodes = newNodes(cfg.Datastore, cfg.Alloc, s.log)
 	s.nodes.connected = s.sessions.nodes
 	s.statuses = newStatuses(cfg, s.log)
+	s.presence = newPresence(cfg, s.sessions, s.log)
 	s.sessions.joined = func(node string) { s.nodes.check(node) }
 	return s, nil
 }
@@ -130,6 +135,8 @@ func (s *Server) Serve(ctx context.Context, listener, enroll net.Listener) error
 	group.Go(func() error { return s.nodes.run(ctx) })
 	group.Go(func() error { return s.statuses.runPools(ctx) })
 	group.Go(func() error { return s.statuses.runNodes(ctx) })
+	group.Go(func() error { return s.presence.run(ctx) })
+	group.Go(func() error { return newNodeReports(s).run(ctx) })
 	group.Go(func() error { return s.applied.run(ctx) })
 	group.Go(func() error { return s.watchHealth(ctx) })
 	group.Go(func() error {

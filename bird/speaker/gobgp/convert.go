@@ -68,14 +68,14 @@ func toPeer(n speaker.Neighbor) *api.Peer {
 	case !n.Internal:
 		p.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: 255}
 	}
-	if n.ReflectorClient {
+	if n.Client {
 		p.RouteReflector = &api.RouteReflector{RouteReflectorClient: true, RouteReflectorClusterId: n.ClusterID.String()}
 	}
 	return p
 }
 
 func description(n speaker.Neighbor) string {
-	if n.ReflectorClient {
+	if n.Client {
 		return fmt.Sprintf("client of reflector %s", n.ClusterID)
 	}
 	return ""

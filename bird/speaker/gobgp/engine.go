@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 
@@ -30,13 +31,18 @@ const (
 
 // Engine is a gobgp server in this process.
 type Engine struct {
-	server *server.BgpServer
-	log    *slog.Logger
+	server  *server.BgpServer
+	log     *slog.Logger
+	reasons *logger
 
 	mu     sync.Mutex // guards the following
 	peers  map[netip.Addr]speaker.Neighbor
 	states map[netip.Addr]speaker.State
 	rests  map[netip.Addr]*rest
+	dials  map[netip.Addr]context.CancelFunc // of sessions that wait for a connection
+
+	ctx      context.Context   //nolint:containedctx // of New: it bounds what events begin
+	accepted chan *net.TCPConn // what comes out of it is a connection of gobgp's; nil: gobgp dials itself
 }
 
 // New starts gobgp's loop, without listening. Events go to events until ctx ends; the loop itself runs on, since gobgp has
@@ -47,8 +53,11 @@ func New(ctx context.Context, log *slog.Logger, events speaker.Events) (*Engine,
 		peers:  map[netip.Addr]speaker.Neighbor{},
 		states: map[netip.Addr]speaker.State{},
 		rests:  map[netip.Addr]*rest{},
+		dials:  map[netip.Addr]context.CancelFunc{},
+		ctx:    ctx,
 	}
-	e.server = server.NewBgpServer(server.LoggerOption(&logger{log: log, events: events, shutdown: e.startAgain}))
+	e.reasons = &logger{log: log, events: events, shutdown: e.startAgain}
+	e.server = server.NewBgpServer(server.LoggerOption(e.reasons))
 	go e.server.Serve()
 	// One watch for all: only within a watch does gobgp keep the order, and an End-of-RIB that overtakes the paths before it
 	// would make us call the table complete too early.
@@ -58,11 +67,12 @@ func New(ctx context.Context, log *slog.Logger, events speaker.Events) (*Engine,
 			{Type: api.WatchEventRequest_Table_Filter_BEST}, {Type: api.WatchEventRequest_Table_Filter_EOR},
 		}},
 	}
+	best := newBestReader()
 	err := e.server.WatchEvent(ctx, watch, func(r *api.WatchEventResponse) {
 		if p := r.GetPeer(); p != nil {
 			e.tellSession(events, p)
 		} else {
-			e.tellTable(events, r.GetTable().GetPaths())
+			e.tellTable(events, best, r.GetTable().GetPaths())
 		}
 	})
 	if err != nil {
@@ -85,6 +95,9 @@ func (e *Engine) Start(g speaker.Global) error {
 		_ = e.Stop() // closes the listeners that did open
 		return fmt.Errorf("listening for BGP on %s: %w; free the port, or set another listenPort", listening(g), err)
 	}
+	e.mu.Lock()
+	e.accepted = accepted(e.server)
+	e.mu.Unlock()
 	err := e.SetProgram(policy.Program{})
 	for _, direction := range []api.PolicyDirection{api.PolicyDirection_IMPORT, api.PolicyDirection_EXPORT} {
 		name, fallback := importPolicy, api.RouteAction_ACCEPT
@@ -117,6 +130,9 @@ func (e *Engine) Stop() error {
 	clear(e.peers)
 	clear(e.states)
 	clear(e.rests)
+	for a := range e.dials {
+		e.endDial(a)
+	}
 	if err := e.server.StopBgp(context.Background(), &api.StopBgpRequest{}); err != nil {
 		return fmt.Errorf("gobgp: stopping: %w", err)
 	}
@@ -125,7 +141,7 @@ func (e *Engine) Stop() error {
 
 // AddPeer adds a session.
 func (e *Engine) AddPeer(n speaker.Neighbor) error {
-	if err := e.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: toPeer(n)}); err != nil {
+	if err := e.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: e.toPeer(n)}); err != nil {
 		return fmt.Errorf("gobgp: adding peer %s: %w", n.Address, err)
 	}
 	e.remember(n)
@@ -134,7 +150,7 @@ func (e *Engine) AddPeer(n speaker.Neighbor) error {
 
 // UpdatePeer changes a session.
 func (e *Engine) UpdatePeer(n speaker.Neighbor) error {
-	if _, err := e.server.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: toPeer(n)}); err != nil {
+	if _, err := e.server.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: e.toPeer(n)}); err != nil {
 		return fmt.Errorf("gobgp: updating peer %s: %w", n.Address, err)
 	}
 	e.remember(n)
@@ -145,6 +161,18 @@ func (e *Engine) remember(n speaker.Neighbor) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.peers[n.Address] = n
+	e.endDial(n.Address) // it may have another address or key to dial with
+	e.followDial(n.Address, e.states[n.Address])
+	e.lookAgain(n.Address)
+}
+
+// toPeer leaves dialling to us where that works.
+func (e *Engine) toPeer(n speaker.Neighbor) *api.Peer {
+	p := toPeer(n)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p.Transport.PassiveMode = n.Passive || e.accepted != nil
+	return p
 }
 
 // DeletePeer ends a session.
@@ -153,7 +181,9 @@ func (e *Engine) DeletePeer(address netip.Addr) error {
 	n, known := e.peers[address]
 	delete(e.peers, address)
 	delete(e.rests, address)
+	e.endDial(address)
 	e.mu.Unlock()
+	hangUp(address, n.SourceAddress)
 	if known && n.Password != "" {
 		n.Password, n.Passive = "", true
 		if _, err := e.server.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: toPeer(n)}); err != nil {
@@ -217,9 +247,9 @@ func (e *Engine) Withdraw(prefix netip.Prefix) error {
 }
 
 // Peers lists the sessions.
-func (e *Engine) Peers(advertised bool) ([]speaker.PeerCounters, error) {
+func (e *Engine) Peers() ([]speaker.PeerCounters, error) {
 	var out []speaker.PeerCounters
-	err := e.server.ListPeer(context.Background(), &api.ListPeerRequest{EnableAdvertised: advertised}, func(p *api.Peer) {
+	err := e.server.ListPeer(context.Background(), &api.ListPeerRequest{}, func(p *api.Peer) {
 		out = append(out, fromPeer(p))
 	})
 	if err != nil {

@@ -9,39 +9,10 @@ import (
 	"github.com/muslin-net/muslin/bird/speaker"
 )
 
-// tellBest passes on the outcome of path selection. gobgp sends either one path for each of several prefixes, or all equal
-// paths of one prefix; both ways the paths of a prefix follow each other.
-func tellBest(events speaker.Events, paths []*api.Path) {
-	for len(paths) > 0 {
-		prefix, err := prefixOf(paths[0])
-		if err != nil {
-			paths = paths[1:] // of another family; none is configured
-			continue
-		}
-		var best []speaker.Path
-		n := 0
-		for n < len(paths) {
-			p := paths[n]
-			if other, err := prefixOf(p); err != nil || other != prefix {
-				break
-			}
-			n++
-			if p.IsWithdraw || !address(p.NeighborIp).IsValid() { // gone, or our own
-				continue
-			}
-			if path, err := fromPath(p); err == nil && path.NextHop.IsValid() {
-				best = append(best, path)
-			}
-		}
-		paths = paths[n:]
-		events.Best(prefix, best)
-	}
-}
-
 // tellTable passes on what concerns the table: an End-of-RIB marker, which is a path to nowhere, or best paths.
-func (e *Engine) tellTable(events speaker.Events, paths []*api.Path) {
+func (e *Engine) tellTable(events speaker.Events, best *bestReader, paths []*api.Path) {
 	if len(paths) != 1 || paths[0].GetNlri() != nil {
-		tellBest(events, paths)
+		best.tell(events, paths)
 		return
 	}
 	if a := address(paths[0].NeighborIp); a.IsValid() {
@@ -88,9 +59,18 @@ func (e *Engine) tellSession(events speaker.Events, event *api.WatchEventRespons
 	if s.GetAdminState() != api.PeerState_UP {
 		state = speaker.Down
 	}
+	if state == speaker.Idle {
+		e.lookAgain(a)
+	}
+	e.follow(events, a, state)
+}
+
+// follow keeps what depends on a session's state in step with it, and passes the state on.
+func (e *Engine) follow(events speaker.Events, a netip.Addr, state speaker.State) {
 	e.mu.Lock()
 	e.states[a] = state
 	e.followRest(a, state)
+	e.followDial(a, state)
 	if n, ok := e.peers[a]; ok && state == speaker.Established {
 		n.Restarting = false // it has been told
 		e.peers[a] = n

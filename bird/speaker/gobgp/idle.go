@@ -70,18 +70,16 @@ func (e *Engine) followRest(a netip.Addr, state speaker.State) {
 // NOTIFICATION is dropped with whatever waits for a session that is down), and an administrative start begins a rest; before
 // it there must be a shutdown, which has happened when the log says so (startAgain).
 func (e *Engine) cutRest(a netip.Addr) {
-	ctx, resting := context.Background(), false
-	err := e.server.ListPeer(ctx, &api.ListPeerRequest{Address: a.String()}, func(p *api.Peer) {
-		resting = p.GetState().GetSessionState() == api.PeerState_IDLE
-	})
+	ctx := context.Background()
+	state := e.stateNow(a)
 	e.mu.Lock()
 	r := e.rests[a]
-	cut := err == nil && resting && r != nil && r.cut()
+	cut := state == api.PeerState_IDLE && r != nil && r.cut()
 	e.mu.Unlock()
 	if !cut {
 		return
 	}
-	err = e.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: a.String()})
+	err := e.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: a.String()})
 	if err == nil {
 		err = e.server.DisablePeer(ctx, &api.DisablePeerRequest{Address: a.String()})
 	}

@@ -131,7 +131,10 @@ func TestSessions(t *testing.T) {
 		{name: "return of the passive end", third: 77, as: []uint32{64512, 64512}, run: testReturn(77, 1)},
 		{name: "transit", third: 74, as: []uint32{64512, 64512, 65001}, run: testTransit},
 		{name: "reflector", third: 75, as: []uint32{64512, 64512, 64512}, run: testReflector},
+		{name: "mesh to reflectors and back", third: 78, as: []uint32{64512, 64512, 64512, 64512, 64512}, run: testSwitch},
+		{name: "loss", third: 79, as: []uint32{64512, 64512, 64512}, run: testLoss},
 		{name: "community filter", third: 76, as: []uint32{64512, 64512, 65001}, run: testCommunityFilter},
+		{name: "malformed updates", third: 90, as: []uint32{64512}, run: testMalformed},
 	}
 	for _, test := range tests {
 		for i, as := range test.as {

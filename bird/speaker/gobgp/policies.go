@@ -88,6 +88,9 @@ func addActions(a *api.Actions, s policy.Statement) {
 	if s.Preference != 0 {
 		a.LocalPref = &api.LocalPrefAction{Value: s.Preference}
 	}
+	if s.MED != 0 {
+		a.Med = &api.MedAction{Type: api.MedAction_REPLACE, Value: int64(s.MED)}
+	}
 	switch s.NextHop {
 	case policy.NextHopSelf:
 		a.Nexthop = &api.NexthopAction{Self: true}

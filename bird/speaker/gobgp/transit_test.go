@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/muslin-net/muslin/api/bgp"
 	"github.com/muslin-net/muslin/bird/policy"
 	"github.com/muslin-net/muslin/bird/speaker"
 )
@@ -61,6 +62,12 @@ func (l *line) stillUp() {
 	l.t.Helper()
 	require.Equal(l.t, l.sinceAB, state(l.t, l.a).Since.String())
 	require.Equal(l.t, l.sinceBC, state(l.t, l.c).Since.String())
+	for _, other := range []netip.Addr{l.addrA, l.addrC} {
+		eventually(l.t, "what the speaker counts is what the engine has advertised", func() bool {
+			list, err := l.b.Peers(other.String())
+			return err == nil && len(list) == 1 && int(list[0].Advertised) == len(l.show(l.b, speaker.LookAdvertised, other))
+		})
+	}
 }
 
 func (l *line) show(s *speaker.Speaker, look speaker.Look, p netip.Addr) map[string]string {
@@ -74,17 +81,17 @@ func (l *line) show(s *speaker.Speaker, look speaker.Look, p netip.Addr) map[str
 
 // testTransit has b pass a's blocks on to c over eBGP, and changes the filters between them in every direction.
 func testTransit(t *testing.T, speakers []*speaker.Speaker) {
-	exact := func(p string) policy.Rule {
-		return policy.Rule{Prefix: netip.MustParsePrefix(p), Operator: policy.Equal}
+	exact := func(p string) bgp.Rule {
+		return bgp.Rule{Prefix: netip.MustParsePrefix(p), Operator: bgp.Equal}
 	}
-	filtered := func(export, in []policy.Rule) func(*policy.Config) {
+	filtered := func(export, in []bgp.Rule) func(*policy.Config) {
 		return func(c *policy.Config) {
-			c.Filters = []policy.Filter{{Name: "f", Export4: export, Import4: in}}
+			c.Filters = []bgp.Filter{{Name: "f", Export4: export, Import4: in}}
 			c.Peers = append([]policy.Peer(nil), c.Peers...)
 			c.Peers[1].Filters = []string{"f"}
 		}
 	}
-	l := newLine(t, speakers, 74, 65001, filtered([]policy.Rule{exact("192.168.1.0/26")}, []policy.Rule{exact("192.168.30.0/26")}))
+	l := newLine(t, speakers, 74, 65001, filtered([]bgp.Rule{exact("192.168.1.0/26")}, []bgp.Rule{exact("192.168.30.0/26")}))
 
 	eventually(t, "c has what the filter lets through", func() bool { return best(l.c)["192.168.2.0/26"].NextHop == l.addrB })
 	require.Equal(t, []uint32{64512}, best(l.c)["192.168.2.0/26"].ASPath)
@@ -97,11 +104,11 @@ func testTransit(t *testing.T, speakers []*speaker.Speaker) {
 	require.Equal(t, "BGPFilter(f).exportV4[0]", withheld["192.168.1.0/26"])
 	require.NotContains(t, best(l.a), "172.20.0.0/16", "outside every pool")
 
-	community, err := policy.ParseCommunity("64512:7")
+	community, err := bgp.ParseCommunity("64512:7")
 	require.NoError(t, err)
 	accept := exact("192.168.1.0/26")
-	accept.Accept, accept.Operations = true, []policy.Operation{{AddCommunity: &community}, {Prepend: []uint32{64999, 64999}}}
-	changes := l.change(filtered([]policy.Rule{accept}, nil))
+	accept.Accept, accept.Operations = true, []bgp.Operation{{AddCommunity: &community}, {Prepend: []uint32{64999, 64999}}}
+	changes := l.change(filtered([]bgp.Rule{accept}, nil))
 	require.Equal(t, []string{"Node_" + l.addrA.String(), "Node_" + l.addrC.String()}, changes.Refreshed)
 	eventually(t, "c has the first block, changed", func() bool {
 		p := best(l.c)["192.168.1.0/26"]
@@ -116,7 +123,7 @@ func testTransit(t *testing.T, speakers []*speaker.Speaker) {
 	})
 	eventually(t, "the next hop is kept", func() bool { return best(l.c)["192.168.2.0/26"].NextHop == l.addrA })
 
-	l.change(filtered([]policy.Rule{{}}, []policy.Rule{{}}))
+	l.change(filtered([]bgp.Rule{{}}, []bgp.Rule{{}}))
 	eventually(t, "nothing passes any more", func() bool { return len(best(l.c)) == 0 && len(best(l.b)) == 2 })
 	eventually(t, "a lost c's block", func() bool { return len(best(l.a)) == 0 })
 	l.stillUp()
@@ -157,7 +164,7 @@ func testReflector(t *testing.T, speakers []*speaker.Speaker) {
 func testCommunityFilter(t *testing.T, speakers []*speaker.Speaker) {
 	standard, large := policy.Community{Parts: [3]uint32{64512, 9}}, policy.Community{Large: true, Parts: [3]uint32{1, 2, 3}}
 	l := newLine(t, speakers, 76, 65001, func(c *policy.Config) {
-		c.Filters = []policy.Filter{{Name: "f", Export4: []policy.Rule{{Community: &standard}, {Accept: true, Community: &large, Operations: []policy.Operation{{AddCommunity: &standard}}}}}}
+		c.Filters = []bgp.Filter{{Name: "f", Export4: []bgp.Rule{{Community: &standard}, {Accept: true, Community: &large, Operations: []bgp.Operation{{AddCommunity: &standard}}}}}}
 		c.Peers[1].Filters = []string{"f"}
 	})
 	configA := config(l.addrA, 64512, peer(l.addrA, l.addrB, 64512, true))

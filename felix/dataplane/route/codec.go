@@ -37,18 +37,23 @@ func normal(r desired.Route) desired.Route {
 
 // encode is the body of an RTM_NEWROUTE or RTM_DELROUTE message. index resolves link names.
 func encode(r desired.Route, index func(string) int) []byte {
-	dst := r.Dst.Addr()
-	b := make([]byte, unix.SizeofRtMsg, 96)
-	b[0], b[1] = family(dst), byte(r.Dst.Bits())
+	return appendRoute(make([]byte, 0, 96), r, index)
+}
+
+// appendRoute appends what encode returns.
+func appendRoute(b []byte, r desired.Route, index func(string) int) []byte {
+	dst, head := r.Dst.Addr(), len(b)
+	b = append(b, make([]byte, unix.SizeofRtMsg)...)
+	b[head], b[head+1] = family(dst), byte(r.Dst.Bits())
 	if r.Table < 256 {
-		b[4] = byte(r.Table)
+		b[head+4] = byte(r.Table)
 	}
-	b[5], b[6], b[7] = byte(r.Protocol), scope(r), kindOut(r.Kind)
+	b[head+5], b[head+6], b[head+7] = byte(r.Protocol), scope(r), kindOut(r.Kind)
 	b = nlsock.AttrU32(b, unix.RTA_TABLE, uint32(r.Table))
-	b = nlsock.Attr(b, unix.RTA_DST, dst.AsSlice())
+	b = attrAddr(b, unix.RTA_DST, dst)
 	b = nlsock.AttrU32(b, unix.RTA_PRIORITY, uint32(r.Metric))
 	if r.Src.IsValid() {
-		b = nlsock.Attr(b, unix.RTA_PREFSRC, r.Src.AsSlice())
+		b = attrAddr(b, unix.RTA_PREFSRC, r.Src)
 	}
 	if r.MTU != 0 {
 		b = nlsock.Nest(b, unix.RTA_METRICS, func(b []byte) []byte {
@@ -59,7 +64,7 @@ func encode(r desired.Route, index func(string) int) []byte {
 	case len(r.NextHops) == 1:
 		h := r.NextHops[0]
 		if h.OnLink {
-			binary.NativeEndian.PutUint32(b[8:], unix.RTNH_F_ONLINK)
+			binary.NativeEndian.PutUint32(b[head+8:], unix.RTNH_F_ONLINK)
 		}
 		b = gateway(b, h)
 		b = nlsock.AttrU32(b, unix.RTA_OIF, uint32(index(h.Link)))
@@ -91,7 +96,17 @@ func gateway(b []byte, h desired.NextHop) []byte {
 	if !h.Via.IsValid() {
 		return b
 	}
-	return nlsock.Attr(b, unix.RTA_GATEWAY, h.Via.AsSlice())
+	return attrAddr(b, unix.RTA_GATEWAY, h.Via)
+}
+
+// attrAddr appends an address without leaving garbage behind.
+func attrAddr(b []byte, typ uint16, a netip.Addr) []byte {
+	if a.Is4() {
+		v := a.As4()
+		return nlsock.Attr(b, typ, v[:])
+	}
+	v := a.As16()
+	return nlsock.Attr(b, typ, v[:])
 }
 
 func family(a netip.Addr) byte {

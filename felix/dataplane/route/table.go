@@ -28,7 +28,6 @@ import (
 	"github.com/muslin-net/muslin/felix/dataplane/internal/links"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nlsock"
 	"github.com/muslin-net/muslin/felix/desired"
-	"github.com/muslin-net/muslin/internal/delta"
 )
 
 // Config says which routes are felix's.
@@ -68,16 +67,15 @@ type Table struct {
 
 	mu       sync.Mutex // guards the following, and conn
 	links    links.Table
-	routes   *delta.Tracker[desired.RouteKey, desired.Route] // actual: those that are ours
-	byLink   map[string]map[desired.RouteKey]struct{}        // keys of actual routes by device
-	dropped  map[desired.RouteKey]struct{}                   // explicitly removed: may go before whole
-	doubles  []desired.Route                                 // further kernel routes with the key of one of ours
-	external map[desired.RouteKey]external                   // others' routes on workload interfaces, in their grace period
-	waiting  map[desired.RouteKey]string                     // desired, but this device is not there or not up
-	occupied map[desired.RouteKey]desired.Route              // another's route in the place of a desired one; the zero route: unknown
-	told     map[desired.RouteKey]string                     // what was logged of it
-	ousted   map[desired.RouteKey]struct{}                   // ours was there until another took it out
-	suspects map[desired.RouteKey]struct{}                   // ours was there, and may have gone with its device
+	routes   ledger                             // actual: those that are ours
+	dropped  map[desired.RouteKey]struct{}      // explicitly removed: may go before whole
+	doubles  []desired.Route                    // further kernel routes with the key of one of ours
+	external map[desired.RouteKey]external      // others' routes on workload interfaces, in their grace period
+	waiting  map[desired.RouteKey]string        // desired, but this device is not there or not up
+	occupied map[desired.RouteKey]desired.Route // another's route in the place of a desired one; the zero route: unknown
+	told     map[desired.RouteKey]string        // what was logged of it
+	ousted   map[desired.RouteKey]struct{}      // ours was there until another took it out
+	suspects map[desired.RouteKey]struct{}      // ours was there, and may have gone with its device
 	contests map[desired.RouteKey]contest
 	failures dataplane.Failures
 	whole    bool
@@ -101,10 +99,12 @@ func New(cfg Config) (*Table, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("route driver: %w", err)
 	}
+	if err := events.Ignore(conn.Port()); err != nil {
+		return nil, errors.Join(fmt.Errorf("route driver: %w", err), conn.Close(), events.Close())
+	}
 	return &Table{
 		cfg: cfg.withDefaults(), conn: conn, events: events,
-		routes:   delta.New[desired.RouteKey](desired.Route.Equal),
-		byLink:   map[string]map[desired.RouteKey]struct{}{},
+		routes:   newLedger(),
 		dropped:  map[desired.RouteKey]struct{}{},
 		external: map[desired.RouteKey]external{},
 		waiting:  map[desired.RouteKey]string{},
@@ -205,11 +205,14 @@ func (t *Table) write(ctx context.Context) error {
 	return err
 }
 
+// writeAtOnce is how many routes are encoded, sent and taken note of at a time.
+const writeAtOnce = 2048
+
 // attempt writes what is due. taken are the places where something is that was not known of.
 func (t *Table) attempt(ctx context.Context) (taken []desired.RouteKey, err error) {
-	var msgs []nlsock.Message
-	var due, refused []desired.Route
+	var refused []desired.Route
 	now := time.Now()
+	var w batch
 	for k, r := range t.routes.Updates() {
 		if missing := t.missingLink(r); missing != "" {
 			t.waiting[k] = missing
@@ -220,38 +223,70 @@ func (t *Table) attempt(ctx context.Context) (taken []desired.RouteKey, err erro
 		if occupied && !t.contested(k, now) {
 			continue
 		}
-		_, there := t.routes.Actual(k)
 		_, perhaps := t.suspects[k]
 		mode := uint16(unix.NLM_F_EXCL)
-		if occupied || there || perhaps {
+		if occupied || perhaps || t.has(k) {
 			mode = unix.NLM_F_REPLACE
 		}
-		due = append(due, r)
-		msgs = append(msgs, nlsock.Message{Type: unix.RTM_NEWROUTE, Flags: unix.NLM_F_CREATE | mode, Body: encode(r, t.index)})
+		w.add(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|mode, r, t.index)
+		if len(w.routes) < writeAtOnce {
+			continue
+		}
+		if err := t.writeBatch(ctx, &w, &taken, &refused); err != nil {
+			return nil, err
+		}
 	}
-	results, err := t.conn.Send(ctx, msgs)
-	if err != nil {
+	if err := t.writeBatch(ctx, &w, &taken, &refused); err != nil {
 		return nil, err
 	}
-	for i, r := range due {
+	return taken, t.reroute(ctx, refused)
+}
+
+// writeBatch writes routes and empties the batch.
+func (t *Table) writeBatch(ctx context.Context, w *batch, taken *[]desired.RouteKey, refused *[]desired.Route) error {
+	defer w.reset()
+	results, err := t.conn.Send(ctx, w.messages)
+	if err != nil {
+		return err
+	}
+	for i, r := range w.routes {
 		k := r.Key()
 		switch err := results[i]; {
 		case err == nil:
-			t.setActual(r)
+			t.setActual(*r)
 			delete(t.occupied, k)
 			delete(t.ousted, k)
 			delete(t.told, k)
 		case errors.Is(err, unix.EEXIST):
-			taken = append(taken, k)
+			*taken = append(*taken, k)
 		case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENODEV):
 			t.waiting[k] = r.NextHops[0].Link // it went in this moment; its return wakes us
-		case refusedInPlace(r, t.has(k), err):
-			refused = append(refused, r)
+		case refusedInPlace(*r, t.has(k), err):
+			*refused = append(*refused, *r)
 		default:
 			t.failures.Add(dataplane.KindRoute, k.String(), fmt.Errorf("add %s: %w", r, err))
 		}
 	}
-	return taken, t.reroute(ctx, refused)
+	return nil
+}
+
+// batch is routes on their way to the kernel. Its memory is used again.
+type batch struct {
+	routes   []*desired.Route
+	messages []nlsock.Message
+	bytes    []byte // of the messages
+}
+
+func (b *batch) add(kind, flags uint16, r *desired.Route, index func(string) int) {
+	start := len(b.bytes)
+	b.bytes = appendRoute(b.bytes, *r, index)
+	b.routes = append(b.routes, r)
+	b.messages = append(b.messages, nlsock.Message{Type: kind, Flags: flags, Body: b.bytes[start:len(b.bytes):len(b.bytes)]})
+}
+
+func (b *batch) reset() {
+	clear(b.routes)
+	b.routes, b.messages, b.bytes = b.routes[:0], b.messages[:0], b.bytes[:0]
 }
 
 // has tells whether a route of ours is in the kernel with the key.
@@ -261,41 +296,66 @@ func (t *Table) has(k desired.RouteKey) bool {
 }
 
 func (t *Table) remove(ctx context.Context) error {
-	var msgs []nlsock.Message
-	due := t.doubles
-	extra := len(due)
+	doubles := t.doubles
 	t.doubles = nil
-	for k, r := range t.routes.Deletes() {
-		if _, told := t.dropped[k]; told || t.whole {
-			due = append(due, r)
-		}
+	var w batch
+	for i := range doubles {
+		w.addRemoval(&doubles[i], t.index)
 	}
-	for _, r := range due {
-		body := encode(r, t.index)
-		body[6] = unix.RT_SCOPE_NOWHERE // any scope: the key is enough to tell it from others
-		msgs = append(msgs, nlsock.Message{Type: unix.RTM_DELROUTE, Body: body})
-	}
-	results, err := t.conn.Send(ctx, msgs)
-	if err != nil {
+	if err := t.removeBatch(ctx, &w, func(desired.RouteKey) {}); err != nil {
 		return err
 	}
-	for i, r := range due {
-		switch err := results[i]; {
-		case err == nil, errors.Is(err, unix.ESRCH), errors.Is(err, unix.ENODEV):
-			if i >= extra {
-				t.deleteActual(r.Key())
-			}
-		default:
-			t.failures.Add(dataplane.KindRoute, r.Key().String(), fmt.Errorf("remove %s: %w", r, err))
+	gone := func(k desired.RouteKey) {
+		t.deleteActual(k)
+		delete(t.dropped, k)
+	}
+	for k, r := range t.routes.Deletes() {
+		if _, told := t.dropped[k]; !told && !t.whole {
+			continue
+		}
+		if w.addRemoval(r, t.index); len(w.routes) < writeAtOnce {
+			continue
+		}
+		if err := t.removeBatch(ctx, &w, gone); err != nil {
+			return err
 		}
 	}
-	clear(t.dropped)
-	for _, r := range due { // what could not be removed is still to be removed
-		if _, there := t.routes.Actual(r.Key()); there {
-			t.dropped[r.Key()] = struct{}{}
+	if err := t.removeBatch(ctx, &w, gone); err != nil {
+		return err
+	}
+	for k := range t.dropped {
+		if !t.has(k) {
+			delete(t.dropped, k)
 		}
 	}
 	return nil
+}
+
+// removeBatch removes routes and empties the batch. What could not be removed is still to be removed.
+func (t *Table) removeBatch(ctx context.Context, w *batch, gone func(desired.RouteKey)) error {
+	defer w.reset()
+	results, err := t.conn.Send(ctx, w.messages)
+	if err != nil {
+		return err
+	}
+	for i, r := range w.routes {
+		k := r.Key()
+		switch err := results[i]; {
+		case err == nil, errors.Is(err, unix.ESRCH), errors.Is(err, unix.ENODEV):
+			gone(k)
+		default:
+			t.failures.Add(dataplane.KindRoute, k.String(), fmt.Errorf("remove %s: %w", r, err))
+			if t.has(k) {
+				t.dropped[k] = struct{}{}
+			}
+		}
+	}
+	return nil
+}
+
+func (b *batch) addRemoval(r *desired.Route, index func(string) int) {
+	b.add(unix.RTM_DELROUTE, 0, r, index)
+	b.messages[len(b.messages)-1].Body[6] = unix.RT_SCOPE_NOWHERE // any scope: the key is enough to tell it from others
 }
 
 // load reads links and routes.
@@ -341,10 +401,6 @@ func (t *Table) load(ctx context.Context) error {
 			intruding[k] = r
 		}
 	}
-	t.byLink = map[string]map[desired.RouteKey]struct{}{}
-	for k, r := range actual {
-		t.indexLinks(k, r)
-	}
 	t.routes.ReplaceActual(actual)
 	clear(t.suspects)
 	t.occupy(intruding)
@@ -373,7 +429,7 @@ func (t *Table) expire(now time.Time) {
 	}
 }
 
-func (t *Table) missingLink(r desired.Route) string {
+func (t *Table) missingLink(r *desired.Route) string {
 	for _, h := range r.NextHops {
 		if l, ok := t.links.ByName(h.Link); !ok || !l.Up {
 			return h.Link
@@ -389,35 +445,8 @@ func (t *Table) index(name string) int {
 
 func (t *Table) setActual(r desired.Route) {
 	k := r.Key()
-	if old, ok := t.routes.Actual(k); ok {
-		t.unindexLinks(k, old)
-	}
 	t.routes.SetActual(k, r)
 	delete(t.suspects, k)
-	t.indexLinks(k, r)
 }
 
-func (t *Table) deleteActual(k desired.RouteKey) {
-	if old, ok := t.routes.Actual(k); ok {
-		t.unindexLinks(k, old)
-		t.routes.DeleteActual(k)
-	}
-}
-
-func (t *Table) indexLinks(k desired.RouteKey, r desired.Route) {
-	for _, h := range r.NextHops {
-		if t.byLink[h.Link] == nil {
-			t.byLink[h.Link] = map[desired.RouteKey]struct{}{}
-		}
-		t.byLink[h.Link][k] = struct{}{}
-	}
-}
-
-func (t *Table) unindexLinks(k desired.RouteKey, r desired.Route) {
-	for _, h := range r.NextHops {
-		delete(t.byLink[h.Link], k)
-		if len(t.byLink[h.Link]) == 0 {
-			delete(t.byLink, h.Link)
-		}
-	}
-}
+func (t *Table) deleteActual(k desired.RouteKey) { t.routes.DeleteActual(k) }

@@ -149,7 +149,13 @@ func (t *Table) onLink(c links.Change) (drifts []dataplane.Drift, due bool) {
 
 // suspectLink forgets what is known about the routes of a device.
 func (t *Table) suspectLink(name, why string) (drifts []dataplane.Drift, due bool) {
-	for k := range t.byLink[name] {
+	on := func(r *desired.Route) bool {
+		return slices.ContainsFunc(r.NextHops, func(h desired.NextHop) bool { return h.Link == name })
+	}
+	for k, r := range t.routes.AllActual() {
+		if !on(r) {
+			continue
+		}
 		t.deleteActual(k)
 		if _, wanted := t.routes.Desired(k); wanted {
 			due = true
@@ -157,16 +163,13 @@ func (t *Table) suspectLink(name, why string) (drifts []dataplane.Drift, due boo
 			drifts = append(drifts, dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindRoute, Key: k.String()}, What: why})
 		}
 	}
-	on := func(r desired.Route) bool {
-		return slices.ContainsFunc(r.NextHops, func(h desired.NextHop) bool { return h.Link == name })
-	}
 	for k, e := range t.external {
-		if on(e.route) {
+		if on(&e.route) {
 			delete(t.external, k)
 		}
 	}
 	for k, o := range t.occupied {
-		if on(o) { // it may have gone without a word; if not, the attempt finds it
+		if on(&o) { // it may have gone without a word; if not, the attempt finds it
 			due = t.vacate(k) || due
 		}
 	}

@@ -2,7 +2,9 @@ package nlsock
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -48,4 +50,25 @@ func (c *Conn) Listen(ctx context.Context, on func(Event), lost func()) error {
 			lost()
 		}
 	}
+}
+
+// Ignore has the kernel keep back notifications that requests of a port caused: whoever writes a hundred thousand routes
+// need not be told of each. It may be called once.
+func (c *Conn) Ignore(port uint32) error {
+	const portAt = 12 // offset of nlmsg_pid in struct nlmsghdr, which is in the host's byte order; the filter reads big-endian
+	swapped := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port))
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: portAt},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: swapped},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+	var failed error
+	err := c.raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return fmt.Errorf("attach a filter to the netlink socket: %w", err)
+	}
+	return nil
 }

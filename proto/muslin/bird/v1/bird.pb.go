@@ -427,8 +427,12 @@ type Config struct {
 	NormalPriority4 uint32 `protobuf:"varint,13,opt,name=normal_priority4,json=normalPriority4,proto3" json:"normal_priority4,omitempty"`
 	// The same for IPv6.
 	NormalPriority6 uint32 `protobuf:"varint,14,opt,name=normal_priority6,json=normalPriority6,proto3" json:"normal_priority6,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Host routes to peers by way of a gateway. They are handed to felix like best paths and never announced.
+	StaticRoutes []*StaticRoute `protobuf:"bytes,15,rep,name=static_routes,json=staticRoutes,proto3" json:"static_routes,omitempty"`
+	// What the resources ask for and the configuration does not follow, each naming resource and field. For people.
+	Warnings      []string `protobuf:"bytes,16,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Config) Reset() {
@@ -559,6 +563,75 @@ func (x *Config) GetNormalPriority6() uint32 {
 	return 0
 }
 
+func (x *Config) GetStaticRoutes() []*StaticRoute {
+	if x != nil {
+		return x.StaticRoutes
+	}
+	return nil
+}
+
+func (x *Config) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+// StaticRoute is a route that an operator asked for.
+type StaticRoute struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Destination.
+	Prefix *Prefix `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Gateway, 4 or 16 bytes, of the destination's family.
+	Gateway       []byte `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StaticRoute) Reset() {
+	*x = StaticRoute{}
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StaticRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StaticRoute) ProtoMessage() {}
+
+func (x *StaticRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StaticRoute.ProtoReflect.Descriptor instead.
+func (*StaticRoute) Descriptor() ([]byte, []int) {
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *StaticRoute) GetPrefix() *Prefix {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+func (x *StaticRoute) GetGateway() []byte {
+	if x != nil {
+		return x.Gateway
+	}
+	return nil
+}
+
 // Peer is one session.
 type Peer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -602,13 +675,16 @@ type Peer struct {
 	Bfd *Bfd `protobuf:"bytes,19,opt,name=bfd,proto3" json:"bfd,omitempty"`
 	// Long-lived graceful restart (RFC 9494) stale time; absent means off.
 	LongLivedStaleTime *durationpb.Duration `protobuf:"bytes,20,opt,name=long_lived_stale_time,json=longLivedStaleTime,proto3" json:"long_lived_stale_time,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What the session waits for: "Secret tor, key password". It is not tried, and its address stays its own, until this is
+	// empty.
+	WaitingFor    string `protobuf:"bytes,21,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[1]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +696,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[1]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +709,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{1}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Peer) GetName() string {
@@ -776,14 +852,21 @@ func (x *Peer) GetLongLivedStaleTime() *durationpb.Duration {
 	return nil
 }
 
+func (x *Peer) GetWaitingFor() string {
+	if x != nil {
+		return x.WaitingFor
+	}
+	return ""
+}
+
 // Bfd is what a BFD session is run with.
 type Bfd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Interval of transmission wanted.
+	// Interval of transmission wanted, 10 ms to 1 min; 300 ms if absent.
 	MinTx *durationpb.Duration `protobuf:"bytes,1,opt,name=min_tx,json=minTx,proto3" json:"min_tx,omitempty"`
-	// Interval of reception accepted.
+	// Interval of reception accepted, 10 ms to 1 min; 300 ms if absent.
 	MinRx *durationpb.Duration `protobuf:"bytes,2,opt,name=min_rx,json=minRx,proto3" json:"min_rx,omitempty"`
-	// Missed packets until the peer is down.
+	// Packets that the peer may miss until it calls us gone, 1 to 255; 3 if 0.
 	Multiplier uint32 `protobuf:"varint,3,opt,name=multiplier,proto3" json:"multiplier,omitempty"`
 	// The peer is more than one hop away (RFC 5883).
 	Multihop      bool `protobuf:"varint,4,opt,name=multihop,proto3" json:"multihop,omitempty"`
@@ -793,7 +876,7 @@ type Bfd struct {
 
 func (x *Bfd) Reset() {
 	*x = Bfd{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[2]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +888,7 @@ func (x *Bfd) String() string {
 func (*Bfd) ProtoMessage() {}
 
 func (x *Bfd) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[2]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +901,7 @@ func (x *Bfd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bfd.ProtoReflect.Descriptor instead.
 func (*Bfd) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{2}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Bfd) GetMinTx() *durationpb.Duration {
@@ -868,7 +951,7 @@ type Filter struct {
 
 func (x *Filter) Reset() {
 	*x = Filter{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[3]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +963,7 @@ func (x *Filter) String() string {
 func (*Filter) ProtoMessage() {}
 
 func (x *Filter) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[3]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +976,7 @@ func (x *Filter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Filter.ProtoReflect.Descriptor instead.
 func (*Filter) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{3}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Filter) GetName() string {
@@ -964,7 +1047,7 @@ type FilterRule struct {
 
 func (x *FilterRule) Reset() {
 	*x = FilterRule{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[4]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1059,7 @@ func (x *FilterRule) String() string {
 func (*FilterRule) ProtoMessage() {}
 
 func (x *FilterRule) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[4]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1072,7 @@ func (x *FilterRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterRule.ProtoReflect.Descriptor instead.
 func (*FilterRule) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{4}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FilterRule) GetAction() FilterAction {
@@ -1093,7 +1176,7 @@ type FilterOperation struct {
 
 func (x *FilterOperation) Reset() {
 	*x = FilterOperation{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[5]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1188,7 @@ func (x *FilterOperation) String() string {
 func (*FilterOperation) ProtoMessage() {}
 
 func (x *FilterOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[5]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1201,7 @@ func (x *FilterOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterOperation.ProtoReflect.Descriptor instead.
 func (*FilterOperation) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{5}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FilterOperation) GetOperation() isFilterOperation_Operation {
@@ -1191,7 +1274,7 @@ type AsPath struct {
 
 func (x *AsPath) Reset() {
 	*x = AsPath{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[6]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1286,7 @@ func (x *AsPath) String() string {
 func (*AsPath) ProtoMessage() {}
 
 func (x *AsPath) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[6]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1299,7 @@ func (x *AsPath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AsPath.ProtoReflect.Descriptor instead.
 func (*AsPath) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{6}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AsPath) GetAsNumbers() []uint32 {
@@ -1239,7 +1322,7 @@ type Prefix struct {
 
 func (x *Prefix) Reset() {
 	*x = Prefix{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[7]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1334,7 @@ func (x *Prefix) String() string {
 func (*Prefix) ProtoMessage() {}
 
 func (x *Prefix) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[7]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1347,7 @@ func (x *Prefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prefix.ProtoReflect.Descriptor instead.
 func (*Prefix) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{7}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Prefix) GetAddress() []byte {
@@ -1294,7 +1377,7 @@ type Origination struct {
 
 func (x *Origination) Reset() {
 	*x = Origination{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[8]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +1389,7 @@ func (x *Origination) String() string {
 func (*Origination) ProtoMessage() {}
 
 func (x *Origination) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[8]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +1402,7 @@ func (x *Origination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Origination.ProtoReflect.Descriptor instead.
 func (*Origination) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{8}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Origination) GetPrefix() *Prefix {
@@ -1345,15 +1428,17 @@ type ExportPolicy struct {
 	OwnBlocks []*Prefix `protobuf:"bytes,2,rep,name=own_blocks,json=ownBlocks,proto3" json:"own_blocks,omitempty"`
 	// Communities for exported routes by prefix.
 	Advertisements []*Origination `protobuf:"bytes,3,rep,name=advertisements,proto3" json:"advertisements,omitempty"`
-	// Service ranges; a reflector passes on what lies in them, and nobody routes by them.
+	// Ranges of load-balancer and external addresses; a reflector passes on what lies in them.
 	ServiceRanges []*Prefix `protobuf:"bytes,4,rep,name=service_ranges,json=serviceRanges,proto3" json:"service_ranges,omitempty"`
+	// Ranges of services of every kind. Felix gets no path inside: nodes reach services by their own rules.
+	Unrouted      []*Prefix `protobuf:"bytes,5,rep,name=unrouted,proto3" json:"unrouted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExportPolicy) Reset() {
 	*x = ExportPolicy{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[9]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1450,7 @@ func (x *ExportPolicy) String() string {
 func (*ExportPolicy) ProtoMessage() {}
 
 func (x *ExportPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[9]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1463,7 @@ func (x *ExportPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportPolicy.ProtoReflect.Descriptor instead.
 func (*ExportPolicy) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{9}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExportPolicy) GetPools() []*ExportPool {
@@ -1409,6 +1494,13 @@ func (x *ExportPolicy) GetServiceRanges() []*Prefix {
 	return nil
 }
 
+func (x *ExportPolicy) GetUnrouted() []*Prefix {
+	if x != nil {
+		return x.Unrouted
+	}
+	return nil
+}
+
 // ExportPool is a pool as the export decision sees it.
 type ExportPool struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1422,7 +1514,7 @@ type ExportPool struct {
 
 func (x *ExportPool) Reset() {
 	*x = ExportPool{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[10]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1526,7 @@ func (x *ExportPool) String() string {
 func (*ExportPool) ProtoMessage() {}
 
 func (x *ExportPool) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[10]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1539,7 @@ func (x *ExportPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportPool.ProtoReflect.Descriptor instead.
 func (*ExportPool) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{10}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExportPool) GetPrefix() *Prefix {
@@ -1475,7 +1567,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[11]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1579,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[11]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1592,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{11}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ApplyRequest) GetConfig() *Config {
@@ -1529,7 +1621,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[12]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1633,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[12]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1646,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{12}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ApplyResponse) GetGeneration() uint64 {
@@ -1611,7 +1703,7 @@ type RoutesRequest struct {
 
 func (x *RoutesRequest) Reset() {
 	*x = RoutesRequest{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[13]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1715,7 @@ func (x *RoutesRequest) String() string {
 func (*RoutesRequest) ProtoMessage() {}
 
 func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[13]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1728,7 @@ func (x *RoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesRequest.ProtoReflect.Descriptor instead.
 func (*RoutesRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{13}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RoutesRequest) GetRequest() isRoutesRequest_Request {
@@ -1743,7 +1835,7 @@ type RoutesHello struct {
 
 func (x *RoutesHello) Reset() {
 	*x = RoutesHello{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[14]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1847,7 @@ func (x *RoutesHello) String() string {
 func (*RoutesHello) ProtoMessage() {}
 
 func (x *RoutesHello) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[14]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1860,7 @@ func (x *RoutesHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesHello.ProtoReflect.Descriptor instead.
 func (*RoutesHello) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{14}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RoutesHello) GetInstance() string {
@@ -1802,7 +1894,7 @@ type LocalRoute struct {
 
 func (x *LocalRoute) Reset() {
 	*x = LocalRoute{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[15]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1906,7 @@ func (x *LocalRoute) String() string {
 func (*LocalRoute) ProtoMessage() {}
 
 func (x *LocalRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[15]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1919,7 @@ func (x *LocalRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalRoute.ProtoReflect.Descriptor instead.
 func (*LocalRoute) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{15}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LocalRoute) GetPrefix() *Prefix {
@@ -1873,7 +1965,7 @@ type NextHop struct {
 
 func (x *NextHop) Reset() {
 	*x = NextHop{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[16]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +1977,7 @@ func (x *NextHop) String() string {
 func (*NextHop) ProtoMessage() {}
 
 func (x *NextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[16]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +1990,7 @@ func (x *NextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHop.ProtoReflect.Descriptor instead.
 func (*NextHop) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{16}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NextHop) GetAddress() []byte {
@@ -1941,7 +2033,7 @@ type RoutesResponse struct {
 
 func (x *RoutesResponse) Reset() {
 	*x = RoutesResponse{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[17]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2045,7 @@ func (x *RoutesResponse) String() string {
 func (*RoutesResponse) ProtoMessage() {}
 
 func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[17]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2058,7 @@ func (x *RoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesResponse.ProtoReflect.Descriptor instead.
 func (*RoutesResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{17}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RoutesResponse) GetSequence() uint64 {
@@ -1992,7 +2084,7 @@ func (x *RoutesResponse) GetWelcome() *RoutesWelcome {
 	return nil
 }
 
-func (x *RoutesResponse) GetBest() *BestPaths {
+func (x *RoutesResponse) GetBest() *BestBatch {
 	if x != nil {
 		if x, ok := x.Response.(*RoutesResponse_Best); ok {
 			return x.Best
@@ -2020,8 +2112,8 @@ type RoutesResponse_Welcome struct {
 }
 
 type RoutesResponse_Best struct {
-	// Best paths of a prefix, or that it has none.
-	Best *BestPaths `protobuf:"bytes,3,opt,name=best,proto3,oneof"`
+	// Best paths of prefixes, or that they have none.
+	Best *BestBatch `protobuf:"bytes,3,opt,name=best,proto3,oneof"`
 }
 
 type RoutesResponse_SnapshotEnd struct {
@@ -2048,7 +2140,7 @@ type RoutesWelcome struct {
 
 func (x *RoutesWelcome) Reset() {
 	*x = RoutesWelcome{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[18]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2152,7 @@ func (x *RoutesWelcome) String() string {
 func (*RoutesWelcome) ProtoMessage() {}
 
 func (x *RoutesWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[18]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2165,7 @@ func (x *RoutesWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoutesWelcome.ProtoReflect.Descriptor instead.
 func (*RoutesWelcome) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{18}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RoutesWelcome) GetInstance() string {
@@ -2090,20 +2182,68 @@ func (x *RoutesWelcome) GetResumed() bool {
 	return false
 }
 
-// BestPaths is the outcome of path selection for a prefix.
+// BestBatch is the outcome of path selection for many prefixes, each in one group.
+type BestBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Groups of prefixes that have the same paths.
+	Groups        []*BestPaths `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BestBatch) Reset() {
+	*x = BestBatch{}
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BestBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BestBatch) ProtoMessage() {}
+
+func (x *BestBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BestBatch.ProtoReflect.Descriptor instead.
+func (*BestBatch) Descriptor() ([]byte, []int) {
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *BestBatch) GetGroups() []*BestPaths {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// BestPaths is the outcome of path selection for prefixes that have the same paths.
 type BestPaths struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Prefix.
-	Prefix *Prefix `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	// Equal best paths; none means that the prefix is gone.
-	Paths         []*Path `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty"`
+	// Equal best paths; none means that the prefixes are gone.
+	Paths []*Path `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
+	// IPv4 prefixes, 5 bytes each: the address, and the length in bits.
+	Prefixes4 []byte `protobuf:"bytes,2,opt,name=prefixes4,proto3" json:"prefixes4,omitempty"`
+	// IPv6 prefixes, 17 bytes each, in the same way.
+	Prefixes6     []byte `protobuf:"bytes,3,opt,name=prefixes6,proto3" json:"prefixes6,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BestPaths) Reset() {
 	*x = BestPaths{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[19]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2255,7 @@ func (x *BestPaths) String() string {
 func (*BestPaths) ProtoMessage() {}
 
 func (x *BestPaths) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[19]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,19 +2268,26 @@ func (x *BestPaths) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BestPaths.ProtoReflect.Descriptor instead.
 func (*BestPaths) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{19}
-}
-
-func (x *BestPaths) GetPrefix() *Prefix {
-	if x != nil {
-		return x.Prefix
-	}
-	return nil
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BestPaths) GetPaths() []*Path {
 	if x != nil {
 		return x.Paths
+	}
+	return nil
+}
+
+func (x *BestPaths) GetPrefixes4() []byte {
+	if x != nil {
+		return x.Prefixes4
+	}
+	return nil
+}
+
+func (x *BestPaths) GetPrefixes6() []byte {
+	if x != nil {
+		return x.Prefixes6
 	}
 	return nil
 }
@@ -2174,7 +2321,7 @@ type Path struct {
 
 func (x *Path) Reset() {
 	*x = Path{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[20]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2333,7 @@ func (x *Path) String() string {
 func (*Path) ProtoMessage() {}
 
 func (x *Path) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[20]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2346,7 @@ func (x *Path) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Path.ProtoReflect.Descriptor instead.
 func (*Path) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{20}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Path) GetNextHop() []byte {
@@ -2283,7 +2430,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[21]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2442,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[21]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2455,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{21}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PeersRequest) GetPeer() string {
@@ -2334,14 +2481,18 @@ type PeersResponse struct {
 	// When the configuration last changed.
 	Configured *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=configured,proto3" json:"configured,omitempty"`
 	// Version of bird.
-	Software      string `protobuf:"bytes,7,opt,name=software,proto3" json:"software,omitempty"`
+	Software string `protobuf:"bytes,7,opt,name=software,proto3" json:"software,omitempty"`
+	// How far the node has left the service: "in service", "draining" (routes announced as about to go), "drained".
+	Drain string `protobuf:"bytes,8,opt,name=drain,proto3" json:"drain,omitempty"`
+	// What of the resources the configuration does not follow, and what bird cannot do of it, sorted.
+	Warnings      []string `protobuf:"bytes,9,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PeersResponse) Reset() {
 	*x = PeersResponse{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[22]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2504,7 @@ func (x *PeersResponse) String() string {
 func (*PeersResponse) ProtoMessage() {}
 
 func (x *PeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[22]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2517,7 @@ func (x *PeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
 func (*PeersResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{22}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PeersResponse) GetPeers() []*PeerState {
@@ -2418,6 +2569,20 @@ func (x *PeersResponse) GetSoftware() string {
 	return ""
 }
 
+func (x *PeersResponse) GetDrain() string {
+	if x != nil {
+		return x.Drain
+	}
+	return ""
+}
+
+func (x *PeersResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 // PeerState is a session and how it does.
 type PeerState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2447,21 +2612,32 @@ type PeerState struct {
 	Advertised uint64 `protobuf:"varint,12,opt,name=advertised,proto3" json:"advertised,omitempty"`
 	// The peer restarts and its routes are kept.
 	Restarting bool `protobuf:"varint,13,opt,name=restarting,proto3" json:"restarting,omitempty"`
-	// State of BFD: "up", "down", "init", or empty if there is none.
+	// State of BFD, for people: "up, 50ms x 3" (what the peer is given to send its packets), "down: control detection time
+	// expired", "waiting for peer's BFD", "init", "not running: …"; empty if there is none.
 	Bfd string `protobuf:"bytes,14,opt,name=bfd,proto3" json:"bfd,omitempty"`
 	// Why this peer of the configuration has no session: another one has the address.
 	ShadowedBy string `protobuf:"bytes,15,opt,name=shadowed_by,json=shadowedBy,proto3" json:"shadowed_by,omitempty"`
-	// Last changes of state, newest first.
+	// Last changes of state, newest first, at most 32. They outlive changes of the peer's configuration.
 	History []*Transition `protobuf:"bytes,16,rep,name=history,proto3" json:"history,omitempty"`
 	// Local address of the connection, 4 or 16 bytes; empty if there is none.
-	LocalAddress  []byte `protobuf:"bytes,17,opt,name=local_address,json=localAddress,proto3" json:"local_address,omitempty"`
+	LocalAddress []byte `protobuf:"bytes,17,opt,name=local_address,json=localAddress,proto3" json:"local_address,omitempty"`
+	// How often it was lost after it had been up.
+	Flaps uint64 `protobuf:"varint,18,opt,name=flaps,proto3" json:"flaps,omitempty"`
+	// AS number that the peer is shown.
+	LocalAsNumber uint32 `protobuf:"varint,19,opt,name=local_as_number,json=localAsNumber,proto3" json:"local_as_number,omitempty"`
+	// What seems to be the matter and what to do, where last_error alone does not tell; empty while the session is up.
+	Diagnosis string `protobuf:"bytes,20,opt,name=diagnosis,proto3" json:"diagnosis,omitempty"`
+	// Remote port.
+	Port uint32 `protobuf:"varint,21,opt,name=port,proto3" json:"port,omitempty"`
+	// What it waits for before it is tried: "Secret tor, key password"; empty if nothing.
+	WaitingFor    string `protobuf:"bytes,22,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PeerState) Reset() {
 	*x = PeerState{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[23]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2649,7 @@ func (x *PeerState) String() string {
 func (*PeerState) ProtoMessage() {}
 
 func (x *PeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[23]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2662,7 @@ func (x *PeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
 func (*PeerState) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{23}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PeerState) GetName() string {
@@ -2608,6 +2784,41 @@ func (x *PeerState) GetLocalAddress() []byte {
 	return nil
 }
 
+func (x *PeerState) GetFlaps() uint64 {
+	if x != nil {
+		return x.Flaps
+	}
+	return 0
+}
+
+func (x *PeerState) GetLocalAsNumber() uint32 {
+	if x != nil {
+		return x.LocalAsNumber
+	}
+	return 0
+}
+
+func (x *PeerState) GetDiagnosis() string {
+	if x != nil {
+		return x.Diagnosis
+	}
+	return ""
+}
+
+func (x *PeerState) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *PeerState) GetWaitingFor() string {
+	if x != nil {
+		return x.WaitingFor
+	}
+	return ""
+}
+
 // Transition is a change of state.
 type Transition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2623,7 +2834,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[24]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2635,7 +2846,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[24]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2648,7 +2859,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{24}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Transition) GetAt() *timestamppb.Timestamp {
@@ -2681,7 +2892,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[25]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2904,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[25]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2917,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{25}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{27}
 }
 
 // WatchResponse is one session that changed.
@@ -2722,7 +2933,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[26]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2945,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[26]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2958,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{26}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchResponse) GetPeer() *PeerState {
@@ -2770,14 +2981,16 @@ type DrainRequest struct {
 	// Time between the announcement and the withdrawal; 30 s if absent.
 	Wait *durationpb.Duration `protobuf:"bytes,1,opt,name=wait,proto3" json:"wait,omitempty"`
 	// Goes back to normal instead.
-	Cancel        bool `protobuf:"varint,2,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	Cancel bool `protobuf:"varint,2,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	// Returns when the draining has begun, rather than when it is done; PeersResponse.drain tells how far it is.
+	Detach        bool `protobuf:"varint,3,opt,name=detach,proto3" json:"detach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[27]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +3002,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[27]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +3015,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{27}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DrainRequest) GetWait() *durationpb.Duration {
@@ -2819,6 +3032,13 @@ func (x *DrainRequest) GetCancel() bool {
 	return false
 }
 
+func (x *DrainRequest) GetDetach() bool {
+	if x != nil {
+		return x.Detach
+	}
+	return false
+}
+
 // DrainResponse is empty.
 type DrainResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2828,7 +3048,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[28]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +3060,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[28]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +3073,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{28}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{30}
 }
 
 // ShowRequest chooses routes.
@@ -2871,7 +3091,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[29]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3103,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[29]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3116,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{29}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ShowRequest) GetView() RouteView {
@@ -2937,7 +3157,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[30]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3169,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_bird_v1_bird_proto_msgTypes[30]
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3182,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{30}
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ShowResponse) GetPrefix() *Prefix {
@@ -2993,11 +3213,57 @@ func (x *ShowResponse) GetRejectedBy() string {
 	return ""
 }
 
+// ShowPart is several routes in one part of an answer that typha relays.
+type ShowPart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The routes.
+	Routes        []*ShowResponse `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowPart) Reset() {
+	*x = ShowPart{}
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowPart) ProtoMessage() {}
+
+func (x *ShowPart) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_bird_v1_bird_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowPart.ProtoReflect.Descriptor instead.
+func (*ShowPart) Descriptor() ([]byte, []int) {
+	return file_muslin_bird_v1_bird_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ShowPart) GetRoutes() []*ShowResponse {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
 var File_muslin_bird_v1_bird_proto protoreflect.FileDescriptor
 
 const file_muslin_bird_v1_bird_proto_rawDesc = "" +
 	"\n" +
-	"\x19muslin/bird/v1/bird.proto\x12\x0emuslin.bird.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x04\n" +
+	"\x19muslin/bird/v1/bird.proto\x12\x0emuslin.bird.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x05\n" +
 	"\x06Config\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3017,7 +3283,12 @@ const file_muslin_bird_v1_bird_proto_rawDesc = "" +
 	"\tlog_level\x18\v \x01(\tR\blogLevel\x12D\n" +
 	"\x10restart_deferral\x18\f \x01(\v2\x19.google.protobuf.DurationR\x0frestartDeferral\x12)\n" +
 	"\x10normal_priority4\x18\r \x01(\rR\x0fnormalPriority4\x12)\n" +
-	"\x10normal_priority6\x18\x0e \x01(\rR\x0fnormalPriority6\"\xb1\x06\n" +
+	"\x10normal_priority6\x18\x0e \x01(\rR\x0fnormalPriority6\x12@\n" +
+	"\rstatic_routes\x18\x0f \x03(\v2\x1b.muslin.bird.v1.StaticRouteR\fstaticRoutes\x12\x1a\n" +
+	"\bwarnings\x18\x10 \x03(\tR\bwarnings\"W\n" +
+	"\vStaticRoute\x12.\n" +
+	"\x06prefix\x18\x01 \x01(\v2\x16.muslin.bird.v1.PrefixR\x06prefix\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\fR\agateway\"\xd2\x06\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x18.muslin.bird.v1.PeerTypeR\x04type\x12\x16\n" +
@@ -3039,7 +3310,9 @@ const file_muslin_bird_v1_bird_proto_rawDesc = "" +
 	"\x0eallowed_own_as\x18\x11 \x01(\rR\fallowedOwnAs\x12\x18\n" +
 	"\afilters\x18\x12 \x03(\tR\afilters\x12%\n" +
 	"\x03bfd\x18\x13 \x01(\v2\x13.muslin.bird.v1.BfdR\x03bfd\x12L\n" +
-	"\x15long_lived_stale_time\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x12longLivedStaleTime\"\xa5\x01\n" +
+	"\x15long_lived_stale_time\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x12longLivedStaleTime\x12\x1f\n" +
+	"\vwaiting_for\x18\x15 \x01(\tR\n" +
+	"waitingFor\"\xa5\x01\n" +
 	"\x03Bfd\x120\n" +
 	"\x06min_tx\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05minTx\x120\n" +
 	"\x06min_rx\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05minRx\x12\x1e\n" +
@@ -3085,13 +3358,14 @@ const file_muslin_bird_v1_bird_proto_rawDesc = "" +
 	"\x06length\x18\x02 \x01(\rR\x06length\"_\n" +
 	"\vOrigination\x12.\n" +
 	"\x06prefix\x18\x01 \x01(\v2\x16.muslin.bird.v1.PrefixR\x06prefix\x12 \n" +
-	"\vcommunities\x18\x02 \x03(\tR\vcommunities\"\xfb\x01\n" +
+	"\vcommunities\x18\x02 \x03(\tR\vcommunities\"\xaf\x02\n" +
 	"\fExportPolicy\x120\n" +
 	"\x05pools\x18\x01 \x03(\v2\x1a.muslin.bird.v1.ExportPoolR\x05pools\x125\n" +
 	"\n" +
 	"own_blocks\x18\x02 \x03(\v2\x16.muslin.bird.v1.PrefixR\townBlocks\x12C\n" +
 	"\x0eadvertisements\x18\x03 \x03(\v2\x1b.muslin.bird.v1.OriginationR\x0eadvertisements\x12=\n" +
-	"\x0eservice_ranges\x18\x04 \x03(\v2\x16.muslin.bird.v1.PrefixR\rserviceRanges\"c\n" +
+	"\x0eservice_ranges\x18\x04 \x03(\v2\x16.muslin.bird.v1.PrefixR\rserviceRanges\x122\n" +
+	"\bunrouted\x18\x05 \x03(\v2\x16.muslin.bird.v1.PrefixR\bunrouted\"c\n" +
 	"\n" +
 	"ExportPool\x12.\n" +
 	"\x06prefix\x18\x01 \x01(\v2\x16.muslin.bird.v1.PrefixR\x06prefix\x12%\n" +
@@ -3129,16 +3403,19 @@ const file_muslin_bird_v1_bird_proto_rawDesc = "" +
 	"\x0eRoutesResponse\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x129\n" +
 	"\awelcome\x18\x02 \x01(\v2\x1d.muslin.bird.v1.RoutesWelcomeH\x00R\awelcome\x12/\n" +
-	"\x04best\x18\x03 \x01(\v2\x19.muslin.bird.v1.BestPathsH\x00R\x04best\x12#\n" +
+	"\x04best\x18\x03 \x01(\v2\x19.muslin.bird.v1.BestBatchH\x00R\x04best\x12#\n" +
 	"\fsnapshot_end\x18\x04 \x01(\bH\x00R\vsnapshotEndB\n" +
 	"\n" +
 	"\bresponse\"E\n" +
 	"\rRoutesWelcome\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\x12\x18\n" +
-	"\aresumed\x18\x02 \x01(\bR\aresumed\"g\n" +
-	"\tBestPaths\x12.\n" +
-	"\x06prefix\x18\x01 \x01(\v2\x16.muslin.bird.v1.PrefixR\x06prefix\x12*\n" +
-	"\x05paths\x18\x02 \x03(\v2\x14.muslin.bird.v1.PathR\x05paths\"\x96\x02\n" +
+	"\aresumed\x18\x02 \x01(\bR\aresumed\">\n" +
+	"\tBestBatch\x121\n" +
+	"\x06groups\x18\x01 \x03(\v2\x19.muslin.bird.v1.BestPathsR\x06groups\"s\n" +
+	"\tBestPaths\x12*\n" +
+	"\x05paths\x18\x01 \x03(\v2\x14.muslin.bird.v1.PathR\x05paths\x12\x1c\n" +
+	"\tprefixes4\x18\x02 \x01(\fR\tprefixes4\x12\x1c\n" +
+	"\tprefixes6\x18\x03 \x01(\fR\tprefixes6\"\x96\x02\n" +
 	"\x04Path\x12\x19\n" +
 	"\bnext_hop\x18\x01 \x01(\fR\anextHop\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\x12!\n" +
@@ -3152,7 +3429,7 @@ const file_muslin_bird_v1_bird_proto_rawDesc = "" +
 	"\x06origin\x18\n" +
 	" \x01(\tR\x06origin\"\"\n" +
 	"\fPeersRequest\x12\x12\n" +
-	"\x04peer\x18\x01 \x01(\tR\x04peer\"\xa8\x02\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\"\xda\x02\n" +
 	"\rPeersResponse\x12/\n" +
 	"\x05peers\x18\x01 \x03(\v2\x19.muslin.bird.v1.PeerStateR\x05peers\x12\x1e\n" +
 	"\n" +
@@ -3164,7 +3441,9 @@ const file_muslin_bird_v1_bird_proto_rawDesc = "" +
 	"\n" +
 	"configured\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"configured\x12\x1a\n" +
-	"\bsoftware\x18\a \x01(\tR\bsoftware\"\xc1\x04\n" +
+	"\bsoftware\x18\a \x01(\tR\bsoftware\x12\x14\n" +
+	"\x05drain\x18\b \x01(\tR\x05drain\x12\x1a\n" +
+	"\bwarnings\x18\t \x03(\tR\bwarnings\"\xd2\x05\n" +
 	"\tPeerState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x18.muslin.bird.v1.PeerTypeR\x04type\x12\x16\n" +
@@ -3189,7 +3468,13 @@ const file_muslin_bird_v1_bird_proto_rawDesc = "" +
 	"\vshadowed_by\x18\x0f \x01(\tR\n" +
 	"shadowedBy\x124\n" +
 	"\ahistory\x18\x10 \x03(\v2\x1a.muslin.bird.v1.TransitionR\ahistory\x12#\n" +
-	"\rlocal_address\x18\x11 \x01(\fR\flocalAddress\"\x84\x01\n" +
+	"\rlocal_address\x18\x11 \x01(\fR\flocalAddress\x12\x14\n" +
+	"\x05flaps\x18\x12 \x01(\x04R\x05flaps\x12&\n" +
+	"\x0flocal_as_number\x18\x13 \x01(\rR\rlocalAsNumber\x12\x1c\n" +
+	"\tdiagnosis\x18\x14 \x01(\tR\tdiagnosis\x12\x12\n" +
+	"\x04port\x18\x15 \x01(\rR\x04port\x12\x1f\n" +
+	"\vwaiting_for\x18\x16 \x01(\tR\n" +
+	"waitingFor\"\x84\x01\n" +
 	"\n" +
 	"Transition\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x122\n" +
@@ -3198,10 +3483,11 @@ const file_muslin_bird_v1_bird_proto_rawDesc = "" +
 	"\fWatchRequest\"a\n" +
 	"\rWatchResponse\x12-\n" +
 	"\x04peer\x18\x01 \x01(\v2\x19.muslin.bird.v1.PeerStateR\x04peer\x12!\n" +
-	"\fsnapshot_end\x18\x02 \x01(\bR\vsnapshotEnd\"U\n" +
+	"\fsnapshot_end\x18\x02 \x01(\bR\vsnapshotEnd\"m\n" +
 	"\fDrainRequest\x12-\n" +
 	"\x04wait\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x16\n" +
-	"\x06cancel\x18\x02 \x01(\bR\x06cancel\"\x0f\n" +
+	"\x06cancel\x18\x02 \x01(\bR\x06cancel\x12\x16\n" +
+	"\x06detach\x18\x03 \x01(\bR\x06detach\"\x0f\n" +
 	"\rDrainResponse\"\x80\x01\n" +
 	"\vShowRequest\x12-\n" +
 	"\x04view\x18\x01 \x01(\x0e2\x19.muslin.bird.v1.RouteViewR\x04view\x12\x12\n" +
@@ -3212,7 +3498,9 @@ const file_muslin_bird_v1_bird_proto_rawDesc = "" +
 	"\x04path\x18\x02 \x01(\v2\x14.muslin.bird.v1.PathR\x04path\x12\x12\n" +
 	"\x04best\x18\x03 \x01(\bR\x04best\x12\x1f\n" +
 	"\vrejected_by\x18\x04 \x01(\tR\n" +
-	"rejectedBy*\x81\x01\n" +
+	"rejectedBy\"@\n" +
+	"\bShowPart\x124\n" +
+	"\x06routes\x18\x01 \x03(\v2\x1c.muslin.bird.v1.ShowResponseR\x06routes*\x81\x01\n" +
 	"\bPeerType\x12\x19\n" +
 	"\x15PEER_TYPE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePEER_TYPE_MESH\x10\x01\x12\x14\n" +
@@ -3271,7 +3559,7 @@ func file_muslin_bird_v1_bird_proto_rawDescGZIP() []byte {
 }
 
 var file_muslin_bird_v1_bird_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_muslin_bird_v1_bird_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_muslin_bird_v1_bird_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_muslin_bird_v1_bird_proto_goTypes = []any{
 	(PeerType)(0),                 // 0: muslin.bird.v1.PeerType
 	(NextHopMode)(0),              // 1: muslin.bird.v1.NextHopMode
@@ -3280,110 +3568,117 @@ var file_muslin_bird_v1_bird_proto_goTypes = []any{
 	(SessionState)(0),             // 4: muslin.bird.v1.SessionState
 	(RouteView)(0),                // 5: muslin.bird.v1.RouteView
 	(*Config)(nil),                // 6: muslin.bird.v1.Config
-	(*Peer)(nil),                  // 7: muslin.bird.v1.Peer
-	(*Bfd)(nil),                   // 8: muslin.bird.v1.Bfd
-	(*Filter)(nil),                // 9: muslin.bird.v1.Filter
-	(*FilterRule)(nil),            // 10: muslin.bird.v1.FilterRule
-	(*FilterOperation)(nil),       // 11: muslin.bird.v1.FilterOperation
-	(*AsPath)(nil),                // 12: muslin.bird.v1.AsPath
-	(*Prefix)(nil),                // 13: muslin.bird.v1.Prefix
-	(*Origination)(nil),           // 14: muslin.bird.v1.Origination
-	(*ExportPolicy)(nil),          // 15: muslin.bird.v1.ExportPolicy
-	(*ExportPool)(nil),            // 16: muslin.bird.v1.ExportPool
-	(*ApplyRequest)(nil),          // 17: muslin.bird.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 18: muslin.bird.v1.ApplyResponse
-	(*RoutesRequest)(nil),         // 19: muslin.bird.v1.RoutesRequest
-	(*RoutesHello)(nil),           // 20: muslin.bird.v1.RoutesHello
-	(*LocalRoute)(nil),            // 21: muslin.bird.v1.LocalRoute
-	(*NextHop)(nil),               // 22: muslin.bird.v1.NextHop
-	(*RoutesResponse)(nil),        // 23: muslin.bird.v1.RoutesResponse
-	(*RoutesWelcome)(nil),         // 24: muslin.bird.v1.RoutesWelcome
-	(*BestPaths)(nil),             // 25: muslin.bird.v1.BestPaths
-	(*Path)(nil),                  // 26: muslin.bird.v1.Path
-	(*PeersRequest)(nil),          // 27: muslin.bird.v1.PeersRequest
-	(*PeersResponse)(nil),         // 28: muslin.bird.v1.PeersResponse
-	(*PeerState)(nil),             // 29: muslin.bird.v1.PeerState
-	(*Transition)(nil),            // 30: muslin.bird.v1.Transition
-	(*WatchRequest)(nil),          // 31: muslin.bird.v1.WatchRequest
-	(*WatchResponse)(nil),         // 32: muslin.bird.v1.WatchResponse
-	(*DrainRequest)(nil),          // 33: muslin.bird.v1.DrainRequest
-	(*DrainResponse)(nil),         // 34: muslin.bird.v1.DrainResponse
-	(*ShowRequest)(nil),           // 35: muslin.bird.v1.ShowRequest
-	(*ShowResponse)(nil),          // 36: muslin.bird.v1.ShowResponse
-	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*StaticRoute)(nil),           // 7: muslin.bird.v1.StaticRoute
+	(*Peer)(nil),                  // 8: muslin.bird.v1.Peer
+	(*Bfd)(nil),                   // 9: muslin.bird.v1.Bfd
+	(*Filter)(nil),                // 10: muslin.bird.v1.Filter
+	(*FilterRule)(nil),            // 11: muslin.bird.v1.FilterRule
+	(*FilterOperation)(nil),       // 12: muslin.bird.v1.FilterOperation
+	(*AsPath)(nil),                // 13: muslin.bird.v1.AsPath
+	(*Prefix)(nil),                // 14: muslin.bird.v1.Prefix
+	(*Origination)(nil),           // 15: muslin.bird.v1.Origination
+	(*ExportPolicy)(nil),          // 16: muslin.bird.v1.ExportPolicy
+	(*ExportPool)(nil),            // 17: muslin.bird.v1.ExportPool
+	(*ApplyRequest)(nil),          // 18: muslin.bird.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 19: muslin.bird.v1.ApplyResponse
+	(*RoutesRequest)(nil),         // 20: muslin.bird.v1.RoutesRequest
+	(*RoutesHello)(nil),           // 21: muslin.bird.v1.RoutesHello
+	(*LocalRoute)(nil),            // 22: muslin.bird.v1.LocalRoute
+	(*NextHop)(nil),               // 23: muslin.bird.v1.NextHop
+	(*RoutesResponse)(nil),        // 24: muslin.bird.v1.RoutesResponse
+	(*RoutesWelcome)(nil),         // 25: muslin.bird.v1.RoutesWelcome
+	(*BestBatch)(nil),             // 26: muslin.bird.v1.BestBatch
+	(*BestPaths)(nil),             // 27: muslin.bird.v1.BestPaths
+	(*Path)(nil),                  // 28: muslin.bird.v1.Path
+	(*PeersRequest)(nil),          // 29: muslin.bird.v1.PeersRequest
+	(*PeersResponse)(nil),         // 30: muslin.bird.v1.PeersResponse
+	(*PeerState)(nil),             // 31: muslin.bird.v1.PeerState
+	(*Transition)(nil),            // 32: muslin.bird.v1.Transition
+	(*WatchRequest)(nil),          // 33: muslin.bird.v1.WatchRequest
+	(*WatchResponse)(nil),         // 34: muslin.bird.v1.WatchResponse
+	(*DrainRequest)(nil),          // 35: muslin.bird.v1.DrainRequest
+	(*DrainResponse)(nil),         // 36: muslin.bird.v1.DrainResponse
+	(*ShowRequest)(nil),           // 37: muslin.bird.v1.ShowRequest
+	(*ShowResponse)(nil),          // 38: muslin.bird.v1.ShowResponse
+	(*ShowPart)(nil),              // 39: muslin.bird.v1.ShowPart
+	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
 }
 var file_muslin_bird_v1_bird_proto_depIdxs = []int32{
-	7,  // 0: muslin.bird.v1.Config.peers:type_name -> muslin.bird.v1.Peer
-	9,  // 1: muslin.bird.v1.Config.filters:type_name -> muslin.bird.v1.Filter
-	14, // 2: muslin.bird.v1.Config.originate:type_name -> muslin.bird.v1.Origination
-	15, // 3: muslin.bird.v1.Config.export:type_name -> muslin.bird.v1.ExportPolicy
-	37, // 4: muslin.bird.v1.Config.restart_deferral:type_name -> google.protobuf.Duration
-	0,  // 5: muslin.bird.v1.Peer.type:type_name -> muslin.bird.v1.PeerType
-	37, // 6: muslin.bird.v1.Peer.restart_time:type_name -> google.protobuf.Duration
-	37, // 7: muslin.bird.v1.Peer.keepalive_time:type_name -> google.protobuf.Duration
-	37, // 8: muslin.bird.v1.Peer.hold_time:type_name -> google.protobuf.Duration
-	1,  // 9: muslin.bird.v1.Peer.next_hop_mode:type_name -> muslin.bird.v1.NextHopMode
-	8,  // 10: muslin.bird.v1.Peer.bfd:type_name -> muslin.bird.v1.Bfd
-	37, // 11: muslin.bird.v1.Peer.long_lived_stale_time:type_name -> google.protobuf.Duration
-	37, // 12: muslin.bird.v1.Bfd.min_tx:type_name -> google.protobuf.Duration
-	37, // 13: muslin.bird.v1.Bfd.min_rx:type_name -> google.protobuf.Duration
-	10, // 14: muslin.bird.v1.Filter.import4:type_name -> muslin.bird.v1.FilterRule
-	10, // 15: muslin.bird.v1.Filter.export4:type_name -> muslin.bird.v1.FilterRule
-	10, // 16: muslin.bird.v1.Filter.import6:type_name -> muslin.bird.v1.FilterRule
-	10, // 17: muslin.bird.v1.Filter.export6:type_name -> muslin.bird.v1.FilterRule
-	2,  // 18: muslin.bird.v1.FilterRule.action:type_name -> muslin.bird.v1.FilterAction
-	13, // 19: muslin.bird.v1.FilterRule.prefix:type_name -> muslin.bird.v1.Prefix
-	3,  // 20: muslin.bird.v1.FilterRule.operator:type_name -> muslin.bird.v1.MatchOperator
-	11, // 21: muslin.bird.v1.FilterRule.operations:type_name -> muslin.bird.v1.FilterOperation
-	12, // 22: muslin.bird.v1.FilterOperation.prepend_as_path:type_name -> muslin.bird.v1.AsPath
-	13, // 23: muslin.bird.v1.Origination.prefix:type_name -> muslin.bird.v1.Prefix
-	16, // 24: muslin.bird.v1.ExportPolicy.pools:type_name -> muslin.bird.v1.ExportPool
-	13, // 25: muslin.bird.v1.ExportPolicy.own_blocks:type_name -> muslin.bird.v1.Prefix
-	14, // 26: muslin.bird.v1.ExportPolicy.advertisements:type_name -> muslin.bird.v1.Origination
-	13, // 27: muslin.bird.v1.ExportPolicy.service_ranges:type_name -> muslin.bird.v1.Prefix
-	13, // 28: muslin.bird.v1.ExportPool.prefix:type_name -> muslin.bird.v1.Prefix
-	6,  // 29: muslin.bird.v1.ApplyRequest.config:type_name -> muslin.bird.v1.Config
-	20, // 30: muslin.bird.v1.RoutesRequest.hello:type_name -> muslin.bird.v1.RoutesHello
-	21, // 31: muslin.bird.v1.RoutesRequest.local:type_name -> muslin.bird.v1.LocalRoute
-	22, // 32: muslin.bird.v1.RoutesRequest.next_hop:type_name -> muslin.bird.v1.NextHop
-	13, // 33: muslin.bird.v1.LocalRoute.prefix:type_name -> muslin.bird.v1.Prefix
-	24, // 34: muslin.bird.v1.RoutesResponse.welcome:type_name -> muslin.bird.v1.RoutesWelcome
-	25, // 35: muslin.bird.v1.RoutesResponse.best:type_name -> muslin.bird.v1.BestPaths
-	13, // 36: muslin.bird.v1.BestPaths.prefix:type_name -> muslin.bird.v1.Prefix
-	26, // 37: muslin.bird.v1.BestPaths.paths:type_name -> muslin.bird.v1.Path
-	29, // 38: muslin.bird.v1.PeersResponse.peers:type_name -> muslin.bird.v1.PeerState
-	38, // 39: muslin.bird.v1.PeersResponse.started:type_name -> google.protobuf.Timestamp
-	38, // 40: muslin.bird.v1.PeersResponse.configured:type_name -> google.protobuf.Timestamp
-	0,  // 41: muslin.bird.v1.PeerState.type:type_name -> muslin.bird.v1.PeerType
-	4,  // 42: muslin.bird.v1.PeerState.state:type_name -> muslin.bird.v1.SessionState
-	38, // 43: muslin.bird.v1.PeerState.since:type_name -> google.protobuf.Timestamp
-	30, // 44: muslin.bird.v1.PeerState.history:type_name -> muslin.bird.v1.Transition
-	38, // 45: muslin.bird.v1.Transition.at:type_name -> google.protobuf.Timestamp
-	4,  // 46: muslin.bird.v1.Transition.state:type_name -> muslin.bird.v1.SessionState
-	29, // 47: muslin.bird.v1.WatchResponse.peer:type_name -> muslin.bird.v1.PeerState
-	37, // 48: muslin.bird.v1.DrainRequest.wait:type_name -> google.protobuf.Duration
-	5,  // 49: muslin.bird.v1.ShowRequest.view:type_name -> muslin.bird.v1.RouteView
-	13, // 50: muslin.bird.v1.ShowRequest.within:type_name -> muslin.bird.v1.Prefix
-	13, // 51: muslin.bird.v1.ShowResponse.prefix:type_name -> muslin.bird.v1.Prefix
-	26, // 52: muslin.bird.v1.ShowResponse.path:type_name -> muslin.bird.v1.Path
-	17, // 53: muslin.bird.v1.BirdService.Apply:input_type -> muslin.bird.v1.ApplyRequest
-	19, // 54: muslin.bird.v1.BirdService.Routes:input_type -> muslin.bird.v1.RoutesRequest
-	27, // 55: muslin.bird.v1.BirdService.Peers:input_type -> muslin.bird.v1.PeersRequest
-	31, // 56: muslin.bird.v1.BirdService.Watch:input_type -> muslin.bird.v1.WatchRequest
-	33, // 57: muslin.bird.v1.BirdService.Drain:input_type -> muslin.bird.v1.DrainRequest
-	35, // 58: muslin.bird.v1.BirdService.Show:input_type -> muslin.bird.v1.ShowRequest
-	18, // 59: muslin.bird.v1.BirdService.Apply:output_type -> muslin.bird.v1.ApplyResponse
-	23, // 60: muslin.bird.v1.BirdService.Routes:output_type -> muslin.bird.v1.RoutesResponse
-	28, // 61: muslin.bird.v1.BirdService.Peers:output_type -> muslin.bird.v1.PeersResponse
-	32, // 62: muslin.bird.v1.BirdService.Watch:output_type -> muslin.bird.v1.WatchResponse
-	34, // 63: muslin.bird.v1.BirdService.Drain:output_type -> muslin.bird.v1.DrainResponse
-	36, // 64: muslin.bird.v1.BirdService.Show:output_type -> muslin.bird.v1.ShowResponse
-	59, // [59:65] is the sub-list for method output_type
-	53, // [53:59] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	8,  // 0: muslin.bird.v1.Config.peers:type_name -> muslin.bird.v1.Peer
+	10, // 1: muslin.bird.v1.Config.filters:type_name -> muslin.bird.v1.Filter
+	15, // 2: muslin.bird.v1.Config.originate:type_name -> muslin.bird.v1.Origination
+	16, // 3: muslin.bird.v1.Config.export:type_name -> muslin.bird.v1.ExportPolicy
+	40, // 4: muslin.bird.v1.Config.restart_deferral:type_name -> google.protobuf.Duration
+	7,  // 5: muslin.bird.v1.Config.static_routes:type_name -> muslin.bird.v1.StaticRoute
+	14, // 6: muslin.bird.v1.StaticRoute.prefix:type_name -> muslin.bird.v1.Prefix
+	0,  // 7: muslin.bird.v1.Peer.type:type_name -> muslin.bird.v1.PeerType
+	40, // 8: muslin.bird.v1.Peer.restart_time:type_name -> google.protobuf.Duration
+	40, // 9: muslin.bird.v1.Peer.keepalive_time:type_name -> google.protobuf.Duration
+	40, // 10: muslin.bird.v1.Peer.hold_time:type_name -> google.protobuf.Duration
+	1,  // 11: muslin.bird.v1.Peer.next_hop_mode:type_name -> muslin.bird.v1.NextHopMode
+	9,  // 12: muslin.bird.v1.Peer.bfd:type_name -> muslin.bird.v1.Bfd
+	40, // 13: muslin.bird.v1.Peer.long_lived_stale_time:type_name -> google.protobuf.Duration
+	40, // 14: muslin.bird.v1.Bfd.min_tx:type_name -> google.protobuf.Duration
+	40, // 15: muslin.bird.v1.Bfd.min_rx:type_name -> google.protobuf.Duration
+	11, // 16: muslin.bird.v1.Filter.import4:type_name -> muslin.bird.v1.FilterRule
+	11, // 17: muslin.bird.v1.Filter.export4:type_name -> muslin.bird.v1.FilterRule
+	11, // 18: muslin.bird.v1.Filter.import6:type_name -> muslin.bird.v1.FilterRule
+	11, // 19: muslin.bird.v1.Filter.export6:type_name -> muslin.bird.v1.FilterRule
+	2,  // 20: muslin.bird.v1.FilterRule.action:type_name -> muslin.bird.v1.FilterAction
+	14, // 21: muslin.bird.v1.FilterRule.prefix:type_name -> muslin.bird.v1.Prefix
+	3,  // 22: muslin.bird.v1.FilterRule.operator:type_name -> muslin.bird.v1.MatchOperator
+	12, // 23: muslin.bird.v1.FilterRule.operations:type_name -> muslin.bird.v1.FilterOperation
+	13, // 24: muslin.bird.v1.FilterOperation.prepend_as_path:type_name -> muslin.bird.v1.AsPath
+	14, // 25: muslin.bird.v1.Origination.prefix:type_name -> muslin.bird.v1.Prefix
+	17, // 26: muslin.bird.v1.ExportPolicy.pools:type_name -> muslin.bird.v1.ExportPool
+	14, // 27: muslin.bird.v1.ExportPolicy.own_blocks:type_name -> muslin.bird.v1.Prefix
+	15, // 28: muslin.bird.v1.ExportPolicy.advertisements:type_name -> muslin.bird.v1.Origination
+	14, // 29: muslin.bird.v1.ExportPolicy.service_ranges:type_name -> muslin.bird.v1.Prefix
+	14, // 30: muslin.bird.v1.ExportPolicy.unrouted:type_name -> muslin.bird.v1.Prefix
+	14, // 31: muslin.bird.v1.ExportPool.prefix:type_name -> muslin.bird.v1.Prefix
+	6,  // 32: muslin.bird.v1.ApplyRequest.config:type_name -> muslin.bird.v1.Config
+	21, // 33: muslin.bird.v1.RoutesRequest.hello:type_name -> muslin.bird.v1.RoutesHello
+	22, // 34: muslin.bird.v1.RoutesRequest.local:type_name -> muslin.bird.v1.LocalRoute
+	23, // 35: muslin.bird.v1.RoutesRequest.next_hop:type_name -> muslin.bird.v1.NextHop
+	14, // 36: muslin.bird.v1.LocalRoute.prefix:type_name -> muslin.bird.v1.Prefix
+	25, // 37: muslin.bird.v1.RoutesResponse.welcome:type_name -> muslin.bird.v1.RoutesWelcome
+	26, // 38: muslin.bird.v1.RoutesResponse.best:type_name -> muslin.bird.v1.BestBatch
+	27, // 39: muslin.bird.v1.BestBatch.groups:type_name -> muslin.bird.v1.BestPaths
+	28, // 40: muslin.bird.v1.BestPaths.paths:type_name -> muslin.bird.v1.Path
+	31, // 41: muslin.bird.v1.PeersResponse.peers:type_name -> muslin.bird.v1.PeerState
+	41, // 42: muslin.bird.v1.PeersResponse.started:type_name -> google.protobuf.Timestamp
+	41, // 43: muslin.bird.v1.PeersResponse.configured:type_name -> google.protobuf.Timestamp
+	0,  // 44: muslin.bird.v1.PeerState.type:type_name -> muslin.bird.v1.PeerType
+	4,  // 45: muslin.bird.v1.PeerState.state:type_name -> muslin.bird.v1.SessionState
+	41, // 46: muslin.bird.v1.PeerState.since:type_name -> google.protobuf.Timestamp
+	32, // 47: muslin.bird.v1.PeerState.history:type_name -> muslin.bird.v1.Transition
+	41, // 48: muslin.bird.v1.Transition.at:type_name -> google.protobuf.Timestamp
+	4,  // 49: muslin.bird.v1.Transition.state:type_name -> muslin.bird.v1.SessionState
+	31, // 50: muslin.bird.v1.WatchResponse.peer:type_name -> muslin.bird.v1.PeerState
+	40, // 51: muslin.bird.v1.DrainRequest.wait:type_name -> google.protobuf.Duration
+	5,  // 52: muslin.bird.v1.ShowRequest.view:type_name -> muslin.bird.v1.RouteView
+	14, // 53: muslin.bird.v1.ShowRequest.within:type_name -> muslin.bird.v1.Prefix
+	14, // 54: muslin.bird.v1.ShowResponse.prefix:type_name -> muslin.bird.v1.Prefix
+	28, // 55: muslin.bird.v1.ShowResponse.path:type_name -> muslin.bird.v1.Path
+	38, // 56: muslin.bird.v1.ShowPart.routes:type_name -> muslin.bird.v1.ShowResponse
+	18, // 57: muslin.bird.v1.BirdService.Apply:input_type -> muslin.bird.v1.ApplyRequest
+	20, // 58: muslin.bird.v1.BirdService.Routes:input_type -> muslin.bird.v1.RoutesRequest
+	29, // 59: muslin.bird.v1.BirdService.Peers:input_type -> muslin.bird.v1.PeersRequest
+	33, // 60: muslin.bird.v1.BirdService.Watch:input_type -> muslin.bird.v1.WatchRequest
+	35, // 61: muslin.bird.v1.BirdService.Drain:input_type -> muslin.bird.v1.DrainRequest
+	37, // 62: muslin.bird.v1.BirdService.Show:input_type -> muslin.bird.v1.ShowRequest
+	19, // 63: muslin.bird.v1.BirdService.Apply:output_type -> muslin.bird.v1.ApplyResponse
+	24, // 64: muslin.bird.v1.BirdService.Routes:output_type -> muslin.bird.v1.RoutesResponse
+	30, // 65: muslin.bird.v1.BirdService.Peers:output_type -> muslin.bird.v1.PeersResponse
+	34, // 66: muslin.bird.v1.BirdService.Watch:output_type -> muslin.bird.v1.WatchResponse
+	36, // 67: muslin.bird.v1.BirdService.Drain:output_type -> muslin.bird.v1.DrainResponse
+	38, // 68: muslin.bird.v1.BirdService.Show:output_type -> muslin.bird.v1.ShowResponse
+	63, // [63:69] is the sub-list for method output_type
+	57, // [57:63] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_muslin_bird_v1_bird_proto_init() }
@@ -3391,19 +3686,19 @@ func file_muslin_bird_v1_bird_proto_init() {
 	if File_muslin_bird_v1_bird_proto != nil {
 		return
 	}
-	file_muslin_bird_v1_bird_proto_msgTypes[5].OneofWrappers = []any{
+	file_muslin_bird_v1_bird_proto_msgTypes[6].OneofWrappers = []any{
 		(*FilterOperation_AddCommunity)(nil),
 		(*FilterOperation_PrependAsPath)(nil),
 		(*FilterOperation_SetPriority)(nil),
 	}
-	file_muslin_bird_v1_bird_proto_msgTypes[13].OneofWrappers = []any{
+	file_muslin_bird_v1_bird_proto_msgTypes[14].OneofWrappers = []any{
 		(*RoutesRequest_Hello)(nil),
 		(*RoutesRequest_Local)(nil),
 		(*RoutesRequest_SnapshotEnd)(nil),
 		(*RoutesRequest_NextHop)(nil),
 		(*RoutesRequest_Applied)(nil),
 	}
-	file_muslin_bird_v1_bird_proto_msgTypes[17].OneofWrappers = []any{
+	file_muslin_bird_v1_bird_proto_msgTypes[18].OneofWrappers = []any{
 		(*RoutesResponse_Welcome)(nil),
 		(*RoutesResponse_Best)(nil),
 		(*RoutesResponse_SnapshotEnd)(nil),
@@ -3414,7 +3709,7 @@ func file_muslin_bird_v1_bird_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muslin_bird_v1_bird_proto_rawDesc), len(file_muslin_bird_v1_bird_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   31,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -46,7 +46,7 @@ type BirdServiceClient interface {
 	Routes(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RoutesRequest, RoutesResponse], error)
 	// Peers lists the sessions.
 	Peers(ctx context.Context, in *PeersRequest, opts ...grpc.CallOption) (*PeersResponse, error)
-	// Watch streams changes of sessions; the present state comes first.
+	// Watch streams changes of sessions; the present state comes first. Routes are not counted for it: Peers does.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Drain announces GRACEFUL_SHUTDOWN (RFC 8326) on every route, waits, and withdraws all. It ends when done.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
@@ -159,7 +159,7 @@ type BirdServiceServer interface {
 	Routes(grpc.BidiStreamingServer[RoutesRequest, RoutesResponse]) error
 	// Peers lists the sessions.
 	Peers(context.Context, *PeersRequest) (*PeersResponse, error)
-	// Watch streams changes of sessions; the present state comes first.
+	// Watch streams changes of sessions; the present state comes first. Routes are not counted for it: Peers does.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Drain announces GRACEFUL_SHUTDOWN (RFC 8326) on every route, waits, and withdraws all. It ends when done.
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)

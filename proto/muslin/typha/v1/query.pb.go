@@ -24,7 +24,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// QueryMethod is a read method of a node's daemons.
+// QueryMethod is what an operator may call on a node's daemons.
 type QueryMethod int32
 
 const (
@@ -32,7 +32,7 @@ const (
 	QueryMethod_QUERY_METHOD_UNSPECIFIED QueryMethod = 0
 	// bird.v1 Peers.
 	QueryMethod_QUERY_METHOD_BIRD_PEERS QueryMethod = 1
-	// bird.v1 Show.
+	// bird.v1 Show; each part of the answer is a ShowPart.
 	QueryMethod_QUERY_METHOD_BIRD_SHOW QueryMethod = 2
 	// felix.v1 Dump.
 	QueryMethod_QUERY_METHOD_FELIX_DUMP QueryMethod = 3
@@ -40,6 +40,8 @@ const (
 	QueryMethod_QUERY_METHOD_FELIX_EXPLAIN QueryMethod = 4
 	// felix.v1 Endpoints with their counters.
 	QueryMethod_QUERY_METHOD_FELIX_ENDPOINTS QueryMethod = 5
+	// bird.v1 Drain, the only one that changes anything; it is asked to detach.
+	QueryMethod_QUERY_METHOD_BIRD_DRAIN QueryMethod = 6
 )
 
 // Enum value maps for QueryMethod.
@@ -51,6 +53,7 @@ var (
 		3: "QUERY_METHOD_FELIX_DUMP",
 		4: "QUERY_METHOD_FELIX_EXPLAIN",
 		5: "QUERY_METHOD_FELIX_ENDPOINTS",
+		6: "QUERY_METHOD_BIRD_DRAIN",
 	}
 	QueryMethod_value = map[string]int32{
 		"QUERY_METHOD_UNSPECIFIED":     0,
@@ -59,6 +62,7 @@ var (
 		"QUERY_METHOD_FELIX_DUMP":      3,
 		"QUERY_METHOD_FELIX_EXPLAIN":   4,
 		"QUERY_METHOD_FELIX_ENDPOINTS": 5,
+		"QUERY_METHOD_BIRD_DRAIN":      6,
 	}
 )
 
@@ -988,14 +992,15 @@ const file_muslin_typha_v1_query_proto_rawDesc = "" +
 	"\breceived\x18\x06 \x01(\x04R\breceived\x12\x18\n" +
 	"\aapplied\x18\a \x01(\x04R\aapplied\x12\x1a\n" +
 	"\bfailures\x18\b \x03(\tR\bfailures\x12\x1a\n" +
-	"\bsoftware\x18\t \x01(\tR\bsoftware*\xc3\x01\n" +
+	"\bsoftware\x18\t \x01(\tR\bsoftware*\xe0\x01\n" +
 	"\vQueryMethod\x12\x1c\n" +
 	"\x18QUERY_METHOD_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17QUERY_METHOD_BIRD_PEERS\x10\x01\x12\x1a\n" +
 	"\x16QUERY_METHOD_BIRD_SHOW\x10\x02\x12\x1b\n" +
 	"\x17QUERY_METHOD_FELIX_DUMP\x10\x03\x12\x1e\n" +
 	"\x1aQUERY_METHOD_FELIX_EXPLAIN\x10\x04\x12 \n" +
-	"\x1cQUERY_METHOD_FELIX_ENDPOINTS\x10\x052\xdd\x02\n" +
+	"\x1cQUERY_METHOD_FELIX_ENDPOINTS\x10\x05\x12\x1b\n" +
+	"\x17QUERY_METHOD_BIRD_DRAIN\x10\x062\xdd\x02\n" +
 	"\fQueryService\x12H\n" +
 	"\x05Query\x12\x1d.muslin.typha.v1.QueryRequest\x1a\x1e.muslin.typha.v1.QueryResponse0\x01\x12X\n" +
 	"\vExplainItem\x12#.muslin.typha.v1.ExplainItemRequest\x1a$.muslin.typha.v1.ExplainItemResponse\x12^\n" +

@@ -33,7 +33,7 @@ const (
 //
 // QueryService answers operators. Every call needs the operator role in the certificate.
 type QueryServiceClient interface {
-	// Query asks one node for live state. Only the listed read methods are relayed. NOT_FOUND if the node is not connected.
+	// Query asks one node for live state. Only the listed methods are relayed. NOT_FOUND if the node is not connected.
 	Query(ctx context.Context, in *QueryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[QueryResponse], error)
 	// ExplainItem says why a node has an item: the chain of objects that lead to it.
 	ExplainItem(ctx context.Context, in *ExplainItemRequest, opts ...grpc.CallOption) (*ExplainItemResponse, error)
@@ -106,7 +106,7 @@ func (c *queryServiceClient) Status(ctx context.Context, in *StatusRequest, opts
 //
 // QueryService answers operators. Every call needs the operator role in the certificate.
 type QueryServiceServer interface {
-	// Query asks one node for live state. Only the listed read methods are relayed. NOT_FOUND if the node is not connected.
+	// Query asks one node for live state. Only the listed methods are relayed. NOT_FOUND if the node is not connected.
 	Query(*QueryRequest, grpc.ServerStreamingServer[QueryResponse]) error
 	// ExplainItem says why a node has an item: the chain of objects that lead to it.
 	ExplainItem(context.Context, *ExplainItemRequest) (*ExplainItemResponse, error)

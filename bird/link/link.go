@@ -1,0 +1,185 @@
+// Package link watches the links by which peers are reached: a peer on a link that goes down, or loses its carrier, is lost
+// in that moment, not when BGP's hold time is over. A peer behind gateways is lost if no other way to it is left.
+//
+// What a link's loss means for sessions is the speaker's to say. Routes that go without a link going are no business of this
+// package: BGP sessions survive those, and BFD tells if they matter.
+package link
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/bird/policy"
+	"github.com/muslin-net/muslin/bird/speaker"
+)
+
+// Events is who is told.
+type Events interface {
+	// PeerLost says that the link to a peer is down.
+	PeerLost(peer netip.Addr, by speaker.Evidence, reason string)
+	// PeerFound says that there is a working link to it again.
+	PeerFound(peer netip.Addr, by speaker.Evidence)
+}
+
+// How often the kernel is asked for routes to peers: while all is well, and while a peer is lost.
+const (
+	lookSeldom = 5 * time.Second
+	lookOften  = time.Second
+)
+
+// subscribeAgain is the wait after the kernel's messages could not be read.
+const subscribeAgain = time.Second
+
+// Monitor watches links. It is made by New and works while Run does.
+type Monitor struct {
+	log    *slog.Logger
+	events Events
+	kernel *netlink.Handle
+	wake   chan struct{}
+
+	mu      sync.Mutex // guards the following
+	targets []target
+	renewed bool // targets are new
+	tracker *tracker
+}
+
+// New returns a monitor of the network namespace that the caller is in.
+func New(log *slog.Logger, events Events) (*Monitor, error) {
+	kernel, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("links: opening netlink: %w", err)
+	}
+	m := &Monitor{log: log, events: events, kernel: kernel, wake: make(chan struct{}, 1)}
+	m.tracker = newTracker(m.resolve)
+	return m, nil
+}
+
+// Watch says which peers there are.
+func (m *Monitor) Watch(peers []policy.Peer) {
+	targets := make([]target, 0, len(peers))
+	for i := range peers {
+		targets = append(targets, target{peers[i].Address, peers[i].SourceAddress})
+	}
+	m.mu.Lock()
+	m.targets, m.renewed = targets, true
+	m.mu.Unlock()
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// State says why a peer is lost; empty while it is not.
+func (m *Monitor) State(peer netip.Addr) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tracker.state(peer)
+}
+
+// resolve asks the kernel for its route to a peer.
+func (m *Monitor) resolve(t target) (path, bool) {
+	options := &netlink.RouteGetOptions{}
+	if t.source.IsValid() {
+		options.SrcAddr = t.source.AsSlice()
+	}
+	routes, err := m.kernel.RouteGetWithOptions(t.peer.AsSlice(), options)
+	if err != nil || len(routes) == 0 {
+		return path{}, false
+	}
+	r := routes[0]
+	return path{link: r.LinkIndex, direct: r.Gw == nil && r.Via == nil && len(r.MultiPath) == 0}, r.LinkIndex > 0
+}
+
+// Run watches until ctx ends.
+func (m *Monitor) Run(ctx context.Context) error {
+	defer m.kernel.Close()
+	for ctx.Err() == nil {
+		if err := m.follow(ctx); err != nil {
+			m.log.Warn("links are not watched; trying again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(subscribeAgain):
+		}
+	}
+	return nil
+}
+
+// follow reads the kernel's messages until ctx ends or some are lost.
+func (m *Monitor) follow(ctx context.Context) error {
+	updates, failed, done := make(chan netlink.LinkUpdate, 256), make(chan error, 1), make(chan struct{})
+	defer close(done)
+	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{
+		ListExisting: true,
+		ErrorCallback: func(err error) {
+			select {
+			case failed <- err:
+			default:
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("subscribing to links: %w", err)
+	}
+	look := time.NewTimer(lookSeldom)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return fmt.Errorf("reading about links: %w", err)
+		case u, ok := <-updates:
+			if !ok {
+				return fmt.Errorf("reading about links: the kernel's messages ended")
+			}
+			if u.Family != unix.AF_UNSPEC {
+				continue // of a bridge about its ports
+			}
+			const running = unix.IFF_UP | unix.IFF_RUNNING
+			s := state{name: u.Attrs().Name, up: u.Flags&running == running}
+			m.judge(func(t *tracker) []verdict { return t.changed(int(u.Index), s, u.Header.Type == unix.RTM_DELLINK) })
+		case <-m.wake:
+			m.judge(func(*tracker) []verdict { return nil })
+		case <-look.C:
+			m.judge((*tracker).refresh)
+		}
+		if m.lost() {
+			look.Reset(lookOften)
+		} else {
+			look.Reset(lookSeldom)
+		}
+	}
+}
+
+func (m *Monitor) lost() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tracker.anyLost()
+}
+
+// judge passes on what a look at the links shows.
+func (m *Monitor) judge(look func(*tracker) []verdict) {
+	m.mu.Lock()
+	var news []verdict
+	if m.renewed {
+		m.renewed = false
+		news = m.tracker.watch(m.targets)
+	}
+	news = append(news, look(m.tracker)...)
+	m.mu.Unlock()
+	for _, v := range news {
+		if v.reason != "" {
+			m.events.PeerLost(v.peer, speaker.ByLink, v.reason)
+		} else {
+			m.events.PeerFound(v.peer, speaker.ByLink)
+		}
+	}
+}

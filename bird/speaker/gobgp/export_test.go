@@ -1,0 +1,4 @@
+package gobgp
+
+// Connections is for tests that look after connections.
+var Connections = connections

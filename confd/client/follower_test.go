@@ -1,0 +1,44 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	birdv1 "github.com/muslin-net/muslin/proto/muslin/bird/v1"
+)
+
+// answering is a bird that runs a configuration of some generation, or none, or is away.
+type answering struct {
+	NoView
+	generation uint64
+	err        error
+}
+
+func (a answering) RelayPeers(context.Context, []byte) ([]byte, error) {
+	if a.err != nil {
+		return nil, a.err
+	}
+	return proto.Marshal(&birdv1.PeersResponse{Generation: a.generation})
+}
+
+// TestSavedView: a saved view, which may be older than what bird runs, configures a bird that has nothing, and no other.
+func TestSavedView(t *testing.T) {
+	for name, test := range map[string]struct {
+		bird answering
+		want bool
+	}{
+		"it has nothing":          {answering{}, false},
+		"it has a configuration":  {answering{generation: 7}, true},
+		"it is away, and returns": {answering{err: errors.New("connection refused")}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := NewFollower(slog.New(slog.DiscardHandler), nil, nil, test.bird)
+			require.Equal(t, test.want, f.configured())
+		})
+	}
+}

@@ -1,0 +1,49 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/felix/desired"
+)
+
+// subscribeToRoutes calls changed for each change to the node's routes, but for those that felix makes itself: what it writes
+// changes no way to a next hop, and can be a hundred thousand routes at once, so the kernel is told to keep them back. An
+// error, to failed, ends it; stop does so, too.
+func subscribeToRoutes(changed func(), failed func(error)) (stop func(), err error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to routes: %w", err)
+	}
+	const protocolAt = unix.SizeofNlMsghdr + 5 // rtm_protocol of struct rtmsg
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: protocolAt},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: desired.ProtocolMuslin},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.SetsockoptSockFprog(s.GetFd(), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("subscribe to routes: %w", err)
+	}
+	go func() {
+		for {
+			_, _, err := s.Receive()
+			switch {
+			case err == nil, errors.Is(err, unix.ENOBUFS): // what was lost was a change, too
+				changed()
+			case errors.Is(err, os.ErrClosed):
+				return
+			default:
+				failed(fmt.Errorf("subscription to routes: %w", err))
+				return
+			}
+		}
+	}()
+	return s.Close, nil
+}

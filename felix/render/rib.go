@@ -1,0 +1,117 @@
+package render
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/felix/state"
+)
+
+// RIB holds the routes that are wanted, and computes what changes of them, at the cost of what changed: bird may bring a
+// hundred thousand paths, of which a few change at a time. The sum of its changes is what Routes returns. The zero value is
+// ready, and holds none.
+type RIB struct {
+	base   *routes                      // all routes but bird's, and what bird's depend on
+	metric map[netip.Prefix]int         // of bird's routes that are there
+	hops   map[netip.Addr]state.NextHop // as base saw them
+	encaps map[netip.Prefix]desired.Encap
+}
+
+// Update follows the state. touched says what of it may have changed since the last call.
+func (b *RIB) Update(s *state.State, touched state.Section) (changes desired.Delta[desired.RouteKey, desired.Route], encaps desired.Delta[netip.Prefix, desired.Encap]) {
+	changed := s.ChangedPaths()
+	first := b.base == nil
+	if first {
+		b.base, b.metric, b.encaps, touched = &routes{}, map[netip.Prefix]int{}, map[netip.Prefix]desired.Encap{}, state.Routes
+	}
+	if touched&state.Routes != 0 {
+		old, next := b.base, newRoutes(s)
+		changes = desired.Diff(old.out, next.out, desired.Route.Equal)
+		if first || !maps.Equal(b.hops, s.Host.NextHops) || !next.judgesAs(old) {
+			changed = everyPath(s, b.metric)
+		} else { // bird's routes give way, and come back, where others' come and go
+			symmetric(old.taken, next.taken, changed)
+		}
+		b.base, b.hops = next, s.Host.NextHops
+	}
+	for prefix := range changed {
+		b.judge(s, prefix, &changes)
+	}
+	return changes, b.follow(changes)
+}
+
+// judge computes the route of bird's to a prefix.
+func (b *RIB) judge(s *state.State, prefix netip.Prefix, d *desired.Delta[desired.RouteKey, desired.Route]) {
+	route, ok := desired.Route{}, false
+	if ways, there := s.Paths[prefix]; there && !b.base.taken[prefix] {
+		route, ok = b.base.learned(prefix, ways)
+	}
+	if metric, was := b.metric[prefix]; was && (!ok || metric != route.Metric) {
+		delete(b.metric, prefix)
+		key := desired.Route{Dst: prefix, Metric: metric}.Key()
+		if _, other := b.base.out[key]; !other {
+			d.Remove(key)
+		}
+	}
+	if ok {
+		b.metric[prefix] = route.Metric
+		d.Put(route.Key(), route)
+	}
+}
+
+// follow is what changes of Encaps with the routes.
+func (b *RIB) follow(changed desired.Delta[desired.RouteKey, desired.Route]) (d desired.Delta[netip.Prefix, desired.Encap]) {
+	for k := range changed.Removed {
+		if _, was := b.encaps[k.Dst]; was {
+			d.Remove(k.Dst)
+		}
+	}
+	for k, r := range changed.Set {
+		encap, is := encapOf(r)
+		have, was := b.encaps[k.Dst]
+		switch {
+		case is && was && have == encap:
+			delete(d.Removed, k.Dst) // its route has another metric
+		case is:
+			d.Put(k.Dst, encap)
+		case was:
+			d.Remove(k.Dst)
+		}
+	}
+	for dst := range d.Removed {
+		delete(b.encaps, dst)
+	}
+	maps.Copy(b.encaps, d.Set)
+	return d
+}
+
+// judgesAs tells whether two computations make the same of each path.
+func (r *routes) judgesAs(o *routes) bool {
+	return slices.Equal(r.tunnelled, o.tunnelled) && slices.Equal(r.connected, o.connected) &&
+		(len(r.tunnelled) == 0 || maps.Equal(r.direct, o.direct))
+}
+
+// everyPath is the prefixes of all paths, and of all routes that are there.
+func everyPath(s *state.State, there map[netip.Prefix]int) map[netip.Prefix]struct{} {
+	all := make(map[netip.Prefix]struct{}, max(len(s.Paths), len(there)))
+	for p := range s.Paths {
+		all[p] = struct{}{}
+	}
+	for p := range there {
+		all[p] = struct{}{}
+	}
+	return all
+}
+
+// symmetric adds what is in one of two sets only.
+func symmetric(a, b map[netip.Prefix]bool, to map[netip.Prefix]struct{}) {
+	for _, pair := range [][2]map[netip.Prefix]bool{{a, b}, {b, a}} {
+		for p := range pair[0] {
+			if !pair[1][p] {
+				to[p] = struct{}{}
+			}
+		}
+	}
+}
