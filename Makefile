@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
 # name of the binary and its package
-BINARIES := typha:typha felix:felix confd:confd bird:bird calicoctl:calicoctl calico-node:node \
+BINARIES := typha:typha kube-controllers:kube-controllers felix:felix confd:confd bird:bird calicoctl:calicoctl calico-node:node \
             calico:cni/calico calico-ipam:cni/calico-ipam lab:integration/lab/cmd/lab vm:integration/vm/cmd/vm
 TOOL     := go tool -modfile=tools.mod
 # the flags of everything that is run: one set, so that compiled packages are shared between binaries and suites
@@ -53,19 +53,19 @@ property: ## tests of random changes by the thousand, without the race detector 
 	CGO_ENABLED=0 go test $(BUILD) -vet=off $(RANDOM_TESTS)
 
 .PHONY: test
-test: test-deps build unit property lab-test ## everything that CI runs: unit, random changes, suites on real kernels (17 minutes)
+test: test-deps build unit property lab-test ## everything that CI runs: unit, random changes, suites on real kernels (30 minutes)
 
 .PHONY: test-deps
 test-deps:
 	@integration/deps/install test
 
 .PHONY: lab-test
-lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels; needs root (15 minutes)
+lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels; needs root (27 minutes)
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
 	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 40m $(SUITES)
 
 .PHONY: bench
-bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|ipip|change|cni|typha for one area
+bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|cni|bgp|typha for one area
 	@[ "$(BENCH)" = typha ] || bin/lab bench $(BENCH)
 	@[ -n "$(filter-out dataplane,$(BENCH))" ] || $(MAKE) -s bench-module
 	@[ -n "$(filter-out typha,$(BENCH))" ] || CGO_ENABLED=0 go test $(BUILD) -run '^$$' -bench 'InSync/.*200' -benchtime 3x ./typha/server | \

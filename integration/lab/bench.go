@@ -22,8 +22,10 @@ type BenchOptions struct {
 	Plugins string
 }
 
-// BenchAreas are what the lab can measure. The dataplane contains ipip and the changes.
-func BenchAreas() []string { return []string{"demo", "dataplane", "ipip", "change", "cni"} }
+// BenchAreas are what the lab can measure. The dataplane contains ipip, dataplane6 and the changes.
+func BenchAreas() []string {
+	return []string{"demo", "dataplane", "ipip", "dataplane6", "change", "cni", "bgp"}
+}
 
 // Bench measures Muslin on the demo's cluster beside the same made by hand, both up at the same time and measured in
 // turns, and prints each figure as a line
@@ -39,7 +41,7 @@ func Bench(ctx context.Context, o BenchOptions) (err error) {
 	if b.topology, err = DemoTopology(); err != nil {
 		return err
 	}
-	b.topology.Pools = []Pool{handPool()} // direct, to begin with
+	b.topology.Pools = []Pool{handPool(false)} // direct, to begin with
 	if b.dir, err = os.MkdirTemp("", "muslin-bench"); err != nil {
 		return err
 	}
@@ -52,7 +54,7 @@ func Bench(ctx context.Context, o BenchOptions) (err error) {
 	for _, area := range []struct {
 		name string
 		fn   func(context.Context) error
-	}{{"dataplane", b.dataplane}, {"ipip", b.ipip}, {"change", b.changes}, {"cni", b.cni}} {
+	}{{"dataplane", b.dataplane}, {"ipip", b.ipip}, {"dataplane6", b.dataplane6}, {"change", b.changes}, {"cni", b.cni}, {"bgp", b.bgp}} {
 		if !b.wants(area.name) {
 			continue
 		}
@@ -72,7 +74,7 @@ type bench struct {
 }
 
 func (b *bench) wants(area string) bool {
-	contained := area == "change" || area == "ipip"
+	contained := slices.Contains([]string{"change", "ipip", "dataplane6"}, area)
 	return len(b.Areas) == 0 || slices.Contains(b.Areas, area) || contained && slices.Contains(b.Areas, "dataplane")
 }
 
@@ -89,10 +91,14 @@ func (b *bench) figure(name string, value float64, unit string, ratio float64, v
 }
 
 func (b *bench) up(ctx context.Context) error {
+	name := "bench"
+	if b.v6() {
+		name = "bench6"
+	}
 	began := time.Now()
 	var err error
 	b.muslin, err = Up(ctx, Options{
-		Name: "bench", StateDir: filepath.Join(b.dir, "muslin"), BinDir: b.BinDir, Topology: b.topology, Attached: true,
+		Name: name, StateDir: filepath.Join(b.dir, "muslin"), BinDir: b.BinDir, Topology: b.topology, Attached: true,
 		Progress: PrintProgress(b.Log),
 	})
 	if err != nil {
@@ -112,7 +118,7 @@ func (b *bench) up(ctx context.Context) error {
 		}
 	}
 	topology := byHand(b.topology)
-	b.hand, err = Up(ctx, Options{Name: "bench-by-hand", StateDir: filepath.Join(b.dir, "hand"), BinDir: b.BinDir, Topology: topology, Attached: true})
+	b.hand, err = Up(ctx, Options{Name: name + "-by-hand", StateDir: filepath.Join(b.dir, "hand"), BinDir: b.BinDir, Topology: topology, Attached: true})
 	if err != nil {
 		return err
 	}

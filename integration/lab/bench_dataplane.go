@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 )
 
 // rateRounds is how often a rate is measured on each side, in turns; the middle of several rounds drops the odd one out.
@@ -22,7 +23,21 @@ func (b *bench) dataplane(ctx context.Context) error {
 	return nil
 }
 
-// traffic measures one mode.
+// dataplane6 is dataplane over IPv6, between nodes of both families and pods of the one.
+func (b *bench) dataplane6(ctx context.Context) (err error) {
+	six := bench{BenchOptions: b.BenchOptions, dir: filepath.Join(b.dir, "ipv6")}
+	if six.topology, err = DualStackTopology(); err != nil {
+		return err
+	}
+	six.topology.Pools, six.Areas = []Pool{handPool(true)}, []string{"dataplane"}
+	defer func() { err = errors.Join(err, six.close(context.WithoutCancel(ctx))) }()
+	if err := six.up(ctx); err != nil {
+		return err
+	}
+	return six.dataplane(ctx)
+}
+
+// traffic measures one mode, beside the path and the tunnel by hand, and beside the same with Muslin's duties.
 func (b *bench) traffic(ctx context.Context, mode Mode) error {
 	if err := b.muslin.SetMode(ctx, b.topology.Pools[0].Name, mode); err != nil {
 		return err
@@ -47,23 +62,35 @@ func (b *bench) traffic(ctx context.Context, mode Mode) error {
 			return err
 		}
 	}
-	if err := b.rtt(ctx, "dataplane.rr."+string(mode), vs); err != nil {
+	name := string(mode)
+	if b.v6() {
+		name += "6"
+	}
+	if err := b.figures(ctx, "", name, vs); err != nil {
 		return err
 	}
-	undo, err := guard(ctx, b.hand, b.topology)
+	undo, err := guard(ctx, b.hand, byHand(b.topology))
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(b.rtt(ctx, "dataplane.rrguarded."+string(mode), vs+"-guarded"), undo(ctx)); err != nil {
-		return err
+	return errors.Join(b.figures(ctx, "guarded", name, vs+"-guarded"), undo(ctx))
+}
+
+// figures measures all there is between two pods.
+func (b *bench) figures(ctx context.Context, kind, mode, vs string) error {
+	name := func(what string) string { return "dataplane." + what + kind + "." + mode }
+	rtts, err := roundTrips(ctx, b.muslin, b.hand)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name("rr"), err)
 	}
+	b.compare(name("rr"), "us", rtts[0], rtts[1], vs)
 	for _, rate := range []struct {
-		name, unit string
+		what, unit string
 		measure    func(context.Context, *Lab) (float64, error)
 	}{
-		{"dataplane.tcp1.", "Gbit/s", throughput(1)},
-		{"dataplane.tcp8.", "Gbit/s", throughput(8)},
-		{"dataplane.udp64.", "kpps", smallPackets},
+		{"tcp1", "Gbit/s", throughput(1)},
+		{"tcp8", "Gbit/s", throughput(8)},
+		{"udp64", "kpps", smallPackets},
 	} {
 		var muslin, hand []float64
 		for range rateRounds {
@@ -73,29 +100,23 @@ func (b *bench) traffic(ctx context.Context, mode Mode) error {
 			}{{b.muslin, &muslin}, {b.hand, &hand}} {
 				v, err := rate.measure(ctx, side.lab)
 				if err != nil {
-					return fmt.Errorf("%s: %w", rate.name, err)
+					return fmt.Errorf("%s: %w", name(rate.what), err)
 				}
 				*side.into = append(*side.into, v)
 			}
 		}
-		b.compare(rate.name+string(mode), rate.unit, muslin, hand, vs)
+		b.compare(name(rate.what), rate.unit, muslin, hand, vs)
 	}
 	return nil
 }
 
-func (b *bench) rtt(ctx context.Context, name, vs string) error {
-	rtts, err := roundTrips(ctx, b.muslin, b.hand)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	b.compare(name, "us", rtts[0], rtts[1], vs)
-	return nil
-}
+// v6 tells whether pods talk over IPv6.
+func (b *bench) v6() bool { return b.topology.Pools[0].CIDR.Addr().Is6() }
 
 // goes makes sure that a side does what is compared.
 func (b *bench) goes(ctx context.Context, l *Lab, mode Mode) error {
 	want := Expect(b.topology, nil, mode)("worker-1", "worker-2")
-	r, err := l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-2"})
+	r, err := l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-2", IPv6: b.v6()})
 	if err != nil {
 		return err
 	}

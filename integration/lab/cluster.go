@@ -79,7 +79,7 @@ func (s *supervisor) startAgents(ctx context.Context) error {
 	defer cancel()
 	return s.each(ctx, func(ctx context.Context, m *machine) error {
 		var started []*process
-		for _, name := range []string{ProcessBird, ProcessFelix, ProcessConfd, ProcessMonitor} {
+		for _, name := range []string{ProcessControllers, ProcessBird, ProcessFelix, ProcessConfd, ProcessMonitor} {
 			if !m.node.runs(name) || !s.currentBackend().wants(name) {
 				continue
 			}

@@ -18,7 +18,7 @@ const (
 
 // healthPorts are where processes tell on loopback whether they are ready; felix's and bird's are those that calico-node's
 // probes ask.
-var healthPorts = map[string]uint16{ProcessBird: 9097, ProcessTypha: 9098, ProcessFelix: 9099}
+var healthPorts = map[string]uint16{ProcessBird: 9097, ProcessTypha: 9098, ProcessFelix: 9099, ProcessControllers: 9094}
 
 func healthAddr(process string) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), healthPorts[process])
@@ -30,10 +30,10 @@ func binaries(t Topology) []string {
 	need := map[string]bool{}
 	for _, n := range t.Nodes {
 		for _, p := range n.Processes {
-			need[p] = p != ProcessEtcd
+			need[p] = need[p] || p != ProcessEtcd && (p != ProcessBird || n.Speaker != SpeakerBIRD2)
 		}
 	}
-	for _, p := range []string{ProcessTypha, ProcessStartup, ProcessBird, ProcessFelix, ProcessConfd} {
+	for _, p := range []string{ProcessTypha, ProcessControllers, ProcessStartup, ProcessBird, ProcessFelix, ProcessConfd} {
 		if need[p] {
 			names = append(names, p)
 		}
@@ -98,6 +98,8 @@ func (s *supervisor) commandOf(n Node, process string) command {
 		} else {
 			c.args = append(c.args, "--datastore", "etcdv3", "--datastore-endpoints", s.topology.etcdURL())
 		}
+	case ProcessControllers:
+		c.args = []string{"--datastore", "etcdv3", "--datastore-endpoints", s.topology.etcdURL(), "--health", healthAddr(process).String()}
 	case ProcessStartup:
 		c.args = append([]string{"-startup"}, client...)
 		c.once = true
@@ -108,9 +110,30 @@ func (s *supervisor) commandOf(n Node, process string) command {
 		c.args = append(client, "--health", healthAddr(process).String())
 	case ProcessConfd:
 		c.args = client
+		if n.Speaker == SpeakerBIRD2 { // BIRD's health is what confd says of it
+			c.args = append(c.args, "--health", healthAddr(ProcessBird).String())
+		}
 	case ProcessBird:
+		if n.Speaker == SpeakerBIRD2 {
+			return s.bird2(c)
+		}
 		c.args = []string{"--health", healthAddr(process).String()}
 	}
+	return c
+}
+
+// Places of BIRD 2 on a node: those that confd writes and asks without being told others.
+const (
+	bird2Binary = "/usr/sbin/bird"
+	bird2File   = "/etc/calico/bird2.conf"
+	bird2Socket = "/run/calico/bird2.ctl"
+)
+
+// bird2 runs the machine's BIRD 2 as soon as confd has written what it is to do. It begins in recovery mode, so that a new
+// start keeps the kernel's routes.
+func (s *supervisor) bird2(c command) command {
+	c.path = "/bin/sh"
+	c.args = []string{"-c", fmt.Sprintf("until [ -s %s ]; do sleep 0.05; done; exec %s -f -R -c %s -s %s", bird2File, bird2Binary, bird2File, bird2Socket)}
 	return c
 }
 
@@ -140,7 +163,7 @@ func (s *supervisor) baseEnv() []string {
 
 // nodeEnv is the environment of each process of a node.
 func (s *supervisor) nodeEnv(n Node) []string {
-	env := append(s.baseEnv(), "NODENAME="+n.Name, "CALICO_NETWORKING_BACKEND="+string(s.currentBackend()))
+	env := append(s.baseEnv(), "NODENAME="+n.Name, "CALICO_NETWORKING_BACKEND="+string(s.currentBackend()), "CALICO_BGP_SPEAKER="+string(n.Speaker))
 	if len(s.topology.Pools) > 0 {
 		env = append(env, "NO_DEFAULT_POOLS=true")
 	}
@@ -156,11 +179,12 @@ func (s *supervisor) nodeEnv(n Node) []string {
 	return env
 }
 
-// shellEnv is the environment of what a user runs on a node. On the first one it lets calicoctl reach the datastore.
+// shellEnv is the environment of what a user runs on a node. On the first one it lets calicoctl reach the datastore, and typha
+// as an operator.
 func (s *supervisor) shellEnv(n Node) []string {
 	env := s.nodeEnv(n)
 	if n.Name == s.topology.Nodes[0].Name {
-		env = append(env, "DATASTORE_TYPE=etcdv3", "ETCD_ENDPOINTS="+s.topology.etcdURL())
+		env = append(env, "DATASTORE_TYPE=etcdv3", "ETCD_ENDPOINTS="+s.topology.etcdURL(), "CALICO_TYPHA="+strings.Join(s.topology.typhas(), ","))
 	}
 	return env
 }

@@ -14,11 +14,13 @@ import (
 func TestBinaries(t *testing.T) {
 	topo, err := DemoTopology()
 	require.NoError(t, err)
-	assert.Equal(t, []string{"typha", "calico-node", "bird", "felix", "confd", "calico", "calico-ipam", "calicoctl"}, binaries(topo))
+	assert.Equal(t, []string{"typha", "kube-controllers", "calico-node", "bird", "felix", "confd", "calico", "calico-ipam", "calicoctl"}, binaries(topo))
 	assert.Empty(t, binaries(byHand(topo)))
 	topo.Nodes = topo.Nodes[:1]
 	topo.Nodes[0].Processes = []string{ProcessEtcd, ProcessBird}
 	assert.Equal(t, []string{"bird"}, binaries(topo))
+	topo.Nodes[0].Speaker = SpeakerBIRD2
+	assert.Empty(t, binaries(topo), "the machine's own BIRD is none of ours")
 }
 
 // TestCommands: who dials whom, with which identity, and who may reach the datastore.
@@ -36,6 +38,13 @@ func TestCommands(t *testing.T) {
 	assert.Equal(t, "/b/calico-node -startup "+identity, line(1, ProcessStartup))
 	assert.True(t, s.commandOf(topo.Nodes[1], ProcessStartup).once)
 	assert.Equal(t, "/b/bird --health 127.0.0.1:9097", line(1, ProcessBird))
+	other := topo.Nodes[1]
+	other.Speaker = SpeakerBIRD2
+	bird2 := s.commandOf(other, ProcessBird)
+	assert.Equal(t, "/bin/sh", bird2.path)
+	assert.Contains(t, bird2.args[1], "exec /usr/sbin/bird -f -R -c /etc/calico/bird2.conf -s /run/calico/bird2.ctl")
+	assert.Contains(t, s.nodeEnv(other), "CALICO_BGP_SPEAKER=bird2")
+	assert.Contains(t, s.nodeEnv(topo.Nodes[1]), "CALICO_BGP_SPEAKER=muslin")
 	assert.Contains(t, line(0, ProcessTypha), "--cert /etc/calico/typha/tls.crt")
 
 	has := func(env []string, prefix string) bool {
@@ -54,7 +63,7 @@ func TestCommands(t *testing.T) {
 	}
 	assert.False(t, has(s.nodeEnv(topo.Nodes[1]), "NO_DEFAULT_POOLS"), "no pools are given, so start-up makes them")
 	assert.False(t, has(s.nodeEnv(topo.Nodes[1]), "IP6="))
-	s.topology.Pools, s.backend = []Pool{handPool()}, BackendVXLAN
+	s.topology.Pools, s.backend = []Pool{handPool(false)}, BackendVXLAN
 	assert.True(t, has(s.nodeEnv(topo.Nodes[1]), "NO_DEFAULT_POOLS=true"))
 	assert.True(t, has(s.nodeEnv(topo.Nodes[1]), "CALICO_NETWORKING_BACKEND=vxlan"))
 	both := Node{Name: "both", Addresses: []netip.Addr{netip.MustParseAddr("10.30.0.9"), netip.MustParseAddr("fd30::9")}, Env: map[string]string{"FELIX_IPIPDRIVER": "BPF"}}
@@ -71,9 +80,7 @@ func TestCommands(t *testing.T) {
 
 func TestConflist(t *testing.T) {
 	assert.Contains(t, conflist("worker-1", nil), `"assign_ipv4": "true", "assign_ipv6": "false"`)
-	v6 := handPool()
-	v6.CIDR = netip.MustParsePrefix("fd10::/48")
-	assert.Contains(t, conflist("worker-1", []Pool{v6}), `"assign_ipv4": "false", "assign_ipv6": "true"`)
+	assert.Contains(t, conflist("worker-1", []Pool{handPool(true)}), `"assign_ipv4": "false", "assign_ipv6": "true"`)
 	assert.Equal(t, map[string]any{"cni": map[string]any{"labels": []map[string]string{{"key": "a", "value": "1"}, {"key": "b", "value": "2"}}}},
 		cniLabels(map[string]string{"b": "2", "a": "1"}))
 }

@@ -31,6 +31,9 @@ func DualStackTopology() (Topology, error) {
 	return ParseTopology("topologies/dualstack.yaml", topologies.DualStack)
 }
 
+// ToRTopology is a cluster in two racks with a client outside, for a BGP daemon on the router that joins them.
+func ToRTopology() (Topology, error) { return ParseTopology("topologies/tor.yaml", topologies.ToR) }
+
 // PrintProgress returns a function that prints each step with its time when it is done.
 func PrintProgress(w io.Writer) func(Progress) {
 	return func(p Progress) {

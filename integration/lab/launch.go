@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -158,6 +159,9 @@ func checkBinaries(binDir string, t Topology) error {
 	}
 	if t.Datastore == DatastoreEtcd && unix.Access(etcdBinary, unix.X_OK) != nil {
 		return problem("datastore: etcd needs "+etcdBinary+", which is missing", "apt-get install etcd-server, or use datastore: embedded")
+	}
+	if slices.ContainsFunc(t.Nodes, func(n Node) bool { return n.Speaker == SpeakerBIRD2 }) && unix.Access(bird2Binary, unix.X_OK) != nil {
+		return problem("speaker: bird2 needs "+bird2Binary+", which is missing", "apt-get install bird2, or use speaker: muslin")
 	}
 	if strings.HasPrefix(binDir+"/", "/run/") {
 		return problem(binDir+" is below /run, which nodes have for themselves", "put the binaries elsewhere")

@@ -16,10 +16,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/integration/vm"
 )
 
 // probeTimeout is how long one probe may take unless its request says so.
 const probeTimeout = 3 * time.Second
+
+// patientProbe is the same where the processor is emulated: on a busy machine it may stand still for seconds.
+const patientProbe = 3 * probeTimeout
 
 // probesAtOnce bounds how many probes are under way.
 const probesAtOnce = 32
@@ -30,7 +35,8 @@ type ProbeRequest struct {
 	Kind     ProbeKind
 	Port     uint16
 	IPv6     bool
-	// Timeout is how long to wait for the answer, default 3 s: long enough for a lost SYN to be sent again.
+	// Timeout is how long to wait for the answer, default 3 s: long enough for a lost SYN to be sent again. It is 9 s in the
+	// second kernel, whose processor is emulated.
 	Timeout time.Duration
 }
 
@@ -61,11 +67,15 @@ func (l *Lab) Probes(ctx context.Context, rs []ProbeRequest) ([]ProbeResult, err
 	if err := p.startCaptures(ctx); err != nil {
 		return nil, err
 	}
+	usual := probeTimeout
+	if vm.Inside() {
+		usual = patientProbe
+	}
 	var g errgroup.Group
 	g.SetLimit(probesAtOnce)
 	for _, f := range flights {
 		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.request.Timeout, probeTimeout))
+			ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.request.Timeout, usual))
 			defer cancel()
 			f.latency, f.err = f.send(ctx, l)
 			return nil

@@ -115,7 +115,7 @@ func TestRowsAreTheTable(t *testing.T) {
 
 func TestModes(t *testing.T) {
 	for _, m := range Modes() {
-		assert.Equal(t, m, handPool().WithMode(m).Mode())
+		assert.Equal(t, m, handPool(false).WithMode(m).Mode())
 		assert.NoError(t, m.check())
 	}
 	assert.ErrorContains(t, Mode("gre").check(), "use one of direct, ipip, ipip-cross-subnet, vxlan, vxlan-cross-subnet")

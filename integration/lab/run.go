@@ -19,7 +19,8 @@ type Command struct {
 
 	// Standard input and outputs; nil is /dev/null. Files are handed over as they are, other readers and writers are
 	// copied through pipes.
-	Stdin          io.Reader
+	Stdin io.Reader
+	// Standard output and standard error may be the same pointer, which then is written to by one goroutine at a time.
 	Stdout, Stderr io.Writer
 
 	// TTY makes Stdin, which must then be a terminal's file, the controlling terminal of the program.
@@ -39,9 +40,17 @@ func (l *Lab) Exec(ctx context.Context, where string, c Command) (int, error) {
 
 	var pipes plumbing
 	defer pipes.close()
-	files := []*os.File{pipes.in(c.Stdin), pipes.out(c.Stdout), pipes.out(c.Stderr)}
+	files := []*os.File{pipes.in(c.Stdin), pipes.out(c.Stdout)}
+	if c.Stderr == c.Stdout { // one writer, which then needs no lock, and sees the lines in their order
+		files = append(files, files[1])
+	} else {
+		files = append(files, pipes.out(c.Stderr))
+	}
 	if pipes.err != nil {
 		return 0, pipes.err
+	}
+	for _, f := range pipes.theirs {
+		f.Fd() // makes it block, as programs expect of their standard files
 	}
 	if err := w.send(request{Verb: verbExec, Where: where, Args: c.Args, Env: c.Env, TTY: c.TTY}, files...); err != nil {
 		return 0, err

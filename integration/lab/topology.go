@@ -30,6 +30,15 @@ func (b Backend) wants(process string) bool {
 	return b != BackendVXLAN || process != ProcessBird && process != ProcessConfd
 }
 
+// Speaker is which program speaks BGP on a node.
+type Speaker string
+
+// The speakers that a lab can run.
+const (
+	SpeakerMuslin Speaker = "muslin" // our bird
+	SpeakerBIRD2  Speaker = "bird2"  // the machine's BIRD 2, which confd configures
+)
+
 // Topology describes a cluster on one machine. It is what a topology file decodes to.
 type Topology struct {
 	// Subnets are the fabric: one bridge each, joined by a router that owns their gateways.
@@ -45,6 +54,8 @@ type Topology struct {
 	Datastore Datastore `yaml:"datastore,omitempty"`
 	// Backend says who brings routes to the nodes, default bird. Changing it later is SetBackend.
 	Backend Backend `yaml:"backend,omitempty"`
+	// Speaker says which program the nodes run as bird, default muslin.
+	Speaker Speaker `yaml:"speaker,omitempty"`
 	// Fabric tunes how the subnets treat frames.
 	Fabric Fabric `yaml:"fabric,omitempty"`
 }
@@ -80,12 +91,14 @@ type Node struct {
 	// Zone becomes the label topology.kubernetes.io/zone.
 	Zone string `yaml:"zone,omitempty"`
 	// Processes are what the node runs, see the Process* constants. Default: calico-node, bird, felix and confd, and on
-	// the first node also typha (and etcd, if that is the datastore).
+	// the first node also typha and kube-controllers (and etcd, if that is the datastore).
 	Processes []string `yaml:"processes"`
 	// Env is added to the environment of each of the node's processes, such as FELIX_IPIPDRIVER: BPF.
 	Env map[string]string `yaml:"env,omitempty"`
 	// SourceDestCheck is the fabric's check for this node, default what the fabric says for all.
 	SourceDestCheck *bool `yaml:"sourceDestCheck,omitempty"`
+	// Speaker is which program the node runs as bird, default what the topology says for all.
+	Speaker Speaker `yaml:"speaker,omitempty"`
 }
 
 // Pod is one workload.
@@ -114,12 +127,14 @@ type Pool struct {
 
 // The processes a node can run.
 const (
-	ProcessEtcd    = "etcd"
-	ProcessTypha   = "typha"
-	ProcessStartup = "calico-node"
-	ProcessBird    = "bird"
-	ProcessFelix   = "felix"
-	ProcessConfd   = "confd"
+	ProcessEtcd  = "etcd"
+	ProcessTypha = "typha"
+	// ProcessControllers are kube-controllers.
+	ProcessControllers = "kube-controllers"
+	ProcessStartup     = "calico-node"
+	ProcessBird        = "bird"
+	ProcessFelix       = "felix"
+	ProcessConfd       = "confd"
 	// ProcessMonitor is calico-node -monitor-addresses. It runs only where a node's processes name it, and acts on what
 	// IP=autodetect and IP6=autodetect leave to it.
 	ProcessMonitor = "monitor-addresses"
@@ -218,8 +233,16 @@ func NewPool(cidr netip.Prefix) Pool {
 }
 
 // has tells whether the node has an address of a family.
-func (n Node) has(v6 bool) bool {
-	return slices.ContainsFunc(n.Addresses, func(a netip.Addr) bool { return a.Is6() == v6 })
+func (n Node) has(v6 bool) bool { return n.address(v6).IsValid() }
+
+// address is the node's address of a family; invalid if there is none.
+func (n Node) address(v6 bool) netip.Addr {
+	for _, a := range n.Addresses {
+		if a.Is6() == v6 {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 func (n Node) runs(process string) bool {

@@ -48,10 +48,10 @@ var (
 
 // knownFields lists what each block of the file may hold, for the error about a field that it may not.
 var knownFields = map[string]string{
-	"Topology": "subnets, nodes, pods, pools, datastore, backend, fabric",
+	"Topology": "subnets, nodes, pods, pools, datastore, backend, speaker, fabric",
 	"Subnet":   "name, prefixes, gateways",
 	"Fabric":   "mtu, sourceDestCheck",
-	"Node":     "name, addresses, interface, labels, zone, processes, env, sourceDestCheck",
+	"Node":     "name, addresses, interface, labels, zone, processes, env, sourceDestCheck, speaker",
 	"Pod":      "name, namespace, node, labels, ipv4Pools, ipv6Pools",
 	"Pool":     "name, cidr, blockSize, ipipMode, vxlanMode, natOutgoing, nodeSelector",
 }
@@ -77,6 +77,9 @@ func (t *Topology) setDefaults() {
 	if t.Backend == "" {
 		t.Backend = BackendBird
 	}
+	if t.Speaker == "" {
+		t.Speaker = SpeakerMuslin
+	}
 	if t.Fabric.MTU == 0 {
 		t.Fabric.MTU = defaultMTU
 	}
@@ -93,6 +96,9 @@ func (t *Topology) setDefaults() {
 		n := &t.Nodes[i]
 		if n.Interface == "" {
 			n.Interface = defaultInterface
+		}
+		if n.Speaker == "" {
+			n.Speaker = t.Speaker
 		}
 		if n.Processes == nil {
 			n.Processes = t.defaultProcesses(i)
@@ -114,7 +120,7 @@ func (t *Topology) defaultProcesses(index int) []string {
 		if t.Datastore == DatastoreEtcd {
 			ps = append(ps, ProcessEtcd)
 		}
-		ps = append(ps, ProcessTypha)
+		ps = append(ps, ProcessTypha, ProcessControllers)
 	}
 	return append(ps, ProcessStartup, ProcessBird, ProcessFelix, ProcessConfd)
 }
@@ -239,7 +245,10 @@ func (t *Topology) validateNodes() error {
 		if err := t.validateAddresses(at, n, addrs); err != nil {
 			return err
 		}
-		known := []string{ProcessEtcd, ProcessTypha, ProcessStartup, ProcessBird, ProcessFelix, ProcessConfd, ProcessMonitor}
+		if n.Speaker != SpeakerMuslin && n.Speaker != SpeakerBIRD2 {
+			return problem(fmt.Sprintf("%s: speaker %q is unknown", at, n.Speaker), "use muslin or bird2")
+		}
+		known := []string{ProcessEtcd, ProcessTypha, ProcessControllers, ProcessStartup, ProcessBird, ProcessFelix, ProcessConfd, ProcessMonitor}
 		for _, p := range n.Processes {
 			if !slices.Contains(known, p) {
 				return problem(fmt.Sprintf("%s: unknown process %q", at, p), "choose from "+strings.Join(known, ", "))

@@ -63,6 +63,21 @@ func TestDualStackTopology(t *testing.T) {
 	assert.Equal(t, ModeVXLAN, topo.Pools[1].Mode())
 }
 
+func TestToRTopology(t *testing.T) {
+	topo, err := ToRTopology()
+	require.NoError(t, err)
+	dual, err := DualStackTopology()
+	require.NoError(t, err)
+	for i, n := range dual.Nodes {
+		assert.Equal(t, n.Addresses, topo.Nodes[i].Addresses, n.Name)
+	}
+	client, ok := topo.node("client")
+	require.True(t, ok)
+	assert.Empty(t, client.Processes)
+	assert.Equal(t, ModeDirect, topo.Pools[0].Mode())
+	assert.Equal(t, ModeDirect, topo.Pools[1].Mode())
+}
+
 func TestDefaults(t *testing.T) {
 	topo, err := ParseTopology("t", []byte(`
 subnets: [{name: left, prefixes: [10.1.0.7/24, "fd00::/64"]}]
@@ -74,7 +89,7 @@ datastore: etcd
 	require.NoError(t, err)
 	assert.Equal(t, "10.1.0.0/24", topo.Subnets[0].Prefixes[0].String())
 	assert.Equal(t, []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("fd00::1")}, topo.Subnets[0].Gateways)
-	assert.Equal(t, []string{ProcessEtcd, ProcessTypha, ProcessStartup, ProcessBird, ProcessFelix, ProcessConfd}, topo.Nodes[0].Processes)
+	assert.Equal(t, []string{ProcessEtcd, ProcessTypha, ProcessControllers, ProcessStartup, ProcessBird, ProcessFelix, ProcessConfd}, topo.Nodes[0].Processes)
 	assert.Equal(t, 122, topo.Pools[0].BlockSize)
 	assert.Equal(t, "default-ipv6-ippool", topo.Pools[0].Name)
 	assert.Equal(t, "p", topo.Pods[0].id())
@@ -135,6 +150,7 @@ pools:
 		{"unknown mode", "192.168.0.0/16}", "192.168.0.0/16, vxlanMode: always}", []string{`"always" is unknown`, "use Never, Always or CrossSubnet"}},
 		{"both modes", "192.168.0.0/16}", "192.168.0.0/16, vxlanMode: Always, ipipMode: Always}", []string{"both"}},
 		{"unknown datastore", "pools:", "datastore: sqlite\npools:", []string{`"sqlite"`, "embedded or etcd"}},
+		{"unknown speaker", "pools:", "speaker: frr\npools:", []string{`speaker "frr" is unknown`, "muslin or bird2"}},
 		{"unknown backend", "pools:", "backend: gobgp\npools:", []string{`backend "gobgp" is unknown`, "bird or vxlan"}},
 		{"MTU", "pools:", "fabric: {mtu: 100}\npools:", []string{"mtu 100", "1280"}},
 	}

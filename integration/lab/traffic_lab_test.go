@@ -36,7 +36,7 @@ func withPods(t *testing.T, change func(*Topology)) (*Lab, Topology) {
 		st, err := l.PodAdd(testContext(t), Pod{Name: fmt.Sprintf("pod-%d", i), Node: fmt.Sprintf("worker-%d", i)})
 		require.NoError(t, err)
 		require.Len(t, st.Addresses, 1)
-		assert.True(t, handBlock(i).Contains(st.Addresses[0]))
+		assert.True(t, handBlock(topo.Pools[0].CIDR, i).Contains(st.Addresses[0]))
 	}
 	return l, topo
 }

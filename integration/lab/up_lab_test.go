@@ -124,7 +124,7 @@ func TestUpRefuses(t *testing.T) {
 		o    Options
 		want string
 	}{
-		{"missing binaries", Options{BinDir: shortDir(t), Topology: full}, "typha, calico-node, bird, felix, confd, calico, calico-ipam, calicoctl; build them with make build"},
+		{"missing binaries", Options{BinDir: shortDir(t), Topology: full}, "typha, kube-controllers, calico-node, bird, felix, confd, calico, calico-ipam, calicoctl; build them with make build"},
 		{"bad name", Options{Name: "No Good", Topology: bare(t)}, "is no name for a lab"},
 		{"bad topology", Options{}, "subnets is empty"},
 		{"long path", Options{StateDir: "/tmp/" + strings.Repeat("x", 100), Topology: bare(t)}, "too long for a socket"},
@@ -146,7 +146,7 @@ func TestUpRefuses(t *testing.T) {
 func TestUpFailsHalfWay(t *testing.T) {
 	full, err := DemoTopology()
 	require.NoError(t, err)
-	all := []string{"typha", "calico-node", "bird", "felix", "confd", "calico", "calico-ipam", "calicoctl"}
+	all := []string{"typha", "kube-controllers", "calico-node", "bird", "felix", "confd", "calico", "calico-ipam", "calicoctl"}
 	cases := []struct {
 		name, script string
 		want         string

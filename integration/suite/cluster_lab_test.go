@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/integration/lab"
+	"github.com/muslin-net/muslin/integration/vm"
 )
 
 // envBin says where the binaries are, if not where make build puts them.
@@ -29,6 +30,18 @@ const (
 
 // logTail is how much of each log a failed test shows, in bytes.
 const logTail = 4000
+
+// emulated is how many times as long things may take in the second kernel, whose one processor is emulated, than in the
+// machine's own.
+const emulated = 20
+
+// bound is how long may take what takes at most d in the machine's own kernel.
+func bound(d time.Duration) time.Duration {
+	if vm.Inside() {
+		return emulated * d
+	}
+	return d
+}
 
 // bin is the directory of the binaries.
 func bin(t *testing.T) string {
@@ -218,7 +231,7 @@ func (c *cluster) log(t *testing.T, v victim) string {
 // reachable probes from everyone to all pods and requires what the mode promises.
 func (c *cluster) reachable(t *testing.T) {
 	t.Helper()
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, bound(30*time.Second))
 	require.NoError(t, c.AwaitRoutes(ctx, c.topology, c.mode))
 	want, err := c.Expect(ctx, c.mode)
 	require.NoError(t, err)
@@ -233,7 +246,11 @@ func (c *cluster) awaitSessions(t *testing.T) {
 	sessions := len(c.topology.Nodes[0].Addresses) * (len(c.topology.Nodes) - 1)
 	for _, n := range c.topology.Nodes {
 		eventually(t, patience, func() string {
-			out, err := c.Run(within(t, patience), n.Name, "calicoctl", "node", "status")
+			status := []string{"calicoctl", "node", "status"}
+			if n.Speaker == lab.SpeakerBIRD2 {
+				status = birdc("show", "protocols")
+			}
+			out, err := c.Run(within(t, patience), n.Name, status...)
 			if err != nil {
 				return err.Error()
 			}

@@ -112,7 +112,7 @@ func (cs conversations) goOn(t *testing.T, when string) {
 	t.Helper()
 	for _, c := range cs {
 		before, _ := c.look()
-		eventually(t, 5*time.Second, func() string {
+		eventually(t, bound(5*time.Second), func() string {
 			now, err := c.look()
 			switch {
 			case err != nil:

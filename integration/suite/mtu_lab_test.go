@@ -51,7 +51,7 @@ func TestMTU(t *testing.T) {
 				c.sized(t, mtu)
 				took := time.Since(began)
 				t.Logf("all nodes followed to %d within %s", mtu, took.Round(time.Millisecond))
-				assert.Less(t, took, followTime+time.Second/2, "which is that of all nodes, and of looking")
+				assert.Less(t, took, bound(followTime+time.Second/2), "which is that of all nodes, and of looking")
 				c.fits(t, mtu-overhead[mode].bytes)
 				bulk.goesOn(t)
 			}
@@ -101,15 +101,17 @@ func (c *cluster) fits(t *testing.T, size int) {
 	// While some nodes have changed and others have not, pods are told, and rightly so, of paths that are smaller than their
 	// device; the kernel believes it for ten minutes.
 	c.sh(t, "pod-1", "ip route flush cache")
+	ping := func(to string, size int) string {
+		return fmt.Sprintf("ping -c1 -W%.0f -M do -s %d %s 2>&1", bound(time.Second).Seconds(), size-headers, c.address(t, to))
+	}
 	for _, to := range []string{"pod-2", "pod-3"} {
-		ping := fmt.Sprintf("ping -c1 -W1 -M do %s -s ", c.address(t, to))
-		c.sh(t, "pod-1", ping+itoa(size-headers))
-		larger := c.sh(t, "pod-1", "! "+ping+itoa(size-headers+1)+" 2>&1")
+		c.sh(t, "pod-1", ping(to, size))
+		larger := c.sh(t, "pod-1", "! "+ping(to, size+1))
 		assert.Regexp(t, "(?i)message too long", larger, "the pod's own device says so")
 	}
 	// A pod that thinks its device takes more is told how much by its node.
 	c.sh(t, "pod-1", "ip link set eth0 mtu "+itoa(size+4))
-	told := c.sh(t, "pod-1", fmt.Sprintf("! ping -c1 -W1 -M do %s -s %d 2>&1", c.address(t, "pod-2"), size-headers+1))
+	told := c.sh(t, "pod-1", "! "+ping("pod-2", size+1))
 	c.sh(t, "pod-1", "ip link set eth0 mtu "+itoa(size)+"; ip route flush cache")
 	assert.Contains(t, told, fmt.Sprintf("mtu = %d", size))
 }
@@ -167,7 +169,7 @@ func (c *cluster) stream(t *testing.T, from, to string) *stream {
 func (s *stream) goesOn(t *testing.T) {
 	t.Helper()
 	before := s.received.Load()
-	took := eventually(t, 5*time.Second, func() string {
+	took := eventually(t, bound(5*time.Second), func() string {
 		if now := s.received.Load(); now < before+1<<20 {
 			return fmt.Sprintf("only %d bytes came", now-before)
 		}

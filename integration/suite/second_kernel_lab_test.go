@@ -10,9 +10,10 @@ import (
 	"github.com/muslin-net/muslin/integration/vm"
 )
 
-// TestInTheSecondKernel runs again, in Debian's kernel, what the kernel of this machine may lack the module ipip for: all
-// tests of the IP-in-IP driver, with both backends and between them, and the whole table of modes, once with the module's
-// tunl0 on every node, and once with half of the nodes on BPF.
+// TestInTheSecondKernel runs again, in the distribution's kernel, what the kernel of this machine may lack the module ipip
+// for: all tests of the IP-in-IP driver, with both backends and between them; the whole table of modes, once with the module's
+// tunl0 on every node, and once with half of the nodes on BPF; with tunl0, changes of each mode to each other one under
+// traffic, the MTU that follows the network's, and the repair of what others change of the device.
 func TestInTheSecondKernel(t *testing.T) {
 	for _, c := range []struct {
 		name, pkg, bpf string
@@ -21,6 +22,8 @@ func TestInTheSecondKernel(t *testing.T) {
 		{name: "driver", pkg: "../../felix/dataplane/ipip"},
 		{name: "modes by tunl0", pkg: ".", args: []string{"-test.run=^TestModes$"}},
 		{name: "modes, half of the nodes by BPF", pkg: ".", bpf: "worker-1,worker-3", args: []string{"-test.run=^TestModes$"}},
+		{name: "mode changes by tunl0", pkg: ".", args: []string{"-test.run=^TestModeChanges$"}},
+		{name: "MTU and repair of tunl0", pkg: ".", args: []string{"-test.run=^(TestMTU|TestDrift)$/^ipip$/tunnel"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

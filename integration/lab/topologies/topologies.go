@@ -12,3 +12,8 @@ var Demo []byte
 //
 //go:embed dualstack.yaml
 var DualStack []byte
+
+// ToR is a cluster whose nodes can peer with the router between their racks, and a client behind it.
+//
+//go:embed tor.yaml
+var ToR []byte

@@ -1,0 +1,100 @@
+package k8s
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// apiserver is the program and its package.
+const apiserver, apiserverPackage = "kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"
+
+// version finds the release in the module file.
+var version = regexp.MustCompile(`(?m)^\s*(?:require )?k8s\.io/kubernetes (v\S+)`)
+
+// Build returns the path of kube-apiserver. It is built if the user's cache does not have that of this release, made from
+// these modules by this Go, which takes minutes; progress is told. Several processes may call it at a time.
+func Build(ctx context.Context, progress func(string)) (path string, err error) {
+	module, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("finding the project: %w; run the test with the go command, inside the project", err)
+	}
+	source := filepath.Join(filepath.Dir(strings.TrimSpace(string(module))), "integration", "k8s", "control")
+	release, sum, err := identify(source)
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("kube-apiserver is kept in the user's cache directory: %w; set XDG_CACHE_HOME", err)
+	}
+	dir := filepath.Join(cache, "muslin", "k8s", release+"-"+sum)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	unlock, err := lock(filepath.Join(dir, "lock"))
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	path = filepath.Join(dir, apiserver)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	progress(fmt.Sprintf("building kube-apiserver %s, which takes some minutes and is kept in %s", release, dir))
+	began := time.Now()
+	// A kube-apiserver that was not told its version tells one that clients cannot read.
+	cmd := exec.CommandContext(ctx, "go", "build", "-C", source, "-mod=readonly", "-trimpath",
+		"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion="+release, "-o", path+".new", apiserverPackage)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building kube-apiserver %s: %w\n%s\nthe modules are fetched from the Go proxy: is there one (GOPROXY)?", release, err, out)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return "", err
+	}
+	progress(fmt.Sprintf("built kube-apiserver %s in %s", release, time.Since(began).Round(time.Second)))
+	return path, nil
+}
+
+// identify returns the release, and a hash of all that the binary is made of.
+func identify(source string) (release, sum string, err error) {
+	h := sha256.New()
+	fmt.Fprintln(h, runtime.Version(), runtime.GOARCH)
+	for _, name := range []string{"go.mod", "go.sum"} {
+		b, err := os.ReadFile(filepath.Join(source, name))
+		if err != nil {
+			return "", "", err
+		}
+		h.Write(b)
+		if m := version.FindSubmatch(b); m != nil && name == "go.mod" {
+			release = string(m[1])
+		}
+	}
+	if release == "" {
+		return "", "", fmt.Errorf("%s/go.mod requires no k8s.io/kubernetes", source)
+	}
+	return release, hex.EncodeToString(h.Sum(nil)[:6]), nil
+}
+
+// lock takes a lock among processes.
+func lock(path string) (unlock func() error, err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f.Close, nil
+}

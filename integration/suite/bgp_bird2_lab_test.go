@@ -1,0 +1,244 @@
+//go:build lab
+
+package suite
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/muslin-net/muslin/integration/lab"
+)
+
+// TestBIRD2 runs Debian's BIRD in the place of our bird: on all nodes, and on all but one. Pods reach each other, a block
+// that is new arrives, a BIRD that is killed comes back without a packet noticing, BFD runs between all, and a changed
+// filter takes effect while every session stays up.
+func TestBIRD2(t *testing.T) {
+	for name, ours := range map[string][]string{"all nodes": nil, "mixed": {"worker-1"}} {
+		t.Run(name, func(t *testing.T) {
+			c := up(t, "suite-bird2", lab.ModeDirect, withBIRD2(ours...))
+			t.Cleanup(func() { c.showRoutes(t) })
+			c.reachable(t)
+			for _, n := range c.topology.Nodes {
+				c.awaitReady(t, n.Name)
+			}
+			c.addInTime(t, "pod-0", "master") // the master's first, so its block is new
+			c.reachable(t)
+			c.birdKilled(t, victim{"worker-2", lab.ProcessBird})
+			c.filtersWithoutFlap(t)
+		})
+	}
+}
+
+// TestBIRD2Tunnels keeps BIRD's hands off the routes of a pool in VXLAN mode: they are felix's.
+func TestBIRD2Tunnels(t *testing.T) {
+	c := up(t, "suite-bird2-vxlan", lab.ModeVXLAN, withBIRD2())
+	c.reachable(t)
+	for _, n := range c.topology.Nodes {
+		require.Empty(t, c.run(t, n.Name, "ip", "route", "show", "proto", "bird"), "on %s", n.Name)
+	}
+}
+
+// TestBIRD2AtToR has nodes with BIRD peer with a ToR in both families: the examples of docs/bgp.md, and what else a BGPPeer
+// says of a session.
+func TestBIRD2AtToR(t *testing.T) {
+	c := upRack(t, "suite-bird2-tor", withBIRD2())
+	tor := c.router(t, vendorFRR, theToR, example(t, "tor-frr.conf"))
+	pod1, pod2 := c.pod(t, "pod-1"), c.pod(t, "pod-2")
+	const master, worker1, worker2, worker3 = "10.30.0.10", "10.30.0.206", "10.30.0.56", "10.30.1.66"
+
+	t.Run("example", func(t *testing.T) {
+		c.apply(t, example(t, "tor-peers.yaml"))
+		c.awaitToR(t)
+		tor.awaitPaths(t, blockOf(pod1, false), path{NextHop: worker1, ASPath: "64512"})
+		tor.awaitPaths(t, blockOf(pod1, true), path{NextHop: "fd00:30::206", ASPath: "64512"})
+		c.awaitRoute(t, theToR, blockOf(pod2, false), worker2)
+		c.reachesAll(t, theClient)
+		c.awaitRoute(t, "worker-1", outside[false], "10.30.0.1")
+		gateways, text := c.gateways(t, "worker-3", outside[true])
+		require.Len(t, gateways, 1, "BIRD takes the link-local one of two that the ToR tells")
+		require.Contains(t, text, "proto bird metric 2147483547")
+	})
+	t.Run("AS of four bytes, neighbours of one's own links only, communities", func(t *testing.T) {
+		c.remove(t)
+		tor.restart(t, torConf{as: 4200000001, nodes: 4200000100, gtsm: true}.text(vendorFRR))
+		c.apply(t, bgpConfiguration(`asNumber: 4200000100, communities: [{name: pods, value: "64512:100"}], prefixAdvertisements: [`+
+			`{cidr: 192.168.0.0/16, communities: [pods, "64512:7:8"]}, {cidr: "fd00:192::/48", communities: [pods]}]`)+
+			peerings(4200000001, "ttlSecurity: 1", "filters: [own-routes]")+ownRoutes)
+		c.awaitToR(t)
+		tor.awaitPaths(t, blockOf(pod1, false), path{NextHop: worker1, ASPath: "4200000100", Communities: "64512:100 64512:7:8"})
+		tor.awaitPaths(t, blockOf(pod1, true), path{NextHop: "fd00:30::206", ASPath: "4200000100", Communities: "64512:100"})
+		c.reachesAll(t, theClient)
+	})
+	t.Run("password, AS that only this peer is shown", func(t *testing.T) {
+		c.remove(t)
+		tor.restart(t, torConf{as: torAS, nodes: 64999, password: "S3cret"}.text(vendorFRR))
+		c.apply(t, peerings(torAS, "localASNumber: 64999", "password: {secretKeyRef: {name: tor, key: password}}", "filters: [own-routes]")+ownRoutes)
+		eventually(t, patience, func() string {
+			if got := c.sessions(t, "worker-1")["10.30.0.1"]; got != "Down" {
+				return fmt.Sprintf("the session that waits for its secret is %q", got)
+			}
+			return ""
+		})
+		c.secret(t, "tor", "password", "S3cret")
+		c.awaitToR(t)
+		tor.awaitPaths(t, blockOf(pod1, false), path{NextHop: worker1, ASPath: "64999"})
+		require.Equal(t, "640 root\n", c.run(t, "worker-1", "stat", "-c", "%a %U", "/etc/calico/bird2.conf"))
+		for _, place := range []string{"/var/lib/calico/bird.yaml", "/var/log/calico"} {
+			require.Empty(t, c.sh(t, "worker-1", "grep -r S3cret "+place+" || true"))
+		}
+	})
+	t.Run("next hops, own AS in the path", func(t *testing.T) {
+		c.remove(t)
+		tor.restart(t, torConf{as: torAS, nodes: ownAS}.text(vendorFRR))
+		c.apply(t, peerings(torAS))
+		c.awaitToR(t)
+		tor.awaitHops(t, blockOf(pod2, false), master, worker1, worker2, worker3)
+		c.apply(t, peerings(torAS, "nextHopMode: Keep"))
+		tor.awaitHops(t, blockOf(pod2, false), worker2, worker2, worker2, worker2)
+		c.reachesAll(t, theClient)
+		c.apply(t, noMesh+peerings(torAS, "numAllowedLocalASNumbers: 1"))
+		for _, from := range []string{"pod-1", "pod-2", "pod-3"} {
+			c.reachesAll(t, from)
+		}
+	})
+}
+
+// withBIRD2 has all nodes but some run BIRD 2.
+func withBIRD2(ours ...string) func(*lab.Topology) {
+	return func(topo *lab.Topology) {
+		for i := range topo.Nodes {
+			if n := &topo.Nodes[i]; !slices.Contains(ours, n.Name) {
+				n.Speaker = lab.SpeakerBIRD2
+			}
+		}
+	}
+}
+
+// birdc is a command for a node's BIRD.
+func birdc(words ...string) []string {
+	return append([]string{"/usr/sbin/birdc", "-s", "/run/calico/bird2.ctl"}, words...)
+}
+
+var birdProtocol = regexp.MustCompile(`(?m)^(\S+) +BGP +\S+ +up +(\S+(?: \S+)?) +Established`)
+
+var birdSession = regexp.MustCompile(`(?s)BGP state: +(\S+).*?Neighbor address: (\S+)`)
+
+// sessionsOfBIRD are what a node's BIRD says of its sessions: state by peer.
+func (c *cluster) sessionsOfBIRD(t *testing.T, node string) map[string]string {
+	t.Helper()
+	list := map[string]string{}
+	out, err := c.Run(within(t, patience), node, birdc("show", "protocols", "all")...)
+	if err != nil {
+		return list
+	}
+	for _, m := range birdSession.FindAllStringSubmatch(out, -1) {
+		list[m[2]] = m[1]
+	}
+	return list
+}
+
+// showRoutes shows, if the test failed, what each node's kernel and its BIRD have.
+func (c *cluster) showRoutes(t *testing.T) {
+	if !t.Failed() {
+		return
+	}
+	for _, n := range c.topology.Nodes {
+		for _, ask := range [][]string{{"ip", "route"}, {"ip", "neigh"}, birdc("show", "route")} {
+			out, err := c.Run(context.Background(), n.Name, ask...)
+			t.Logf("%s: %v (%v)\n%s", n.Name, ask, err, out)
+		}
+	}
+}
+
+// upSince is when each BGP session of a node's BIRD came up.
+func (c *cluster) upSince(t *testing.T, node string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, m := range birdProtocol.FindAllStringSubmatch(c.run(t, node, birdc("show", "protocols")...), -1) {
+		out[m[1]] = m[2]
+	}
+	return out
+}
+
+// filtersWithoutFlap makes sessions with a filter and with BFD between all nodes, and changes the filter to and fro.
+func (c *cluster) filtersWithoutFlap(t *testing.T) {
+	t.Helper()
+	filter := func(rules string) string {
+		return "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: some}\nspec: {exportV4: [" + rules + "]}\n"
+	}
+	c.apply(t, filter(""))
+	c.apply(t, "apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {name: nodes}\nspec: {peerSelector: all(), failureDetectionMode: BFD, filters: [some]}\n")
+	eventually(t, patience, func() string {
+		for _, n := range c.topology.Nodes {
+			if n.Speaker != lab.SpeakerBIRD2 {
+				continue
+			}
+			for name := range c.upSince(t, n.Name) {
+				if !strings.HasPrefix(name, "Global_") {
+					return n.Name + " still has the session " + name
+				}
+			}
+		}
+		return ""
+	})
+	c.awaitSessions(t)
+	c.reachable(t)
+	for _, n := range c.topology.Nodes {
+		if n.Speaker != lab.SpeakerBIRD2 {
+			continue
+		}
+		eventually(t, patience, func() string {
+			out := c.run(t, n.Name, birdc("show", "bfd", "sessions")...)
+			if got := strings.Count(out, " Up "); got != len(c.topology.Nodes)-1 {
+				return n.Name + " has other sessions of BFD, over one hop and over several:\n" + out
+			}
+			return ""
+		})
+	}
+
+	block := netip.PrefixFrom(c.address(t, "pod-1"), 26).Masked()
+	has := func(node string) bool {
+		return strings.Contains(c.run(t, node, "ip", "route", "show", block.String()), "via")
+	}
+	before := map[string]map[string]string{}
+	for _, n := range c.topology.Nodes {
+		if n.Speaker == lab.SpeakerBIRD2 {
+			before[n.Name] = c.upSince(t, n.Name)
+			require.Len(t, before[n.Name], len(c.topology.Nodes)-1)
+		}
+	}
+	require.True(t, has("master"))
+	c.apply(t, filter("{action: Reject, cidr: "+block.String()+", matchOperator: In}"))
+	eventually(t, patience, func() string {
+		if has("master") {
+			return "the master still has the block that its node's filter rejects"
+		}
+		return ""
+	})
+	c.apply(t, filter(""))
+	c.reachable(t)
+	for node, sessions := range before {
+		require.Equal(t, sessions, c.upSince(t, node), "no session of %s was touched", node)
+	}
+}
+
+// birdKilled kills a node's BIRD and starts it anew while pods talk.
+func (c *cluster) birdKilled(t *testing.T, v victim) {
+	t.Helper()
+	talks := c.converse(t, [2]string{"pod-1", "pod-2"}, [2]string{"pod-0", "pod-2"})
+	talks.goOn(t, "all is well")
+	c.kill(t, v)
+	talks.goOn(t, v.String()+" is dead")
+	c.start(t, v)
+	c.awaitSessions(t)
+	c.reachable(t)
+	talks.goOn(t, v.String()+" is back")
+	talks.wereSmooth(t, longestGap)
+}

@@ -1,0 +1,243 @@
+//go:build lab
+
+package suite
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/muslin-net/muslin/integration/lab"
+)
+
+// crowd is how many routes a ToR sends that has the whole table of somebody's network.
+const crowd = 100_000
+
+// inCrowd holds all of them.
+var inCrowd = netip.MustParsePrefix("20.0.0.0/7")
+
+// TestHugeTable: a ToR sends 100,000 routes to a node. All are programmed, the node stays ready, pods and client talk on without
+// a lost packet, and after the withdrawal nothing is left.
+func TestHugeTable(t *testing.T) {
+	t.Parallel()
+	c := upRack(t, "suite-huge")
+	conf := torConf{as: torAS, nodes: ownAS, neighbours: [][2]string{{"10.30.0.1", "10.30.0.206"}}}.text(vendorBIRD)
+	var statics strings.Builder
+	statics.WriteString("protocol static crowd { disabled; ipv4;\n")
+	first := inCrowd.Addr().As4()
+	for i := range crowd {
+		fmt.Fprintf(&statics, "route %d.%d.%d.0/24 unreachable;\n", int(first[0])+i>>16, i>>8&255, i&255)
+	}
+	statics.WriteString("}\n")
+	tor := c.router(t, vendorBIRD, theToR, conf+statics.String())
+	c.apply(t, ownRoutes+peering("left4", "has(rack)", "10.30.0.1", torAS, "filters: [own-routes]"))
+	c.awaitUp(t, "worker-1", "10.30.0.1")
+	pod := firstOf(c.pod(t, "pod-1"), false)
+	c.awaitRoute(t, theToR, blockOf(c.pod(t, "pod-1"), false), "10.30.0.206")
+	c.awaitUp(t, "worker-1", "10.30.0.56")
+	beats, talks := c.beats(t, theClient, pod), c.converse(t, [2]string{"pod-1", "pod-2"})
+	rest := c.memory(t, "worker-1")
+
+	tor.ask("enable crowd")
+	took := c.awaitCrowd(t, crowd)
+	full := c.memory(t, "worker-1")
+	t.Logf("%d routes in the kernel after %s (bird, felix on worker-1: %d, %d MiB before, %d, %d MiB after)", crowd,
+		took.Round(10*time.Millisecond), rest[lab.ProcessBird], rest[lab.ProcessFelix], full[lab.ProcessBird], full[lab.ProcessFelix])
+	beats.lostNone(t, "all routes are in")
+	talks.goOn(t, "all routes are in")
+	c.awaitReady(t, "worker-1")
+	late := c.add(t, "late", "worker-1")
+	c.reaches(t, "pod-2", firstOf(late, false))
+
+	tor.ask("disable crowd")
+	took = c.awaitCrowd(t, 0)
+	t.Logf("withdrawn after %s", took.Round(10*time.Millisecond))
+	beats.lostNone(t, "all routes are out")
+	talks.wereSmooth(t, longestGap)
+	c.awaitReady(t, "worker-1")
+}
+
+// awaitCrowd waits until so many of the ToR's routes are in worker-1's kernel.
+func (c *cluster) awaitCrowd(t *testing.T, want int) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for {
+		out := c.sh(t, "worker-1", "ip route show root "+inCrowd.String()+" | wc -l")
+		got, err := strconv.Atoi(strings.TrimSpace(out))
+		require.NoError(t, err)
+		if got == want {
+			return time.Since(began)
+		}
+		require.Less(t, time.Since(began), 2*patience, "%d routes of %d", got, want)
+		select {
+		case <-t.Context().Done():
+			require.Fail(t, "the test was interrupted")
+		case <-time.After(100 * time.Millisecond): // to count them costs something, too
+		}
+	}
+}
+
+// memory is what the processes of a node hold, in MiB.
+func (c *cluster) memory(t *testing.T, node string) map[string]int {
+	t.Helper()
+	st, err := c.Status(within(t, patience))
+	require.NoError(t, err)
+	held := map[string]int{}
+	for _, p := range st.Processes {
+		if p.Node != node || p.State != lab.StateRunning {
+			continue
+		}
+		fields := strings.Fields(c.sh(t, node, fmt.Sprintf("grep VmRSS /proc/%d/status", p.PID)))
+		kib, err := strconv.Atoi(fields[1])
+		require.NoError(t, err)
+		held[p.Name] = kib >> 10
+	}
+	return held
+}
+
+// TestLeakingToR: a ToR tells the nodes what it should not: a default route, and routes to pods and blocks that are not its. The
+// node's own ways stay as they are, its traffic too, and what somebody else has put into the kernel is left alone and reported.
+// (Nodes that do not have the pod do follow a route to that pod alone: nothing that they know is as specific.)
+func TestLeakingToR(t *testing.T) {
+	eachVendor(t, func(t *testing.T, c *cluster, v vendor) {
+		pod1, pod2 := c.pod(t, "pod-1"), c.pod(t, "pod-2")
+		foreign := netip.MustParsePrefix("172.30.0.0/16")
+		host := netip.PrefixFrom(firstOf(pod1, false), 32)
+		const metric = "2147483547" // of a route of local preference 100, 2^31-1 minus that
+		c.sh(t, "worker-1", "ip route add "+foreign.String()+" via 10.30.0.56 metric "+metric+" proto static")
+		own := map[string]string{}
+		for _, family := range []string{"-4", "-6"} {
+			own[family] = c.run(t, "worker-1", "ip", family, "route", "show", "default")
+			require.NotEmpty(t, own[family])
+		}
+		honest := torConf{as: torAS, nodes: ownAS}
+		leaking := honest
+		leaking.statics = []netip.Prefix{
+			netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"), foreign, host, blockOf(pod2, false),
+		}
+		c.apply(t, ownRoutes+peerings(torAS, "filters: [own-routes]"))
+		tor := c.router(t, v, theToR, honest.text(v))
+		c.awaitToR(t)
+		beats := []*beats{c.beats(t, "worker-1", host.Addr()), c.beats(t, "pod-1", outside[false].Addr().Next())}
+		tor.restart(t, leaking.text(v))
+		c.awaitToR(t)
+		eventually(t, patience, func() string {
+			for _, family := range []string{"-4", "-6"} {
+				got := c.run(t, "worker-1", "ip", family, "route", "show", "default")
+				if !strings.Contains(got, strings.TrimSpace(strings.Split(own[family], "\n")[0])) {
+					return "the node's own default route is gone: " + got
+				}
+				if !strings.Contains(got, metric) {
+					return "the ToR's default route is not there beside it: " + got
+				}
+			}
+			return ""
+		})
+		local := c.run(t, "worker-1", "ip", "route", "get", host.Addr().String())
+		assert.Contains(t, local, pod1.HostInterface, "a pod of the node is reached on the node")
+		hops, _ := c.gateways(t, "worker-1", blockOf(pod2, false))
+		assert.Equal(t, []string{"10.30.0.56"}, hops, "the mesh's route to another node's block stays")
+		hops, text := c.gateways(t, "worker-1", foreign)
+		assert.Equal(t, []string{"10.30.0.56"}, hops, "the foreign route stays: %s", text)
+		assert.Contains(t, text, "proto static")
+		eventually(t, patience, func() string {
+			if log := c.log(t, felix); !strings.Contains(log, foreign.String()) {
+				return "felix does not tell that a foreign route is in the way"
+			}
+			return ""
+		})
+		for _, b := range beats {
+			b.lostNone(t, "routes leaked")
+		}
+
+		tor.restart(t, honest.text(v))
+		c.awaitToR(t)
+		eventually(t, patience, func() string {
+			for _, family := range []string{"-4", "-6"} {
+				if got := c.run(t, "worker-1", "ip", family, "route", "show", "default"); got != own[family] {
+					return "the default route is not as it was: " + got
+				}
+			}
+			return ""
+		})
+		c.reachesAll(t, theClient)
+		hops, _ = c.gateways(t, "worker-1", foreign)
+		assert.Equal(t, []string{"10.30.0.56"}, hops)
+	})
+}
+
+// TestFlappingToR: a ToR's sessions go down and up every second for 20 s. No session of others goes down, no route of others is
+// touched, and when it is steady again all is as before.
+func TestFlappingToR(t *testing.T) {
+	const flaps, every = 20, time.Second
+	t.Parallel()
+	c := upRack(t, "suite-flap")
+	foreign := netip.MustParsePrefix("172.31.0.0/16")
+	tor := c.router(t, vendorBIRD, theToR, torConf{as: torAS, nodes: ownAS, statics: []netip.Prefix{foreign}}.text(vendorBIRD))
+	c.apply(t, ownRoutes+peerings(torAS, "filters: [own-routes]"))
+	c.awaitToR(t)
+	c.awaitRoute(t, "worker-1", foreign, "10.30.0.1")
+	pod2 := c.pod(t, "pod-2")
+	mesh := c.meshRows(t, "worker-1")
+	require.NotEmpty(t, mesh)
+	before := c.sh(t, "worker-1", "ip route; ip -6 route show proto 80")
+	ofOthers := c.deletions(t, "worker-1")
+	beats := c.beats(t, "pod-1", firstOf(pod2, false))
+	memory := c.memory(t, "worker-1")
+
+	tick := time.NewTicker(every / 2)
+	defer tick.Stop()
+	for range flaps {
+		tor.ask(`disable "node*"`)
+		<-tick.C
+		tor.ask(`enable "node*"`)
+		<-tick.C
+	}
+	began := time.Now()
+	c.awaitToR(t)
+	c.awaitRoute(t, "worker-1", foreign, "10.30.0.1")
+	t.Logf("steady %s after the last flap", time.Since(began).Round(10*time.Millisecond))
+	for _, pod := range []string{"pod-1", "pod-2"} {
+		c.awaitRoute(t, theToR, blockOf(c.pod(t, pod), false), c.nodeOf(t, pod))
+	}
+	assert.Equal(t, mesh, c.meshRows(t, "worker-1"), "the mesh's sessions stay up")
+	assert.Empty(t, ofOthers.of(blockOf(pod2, false), blockOf(pod2, true), blockOf(c.pod(t, "pod-1"), false)))
+	assert.Equal(t, before, c.sh(t, "worker-1", "ip route; ip -6 route show proto 80"))
+	beats.lostNone(t, "the ToR flapped")
+	now := c.memory(t, "worker-1")
+	t.Logf("bird and felix hold %d and %d MiB, %d and %d before", now[lab.ProcessBird], now[lab.ProcessFelix], memory[lab.ProcessBird], memory[lab.ProcessFelix])
+	c.reachesAll(t, theClient)
+
+	c.remove(t)
+	eventually(t, patience, func() string {
+		if hops, text := c.gateways(t, "worker-1", foreign); len(hops) != 0 {
+			return "the ToR's route outlives the peering: " + text
+		}
+		return ""
+	})
+}
+
+// meshRows are the rows of a node's sessions with other nodes, which tell since when each is up.
+func (c *cluster) meshRows(t *testing.T, node string) (rows []string) {
+	t.Helper()
+	for line := range strings.SplitSeq(c.run(t, node, "calicoctl", "node", "status"), "\n") {
+		if strings.Contains(line, "mesh") {
+			rows = append(rows, strings.Join(strings.Fields(line), " "))
+		}
+	}
+	slices.Sort(rows)
+	return rows
+}
+
+// nodeOf is the IPv4 address of the node that has a pod.
+func (c *cluster) nodeOf(t *testing.T, pod string) string {
+	t.Helper()
+	return c.node(t, c.pod(t, pod).Node).Addresses[0].String()
+}
