@@ -62,7 +62,7 @@ test-deps:
 .PHONY: lab-test
 lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels; needs root (27 minutes)
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
-	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 40m $(SUITES)
+	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(SUITES)
 
 .PHONY: bench
 bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|cni|bgp|typha for one area
