@@ -28,10 +28,13 @@ type Events interface {
 	PeerFound(peer netip.Addr, by speaker.Evidence)
 }
 
-// How often the kernel is asked for routes to peers: while all is well, and while a peer is lost.
+// How often the kernel is asked for routes to peers: while all is well, while a peer is lost, and while one is lost and a link
+// has just changed, since routes through gateways come back a moment after their link.
 const (
 	lookSeldom = 5 * time.Second
 	lookOften  = time.Second
+	lookSoon   = 20 * time.Millisecond
+	justNow    = 2 * time.Second
 )
 
 // subscribeAgain is the wait after the kernel's messages could not be read.
@@ -130,6 +133,7 @@ func (m *Monitor) follow(ctx context.Context) error {
 	}
 	look := time.NewTimer(lookSeldom)
 	defer look.Stop()
+	var changed time.Time // a link
 	for {
 		select {
 		case <-ctx.Done():
@@ -143,6 +147,7 @@ func (m *Monitor) follow(ctx context.Context) error {
 			if u.Family != unix.AF_UNSPEC {
 				continue // of a bridge about its ports
 			}
+			changed = time.Now()
 			const running = unix.IFF_UP | unix.IFF_RUNNING
 			s := state{name: u.Attrs().Name, up: u.Flags&running == running}
 			m.judge(func(t *tracker) []verdict { return t.changed(int(u.Index), s, u.Header.Type == unix.RTM_DELLINK) })
@@ -151,10 +156,13 @@ func (m *Monitor) follow(ctx context.Context) error {
 		case <-look.C:
 			m.judge((*tracker).refresh)
 		}
-		if m.lost() {
-			look.Reset(lookOften)
-		} else {
+		switch {
+		case !m.lost():
 			look.Reset(lookSeldom)
+		case time.Since(changed) < justNow:
+			look.Reset(lookSoon)
+		default:
+			look.Reset(lookOften)
 		}
 	}
 }

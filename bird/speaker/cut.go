@@ -56,6 +56,14 @@ func (t *bestTable) mend(peer netip.Addr) {
 	t.publishOver(peer)
 }
 
+// show shows all of them again: the session has not ended.
+func (t *bestTable) show(peer netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.cuts, peer)
+	t.publishOver(peer)
+}
+
 // publishOver looks again at what depends on a peer. Whoever calls holds mu.
 func (t *bestTable) publishOver(peer netip.Addr) {
 	for prefix, e := range t.entries {

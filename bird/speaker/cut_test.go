@@ -84,17 +84,56 @@ func TestCuts(t *testing.T) {
 func TestLosses(t *testing.T) {
 	l := losses{byPeer: map[netip.Addr]*loss{}}
 	a := hop(1)
-	require.False(t, l.clear(a, ByBFD), "it was not lost")
-	require.True(t, l.add(a, ByBFD, "BFD: x"))
-	require.False(t, l.add(a, ByLink, "link eth0 is down"), "it was lost already")
+	add := func(by Evidence) (news, end bool) {
+		_, news, end = l.add(a, by, "gone")
+		return news, end
+	}
+	last := func(by Evidence) bool {
+		last, _ := l.clear(a, by)
+		return last
+	}
+	both := func(news, end bool) [2]bool { return [2]bool{news, end} }
+	require.False(t, last(ByBFD), "it was not lost")
+	require.Equal(t, both(true, true), both(add(ByBFD)))
+	require.Equal(t, both(false, false), both(add(ByLink)), "it was lost already")
 	require.Equal(t, []netip.Addr{a}, l.pending())
-	require.False(t, l.clear(a, ByBFD))
-	require.True(t, l.clear(a, ByLink))
-	require.False(t, l.clear(a, ByLink))
+	require.False(t, last(ByBFD))
+	require.True(t, last(ByLink))
+	require.False(t, last(ByLink))
 	require.Empty(t, l.over(), "its session is still there")
 	require.True(t, l.hold(a))
 	l.dropped(a)
 	require.Empty(t, l.pending())
 	require.Equal(t, []netip.Addr{a}, l.over())
 	require.False(t, l.hold(a))
+}
+
+// TestLinkGrace spares the session of a peer whose link is soon back.
+func TestLinkGrace(t *testing.T) {
+	l := losses{byPeer: map[netip.Addr]*loss{}}
+	a := hop(1)
+	first, news, end := l.add(a, ByLink, "link eth0 is down")
+	require.True(t, news)
+	require.False(t, end)
+	require.True(t, l.hold(a))
+	require.False(t, l.ends(a), "what becomes of its session is its own doing")
+	require.Empty(t, l.pending())
+	last, ending := l.clear(a, ByLink)
+	require.True(t, last)
+	require.False(t, ending)
+	require.False(t, l.hold(a), "nothing is left of it")
+
+	second, _, _ := l.add(a, ByLink, "link eth0 is down")
+	require.False(t, l.expire(a, first), "that was another time")
+	require.True(t, l.expire(a, second))
+	require.False(t, l.expire(a, second))
+	require.True(t, l.ends(a))
+	require.Equal(t, []netip.Addr{a}, l.pending())
+
+	b := hop(2)
+	third, _, _ := l.add(b, ByLink, "link eth0 is down")
+	_, news, end = l.add(b, ByBFD, "BFD: x")
+	require.False(t, news)
+	require.True(t, end, "BFD knows more than the link")
+	require.False(t, l.expire(b, third))
 }

@@ -13,7 +13,7 @@ func reconfigured(what string) string { return "Configuration changed: " + what 
 // Session is called by the engine. Operators are told once when a session comes up and once when it is lost; the steps
 // between are for those who look for trouble.
 func (s *Speaker) Session(peer netip.Addr, state State) {
-	if !s.losses.hold(peer) { // what becomes of the session of a lost peer is our own doing
+	if !s.losses.ends(peer) { // what becomes of the session of a lost peer is our own doing
 		s.session(peer, state)
 	}
 }
@@ -37,7 +37,7 @@ func (s *Speaker) session(peer netip.Addr, state State) {
 // Trouble is called by the engine, with locks of its own held. A session that does not come up is logged once for each
 // reason.
 func (s *Speaker) Trouble(peer netip.Addr, reason string) {
-	if !s.losses.hold(peer) && s.sessions.fail(peer, reason) {
+	if !s.losses.ends(peer) && s.sessions.fail(peer, reason) {
 		s.log.Info("session does not come up", "peer", peer, "reason", reason)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/muslin-net/muslin/bird/policy"
 )
@@ -48,27 +49,52 @@ func (s *Speaker) guarded(by Evidence, peer netip.Addr) string {
 	return ""
 }
 
-// PeerLost says that a peer can no longer be reached. Its session ends and its paths are gone, whatever graceful restart
-// would keep (RFC 5882 section 4.3.2.1), and paths of others by way of it are not used; it is not tried again until PeerFound.
+// linkGrace is how long a session outlives its link. TCP goes on where it was when the link is soon back; a session made anew
+// would have to wait until the other end, which may not have noticed anything, has given up the old one.
+const linkGrace = time.Second
+
+// PeerLost says that a peer can no longer be reached. Its paths are gone at once, whatever graceful restart would keep
+// (RFC 5882 section 4.3.2.1), and paths of others by way of it are not used. Its session ends, after linkGrace if only the
+// link says so, and is not tried again until PeerFound.
 //
 // Felix is told before the engine is: an engine that is busy must not keep packets going to a peer that is gone.
 func (s *Speaker) PeerLost(peer netip.Addr, by Evidence, reason string) {
-	if !s.losses.add(peer, by, reason) {
-		return
+	one, news, end := s.losses.add(peer, by, reason)
+	if news {
+		s.best.cut(peer)
+		s.log.Warn("peer is lost", "peer", peer, "reason", reason)
 	}
-	s.best.cut(peer)
+	switch {
+	case end:
+		s.endLost(peer, reason)
+	case news:
+		time.AfterFunc(linkGrace, func() {
+			if s.losses.expire(peer, one) {
+				s.endLost(peer, reason)
+			}
+		})
+	}
+}
+
+func (s *Speaker) endLost(peer netip.Addr, reason string) {
 	s.sessions.fail(peer, reason)
-	s.log.Warn("peer is lost", "peer", peer, "reason", reason)
 	s.session(peer, Idle)
 	s.poke()
 }
 
 // PeerFound says that this evidence against a peer no longer holds.
 func (s *Speaker) PeerFound(peer netip.Addr, by Evidence) {
-	if s.losses.clear(peer, by) {
-		s.log.Info("peer can be reached again", "peer", peer)
-		s.poke()
+	last, ended := s.losses.clear(peer, by)
+	if !last {
+		return
 	}
+	if !ended {
+		if s.best.show(peer); s.losses.hold(peer) { // lost again meanwhile
+			s.best.cut(peer)
+		}
+	}
+	s.log.Info("peer can be reached again", "peer", peer)
+	s.poke()
 }
 
 // dropLost ends the sessions of lost peers, and lets those that were found have one again. Whoever calls holds mu.
@@ -103,6 +129,7 @@ type losses struct {
 // what the session brought is hidden already.
 type loss struct {
 	reasons [kindsOfEvidence]string
+	ending  bool // the session is to be ended, or has been
 	dropped bool // the engine has no session of before
 }
 
@@ -110,30 +137,46 @@ func (l *loss) standing() bool {
 	return cmp.Or(l.reasons[:]...) != ""
 }
 
-// add tells whether the peer was not lost before.
-func (l *losses) add(peer netip.Addr, by Evidence, reason string) bool {
+// add tells whether the peer was not lost before, and whether its session is to be ended now.
+func (l *losses) add(peer netip.Addr, by Evidence, reason string) (one *loss, news, end bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	one := l.byPeer[peer]
+	one = l.byPeer[peer]
 	if one == nil {
 		one = &loss{}
 		l.byPeer[peer] = one
 	}
-	known := one.standing()
+	news = !one.standing()
 	one.reasons[by] = reason
-	return !known
+	end = news && one.ending || by != ByLink && !one.ending
+	one.ending = one.ending || end
+	return one, news, end
 }
 
-// clear tells whether that was the last evidence.
-func (l *losses) clear(peer netip.Addr, by Evidence) bool {
+// expire tells whether a session is to be ended that was spared so far, unless its peer has been found since.
+func (l *losses) expire(peer netip.Addr, one *loss) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byPeer[peer] != one || one.ending {
+		return false
+	}
+	one.ending = true
+	return true
+}
+
+// clear tells whether that was the last evidence, and whether the session is being ended. If not, the loss is forgotten.
+func (l *losses) clear(peer netip.Addr, by Evidence) (last, ending bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	one := l.byPeer[peer]
 	if one == nil || !one.standing() {
-		return false
+		return false, false
 	}
 	one.reasons[by] = ""
-	return !one.standing()
+	if last = !one.standing(); last && !one.ending {
+		delete(l.byPeer, peer)
+	}
+	return last, one.ending
 }
 
 // hold tells whether the peer is held back.
@@ -143,11 +186,19 @@ func (l *losses) hold(peer netip.Addr) bool {
 	return l.byPeer[peer] != nil
 }
 
+// ends tells whether what becomes of the peer's session is our own doing.
+func (l *losses) ends(peer netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	one := l.byPeer[peer]
+	return one != nil && one.ending
+}
+
 // pending are the peers whose session is to be ended.
 func (l *losses) pending() []netip.Addr {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.list(func(o *loss) bool { return !o.dropped })
+	return l.list(func(o *loss) bool { return o.ending && !o.dropped })
 }
 
 func (l *losses) dropped(peer netip.Addr) {

@@ -75,10 +75,18 @@ func testLoss(t *testing.T, speakers []*speaker.Speaker) {
 	eventually(t, "so are the paths", func() bool { return best(b)[only.String()].Peer == addrA && len(ways()) == 3 })
 	require.Equal(t, since, b.Sessions(addrC.String())[0].Since, "c noticed nothing")
 
-	// Lost and found within a moment: the session still begins anew.
+	// A link that is soon back: the paths are hidden meanwhile, and the session goes on.
 	before := b.Sessions(addrA.String())[0].Since
 	b.PeerLost(addrA, speaker.ByLink, "link eth0 is down")
+	require.NotEqual(t, addrA, best(b)[only.String()].Peer)
 	b.PeerFound(addrA, speaker.ByLink)
+	require.Equal(t, addrA, best(b)[only.String()].Peer)
+	require.Equal(t, before, b.Sessions(addrA.String())[0].Since)
+
+	// Lost by other evidence and found within a moment: the session still begins anew.
+	before = b.Sessions(addrA.String())[0].Since
+	b.PeerLost(addrA, speaker.ByBFD, "BFD: control detection time expired")
+	b.PeerFound(addrA, speaker.ByBFD)
 	eventually(t, "it is a new session", func() bool { return up() && b.Sessions(addrA.String())[0].Since.After(before) })
 	eventually(t, "the paths are back", func() bool { return best(b)[only.String()].Peer == addrA })
 
