@@ -125,6 +125,8 @@ func handRoutes(ctx context.Context, l *Lab, t Topology, mode Mode) error {
 			case j == i:
 			case mode == ModeVXLAN:
 				script = append(script,
+					// IPv6 takes no next hop that another route, of the mode before, leads to by another device.
+					fmt.Sprintf("ip route del %s 2>/dev/null || true", block),
 					fmt.Sprintf("ip neigh replace %s lladdr %s dev %s nud permanent", handVTEP(pool, j), handMAC(j), dev),
 					fmt.Sprintf("bridge fdb append %s dev %s dst %s", handMAC(j), dev, other.address(v6)),
 					fmt.Sprintf("ip route replace %s via %s dev %s onlink", block, handVTEP(pool, j), dev))
