@@ -14,7 +14,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/server"
@@ -125,6 +127,7 @@ func listening(g speaker.Global) string {
 
 // Stop closes sessions and listeners.
 func (e *Engine) Stop() error {
+	e.quiesce()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	clear(e.peers)
@@ -137,6 +140,34 @@ func (e *Engine) Stop() error {
 		return fmt.Errorf("gobgp: stopping: %w", err)
 	}
 	return nil
+}
+
+// quietWithin bounds how long Stop waits for sessions to end: a peer that reads nothing is left behind.
+const quietWithin = time.Second
+
+// quiesce ends the sessions that are up, and waits until they have: gobgp clears its configuration while it stops, whoever
+// is reading it for what a peer has just sent.
+func (e *Engine) quiesce() {
+	e.mu.Lock()
+	var up []netip.Addr
+	for a, state := range e.states {
+		if state == speaker.Established {
+			up = append(up, a)
+		}
+	}
+	e.mu.Unlock()
+	for _, a := range up {
+		// A peer that has just gone has no session to end.
+		_ = e.server.DisablePeer(context.Background(), &api.DisablePeerRequest{Address: a.String()})
+	}
+	ended := func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return !slices.ContainsFunc(up, func(a netip.Addr) bool { return e.states[a] == speaker.Established })
+	}
+	for began := time.Now(); !ended() && time.Since(began) < quietWithin; {
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // AddPeer adds a session.

@@ -99,4 +99,5 @@ func testLoss(t *testing.T, speakers []*speaker.Speaker) {
 	cb.Generation = 11
 	apply(t, b, cb)
 	eventually(t, "the session is back", up)
+	eventually(t, "the paths are back", func() bool { return best(b)[only.String()].Peer == addrA && len(ways()) == 3 })
 }
