@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/muslin-net/muslin/api"
-	"github.com/muslin-net/muslin/datastore/internal/backoff"
+	"github.com/muslin-net/muslin/internal/backoff"
 )
 
 // Delta is one step of what Follow tells: applying Changes in order to the state before gives the state at Revision.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
-	"github.com/muslin-net/muslin/datastore/internal/backoff"
+	"github.com/muslin-net/muslin/internal/backoff"
 )
 
 const eventBuffer = 128 // events decoded ahead of the consumer

@@ -10,22 +10,9 @@ import (
 	"github.com/muslin-net/muslin/felix/state"
 )
 
-// Routes computes all routes. Each has one source (design: "Routes, one source per kind"): blocks of tunnelled pools
-// come from typha's table, all else remote from bird. Where several speak of one destination, a local workload wins over
-// the table, the table over the blackhole of a block of this node, and that over bird.
-//
-// RIB computes the same from what changed.
-func Routes(s *state.State) map[desired.RouteKey]desired.Route {
-	r := newRoutes(s)
-	for prefix, ways := range s.Paths {
-		if route, ok := r.learned(prefix, ways); ok {
-			r.put(route)
-		}
-	}
-	return r.out
-}
-
-// newRoutes computes all routes but bird's.
+// newRoutes computes all routes but bird's. Each has one source (design: "Routes, one source per kind"): blocks of tunnelled
+// pools come from typha's table, all else remote from bird. Where several speak of one destination, a local workload wins
+// over the table, the table over the blackhole of a block of this node, and that over bird.
 func newRoutes(s *state.State) *routes {
 	r := &routes{state: s, families: families(s), taken: map[netip.Prefix]bool{}, direct: map[netip.Prefix]bool{}, out: map[desired.RouteKey]desired.Route{}}
 	for _, p := range s.Pools {

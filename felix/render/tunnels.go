@@ -90,18 +90,8 @@ func (t Tunnels) ipip(s *state.State, f family) {
 	}
 }
 
-// Encaps are the outer destinations of the routes through the IP-in-IP device: what its driver needs if it does not learn
-// them from the route.
-func Encaps(routes map[desired.RouteKey]desired.Route) map[netip.Prefix]desired.Encap {
-	out := map[netip.Prefix]desired.Encap{}
-	for _, r := range routes {
-		if e, ok := encapOf(r); ok {
-			out[r.Dst] = e
-		}
-	}
-	return out
-}
-
+// encapOf is the outer destination of a route through the IP-in-IP device: what its driver needs if it does not learn it
+// from the route.
 func encapOf(r desired.Route) (desired.Encap, bool) {
 	if len(r.NextHops) != 1 || r.NextHops[0].Link != desired.IPIPDevice {
 		return desired.Encap{}, false

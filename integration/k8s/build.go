@@ -12,9 +12,13 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/gofrs/flock"
 )
+
+// lockRetry is how often the lock of another process, which builds, is asked for again.
+const lockRetry = time.Second
 
 // apiserver is the program and its package.
 const apiserver, apiserverPackage = "kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"
@@ -42,11 +46,11 @@ func Build(ctx context.Context, progress func(string)) (path string, err error) 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	unlock, err := lock(filepath.Join(dir, "lock"))
-	if err != nil {
-		return "", err
+	lock := flock.New(filepath.Join(dir, "lock"))
+	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
+		return "", fmt.Errorf("wait for another process that builds kube-apiserver: %w", err)
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	path = filepath.Join(dir, apiserver)
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
@@ -85,16 +89,4 @@ func identify(source string) (release, sum string, err error) {
 		return "", "", fmt.Errorf("%s/go.mod requires no k8s.io/kubernetes", source)
 	}
 	return release, hex.EncodeToString(h.Sum(nil)[:6]), nil
-}
-
-// lock takes a lock among processes.
-func lock(path string) (unlock func() error, err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f.Close, nil
 }

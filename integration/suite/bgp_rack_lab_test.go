@@ -4,11 +4,9 @@ package suite
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/integration/lab"
@@ -51,20 +48,9 @@ func upRack(t *testing.T, name string, changes ...func(*lab.Topology)) *cluster 
 	for _, change := range changes {
 		change(&topology)
 	}
-	dir, err := os.MkdirTemp("", "suite")
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
-	l, err := lab.Up(within(t, 3*time.Minute), lab.Options{
-		Name: name, StateDir: filepath.Join(dir, "state"), BinDir: bin(t), Topology: topology, Attached: true,
-	})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			showLogs(t, l)
-		}
-		assert.NoError(t, l.Down(context.Background()))
-	})
-	return &cluster{Lab: l, topology: topology, mode: lab.ModeDirect}
+	c := launch(t, name, topology)
+	c.mode = lab.ModeDirect
+	return c
 }
 
 // eachVendor runs a test against each vendor's daemon, each on a cluster of its own.

@@ -74,6 +74,16 @@ func up(t *testing.T, name string, mode lab.Mode, change func(*lab.Topology)) *c
 	if change != nil {
 		change(&topology)
 	}
+	c := launch(t, name, topology)
+	c.mode = mode
+	require.NoError(t, c.AwaitPools(within(t, patience), topology))
+	c.awaitSessions(t)
+	return c
+}
+
+// launch brings a lab up, and down at the end of the test, with the end of its logs if that failed.
+func launch(t *testing.T, name string, topology lab.Topology) *cluster {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "suite")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
@@ -87,10 +97,7 @@ func up(t *testing.T, name string, mode lab.Mode, change func(*lab.Topology)) *c
 		}
 		assert.NoError(t, l.Down(context.Background()))
 	})
-	c := &cluster{Lab: l, topology: topology, mode: mode}
-	require.NoError(t, l.AwaitPools(within(t, patience), topology))
-	c.awaitSessions(t)
-	return c
+	return &cluster{Lab: l, topology: topology}
 }
 
 func showLogs(t *testing.T, l *lab.Lab) {

@@ -3,7 +3,6 @@ package vm
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 )
 
 // kernel is one release of the distribution's kernel in the cache: vmlinux, busybox and lib/modules/<release>.
@@ -95,37 +94,15 @@ func lock(ctx context.Context, cache string) (unlock func(), err error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, fmt.Errorf("the second kernel's cache: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(cache, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("the second kernel's cache: %w", err)
+	l := flock.New(filepath.Join(cache, ".lock"))
+	if _, err := l.TryLockContext(ctx, lockRetry); err != nil {
+		return nil, fmt.Errorf("wait for another process that fetches the second kernel: %w", err)
 	}
-	got := make(chan error, 1)
-	go func() {
-		defer close(got)
-		for {
-			err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-			if !errors.Is(err, unix.EINTR) {
-				got <- err
-				return
-			}
-		}
-	}()
-	select {
-	case err := <-got:
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		return func() { f.Close() }, nil
-	case <-ctx.Done():
-		go func() {
-			for range got { // until it is locked, or refused
-			}
-			f.Close()
-		}()
-		return nil, fmt.Errorf("wait for another process that fetches the second kernel: %w", ctx.Err())
-	}
+	return func() { _ = l.Close() }, nil
 }
+
+// lockRetry is how often a lock that another process holds is asked for again: it holds it for seconds.
+const lockRetry = 100 * time.Millisecond
 
 // packageOf tells where a program comes from.
 var packageOf = map[string]string{

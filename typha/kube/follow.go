@@ -14,10 +14,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 
+	"github.com/muslin-net/muslin/internal/backoff"
 	"github.com/muslin-net/muslin/typha/intake"
 )
 
@@ -52,7 +52,7 @@ type tellError struct{ error }
 func (f *follower[T]) run(ctx context.Context) error {
 	f.known = map[string]string{}
 	f.log = f.log.With("resource", f.resource)
-	retry := newBackoff()
+	retry := backoff.Backoff{Min: 100 * time.Millisecond, Max: 10 * time.Second}
 	for relist := true; ; {
 		var err error
 		if relist {
@@ -62,7 +62,7 @@ func (f *follower[T]) run(ctx context.Context) error {
 			relist = false
 			var heard bool
 			if heard, err = f.watch(ctx); heard {
-				retry = newBackoff()
+				retry.Reset()
 			}
 		}
 		var fatal tellError
@@ -83,7 +83,7 @@ func (f *follower[T]) run(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := sleep(ctx, retry.Step()); err != nil {
+		if err := retry.Wait(ctx); err != nil {
 			return err
 		}
 	}
@@ -105,22 +105,6 @@ func (f *follower[T]) judge(err error) error {
 	}
 	f.given = true
 	return f.forbidden()
-}
-
-// newBackoff spaces attempts: from between 0.1 and 0.2 s to between 10 and 20 s.
-func newBackoff() *wait.Backoff {
-	return &wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 1, Cap: 10 * time.Second, Steps: 1 << 30}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // options are those of every request.

@@ -12,9 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -42,6 +42,7 @@ type Engine struct {
 	states map[netip.Addr]speaker.State
 	rests  map[netip.Addr]*rest
 	dials  map[netip.Addr]context.CancelFunc // of sessions that wait for a connection
+	ending map[netip.Addr]chan struct{}      // closed when the session, which Stop ends, is no longer up
 
 	ctx      context.Context   //nolint:containedctx // of New: it bounds what events begin
 	accepted chan *net.TCPConn // what comes out of it is a connection of gobgp's; nil: gobgp dials itself
@@ -149,24 +150,25 @@ const quietWithin = time.Second
 // is reading it for what a peer has just sent.
 func (e *Engine) quiesce() {
 	e.mu.Lock()
-	var up []netip.Addr
+	ending := map[netip.Addr]chan struct{}{}
 	for a, state := range e.states {
 		if state == speaker.Established {
-			up = append(up, a)
+			ending[a] = make(chan struct{})
 		}
 	}
+	e.ending = maps.Clone(ending)
 	e.mu.Unlock()
-	for _, a := range up {
+	for a := range ending {
 		// A peer that has just gone has no session to end.
 		_ = e.server.DisablePeer(context.Background(), &api.DisablePeerRequest{Address: a.String()})
 	}
-	ended := func() bool {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		return !slices.ContainsFunc(up, func(a netip.Addr) bool { return e.states[a] == speaker.Established })
-	}
-	for began := time.Now(); !ended() && time.Since(began) < quietWithin; {
-		time.Sleep(5 * time.Millisecond)
+	enough := time.After(quietWithin)
+	for _, ended := range ending {
+		select {
+		case <-ended:
+		case <-enough:
+			return
+		}
 	}
 }
 

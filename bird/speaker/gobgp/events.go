@@ -69,6 +69,10 @@ func (e *Engine) tellSession(events speaker.Events, event *api.WatchEventRespons
 func (e *Engine) follow(events speaker.Events, a netip.Addr, state speaker.State) {
 	e.mu.Lock()
 	e.states[a] = state
+	if ended, ok := e.ending[a]; ok && state != speaker.Established {
+		close(ended)
+		delete(e.ending, a)
+	}
 	e.followRest(a, state)
 	e.followDial(a, state)
 	if n, ok := e.peers[a]; ok && state == speaker.Established {
