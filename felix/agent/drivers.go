@@ -12,7 +12,7 @@ import (
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/link"
 	"github.com/muslin-net/muslin/felix/dataplane/route"
-	"github.com/muslin-net/muslin/felix/dataplane/rules"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/nftables"
 	"github.com/muslin-net/muslin/felix/dataplane/tunnel"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
@@ -24,7 +24,7 @@ type Drivers struct {
 	Links   *link.Driver
 	tunnels *tunnel.Driver
 	ipip    Encapsulator
-	rules   *rules.Driver
+	rules   *nftables.Driver
 	routes  *route.Table
 	drifts  *drifts
 
@@ -54,7 +54,7 @@ func OpenDrivers(ipip Encapsulator, log *slog.Logger) (*Drivers, error) {
 	if d.tunnels, err = tunnel.New(); err != nil {
 		return nil, err
 	}
-	if d.rules, err = rules.New(rules.Config{Log: log}); err != nil {
+	if d.rules, err = nftables.New(nftables.Config{Log: log}); err != nil {
 		return nil, err
 	}
 	if d.routes, err = route.New(route.Config{Log: log}); err != nil {

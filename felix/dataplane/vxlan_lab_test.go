@@ -18,7 +18,7 @@ import (
 	"github.com/muslin-net/muslin/felix/dataplane/internal/labtest"
 	"github.com/muslin-net/muslin/felix/dataplane/link"
 	"github.com/muslin-net/muslin/felix/dataplane/route"
-	"github.com/muslin-net/muslin/felix/dataplane/rules"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/nftables"
 	"github.com/muslin-net/muslin/felix/dataplane/tunnel"
 	"github.com/muslin-net/muslin/felix/desired"
 )
@@ -32,7 +32,7 @@ type node struct {
 	links   *link.Driver
 	tunnels *tunnel.Driver
 	routes  *route.Table
-	rules   *rules.Driver
+	rules   *nftables.Driver
 }
 
 func newNode(t *testing.T, n int, v6 bool) *node {
@@ -47,7 +47,7 @@ func newNode(t *testing.T, n int, v6 bool) *node {
 		if x.routes, err = route.New(route.Config{}); err != nil {
 			return err
 		}
-		x.rules, err = rules.New(rules.Config{})
+		x.rules, err = nftables.New(nftables.Config{})
 		return err
 	})
 	t.Cleanup(func() {

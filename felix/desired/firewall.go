@@ -14,6 +14,9 @@ const (
 	MarkMask   = 0xffff0000
 )
 
+// ConnMarkCut marks connections (the conntrack entry's mark, not the packet's) that policy has come to forbid.
+const ConnMarkCut = 0x80000
+
 // Ids of the sets that felix itself needs (spec §4.6). They are Sets like any other: SetNet, both families in one.
 const (
 	SetAllHosts   = "all-hosts-net"    // every node's address: IP-in-IP admission, NATOutgoing exclusions
@@ -69,6 +72,9 @@ type Settings struct {
 	RejectDenied bool
 	// AcceptInvalid leaves packets that connection tracking finds invalid to policy (DisableConntrackInvalidCheck).
 	AcceptInvalid bool
+	// CutFlows drops both directions of connections that carry ConnMarkCut, before established ones pass. It is off while
+	// there are none: each rule costs every packet.
+	CutFlows bool
 	// AllowVXLANFromWorkloads and AllowIPIPFromWorkloads let pods send tunnel packets of their own.
 	AllowVXLANFromWorkloads, AllowIPIPFromWorkloads bool
 	// NATOutgoing masquerades packets from SetMasqPools to destinations outside SetPools; nil: off.
@@ -82,7 +88,7 @@ type Settings struct {
 // Equal tells whether two settings are the same.
 func (s Settings) Equal(o Settings) bool {
 	return slices.Equal(s.WorkloadPrefixes, o.WorkloadPrefixes) && s.EndpointToHost == o.EndpointToHost &&
-		s.RejectDenied == o.RejectDenied && s.AcceptInvalid == o.AcceptInvalid &&
+		s.RejectDenied == o.RejectDenied && s.AcceptInvalid == o.AcceptInvalid && s.CutFlows == o.CutFlows &&
 		s.AllowVXLANFromWorkloads == o.AllowVXLANFromWorkloads && s.AllowIPIPFromWorkloads == o.AllowIPIPFromWorkloads &&
 		same(s.NATOutgoing, o.NATOutgoing) && same(s.VXLAN4, o.VXLAN4) && same(s.VXLAN6, o.VXLAN6) && same(s.IPIP, o.IPIP)
 }

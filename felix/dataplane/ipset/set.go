@@ -1,5 +1,5 @@
 // Package ipset turns the members of an IP set into the elements that a kernel set of one family must hold, and keeps
-// them up by difference. It is arithmetic only; felix/dataplane/rules writes the elements, in the same transaction as the
+// them up by difference. It is arithmetic only; felix/dataplane/rules/nftables writes the elements, in the same transaction as the
 // rules that use them.
 //
 // Members of a set of prefixes may overlap (a network set may hold a pod's address); elements of a kernel interval set may

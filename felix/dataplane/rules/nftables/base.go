@@ -1,4 +1,4 @@
-package rules
+package nftables
 
 import (
 	"net/netip"
@@ -132,6 +132,7 @@ func (b *bases) input() (out []rule) {
 }
 
 func (b *bases) forward() (out []rule) {
+	out = append(out, b.cutFlows()...)
 	out = append(out, b.dropClosed("from", unix.NFT_META_IIFNAME, fromClosed)...)
 	out = append(out, b.dropClosed("to", unix.NFT_META_OIFNAME, toClosed)...)
 	out = append(out, newRule("established", ctState(nft.Expr{}, ctEstablished|ctRelated).Verdict(accept)))
@@ -143,6 +144,15 @@ func (b *bases) forward() (out []rule) {
 				Verdict(nft.Verdict{Code: nft.Jump, Chain: toDispatch})))
 	}
 	return out
+}
+
+// cutFlows comes before established flows, which is what they are.
+func (b *bases) cutFlows() []rule {
+	if !b.settings.CutFlows {
+		return nil
+	}
+	marked := nft.Expr{}.Ct(unix.NFT_CT_MARK).Mask(word(desired.ConnMarkCut), word(0)).Equal(word(0), true)
+	return []rule{newRule("a connection that policy has come to forbid", marked.Counter().Verdict(drop))}
 }
 
 // dropClosed comes before established flows: closed is closed.
@@ -179,6 +189,7 @@ func (b *bases) toHost() (out []rule) {
 				Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, nft.Reg).Range(types[:1], types[1:], false).Verdict(accept)))
 		}
 	}
+	out = append(out, b.cutFlows()...)
 	out = append(out, b.dropClosed("from", unix.NFT_META_IIFNAME, fromClosed)...)
 	out = append(out, newRule("established", ctState(nft.Expr{}, ctEstablished|ctRelated).Verdict(accept)))
 	out = append(out, newRule("policy of the workload", nft.Expr{}.Verdict(nft.Verdict{Code: nft.Jump, Chain: fromDispatch})))

@@ -1,6 +1,6 @@
 //go:build lab
 
-package rules_test
+package nftables_test
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package rules
+package nftables
 
 import (
 	"crypto/sha256"

@@ -1,4 +1,4 @@
-// Package rules keeps the node's firewall in nftables: one table named calico for each family, owned wholly; others'
+// Package nftables keeps the node's firewall in nftables: one table named calico for each family, owned wholly; others'
 // tables are never touched. All changes of one Apply are one transaction, so a packet meets either the former rules or
 // the new ones. (Only where the socket's buffer is too small for that, which a privileged process never meets, it is cut
 // at the borders of objects.)
@@ -23,4 +23,4 @@
 //
 // Whatever cannot be programmed closes rather than opens: a chain the kernel refuses is replaced by a drop, a rule that
 // names a set or chain that is not there drops, a workload whose chains are not there is closed.
-package rules
+package nftables

@@ -1,6 +1,6 @@
 //go:build lab
 
-package rules_test
+package nftables_test
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/labtest"
-	"github.com/muslin-net/muslin/felix/dataplane/rules"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/nftables"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -30,7 +30,7 @@ import (
 type world struct {
 	t                   testing.TB
 	node, a, b, outside *labtest.Namespace
-	driver              *rules.Driver
+	driver              *nftables.Driver
 }
 
 const (
@@ -82,8 +82,8 @@ func (w *world) wire(to *labtest.Namespace, host, inside, mac string) {
 	to.Run(w.t, "ip link set "+host+" netns "+w.node.Path)
 }
 
-func (w *world) open() *rules.Driver {
-	d, err := rules.New(rules.Config{})
+func (w *world) open() *nftables.Driver {
+	d, err := nftables.New(nftables.Config{})
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { _ = d.Close() })
 	return d

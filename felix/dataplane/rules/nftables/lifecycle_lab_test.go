@@ -1,6 +1,6 @@
 //go:build lab
 
-package rules_test
+package nftables_test
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/labtest"
-	"github.com/muslin-net/muslin/felix/dataplane/rules"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/nftables"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -47,14 +47,14 @@ func rich() desired.FirewallDelta {
 	return d
 }
 
-func open(t testing.TB) *rules.Driver {
-	d, err := rules.New(rules.Config{})
+func open(t testing.TB) *nftables.Driver {
+	d, err := nftables.New(nftables.Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.Close() })
 	return d
 }
 
-func apply(t testing.TB, d *rules.Driver, c desired.FirewallDelta) {
+func apply(t testing.TB, d *nftables.Driver, c desired.FirewallDelta) {
 	t.Helper()
 	d.Update(c)
 	require.NoError(t, d.Apply(context.Background()))
