@@ -41,6 +41,7 @@ const (
 	Refused    = "Received: a NOTIFICATION in answer to our OPEN"
 	HungUp     = "Socket: Connection closed before the peer's OPEN; it may have no session configured for this node"
 	lateWords  = 2 * time.Second
+	lateEvents = time.Second
 	keptReason = 30 * time.Second
 )
 
@@ -100,7 +101,7 @@ func (s *sessions) set(peer netip.Addr, state State) (_ step, ok bool) {
 		return step{}, false
 	}
 	t := Transition{At: s.now(), State: state}
-	if r.State == Established && r.at.Before(r.Since) {
+	if before := r.Since.Sub(r.at); r.State == Established && (before > lateEvents || before > 0 && strings.HasPrefix(r.trouble, "Socket: ")) {
 		r.trouble = "" // what failed before it came up
 	}
 	if state == Idle || state == Down || r.State == Established {

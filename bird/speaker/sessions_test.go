@@ -147,6 +147,17 @@ func TestWhatFailedBeforeIsNotWhyASessionWasLost(t *testing.T) {
 	require.Empty(t, step.reason)
 }
 
+// The engine's events may come after the reason of what they lead to.
+func TestAReasonThatOvertakesTheSession(t *testing.T) {
+	c := newClocked()
+	c.add(tor)
+	c.fail(tor, "Received: Peer de-configured")
+	c.at = c.at.Add(time.Millisecond)
+	c.set(tor, Established)
+	step, _ := c.set(tor, Idle)
+	require.Equal(t, "Received: Peer de-configured", step.reason)
+}
+
 // A peer that refuses us rests after it, and closes new connections.
 func TestAPeerThatHangsUpHasSaidWhyBefore(t *testing.T) {
 	c := newClocked()
