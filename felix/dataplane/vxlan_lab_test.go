@@ -5,6 +5,7 @@ package dataplane_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -228,19 +229,32 @@ func capture(t *testing.T, ns *labtest.Namespace, iface string) <-chan []byte {
 		if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: allProtocols, Ifindex: int(req.Uint32())}); err != nil {
 			return err
 		}
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 3}); err != nil {
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}); err != nil {
 			return err
 		}
+		done, ended := make(chan struct{}), make(chan struct{})
+		t.Cleanup(func() {
+			close(done)
+			<-ended
+		})
 		go func() {
+			defer close(ended)
 			for {
 				b := make([]byte, 2048)
 				n, _, err := unix.Recvfrom(fd, b, 0)
-				if err != nil {
+				if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 					return
 				}
 				select {
-				case out <- b[:n]:
+				case <-done:
+					return
 				default:
+				}
+				if err == nil {
+					select {
+					case out <- b[:n]:
+					default:
+					}
 				}
 			}
 		}()
