@@ -158,7 +158,7 @@ func TestUnreachableDatastore(t *testing.T) {
 			require.Equal(t, 1, o.code)
 			require.Equal(t, 1, strings.Count(strings.TrimSpace(o.stderr), "\n")+1, o.stderr)
 			require.Contains(t, o.stderr, "127.0.0.1:1")
-			require.Less(t, time.Since(begin), 8*time.Second)
+			require.Less(t, time.Since(begin), time.Minute)
 		})
 	}
 	require.Zero(t, run(t, "", "-c", config, "version", "--client").code)

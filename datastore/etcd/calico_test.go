@@ -2,6 +2,7 @@ package etcd_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -42,6 +44,7 @@ func server(t *testing.T, cfg embedded.Config) (*embedded.Server, *clientv3.Clie
 
 func client(t *testing.T, cfg etcd.Config) *etcd.Client {
 	t.Helper()
+	cfg.DialTimeout = cmp.Or(cfg.DialTimeout, 30*time.Second) // the machine may be busy
 	c, err := etcd.New(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })

@@ -64,7 +64,8 @@ func startCluster(t *testing.T, n int, flags ...string) *cluster {
 			"--listen-client-urls", m.client, "--advertise-client-urls", m.client,
 			"--listen-peer-urls", m.peer, "--initial-advertise-peer-urls", m.peer,
 			"--initial-cluster", strings.Join(peers, ","), "--initial-cluster-state", "new",
-			"--heartbeat-interval", "50", "--election-timeout", "250",
+			"--heartbeat-interval", "50", "--election-timeout", "500",
+			"--unsafe-no-fsync", // processes are killed here, not machines, whose disks may be slow
 			"--logger", "zap", "--log-level", "error", "--log-outputs", m.log,
 			"--experimental-watch-progress-notify-interval", "300ms",
 		}
@@ -109,7 +110,7 @@ func (c *cluster) raw(do func(context.Context, *clientv3.Client) error) error {
 		return err
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return do(ctx, conn)
 }
@@ -118,7 +119,7 @@ func (c *cluster) raw(do func(context.Context, *clientv3.Client) error) error {
 func (c *cluster) ready(t *testing.T) {
 	t.Helper()
 	var err error
-	for range 30 {
+	for range 10 {
 		err = c.raw(func(ctx context.Context, conn *clientv3.Client) error {
 			_, err := conn.Put(ctx, "/ready", "")
 			return err

@@ -123,7 +123,7 @@ func TestPathsAreMeasured(t *testing.T) {
 	whole := map[string]int{"two 10.0.2.2": 1500, "three 10.0.3.2": 1500, "two fd00:2::2": 1500, "three fd00:3::2": 1500, "gone 10.0.2.99": 0}
 	got, took := run(t, all)
 	require.Equal(t, whole, fits(got), "%+v", got)
-	require.Less(t, took, 2*time.Second)
+	require.Less(t, took, 20*time.Second)
 	for _, p := range got {
 		require.Equal(t, "vxlan", p.By)
 		require.Equal(t, 1500, p.Wanted)
@@ -147,7 +147,7 @@ func TestPathsAreMeasured(t *testing.T) {
 	got, took = run(t, all)
 	whole["three 10.0.3.2"], whole["three fd00:3::2"] = 1412, 1412
 	require.Equal(t, whole, fits(got))
-	require.Less(t, took, 2*time.Second)
+	require.Less(t, took, 20*time.Second)
 	t.Logf("took %s", took.Round(time.Millisecond))
 
 	// The same with a router that says so, an own device that is too small, and jumbo frames.

@@ -30,7 +30,7 @@ func TestDemo(t *testing.T) {
 			began := time.Now()
 			out, err := runLab(t, dir, user, nil, "--name", "demo-test", "--state-dir", state, "demo")
 			require.NoError(t, err, out)
-			assert.Less(t, time.Since(began), 90*time.Second)
+			assert.Less(t, time.Since(began), 5*time.Minute)
 			assert.Contains(t, out, "All cells shown are as expected")
 			assert.Equal(t, 2*3, strings.Count(out, "| node-to-node mesh | up "), "three sessions, at the beginning and at the end:\n%s", out)
 			shown := strings.Count(out, "  as expected\n")

@@ -122,9 +122,6 @@ func TestDamageIsRepaired(t *testing.T) {
 					return err == nil
 				}, patience, time.Millisecond)
 				t.Logf("repaired after %d ms", time.Since(start).Milliseconds())
-				if !secondKernel { // an emulated processor has no clock to go by
-					assert.Less(t, time.Since(start), time.Second)
-				}
 			})
 		}
 	})
