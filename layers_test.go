@@ -40,17 +40,20 @@ var rules = []rule{
 	{layer: "nouns", packages: []string{"api"}, may: []string{"api/selector"}, mayNot: impure},
 	{layer: "selectors", packages: []string{"api/selector"}, may: nil, mayNot: impure},
 	{layer: "filters", packages: []string{"api/bgp"}, may: nil, mayNot: impure},
+	{layer: "translation", packages: []string{"api/kubernetes"}, may: []string{"api"}, mayNot: impure},
 	{layer: "view", packages: []string{"api/view"}, may: []string{"api"}, mayNot: impure},
+	{layer: "packets", packages: []string{"api/view/packet"}, may: []string{"api/view"}, mayNot: impure},
 	{layer: "wire", packages: []string{"proto/"}, may: []string{"proto/"}},
 	{layer: "plumbing", packages: []string{"internal/"}, may: []string{"internal/"}},
 	{
 		layer: "cores", mayNot: impure,
 		packages: []string{
-			"typha/cache", "typha/compute", "typha/conditions", "typha/views", "felix/state", "felix/render", "felix/desired",
+			"typha/cache", "typha/compute", "typha/conditions", "typha/verdict", "typha/views", "felix/state", "felix/render", "felix/desired",
+			"felix/judge",
 			"confd/render", "confd/bird2", "ipam/block", "cni/conf", "bird/bfd", "bird/policy", "kube-controllers/reflector/elect",
 		},
 		may: []string{
-			"api", "api/bgp", "api/selector", "api/view", "internal/delta",
+			"api", "api/bgp", "api/kubernetes", "api/selector", "api/view", "api/view/packet", "internal/delta", "internal/prefixes",
 			// a core may build on the cores of its own component
 			"typha/cache", "typha/compute", "typha/views", "felix/state", "felix/render", "felix/desired", "confd/render",
 		},

@@ -28,7 +28,7 @@ func CheckCreate(o Object, others Others) error {
 	case *Profile:
 		c.defaultAllow(o.Name)
 	default:
-		if tier, ok := tierOf(o); ok {
+		if tier, ok := TierOf(o); ok {
 			err = c.tierExists(tier, others)
 		}
 	}
@@ -50,8 +50,8 @@ func CheckUpdate(old, updated Object, others Others) error {
 	case *Profile:
 		c.defaultAllow(o.Name)
 	default:
-		was, _ := tierOf(old)
-		if tier, ok := tierOf(updated); ok && tier != was {
+		was, _ := TierOf(old)
+		if tier, ok := TierOf(updated); ok && tier != was {
 			err = c.tierExists(tier, others)
 		}
 	}
@@ -113,8 +113,8 @@ func (c *checker) poolBlocks(p *IPPool, others Others) error {
 	return nil
 }
 
-// tierOf is the tier of a policy; ok is false for other kinds.
-func tierOf(o Object) (tier string, ok bool) {
+// TierOf is the tier of a policy; ok is false for other kinds.
+func TierOf(o Object) (tier string, ok bool) {
 	switch p := o.(type) {
 	case *NetworkPolicy:
 		tier = p.Spec.Tier
@@ -156,7 +156,7 @@ func (c *checker) tierEmpty(name string, others Others) error {
 			return err
 		}
 		for _, o := range policies {
-			if tier, _ := tierOf(o); tier == name {
+			if tier, _ := TierOf(o); tier == name {
 				found = append(found, KeyOf(o).String())
 			}
 		}

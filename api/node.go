@@ -115,6 +115,16 @@ const (
 	ReasonNotConnected = "ConnectionLost"
 )
 
+// ConditionBGPPeersReady is the condition of nodes that tells whether all BGP sessions that the node is to have are up; the
+// message names those that are not, and why. It is confd's word, and no reason to take the node out of service.
+const (
+	ConditionBGPPeersReady = "BGPPeersReady"
+	ReasonPeersUp          = "PeersUp"
+	ReasonNoPeers          = "NoPeers"
+	ReasonPeersDown        = "PeersDown"
+	ReasonSpeakerAway      = "SpeakerAway"
+)
+
 // NodeKernel is what a kernel can do.
 type NodeKernel struct {
 	// Features has a detail for each feature that was tried and works, such as "ipip": "tc BPF". One that is missing does
@@ -196,6 +206,7 @@ func (b *NodeBGPSpec) check(c *checker, at path) {
 	if b.IPv6Address != "" {
 		c.cidr(at.at("ipv6Address"), b.IPv6Address, ipv6)
 	}
+	c.asNumber(at.at("asNumber"), b.ASNumber)
 	c.optionalIP(at.at("ipv4IPIPTunnelAddr"), b.IPv4IPIPTunnelAddr, ipv4)
 	c.optionalIP(at.at("routeReflectorClusterID"), b.RouteReflectorClusterID, ipv4)
 }

@@ -45,6 +45,13 @@ type TierStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
+// ConditionPoliciesValid is the condition of tiers with policies that came from where nobody validated them and do not make
+// sense. They fail closed; the message names them, and says what is wrong. A tier without such policies does not have it.
+const (
+	ConditionPoliciesValid = "PoliciesValid"
+	ReasonInvalidPolicies  = "InvalidPolicies"
+)
+
 // The built-in tiers. They exist in every cluster, keep their order and action, and cannot be deleted.
 const (
 	TierKubeAdmin    = "kube-admin"

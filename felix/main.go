@@ -4,7 +4,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -112,16 +116,20 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 		LocalChanged: reporter.Set,
 		MTU:          func(mtu int) { writeMTU(cfg.LibDir, mtu, d) },
 		Peers:        watcher.Peers,
+		Bearers:      func(interfaces map[string][]string) { saveBearers(cfg.LibDir, interfaces, d) },
 		Ready:        ready,
 	}, d.Log)
 	serve := server.Server{
 		Agent: loop, Pods: agent.Pods{Links: kernel.Links}, Checks: check.Checks{Agent: loop, Checksums: kernel.Checksums}, IPAM: ipam, Records: records, Releases: releases,
-		Log: d.Log, Software: daemon.Version(),
+		Counters: kernel, Log: d.Log, Software: daemon.Version(),
 	}
+
+	d.Metrics.MustRegister(agent.Metrics{Agent: loop, Drivers: kernel})
 
 	can := probes.Probe()
 	d.Log.Info("what the kernel can do was tried", "has", can.Has, "lacks", can.Lacks)
 	loop.SetCapabilities(ctx, can) // before anything else is told
+	loop.SetBearers(ctx, loadBearers(cfg.LibDir, d))
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return loop.Run(ctx) })
@@ -207,6 +215,32 @@ func loadEndpoints(libDir string, links *link.Driver, releases *uplink.Releases,
 	local, err := settle(found, records, links, releases)
 	return records, local, err
 }
+
+// saveBearers keeps where host endpoints were found by their addresses, for the next start: interfaces get theirs late.
+func saveBearers(libDir string, interfaces map[string][]string, d *daemon.Daemon) {
+	body, err := json.Marshal(interfaces)
+	if err == nil {
+		err = store.WriteFile(filepath.Join(libDir, bearersFile), body, 0o600)
+	}
+	if err != nil {
+		d.Log.Error("the interfaces of host endpoints cannot be kept for the next start", "error", err)
+	}
+}
+
+func loadBearers(libDir string, d *daemon.Daemon) map[string][]string {
+	var interfaces map[string][]string
+	body, err := os.ReadFile(filepath.Join(libDir, bearersFile))
+	if err == nil {
+		err = json.Unmarshal(body, &interfaces)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.Log.Error("the interfaces of host endpoints from before cannot be read; endpoints that are found by their addresses are protected once these are there", "error", err)
+	}
+	return interfaces
+}
+
+// bearersFile is under the directory that outlives reboots.
+const bearersFile = "felix/hosts"
 
 // writeMTU tells CNI plugins the MTU of pods.
 func writeMTU(libDir string, mtu int, d *daemon.Daemon) {

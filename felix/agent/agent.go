@@ -67,6 +67,9 @@ type Events struct {
 	Ready func(reasons []string)
 	// MTU is called when the MTU for new pods changed.
 	MTU func(mtu int)
+	// Bearers is called with the interfaces of host endpoints that are found by their addresses, by the endpoint's name, when
+	// they changed; nil: nobody asks.
+	Bearers func(interfaces map[string][]string)
 	// Peers is called with the addresses of the other nodes, sorted, when something of the nodes changed; nil: nobody asks.
 	Peers func(addrs []netip.Addr)
 }
@@ -92,6 +95,7 @@ type Agent struct {
 	tunnels render.Tunnels
 	rib     render.RIB
 	fw      render.Firewall
+	bearers map[string][]string
 	mtu     int
 	warned  []string // about MTUs that are asked for and do not fit
 	host    bool     // the node's own network was read: without it tunnels have no parent, and would go
@@ -216,9 +220,13 @@ func (a *Agent) take(e event) state.Section {
 	return touched
 }
 
+// pathsAtOnce is how many of bird's paths are programmed in one turn, about: so that the kernel is at work while more come,
+// and what a turn needs of memory does not grow with them.
+const pathsAtOnce = 8192
+
 // drain takes every event that is there already, so that a burst is programmed at once.
 func (a *Agent) drain() (touched state.Section) {
-	for {
+	for a.state.PathsChanged() < pathsAtOnce {
 		select {
 		case e := <-a.inbox:
 			touched |= a.take(e)
@@ -226,6 +234,7 @@ func (a *Agent) drain() (touched state.Section) {
 			return touched
 		}
 	}
+	return touched
 }
 
 // turn makes the kernel agree with the state.
@@ -263,6 +272,9 @@ func (a *Agent) turn(ctx context.Context, touched state.Section) error {
 	a.setReady(nil)
 	a.tellMTU()
 	a.tellProblems()
+	if touched&state.Firewall != 0 && a.events.Bearers != nil {
+		a.tellBearers()
+	}
 	if touched&state.Tunnels != 0 && a.events.Peers != nil {
 		a.events.Peers(render.Peers(a.state))
 	}
@@ -283,6 +295,15 @@ func (a *Agent) tellMTU() {
 		}
 	}
 	a.warned = warnings
+}
+
+// tellBearers tells where host endpoints were found by their addresses.
+func (a *Agent) tellBearers() {
+	now := render.Bearers(a.state)
+	if !maps.EqualFunc(a.bearers, now, slices.Equal) {
+		a.bearers = now
+		a.events.Bearers(now)
+	}
 }
 
 // tellProblems tells which pools the node cannot serve.
@@ -342,9 +363,12 @@ func (a *Agent) changes(touched state.Section) desired.Changes {
 		a.tunnels = t
 	}
 	if touched&state.Firewall != 0 {
-		fw := render.FirewallState(a.state)
-		c.Firewall = render.FirewallDelta(a.fw, fw)
-		a.fw = fw
+		c.Firewall = a.fw.Update(a.state)
+		for iface, h := range c.Firewall.Hosts.Set {
+			if h.ClosedBecause != "" {
+				a.log.Warn("a host endpoint is closed but for failsafe ports and what is established", "endpoint", h.Endpoint, "interface", iface, "why", h.ClosedBecause)
+			}
+		}
 	}
 	if touched&(state.Routes|state.Paths) != 0 {
 		c.Routes, c.Encaps = a.rib.Update(a.state, touched)

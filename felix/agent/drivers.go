@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/muslin-net/muslin/felix/dataplane"
+	"github.com/muslin-net/muslin/felix/dataplane/conntrack"
 	"github.com/muslin-net/muslin/felix/dataplane/link"
 	"github.com/muslin-net/muslin/felix/dataplane/route"
-	"github.com/muslin-net/muslin/felix/dataplane/rules/nftables"
+	"github.com/muslin-net/muslin/felix/dataplane/rules"
 	"github.com/muslin-net/muslin/felix/dataplane/tunnel"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
@@ -24,13 +25,16 @@ type Drivers struct {
 	Links   *link.Driver
 	tunnels *tunnel.Driver
 	ipip    Encapsulator
-	rules   *nftables.Driver
+	rules   *rules.Rules
 	routes  *route.Table
 	drifts  *drifts
+	table   *conntrack.Table
+	cuts    *cuts
 
 	// Owned by the agent's loop:
-	wanted  map[netip.Prefix]desired.Route             // the desired routes to what is on this node, one to each destination
-	retired desired.Delta[netip.Prefix, desired.Encap] // to be removed when no route leads there any more
+	settings *desired.Settings                          // of the firewall, with the rule of cuts; nil until they are told
+	wanted   map[netip.Prefix]desired.Route             // the desired routes to what is on this node, one to each destination
+	retired  desired.Delta[netip.Prefix, desired.Encap] // to be removed when no route leads there any more
 }
 
 // Encapsulator is the driver of the IP-in-IP device, by whichever means the kernel has.
@@ -54,10 +58,16 @@ func OpenDrivers(ipip Encapsulator, log *slog.Logger) (*Drivers, error) {
 	if d.tunnels, err = tunnel.New(); err != nil {
 		return nil, err
 	}
-	if d.rules, err = nftables.New(nftables.Config{Log: log}); err != nil {
+	if d.rules, err = rules.New(rules.Config{Log: log}); err != nil {
 		return nil, err
 	}
 	if d.routes, err = route.New(route.Config{Log: log}); err != nil {
+		return nil, err
+	}
+	if d.table, err = conntrack.Open(); err != nil {
+		return nil, err
+	}
+	if d.cuts, err = newCuts(context.Background(), d.table, log); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -65,7 +75,7 @@ func OpenDrivers(ipip Encapsulator, log *slog.Logger) (*Drivers, error) {
 
 // Close releases the drivers; what they programmed stays.
 func (d *Drivers) Close() error {
-	return errors.Join(d.routes.Close(), d.rules.Close(), d.ipip.Close(), d.tunnels.Close(), d.Links.Close())
+	return errors.Join(d.table.Close(), d.routes.Close(), d.rules.Close(), d.ipip.Close(), d.tunnels.Close(), d.Links.Close())
 }
 
 // Update takes changes of the desired state.
@@ -75,6 +85,12 @@ func (d *Drivers) Update(c desired.Changes) {
 	d.retired.Merge(c.Encaps)
 	d.retired.Set = nil
 	d.ipip.Update(c.IPIPs, desired.Delta[netip.Prefix, desired.Encap]{Set: c.Encaps.Set}, c.Decaps)
+	d.cuts.note(c.Firewall)
+	if c.Firewall.Settings != nil {
+		settings := *c.Firewall.Settings
+		settings.CutFlows = d.cuts.wants()
+		c.Firewall.Settings, d.settings = &settings, &settings
+	}
 	d.rules.Update(c.Firewall)
 	d.routes.Update(c.Routes)
 	for k := range c.Routes.Removed {
@@ -94,13 +110,29 @@ func (d *Drivers) Update(c desired.Changes) {
 // Apply makes the kernel agree. A driver that fails does not keep the others from their work: what is not programmed is
 // closed. Packets are encapsulated for a destination as long as a route leads it there.
 func (d *Drivers) Apply(ctx context.Context) error {
-	err := errors.Join(d.Links.Apply(ctx), d.tunnels.Apply(ctx), d.ipip.Apply(ctx), d.rules.Apply(ctx), d.routes.Apply(ctx), d.Links.Grow(ctx))
+	err := errors.Join(d.Links.Apply(ctx), d.tunnels.Apply(ctx), d.ipip.Apply(ctx), d.applyRules(ctx), d.routes.Apply(ctx), d.Links.Grow(ctx))
 	if d.retired.Empty() {
 		return err
 	}
 	d.ipip.Update(desired.Delta[string, desired.IPIP]{}, d.retired, desired.Delta[netip.Addr, struct{}]{})
 	d.retired = desired.Delta[netip.Prefix, desired.Encap]{}
 	return errors.Join(err, d.ipip.Apply(ctx))
+}
+
+// applyRules programs the firewall, and then ends the connections that it no longer lets in.
+func (d *Drivers) applyRules(ctx context.Context) error {
+	if d.settings != nil && d.settings.CutFlows != d.cuts.wants() {
+		settings := *d.settings
+		settings.CutFlows = d.cuts.wants()
+		d.settings = &settings
+		d.rules.Update(desired.FirewallDelta{Settings: d.settings})
+	}
+	err := d.rules.Apply(ctx)
+	if d.settings == nil || !committedOnly(err) {
+		return err
+	}
+	d.cuts.applied(d.settings.CutFlows)
+	return errors.Join(err, d.cuts.forget(ctx))
 }
 
 // Whole tells that all but routes is known.
@@ -159,6 +191,11 @@ func (d *Drivers) Programmed(dst netip.Prefix) bool {
 // Checksums tells whether checksums in tunnels come out right; see tunnel.Driver.
 func (d *Drivers) Checksums() error { return d.tunnels.Checksums() }
 
+// Counters reads what the rules counted.
+func (d *Drivers) Counters(ctx context.Context) ([]dataplane.Counter, error) {
+	return d.rules.Counters(ctx)
+}
+
 // Entries lists everything, desired beside actual.
 func (d *Drivers) Entries() []dataplane.Entry {
 	out := append(d.Links.Entries(), d.tunnels.Entries()...)
@@ -174,7 +211,9 @@ func (d *Drivers) Watch(ctx context.Context, wake func()) error {
 		d.drifts.add(drifts)
 	}
 	defer d.drifts.flush()
+	d.cuts.wakes(wake)
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.cuts.run(ctx) })
 	for _, watch := range []func(context.Context, dataplane.Wake) error{d.Links.Watch, d.tunnels.Watch, d.ipip.Watch, d.rules.Watch, d.routes.Watch} {
 		group.Go(func() error { return watch(ctx, told) })
 	}

@@ -31,6 +31,11 @@ func (a *Agent) SetHost(ctx context.Context, h state.Host) {
 	}})
 }
 
+// SetBearers tells what Events.Bearers told before felix was started.
+func (a *Agent) SetBearers(ctx context.Context, interfaces map[string][]string) {
+	a.post(ctx, event{do: func(s *state.State) state.Section { return s.SetBearers(interfaces) }})
+}
+
 // SetPaths tells changes of bird's best paths; ack is called by the loop when they are in the kernel. known says that bird
 // has told all that it has.
 func (a *Agent) SetPaths(ctx context.Context, paths []state.Path, known bool, ack func()) {

@@ -72,6 +72,13 @@ func (f *Failures) Add(kind Kind, key string, err error) {
 	f.byObject[Object{kind, key}] = err
 }
 
+// Merge adds the failures of a part, with prefix before their keys.
+func (f *Failures) Merge(prefix string, part Failures) {
+	for o, err := range part.byObject {
+		f.Add(o.Kind, prefix+o.Key, err)
+	}
+}
+
 // Of returns the failure of an object, nil if it has none.
 func (f *Failures) Of(kind Kind, key string) error { return f.byObject[Object{kind, key}] }
 

@@ -13,13 +13,31 @@ import (
 // The evaluation has two bits of state for each packet and endpoint, which are all that Calico's semantics (spec §3.1)
 // need: allowed, and passed (this tier). Backends keep them in MarkAccept and MarkPass.
 type Chain struct {
-	Name  string
+	Name string
+	// In is where it is evaluated; none means Filter. Chains that it jumps to are there too. Denied packets are rejected
+	// (Settings.RejectDenied) in Filter only: elsewhere the kernel cannot, and they are dropped.
+	In    Layers
 	Rules []Rule
+}
+
+// Layers are places on a packet's way, as bits of a set: tables to iptables, priorities of hooks to nftables.
+type Layers uint8
+
+// The layers.
+const (
+	Filter Layers = 1 << iota
+	Mangle        // PREROUTING and POSTROUTING, around the translation of addresses
+	Raw           // before connection tracking
+)
+
+// Has tells whether a layer is among them.
+func (l Layers) Has(layer Layers) bool {
+	return l&layer != 0 || l == 0 && layer == Filter
 }
 
 // Equal tells whether two chains are the same to the kernel.
 func (c Chain) Equal(o Chain) bool {
-	return c.Name == o.Name && slices.EqualFunc(c.Rules, o.Rules, Rule.Equal)
+	return c.Name == o.Name && max(c.In, Filter) == max(o.In, Filter) && slices.EqualFunc(c.Rules, o.Rules, Rule.Equal)
 }
 
 // Action is what a rule does when it matches.

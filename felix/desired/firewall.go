@@ -11,6 +11,7 @@ import (
 const (
 	MarkAccept = 0x10000 // a chain of the current endpoint said Allow
 	MarkPass   = 0x20000 // a policy of the current tier said Pass
+	MarkLater  = 0x40000 // locally sent, to be judged when it is known by which interface it leaves; see Host
 	MarkMask   = 0xffff0000
 )
 
@@ -34,11 +35,13 @@ type FirewallDelta struct {
 	Members   map[string]SetDelta     // changes to sets that are there already (after Sets), by id
 	Chains    Delta[string, Chain]    // by name
 	Workloads Delta[string, Workload] // by name of the host-side interface
+	Hosts     Delta[string, Host]     // by name of the host's interface, or AnyInterface
 }
 
 // Empty tells whether d changes nothing.
 func (d FirewallDelta) Empty() bool {
-	return d.Settings == nil && d.Sets.Empty() && len(d.Members) == 0 && d.Chains.Empty() && d.Workloads.Empty()
+	return d.Settings == nil && d.Sets.Empty() && len(d.Members) == 0 && d.Chains.Empty() && d.Workloads.Empty() &&
+		d.Hosts.Empty()
 }
 
 // Set is an IP set with its members, in no order. Prefixes may overlap.
@@ -77,12 +80,17 @@ type Settings struct {
 	CutFlows bool
 	// AllowVXLANFromWorkloads and AllowIPIPFromWorkloads let pods send tunnel packets of their own.
 	AllowVXLANFromWorkloads, AllowIPIPFromWorkloads bool
+	// VXLANPort is the port that workloads must not send UDP to, whether the node itself has VXLAN or not: others may. 0
+	// stands for DefaultVXLANPort.
+	VXLANPort uint16
 	// NATOutgoing masquerades packets from SetMasqPools to destinations outside SetPools; nil: off.
 	NATOutgoing *NATOutgoing
 	// VXLAN4 and VXLAN6 admit tunnel packets of the family and keep them out of connection tracking; nil: off.
 	VXLAN4, VXLAN6 *VXLANAdmission
 	// IPIP admits IP-in-IP packets (protocol 4) from SetAllHosts on this device and drops others; nil: off.
 	IPIP *IPIPAdmission
+	// Rules is for whoever chooses among drivers; to a driver it says nothing.
+	Rules Rules
 }
 
 // Equal tells whether two settings are the same.
@@ -90,6 +98,7 @@ func (s Settings) Equal(o Settings) bool {
 	return slices.Equal(s.WorkloadPrefixes, o.WorkloadPrefixes) && s.EndpointToHost == o.EndpointToHost &&
 		s.RejectDenied == o.RejectDenied && s.AcceptInvalid == o.AcceptInvalid && s.CutFlows == o.CutFlows &&
 		s.AllowVXLANFromWorkloads == o.AllowVXLANFromWorkloads && s.AllowIPIPFromWorkloads == o.AllowIPIPFromWorkloads &&
+		s.VXLANPort == o.VXLANPort && s.Rules == o.Rules &&
 		same(s.NATOutgoing, o.NATOutgoing) && same(s.VXLAN4, o.VXLAN4) && same(s.VXLAN6, o.VXLAN6) && same(s.IPIP, o.IPIP)
 }
 

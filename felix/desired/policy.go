@@ -48,8 +48,20 @@ func PolicyChains(p view.Policy, logPrefix string) [2]Chain {
 	}
 }
 
+// PolicyLayers are where the chains of a policy or profile are needed for the passes of its kind. (Egress chains that
+// evaluate locally sent packets of a host endpoint are needed in Mangle too, see PassLayers.)
+func PolicyLayers(p view.Policy) Layers {
+	switch {
+	case p.DoNotTrack:
+		return Raw
+	case p.PreDNAT:
+		return Mangle
+	}
+	return Filter
+}
+
 func policyChain(p view.Policy, d Direction, rules []view.Rule, logPrefix string) Chain {
-	c := Chain{Name: PolicyChain(p.ID, d), Rules: make([]Rule, 0, len(rules))}
+	c := Chain{Name: PolicyChain(p.ID, d), In: PolicyLayers(p), Rules: make([]Rule, 0, len(rules))}
 	for i, r := range rules {
 		rule := Rule{Match: matchOf(r), Comment: fmt.Sprintf("%s %s %d", p.ID, d, i)}
 		switch r.Action {
@@ -94,19 +106,19 @@ func ListChains(l view.PolicyList) [2]Chain {
 }
 
 func listChain(l view.PolicyList, d Direction) Chain {
-	c := Chain{Name: ListChain(l.ID, d)}
-	add := func(r Rule) { c.Rules = append(c.Rules, r) }
+	return Chain{Name: ListChain(l.ID, d), In: Filter, Rules: listRules(l, Normal, d)}
+}
+
+// listRules evaluate a list in a pass; workloads have the Normal one.
+func listRules(l view.PolicyList, p HostPass, d Direction) (rules []Rule) {
+	add := func(r Rule) { rules = append(rules, r) }
 	add(Rule{Do: Reset, Comment: "start of policy"})
 	for _, t := range l.Tiers {
-		policies := t.Ingress
-		if d == Egress {
-			policies = t.Egress
-		}
-		policies = enforced(policies)
+		policies := enforced(policiesOf(t, d))
 		if len(policies) == 0 {
 			continue
 		}
-		if len(c.Rules) > 1 {
+		if len(rules) > 1 {
 			add(Rule{Do: Reset, Comment: "start of tier " + t.Name})
 		}
 		for i, id := range policies {
@@ -117,16 +129,26 @@ func listChain(l view.PolicyList, d Direction) Chain {
 			add(Rule{If: when, Do: Jump, Target: PolicyChain(id, d), Comment: id})
 			add(Rule{If: IfAllowed, Do: Return, Comment: "allowed by " + id})
 		}
-		if t.DefaultAction != view.Pass {
+		if t.DefaultAction != view.Pass && p != Untracked && p != PreDNAT {
 			add(Rule{If: IfUndecided, Do: Deny, Comment: "end of tier " + t.Name})
 		}
+	}
+	if p != Normal {
+		return rules
 	}
 	for _, id := range l.Profiles {
 		add(Rule{Do: Jump, Target: PolicyChain(id, d), Comment: id})
 		add(Rule{If: IfAllowed, Do: Return, Comment: "allowed by " + id})
 	}
 	add(Rule{Do: Deny, Comment: "no profile decided"})
-	return c
+	return rules
+}
+
+func policiesOf(t view.TierPolicies, d Direction) []string {
+	if d == Egress {
+		return t.Egress
+	}
+	return t.Ingress
 }
 
 func enforced(ids []string) []string {

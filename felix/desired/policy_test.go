@@ -13,7 +13,12 @@ import (
 
 // run evaluates a chain as every backend must, for a packet of a protocol; a rule matches by protocol alone.
 func run(chains map[string]Chain, name string, p view.Protocol) (allowed bool) {
-	var allow, pass, denied bool
+	allow, denied := evaluate(chains, name, p)
+	return allow && !denied
+}
+
+func evaluate(chains map[string]Chain, name string, p view.Protocol) (allow, denied bool) {
+	var pass bool
 	var eval func(name string)
 	eval = func(name string) {
 		for _, r := range chains[name].Rules {
@@ -45,7 +50,7 @@ func run(chains map[string]Chain, name string, p view.Protocol) (allowed bool) {
 		}
 	}
 	eval(name)
-	return allow && !denied
+	return allow, denied
 }
 
 // judge is spec §3.1, read aloud.

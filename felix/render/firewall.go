@@ -3,237 +3,441 @@ package render
 import (
 	"cmp"
 	"maps"
-	"net/netip"
 	"slices"
 
-	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
 )
 
-// Firewall is the whole firewall of a node.
+// Firewall holds what is wanted of the firewall, and computes what changes of it at the cost of what changed: a policy that
+// is edited costs its chains, however many policies and endpoints there are. An endpoint without known policy is closed. The
+// sum of its changes is a function of the state alone. The zero value is ready, and holds nothing.
 type Firewall struct {
-	Settings  desired.Settings
-	Sets      map[string]desired.Set
-	Chains    map[string]desired.Chain
-	Workloads map[string]desired.Workload
+	settings *desired.Settings
+	own      map[string]desired.Set // sets that felix itself needs
+	lists    map[string]*list       // that are known, or named by one who is
+	policies map[string]struct{}    // that are known
+	namedBy  index                  // lists by the policies they name
+	under    index                  // interfaces of local endpoints by their list
+	ids      index                  // the same by the endpoint's id
+	local    map[string]local       // by interface
+	hosts    map[string]desired.Host
+	uses     map[string]passes   // lists of host endpoints
+	leaving  map[string]struct{} // policies whose egress chains judge what leaves by the host's interfaces
+	failsafe []desired.Chain
 }
 
-// FirewallState computes the firewall: settings, the sets that felix itself needs and those that policies name, the
-// chains of policies and lists, and one entry for each local endpoint. An endpoint without known policy is closed.
-func FirewallState(s *state.State) Firewall {
-	fw := Firewall{
-		Settings:  settings(s),
-		Sets:      ownSets(s),
-		Chains:    map[string]desired.Chain{},
-		Workloads: make(map[string]desired.Workload, len(s.Local)),
+// list is a policy list as far as its chains and endpoints depend on it.
+type list struct {
+	policies []string // those that must be known for it to be evaluated
+	missing  int      // how many of them are not
+	chains   []string // what it has in the firewall
+}
+
+// local is a local endpoint in the firewall.
+type local struct {
+	id, list string
+	workload desired.Workload
+}
+
+// passes is a set of passes.
+type passes uint8
+
+func (p passes) has(pass desired.HostPass) bool { return p&(1<<pass) != 0 }
+
+// index tells which names belong to a key.
+type index map[string]map[string]struct{}
+
+func (x index) put(key, name string) {
+	if x[key] == nil {
+		x[key] = map[string]struct{}{}
 	}
-	for id, set := range s.Sets {
-		fw.Sets[id] = desired.Set{Type: set.Type, Members: set.Members}
+	x[key][name] = struct{}{}
+}
+
+func (x index) remove(key, name string) {
+	delete(x[key], name)
+	if len(x[key]) == 0 {
+		delete(x, key)
 	}
-	for id, p := range s.Policies {
-		if p.Staged || desired.Staged(id) {
-			continue
+}
+
+// due is what one Update has to compute anew.
+type due struct {
+	s                      *state.State
+	policies, lists, local map[string]struct{}
+	hosts                  bool
+	out                    desired.FirewallDelta
+}
+
+// Update follows the state.
+func (f *Firewall) Update(s *state.State) desired.FirewallDelta {
+	c := s.ChangedFirewall()
+	d := due{s: s, policies: map[string]struct{}{}, lists: map[string]struct{}{}, local: map[string]struct{}{}, hosts: c.Hosts || c.Config}
+	if first := f.settings == nil; first {
+		*f = Firewall{
+			own: map[string]desired.Set{}, lists: map[string]*list{}, policies: map[string]struct{}{},
+			namedBy: index{}, under: index{}, ids: index{}, local: map[string]local{},
 		}
-		fw.chains(desired.PolicyChains(p, s.Config.Spec.LogPrefix))
+		c, d.hosts = everything(s), true
 	}
-	for _, l := range s.Lists {
-		fw.chains(desired.ListChains(l))
+	if c.Settings || c.Config {
+		f.setSettings(&d)
 	}
-	for name, e := range s.Local {
-		fw.Workloads[name] = workload(s, e)
+	for id, change := range c.Sets {
+		d.set(id, change)
 	}
-	return fw
+	for id := range c.Lists {
+		f.setList(&d, id)
+	}
+	for id := range c.Policies {
+		f.setPolicy(&d, id)
+	}
+	for id := range c.Workloads {
+		addAll(d.local, f.ids[id])
+	}
+	addAll(d.local, c.Local)
+	if c.Config { // the prefix of log lines is in each policy, whether endpoints may spoof is everybody's
+		addAll(d.policies, f.policies)
+		for iface := range f.local {
+			d.local[iface] = struct{}{}
+		}
+	}
+	for iface := range d.local {
+		f.setLocal(&d, iface)
+	}
+	if d.hosts {
+		f.setHosts(&d)
+	}
+	for id := range d.policies {
+		f.policyChains(&d, id)
+	}
+	for id := range d.lists {
+		f.listChains(&d, id)
+	}
+	return d.out
 }
 
-func (fw Firewall) chains(pair [2]desired.Chain) {
-	for _, c := range pair {
-		fw.Chains[c.Name] = c
+// everything is a change of all there is.
+func everything(s *state.State) state.FirewallChanges {
+	c := state.FirewallChanges{
+		Settings: true, Sets: make(map[string]state.SetChange, len(s.Sets)),
+		Policies: keys(s.Policies), Lists: keys(s.Lists), Local: keys(s.Local),
+	}
+	for id := range s.Sets {
+		c.Sets[id] = state.SetChange{Whole: true}
+	}
+	return c
+}
+
+func keys[V any](m map[string]V) map[string]struct{} {
+	out := make(map[string]struct{}, len(m))
+	addAll(out, m)
+	return out
+}
+
+func addAll[V any](to map[string]struct{}, from map[string]V) {
+	for k := range from {
+		to[k] = struct{}{}
 	}
 }
 
-func workload(s *state.State, e state.Endpoint) desired.Workload {
+func (f *Firewall) setSettings(d *due) {
+	if now := settings(d.s); f.settings == nil || !f.settings.Equal(now) {
+		f.settings, d.out.Settings = &now, &now
+	}
+	own := ownSets(d.s)
+	for id, set := range own {
+		if old, there := f.own[id]; !there || !slices.Equal(old.Members, set.Members) {
+			d.out.Sets.Put(id, set)
+		}
+	}
+	f.own = own
+}
+
+// set is about a set that policies name.
+func (d *due) set(id string, c state.SetChange) {
+	if c.Whole {
+		if set, there := d.s.WholeSet(id); there {
+			d.out.Sets.Put(id, desired.Set{Type: set.Type, Members: set.Members})
+		} else {
+			d.out.Sets.Remove(id)
+		}
+		return
+	}
+	var change desired.SetDelta
+	for m, in := range c.Members {
+		if in {
+			change.Added = append(change.Added, m)
+		} else {
+			change.Removed = append(change.Removed, m)
+		}
+	}
+	if d.out.Members == nil {
+		d.out.Members = map[string]desired.SetDelta{}
+	}
+	slices.SortFunc(change.Added, view.Member.Compare)
+	slices.SortFunc(change.Removed, view.Member.Compare)
+	d.out.Members[id] = change
+}
+
+// setList takes up a list, or its end.
+func (f *Firewall) setList(d *due, id string) {
+	l := f.lists[id]
+	if l == nil {
+		l = &list{}
+		f.lists[id] = l
+	}
+	for _, p := range l.policies {
+		f.namedBy.remove(p, id)
+	}
+	l.policies, l.missing = nil, 0
+	if now, there := d.s.Lists[id]; there {
+		l.policies = named(now)
+	}
+	for _, p := range l.policies {
+		f.namedBy.put(p, id)
+		if _, known := f.policies[p]; !known {
+			l.missing++
+		}
+	}
+	d.lists[id] = struct{}{}
+	f.listChanged(d, id)
+}
+
+// listChanged is for a list that came, went, or became complete or incomplete: so do its endpoints.
+func (f *Firewall) listChanged(d *due, id string) {
+	addAll(d.local, f.under[id])
+	d.hosts = d.hosts || f.uses[id] != 0
+}
+
+// named are the policies and profiles that a list needs, each once. Staged ones are never asked.
+func named(l view.PolicyList) []string {
+	out := slices.Clone(l.Profiles)
+	for _, t := range l.Tiers {
+		out = append(append(out, t.Ingress...), t.Egress...)
+	}
+	slices.Sort(out)
+	return slices.DeleteFunc(slices.Compact(out), desired.Staged)
+}
+
+// setPolicy takes up a policy or profile, or its end.
+func (f *Firewall) setPolicy(d *due, id string) {
+	d.policies[id] = struct{}{}
+	_, was := f.policies[id]
+	_, is := d.s.Policies[id]
+	if was == is {
+		return
+	}
+	step := 1
+	delete(f.policies, id)
+	if is {
+		step = -1
+		f.policies[id] = struct{}{}
+	}
+	for name := range f.namedBy[id] {
+		f.lists[name].missing += step
+		f.listChanged(d, name)
+	}
+}
+
+// complete tells whether a list is known with all that it names.
+func (f *Firewall) complete(s *state.State, id string) bool {
+	l := f.lists[id]
+	_, known := s.Lists[id]
+	return known && l != nil && l.missing == 0
+}
+
+// setLocal takes up a local endpoint, or its end.
+func (f *Firewall) setLocal(d *due, iface string) {
+	old, was := f.local[iface]
+	if was {
+		f.ids.remove(old.id, iface)
+		f.under.remove(old.list, iface)
+	}
+	e, is := d.s.Local[iface]
+	if !is {
+		delete(f.local, iface)
+		if was {
+			d.out.Workloads.Remove(iface)
+		}
+		return
+	}
+	now := local{id: e.ID.String(), workload: f.workload(d.s, e)}
+	if v, known := d.s.View(e); known {
+		now.list = v.PolicyList
+	}
+	f.ids.put(now.id, iface)
+	f.under.put(now.list, iface)
+	f.local[iface] = now
+	if !was || !old.workload.Equal(now.workload) || old.workload.ClosedBecause != now.workload.ClosedBecause {
+		d.out.Workloads.Put(iface, now.workload)
+	}
+}
+
+func (f *Firewall) workload(s *state.State, e state.Endpoint) desired.Workload {
 	w := desired.Workload{Endpoint: e.ID.String()}
-	if why := s.Closed(e); len(why) > 0 {
+	if !e.Leaving { // those of one that leaves are about to be another's
+		w.Addresses = e.Addresses
+	}
+	if why := s.ClosedUnless(e, func(list string) bool { return f.complete(s, list) }); len(why) > 0 {
 		w.ClosedBecause = why[0]
 		return w
 	}
 	v, _ := s.View(e)
 	w.Ingress = desired.ListChain(v.PolicyList, desired.Ingress)
 	w.Egress = desired.ListChain(v.PolicyList, desired.Egress)
-	w.Addresses = e.Addresses
 	if maySpoof(s) {
 		w.AllowedSources = v.AllowSpoofedPrefixes
 	}
 	return w
 }
 
-func settings(s *state.State) desired.Settings {
-	c := s.Config.Spec
-	out := desired.Settings{
-		WorkloadPrefixes:        []string{cmp.Or(c.InterfacePrefix, "cali")},
-		RejectDenied:            is(c.IptablesFilterDenyAction, "Reject") || is(c.NftablesFilterDenyAction, "Reject"),
-		AcceptInvalid:           value(c.DisableConntrackInvalidCheck, false),
-		AllowVXLANFromWorkloads: value(c.AllowVXLANPacketsFromWorkloads, false),
-		AllowIPIPFromWorkloads:  value(c.AllowIPIPPacketsFromWorkloads, false),
+// policyChains puts the chains of a policy or profile, or takes them away.
+func (f *Firewall) policyChains(d *due, id string) {
+	p, there := d.s.Policies[id]
+	if !there || p.Staged || desired.Staged(id) {
+		d.out.Chains.Remove(desired.PolicyChain(id, desired.Ingress))
+		d.out.Chains.Remove(desired.PolicyChain(id, desired.Egress))
+		return
 	}
-	switch action := c.DefaultEndpointToHostAction; {
-	case is(action, "Accept"):
-		out.EndpointToHost = desired.HostAccept
-	case is(action, "Return"):
-		out.EndpointToHost = desired.HostReturn
+	pair := desired.PolicyChains(p, d.s.Config.Spec.LogPrefix)
+	if _, leaving := f.leaving[id]; leaving {
+		pair[desired.Egress].In |= desired.Mangle
 	}
-	for _, p := range s.Pools {
-		if p.Spec.NATOutgoing {
-			out.NATOutgoing = natOutgoing(c)
+	for _, c := range pair {
+		d.out.Chains.Put(c.Name, c)
+	}
+}
+
+// listChains puts the chains of a list for whom it applies to, or takes them away.
+func (f *Firewall) listChains(d *due, id string) {
+	l := f.lists[id]
+	if l == nil { // a host endpoint names it, and it is not known
+		return
+	}
+	old := l.chains
+	l.chains = nil
+	content, there := d.s.Lists[id]
+	if there {
+		for _, c := range chainsOf(content, f.uses[id]) {
+			d.out.Chains.Put(c.Name, c)
+			l.chains = append(l.chains, c.Name)
+		}
+	} else {
+		delete(f.lists, id)
+	}
+	for _, name := range old {
+		if !slices.Contains(l.chains, name) {
+			d.out.Chains.Remove(name)
 		}
 	}
-	for _, f := range families(s) {
-		if f.ipip {
-			out.IPIP = &desired.IPIPAdmission{Device: desired.IPIPDevice}
-		}
-		if !f.vxlan {
+}
+
+// chainsOf are the chains of a list: for workloads, unless its policies are of passes that workloads do not have, and for
+// the passes in which host endpoints use it.
+func chainsOf(l view.PolicyList, uses passes) []desired.Chain {
+	var out []desired.Chain
+	if !uses.has(desired.Untracked) && !uses.has(desired.PreDNAT) {
+		pair := desired.ListChains(l)
+		out = append(out, pair[:]...)
+	}
+	for pass := desired.Untracked; pass <= desired.Normal; pass++ {
+		if !uses.has(pass) {
 			continue
 		}
-		admission := &desired.VXLANAdmission{Port: uint16(value(c.VXLANPort, desired.DefaultVXLANPort)), Device: f.device}
-		if f.v6 {
-			out.VXLAN6 = admission
-		} else {
-			out.VXLAN4 = admission
+		for _, c := range desired.PassChains(l, pass) {
+			if len(c.Rules) > 0 {
+				out = append(out, c)
+			}
 		}
 	}
 	return out
 }
 
-func natOutgoing(c api.FelixConfigurationSpec) *desired.NATOutgoing {
-	n := &desired.NATOutgoing{
-		ExcludeHosts: is(value(c.NATOutgoingExclusions, ""), "IPPoolsAndHostIPs"),
-		OutInterface: c.IptablesNATOutgoingInterfaceFilter, RandomizePorts: true,
+// setHosts computes what is about host endpoints. They are few; what their lists say is not.
+func (f *Firewall) setHosts(d *due) {
+	uses := hostLists(d.s)
+	for id := range f.uses {
+		if uses[id] != f.uses[id] {
+			d.lists[id] = struct{}{}
+		}
 	}
-	if a, err := netip.ParseAddr(c.NATOutgoingAddress); err == nil && a.Is4() {
-		n.Source4 = a
-	} else if err == nil {
-		n.Source6 = a
+	for id := range uses {
+		if uses[id] != f.uses[id] {
+			d.lists[id] = struct{}{}
+		}
 	}
-	if c.NATPortRange != nil && !c.NATPortRange.IsNamed() {
-		n.Ports = view.PortRange{First: c.NATPortRange.First, Last: c.NATPortRange.Last}
+	f.uses = uses
+	leaving := leavingHosts(d.s, uses)
+	for id := range leaving {
+		if _, was := f.leaving[id]; !was {
+			d.policies[id] = struct{}{}
+		}
 	}
-	return n
+	for id := range f.leaving {
+		if _, is := leaving[id]; !is {
+			d.policies[id] = struct{}{}
+		}
+	}
+	f.leaving = leaving
+	hosts := hosts(d.s, func(list string) []string {
+		if f.complete(d.s, list) {
+			return nil
+		}
+		return d.s.ListLacks(list)
+	})
+	d.out.Hosts = desired.Diff(f.hosts, hosts, func(a, b desired.Host) bool { return a == b })
+	f.hosts = hosts
+	failsafe := failsafes(d.s, len(hosts) > 0)
+	for _, c := range f.failsafe {
+		if len(failsafe) == 0 {
+			d.out.Chains.Remove(c.Name)
+		}
+	}
+	if !slices.EqualFunc(failsafe, f.failsafe, desired.Chain.Equal) {
+		for _, c := range failsafe {
+			d.out.Chains.Put(c.Name, c)
+		}
+	}
+	f.failsafe = failsafe
 }
 
-// ownSets are the sets that felix's own rules name. All four exist always, so that no rule waits for one.
-func ownSets(s *state.State) map[string]desired.Set {
-	members := map[string][]netip.Prefix{
-		desired.SetAllHosts: nil, desired.SetVXLANHosts: nil, desired.SetPools: nil, desired.SetMasqPools: nil,
-	}
-	add := func(set string, p netip.Prefix) { members[set] = append(members[set], p) }
-	for _, n := range s.Nodes {
-		for _, own := range []struct{ node, vtep netip.Addr }{{n.IPv4.Addr(), n.VXLANAddr4}, {n.IPv6.Addr(), n.VXLANAddr6}} {
-			if !own.node.IsValid() {
-				continue
-			}
-			host := netip.PrefixFrom(own.node, own.node.BitLen())
-			add(desired.SetAllHosts, host)
-			if n.Name != s.Node && own.vtep.IsValid() {
-				add(desired.SetVXLANHosts, host)
+// hostLists are the lists that host endpoints name, and in which passes.
+func hostLists(s *state.State) map[string]passes {
+	uses := map[string]passes{}
+	for _, e := range s.HostEPs {
+		for pass, id := range listsOf(e) {
+			if id != "" {
+				uses[id] |= 1 << pass
 			}
 		}
 	}
-	for _, p := range s.Pools {
-		cidr, err := netip.ParsePrefix(p.Spec.CIDR)
-		if err != nil || loadBalancerOnly(p) {
+	return uses
+}
+
+// leavingHosts are the policies of what leaves by the host's own interfaces.
+func leavingHosts(s *state.State, uses map[string]passes) map[string]struct{} {
+	out := map[string]struct{}{}
+	for id, in := range uses {
+		if !in.has(desired.Normal) {
 			continue
 		}
-		add(desired.SetPools, cidr)
-		if p.Spec.NATOutgoing {
-			add(desired.SetMasqPools, cidr)
+		l := s.Lists[id]
+		for _, t := range l.Tiers {
+			for _, id := range t.Egress {
+				out[id] = struct{}{}
+			}
 		}
-	}
-	for _, cidr := range externalNodes(s) {
-		add(desired.SetAllHosts, cidr)
-		add(desired.SetVXLANHosts, cidr)
-	}
-	out := make(map[string]desired.Set, len(members))
-	for id, prefixes := range members {
-		slices.SortFunc(prefixes, comparePrefixes)
-		set := desired.Set{Type: view.SetNet}
-		for _, p := range slices.Compact(prefixes) {
-			set.Members = append(set.Members, view.Member{Prefix: p})
+		for _, id := range l.Profiles {
+			out[id] = struct{}{}
 		}
-		out[id] = set
 	}
 	return out
 }
 
-// externalNodes are the networks of tunnel peers that are no nodes of the cluster.
-func externalNodes(s *state.State) (out []netip.Prefix) {
-	for _, text := range value(s.Config.Spec.ExternalNodesCIDRList, nil) {
-		if cidr, err := parseNet(text); err == nil {
-			out = append(out, cidr)
-		}
-	}
-	return out
-}
-
-func loadBalancerOnly(p *api.IPPool) bool {
-	return len(p.Spec.AllowedUses) == 1 && p.Spec.AllowedUses[0] == api.UseLoadBalancer
-}
-
-// parseNet reads a CIDR, or an address as the network of it alone.
-func parseNet(text string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(text); err == nil {
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(text)
-	return p.Masked(), err
-}
-
-// FirewallDelta is what makes next of prev. Changed sets go as changes of members.
-func FirewallDelta(prev, next Firewall) desired.FirewallDelta {
-	var d desired.FirewallDelta
-	if !prev.Settings.Equal(next.Settings) || prev.Sets == nil {
-		d.Settings = &next.Settings
-	}
-	d.Chains = desired.Diff(prev.Chains, next.Chains, desired.Chain.Equal)
-	d.Workloads = desired.Diff(prev.Workloads, next.Workloads, desired.Workload.Equal)
-	for id := range prev.Sets {
-		if _, ok := next.Sets[id]; !ok {
-			d.Sets.Remove(id)
-		}
-	}
-	for id, set := range next.Sets {
-		old, ok := prev.Sets[id]
-		if !ok || old.Type != set.Type {
-			d.Sets.Put(id, set)
-			continue
-		}
-		if change := memberDelta(old, set); len(change.Added)+len(change.Removed) > 0 {
-			if d.Members == nil {
-				d.Members = map[string]desired.SetDelta{}
-			}
-			d.Members[id] = change
-		}
-	}
-	return d
-}
-
-func memberDelta(prev, next desired.Set) desired.SetDelta {
-	if slices.Equal(prev.Members, next.Members) {
-		return desired.SetDelta{}
-	}
-	gone := make(map[view.Member]struct{}, len(prev.Members))
-	for _, m := range prev.Members {
-		gone[m] = struct{}{}
-	}
-	var d desired.SetDelta
-	for _, m := range next.Members {
-		if _, ok := gone[m]; ok {
-			delete(gone, m)
-			continue
-		}
-		d.Added = append(d.Added, m)
-	}
-	d.Removed = slices.SortedFunc(maps.Keys(gone), view.Member.Compare)
-	return d
+// byName are the host endpoints in the order of precedence.
+func byName(s *state.State) []view.HostEndpoint {
+	return slices.SortedFunc(maps.Values(s.HostEPs), func(a, b view.HostEndpoint) int { return cmp.Compare(a.Name, b.Name) })
 }

@@ -120,14 +120,27 @@ func usualScenarios() map[string]*world {
 		"open-endpoint": base().add(anyPool).add(policed(web)...).wire(web),
 		"spoofing": base().add(anyPool, config(func(c *api.FelixConfigurationSpec) { c.WorkloadSourceSpoofing = "any" })).
 			add(policed(web, spoofing)...).wire(web),
-		"spoofing-not-allowed":    base().add(anyPool).add(policed(web, spoofing)...).wire(web),
-		"closed-unknown":          base().add(anyPool).wire(web),
-		"closed-incomplete":       base().add(policed(web, incomplete)...).wire(web),
-		"closed-earlier-sandbox":  base().add(policed(web, before)...).wire(web),
-		"closed-no-list":          base().add(policed(web, unknownList)...).wire(web),
-		"closed-profile-unknown":  base().add(without(policed(web), "pro/kns.shop")...).wire(web),
-		"closed-policy-unknown":   base().add(without(policed(web), "np/shop/web")...).wire(web),
-		"open-staged-not-known":   base().add(without(policed(web), "snp/shop/try")...).wire(web),
+		"spoofing-not-allowed":   base().add(anyPool).add(policed(web, spoofing)...).wire(web),
+		"closed-unknown":         base().add(anyPool).wire(web),
+		"closed-incomplete":      base().add(policed(web, incomplete)...).wire(web),
+		"closed-earlier-sandbox": base().add(policed(web, before)...).wire(web),
+		"closed-no-list":         base().add(policed(web, unknownList)...).wire(web),
+		"closed-profile-unknown": base().add(without(policed(web), "pro/kns.shop")...).wire(web),
+		"closed-policy-unknown":  base().add(without(policed(web), "np/shop/web")...).wire(web),
+		"open-staged-not-known":  base().add(without(policed(web), "snp/shop/try")...).wire(web),
+		"hosts":                  base().add(anyPool).add(policed(web)...).add(hosted()...).wire(web),
+		"hosts-failsafe": base().add(hosted()...).add(config(func(c *api.FelixConfigurationSpec) {
+			c.FailsafeInboundHostPorts = &[]api.ProtoPort{{Port: 22, Net: "10.0.0.0/8"}, {Protocol: "udp", Port: 68}}
+			c.FailsafeOutboundHostPorts = &[]api.ProtoPort{}
+		})),
+		"hosts-incomplete": base().add(without(hosted(), "gnp/deny-dns")...),
+		"hosts-excluded": base().add(hosted()...).nic("kube-ipvs0", 1500, true, "10.30.9.9/32").nic("tap7", 1500, true, "10.30.9.9/32").nic("eth9", 1500, true, "10.30.9.9/32").
+			add(config(func(c *api.FelixConfigurationSpec) {
+				c.InterfaceExclude, c.InterfacePrefix = "kube-ipvs0, /^tap[0-9]+/", "cali, tap"
+			})),
+		"hosts-before-addresses":  base().add(hosted()...).nic("eth0", 1500, false).bears("a-by-address", "eth0"),
+		"hosts-no-profile":        base().add(hostsOf(view.HostEndpoint{Name: "x", Interface: "eth0", Normal: "h-normal", Incomplete: []string{"profile x is not known"}})...),
+		"hosts-own-prednat":       base().add(hostsOf(view.HostEndpoint{Name: "all", Interface: "*", Normal: "h-normal", PreDNAT: "h-prednat"}, view.HostEndpoint{Name: "own", Interface: "eth0", Normal: "h-normal", Forward: "h-staged"})...),
 		"closed-leaving-endpoint": base().add(policed(leaving)...).wire(leaving),
 	}
 }
@@ -193,7 +206,20 @@ func text(s *state.State) string {
 		return id + " {" + strings.Join(members, " ") + "}"
 	}))
 	section("chains", lines(maps.Keys(fw.Chains), func(name string) string {
-		return fmt.Sprintf("%s, %d rules", name, len(fw.Chains[name].Rules))
+		return fmt.Sprintf("%s, %d rules%s", name, len(fw.Chains[name].Rules), layers(fw.Chains[name].In))
+	}))
+	section("hosts", lines(maps.Keys(fw.Hosts), func(name string) string {
+		h := fw.Hosts[name]
+		out := name + " " + h.Endpoint
+		for pass := desired.Untracked; pass <= desired.Normal; pass++ {
+			if ways := h.Of(pass); ways != (desired.Ways{}) {
+				out += fmt.Sprintf("; %s in %s out %s", pass, ways.Ingress, ways.Egress)
+			}
+		}
+		if h.ClosedBecause != "" {
+			out += "; closed: " + h.ClosedBecause
+		}
+		return out
 	}))
 	section("endpoints", lines(maps.Keys(fw.Workloads), func(name string) string {
 		w := fw.Workloads[name]
@@ -218,6 +244,22 @@ func settingsLines(s desired.Settings) []string {
 	}
 	if s.IPIP != nil {
 		out = append(out, "ipip admitted on "+s.IPIP.Device)
+	}
+	return out
+}
+
+func layers(in desired.Layers) string {
+	if in == desired.Filter {
+		return ""
+	}
+	out := ", in"
+	for _, l := range []struct {
+		layer desired.Layers
+		name  string
+	}{{desired.Filter, "filter"}, {desired.Mangle, "mangle"}, {desired.Raw, "raw"}} {
+		if in.Has(l.layer) {
+			out += " " + l.name
+		}
 	}
 	return out
 }

@@ -91,7 +91,8 @@ func history(w *world, r *rand.Rand) []func(*state.State) state.Section {
 		})
 	}
 	steps = append(steps, func(s *state.State) state.Section { return s.SetHost(w.host) },
-		func(s *state.State) state.Section { return s.SetCapabilities(state.Capabilities{Lacks: w.lacks}) })
+		func(s *state.State) state.Section { return s.SetCapabilities(state.Capabilities{Lacks: w.lacks}) },
+		func(s *state.State) state.Section { return s.SetBearers(w.bore) })
 	detours = append(detours, func(s *state.State) state.Section {
 		return s.SetCapabilities(state.Capabilities{Lacks: map[string]string{api.FeatureVXLAN: "no", api.FeatureIPIP: "no"}})
 	})
@@ -123,6 +124,9 @@ func detour(it view.Item) (view.Item, bool) {
 	case view.PolicyList:
 		it.Profiles = nil
 		return it, true
+	case view.HostEndpoint:
+		it.Interface, it.Normal, it.PreDNAT, it.Forward = "eth0", it.Forward, "", it.Normal
+		return it, true
 	case view.WorkloadEndpoint:
 		it.Incomplete = []string{"something"}
 		return it, true
@@ -143,8 +147,9 @@ func shuffled[T any](list []T, r *rand.Rand) []T {
 // kernel adds differences up as drivers do.
 type kernel struct {
 	routes map[desired.RouteKey]desired.Route
-	fw     render.Firewall
-	last   render.Firewall
+	fw     render.Whole
+	rules  render.Firewall
+	told   bool // something of the firewall
 
 	tunnels render.Tunnels
 	links   map[string]desired.WorkloadLink
@@ -155,8 +160,9 @@ type kernel struct {
 func newKernel() *kernel {
 	return &kernel{
 		routes: map[desired.RouteKey]desired.Route{}, encaps: map[netip.Prefix]desired.Encap{},
-		fw: render.Firewall{
+		fw: render.Whole{
 			Sets: map[string]desired.Set{}, Chains: map[string]desired.Chain{}, Workloads: map[string]desired.Workload{},
+			Hosts: map[string]desired.Host{},
 		},
 	}
 }
@@ -177,9 +183,8 @@ func (k *kernel) follow(s *state.State, touched state.Section) {
 	if touched&state.Firewall == 0 {
 		return
 	}
-	next := render.FirewallState(s)
-	d := render.FirewallDelta(k.last, next)
-	k.last = next
+	k.told = true
+	d := k.rules.Update(s)
 	if d.Settings != nil {
 		k.fw.Settings = *d.Settings
 	}
@@ -187,11 +192,12 @@ func (k *kernel) follow(s *state.State, touched state.Section) {
 	for id, change := range d.Members {
 		set := k.fw.Sets[id]
 		members := slices.DeleteFunc(slices.Clone(set.Members), func(m view.Member) bool { return slices.Contains(change.Removed, m) })
-		set.Members = slices.SortedFunc(slices.Values(append(members, change.Added...)), view.Member.Compare)
+		set.Members = slices.Compact(slices.SortedFunc(slices.Values(append(members, change.Added...)), view.Member.Compare))
 		k.fw.Sets[id] = set
 	}
 	apply(k.fw.Chains, d.Chains)
 	apply(k.fw.Workloads, d.Workloads)
+	apply(k.fw.Hosts, d.Hosts)
 }
 
 func apply[K comparable, V any](to map[K]V, d desired.Delta[K, V]) {
@@ -213,12 +219,18 @@ func (k *kernel) check(t *testing.T, s *state.State) {
 	if k.links != nil {
 		require.Equal(t, render.Links(s), k.links)
 	}
-	if k.last.Sets == nil {
+	if !k.told {
 		return // nothing of the firewall was touched yet
 	}
-	require.True(t, k.fw.Settings.Equal(fw.Settings), "%+v, want %+v", k.fw.Settings, fw.Settings)
+	checkFirewall(t, k.fw, fw)
+}
+
+func checkFirewall(t *testing.T, have, want render.Whole) {
+	t.Helper()
+	require.True(t, have.Settings.Equal(want.Settings), "%+v, want %+v", have.Settings, want.Settings)
 	sameSet := func(a, b desired.Set) bool { return a.Type == b.Type && slices.Equal(a.Members, b.Members) }
-	require.True(t, desired.Diff(k.fw.Sets, fw.Sets, sameSet).Empty(), "sets %v, want %v", k.fw.Sets, fw.Sets)
-	require.True(t, desired.Diff(k.fw.Chains, fw.Chains, desired.Chain.Equal).Empty(), "chains %v, want %v", k.fw.Chains, fw.Chains)
-	require.True(t, desired.Diff(k.fw.Workloads, fw.Workloads, desired.Workload.Equal).Empty(), "endpoints %v, want %v", k.fw.Workloads, fw.Workloads)
+	require.True(t, desired.Diff(have.Sets, want.Sets, sameSet).Empty(), "sets %v, want %v", have.Sets, want.Sets)
+	require.True(t, desired.Diff(have.Chains, want.Chains, desired.Chain.Equal).Empty(), "chains %v, want %v", have.Chains, want.Chains)
+	require.Equal(t, want.Workloads, have.Workloads)
+	require.Equal(t, want.Hosts, have.Hosts)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
+	"github.com/muslin-net/muslin/internal/prefixes"
 )
 
 // RIB holds the routes that are wanted, and computes what changes of them, at the cost of what changed: bird may bring a
@@ -14,7 +15,7 @@ import (
 // ready, and holds none.
 type RIB struct {
 	base   *routes                      // all routes but bird's, and what bird's depend on
-	metric map[netip.Prefix]int         // of bird's routes that are there
+	metric prefixes.Map[int]            // of bird's routes that are there
 	hops   map[netip.Addr]state.NextHop // as base saw them
 	encaps map[netip.Prefix]desired.Encap
 }
@@ -24,19 +25,19 @@ func (b *RIB) Update(s *state.State, touched state.Section) (changes desired.Del
 	changed := s.ChangedPaths()
 	first := b.base == nil
 	if first {
-		b.base, b.metric, b.encaps, touched = &routes{}, map[netip.Prefix]int{}, map[netip.Prefix]desired.Encap{}, state.Routes
+		b.base, b.encaps, touched = &routes{}, map[netip.Prefix]desired.Encap{}, state.Routes
 	}
 	if touched&state.Routes != 0 {
 		old, next := b.base, newRoutes(s)
 		changes = desired.Diff(old.out, next.out, desired.Route.Equal)
 		if first || !maps.Equal(b.hops, s.Host.NextHops) || !next.judgesAs(old) {
-			changed = everyPath(s, b.metric)
+			changed = everyPath(s, &b.metric)
 		} else { // bird's routes give way, and come back, where others' come and go
-			symmetric(old.taken, next.taken, changed)
+			symmetric(old.taken, next.taken, &changed)
 		}
 		b.base, b.hops = next, s.Host.NextHops
 	}
-	for prefix := range changed {
+	for prefix := range changed.All() {
 		b.judge(s, prefix, &changes)
 	}
 	return changes, b.follow(changes)
@@ -45,18 +46,18 @@ func (b *RIB) Update(s *state.State, touched state.Section) (changes desired.Del
 // judge computes the route of bird's to a prefix.
 func (b *RIB) judge(s *state.State, prefix netip.Prefix, d *desired.Delta[desired.RouteKey, desired.Route]) {
 	route, ok := desired.Route{}, false
-	if ways, there := s.Paths[prefix]; there && !b.base.taken[prefix] {
+	if ways, there := s.Paths.Get(prefix); there && !b.base.taken[prefix] {
 		route, ok = b.base.learned(prefix, ways)
 	}
-	if metric, was := b.metric[prefix]; was && (!ok || metric != route.Metric) {
-		delete(b.metric, prefix)
+	if metric, was := b.metric.Get(prefix); was && (!ok || metric != route.Metric) {
+		b.metric.Delete(prefix)
 		key := desired.Route{Dst: prefix, Metric: metric}.Key()
 		if _, other := b.base.out[key]; !other {
 			d.Remove(key)
 		}
 	}
 	if ok {
-		b.metric[prefix] = route.Metric
+		b.metric.Set(prefix, route.Metric)
 		d.Put(route.Key(), route)
 	}
 }
@@ -94,23 +95,22 @@ func (r *routes) judgesAs(o *routes) bool {
 }
 
 // everyPath is the prefixes of all paths, and of all routes that are there.
-func everyPath(s *state.State, there map[netip.Prefix]int) map[netip.Prefix]struct{} {
-	all := make(map[netip.Prefix]struct{}, max(len(s.Paths), len(there)))
-	for p := range s.Paths {
-		all[p] = struct{}{}
+func everyPath(s *state.State, there *prefixes.Map[int]) (all prefixes.Map[struct{}]) {
+	for p := range s.Paths.All() {
+		all.Set(p, struct{}{})
 	}
-	for p := range there {
-		all[p] = struct{}{}
+	for p := range there.All() {
+		all.Set(p, struct{}{})
 	}
 	return all
 }
 
 // symmetric adds what is in one of two sets only.
-func symmetric(a, b map[netip.Prefix]bool, to map[netip.Prefix]struct{}) {
+func symmetric(a, b map[netip.Prefix]bool, to *prefixes.Map[struct{}]) {
 	for _, pair := range [][2]map[netip.Prefix]bool{{a, b}, {b, a}} {
 		for p := range pair[0] {
 			if !pair[1][p] {
-				to[p] = struct{}{}
+				to.Set(p, struct{}{})
 			}
 		}
 	}

@@ -24,7 +24,8 @@ type world struct {
 	local []state.Endpoint
 	paths []state.Path
 	host  state.Host
-	lacks map[string]string // what the kernel cannot do
+	lacks map[string]string   // what the kernel cannot do
+	bore  map[string][]string // interfaces of host endpoints before
 }
 
 // base is a node on eth0 (10.30.0.206/24), a neighbour in its subnet (worker-2) and one beyond a router (worker-3).
@@ -131,6 +132,50 @@ func policed(e state.Endpoint, change ...func(*view.WorkloadEndpoint)) []view.It
 	}
 }
 
+// hosted are host endpoints of each kind: two that claim eth0, one by its address; one whose address the host does not have;
+// one of an interface that is not there; and all others.
+func hosted() []view.Item {
+	return hostsOf(
+		view.HostEndpoint{Name: "b-eth0", Interface: "eth0", Normal: "l1"},
+		view.HostEndpoint{Name: "a-by-address", ExpectedIPs: []netip.Addr{addr("10.30.0.206")}, Normal: "h-normal", Untracked: "h-untracked", Forward: "h-forward"},
+		view.HostEndpoint{Name: "c-elsewhere", ExpectedIPs: []netip.Addr{addr("10.30.9.9")}, Normal: "h-normal"},
+		view.HostEndpoint{Name: "d-later", Interface: "bond7", Normal: "h-normal", PreDNAT: "h-prednat"},
+		view.HostEndpoint{Name: "all", Interface: "*", Normal: "l1", PreDNAT: "h-prednat", Forward: "h-forward"},
+		view.HostEndpoint{Name: "everything", Interface: "*", Normal: "l1"},
+	)
+}
+
+// hostsOf are host endpoints with the lists of policies that they may have.
+func hostsOf(endpoints ...view.HostEndpoint) []view.Item {
+	tier := func(ingress, egress string) []view.TierPolicies {
+		t := view.TierPolicies{Name: "default", DefaultAction: view.Deny}
+		if ingress != "" {
+			t.Ingress = []string{ingress}
+		}
+		if egress != "" {
+			t.Egress = []string{egress}
+		}
+		return []view.TierPolicies{t}
+	}
+	rules := []view.Rule{{Action: view.Deny, Protocol: 17}}
+	items := append(policed(pod("web", "192.168.1.5")),
+		view.Policy{ID: "gnp/no-track", Tier: "default", DoNotTrack: true, ApplyOnForward: true, Ingress: rules, Egress: rules},
+		view.Policy{ID: "gnp/early", Tier: "default", PreDNAT: true, ApplyOnForward: true, Ingress: rules},
+		view.Policy{ID: "gnp/transit", Tier: "default", ApplyOnForward: true, Ingress: rules},
+		view.Policy{ID: "gnp/deny-dns", Tier: "default", Egress: rules},
+		view.Policy{ID: "sgnp/try", Tier: "default", Staged: true, ApplyOnForward: true, Ingress: rules},
+		view.PolicyList{ID: "h-untracked", Tiers: tier("gnp/no-track", "gnp/no-track")},
+		view.PolicyList{ID: "h-prednat", Tiers: tier("gnp/early", "")},
+		view.PolicyList{ID: "h-forward", Tiers: tier("gnp/transit", "")},
+		view.PolicyList{ID: "h-staged", Tiers: tier("sgnp/try", "")},
+		view.PolicyList{ID: "h-normal", Tiers: tier("gnp/transit", "gnp/deny-dns"), Profiles: []string{"pro/kns.shop"}},
+	)
+	for _, e := range endpoints {
+		items = append(items, e)
+	}
+	return items
+}
+
 func path(dst string, hops ...string) state.Path {
 	p := state.Path{Prefix: prefix(dst), Ways: &state.Ways{}}
 	for _, h := range hops {
@@ -158,6 +203,12 @@ func (w *world) nic(name string, mtu int, up bool, addrs ...string) *world {
 // leaves says by which links packets to other nodes leave.
 func (w *world) leaves(links ...string) *world { w.host.Uplinks = links; return w }
 
+// bears says on which interface a host endpoint was found before.
+func (w *world) bears(endpoint, iface string) *world {
+	w.bore = map[string][]string{endpoint: {iface}}
+	return w
+}
+
 // without says what the kernel cannot do.
 func (w *world) without(capabilities ...string) *world {
 	w.lacks = map[string]string{}
@@ -179,6 +230,7 @@ func (w *world) state() *state.State {
 	s := state.New(self)
 	s.SetHost(state.Host{Interfaces: maps.Clone(w.host.Interfaces), NextHops: maps.Clone(w.host.NextHops), Uplinks: w.host.Uplinks})
 	s.SetCapabilities(state.Capabilities{Lacks: w.lacks})
+	s.SetBearers(w.bore)
 	s.Apply(view.Batch{Updates: w.items, InSync: true})
 	for _, e := range w.local {
 		s.SetLocal(e)

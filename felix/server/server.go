@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/state"
 	"github.com/muslin-net/muslin/internal/rpc"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
@@ -41,6 +42,10 @@ type Agent interface {
 	Serves(ctx context.Context, addrs []netip.Addr) error
 	// Dump returns desired beside actual state.
 	Dump(ctx context.Context) ([]Difference, error)
+	// Applied tells what applies to the endpoint of an interface.
+	Applied(ctx context.Context, iface string) (Applied, error)
+	// Explain traces an object of the kernel, as Dump names it, to what caused it.
+	Explain(ctx context.Context, section, key string) ([]Reason, error)
 	// Ready tells whether pods can be wired, and if not why.
 	Ready() []string
 }
@@ -104,6 +109,7 @@ type Server struct {
 	Pods     Pods
 	Checks   Checks
 	IPAM     IPAM
+	Counters dataplane.Counters // nil: nothing is counted
 	Records  Records
 	Releases Releases
 	Log      *slog.Logger

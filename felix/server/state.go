@@ -26,9 +26,13 @@ func (s *Server) Dump(ctx context.Context, req *felixv1.DumpRequest) (*felixv1.D
 	return resp, nil
 }
 
-// Endpoints lists the endpoints of the node.
+// Endpoints lists the endpoints of the node, with what applies to them.
 func (s *Server) Endpoints(ctx context.Context, req *felixv1.EndpointsRequest) (*felixv1.EndpointsResponse, error) {
 	local, err := s.Agent.Local(ctx)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	counted, err := s.counts(ctx)
 	if err != nil {
 		return nil, statusOf(err)
 	}
@@ -41,9 +45,15 @@ func (s *Server) Endpoints(ctx context.Context, req *felixv1.EndpointsRequest) (
 		for _, a := range e.Addresses {
 			names = append(names, a.String())
 		}
-		if asked := req.GetEndpoint(); asked == "" || slices.Contains(names, asked) {
-			resp.Endpoints = append(resp.Endpoints, out)
+		if asked := req.GetEndpoint(); asked != "" && !slices.Contains(names, asked) {
+			continue
 		}
+		applied, err := s.Agent.Applied(ctx, e.Interface)
+		if err != nil {
+			return nil, statusOf(err)
+		}
+		out.Closed, out.ClosedBecause, out.Policies = len(applied.Closed) > 0, applied.Closed, policyCounters(applied, counted)
+		resp.Endpoints = append(resp.Endpoints, out)
 	}
 	slices.SortFunc(resp.GetEndpoints(), func(a, b *felixv1.Endpoint) int {
 		if a.GetInterface() < b.GetInterface() {

@@ -39,6 +39,7 @@ type world struct {
 	checkErr error
 	unserved netip.Prefix // pods of these addresses would have no network
 
+	applied  map[string]server.Applied
 	local    map[string]state.Endpoint
 	links    map[string]bool
 	records  map[string]state.Endpoint
@@ -142,6 +143,19 @@ func (a *agentOf) Dump(context.Context) ([]server.Difference, error) {
 		{Section: "route", Key: "10.0.1.0/26", Desired: "blackhole", Actual: "", Error: "no"},
 		{Section: "link", Key: "cali1", Desired: "up", Actual: "down"},
 	}, nil
+}
+
+func (a *agentOf) Applied(_ context.Context, iface string) (server.Applied, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.applied[iface], nil
+}
+
+func (a *agentOf) Explain(_ context.Context, section, key string) ([]server.Reason, error) {
+	if section != "route" {
+		return nil, status.Error(codes.InvalidArgument, "no such section")
+	}
+	return []server.Reason{{What: "route " + key, Because: "pod shop/web has the address"}}, nil
 }
 
 func (a *agentOf) Ready() []string { return a.ready }

@@ -21,6 +21,7 @@ func (s *State) SetCapabilities(c Capabilities) Section {
 	if maps.Equal(old.Lacks, c.Lacks) {
 		return 0 // by which means a tunnel is made is its driver's affair
 	}
+	s.firewall.Settings = true
 	return All
 }
 

@@ -10,7 +10,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
-	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/internal/prefixes"
 )
 
 // Section is a part of the desired state that is computed on its own.
@@ -94,21 +94,24 @@ type State struct {
 	Pools     map[string]*api.IPPool
 	Config    *api.FelixConfiguration // resolved for this node; defaults until typha has sent it
 	Nodes     map[string]view.Node
-	Sets      map[string]view.IPSet
+	Sets      map[string]view.IPSet // as they came; WholeSet has what changed since
 	Policies  map[string]view.Policy
 	Lists     map[string]view.PolicyList
 	Workloads map[string]view.WorkloadEndpoint // by id, as typha sees them
 	HostEPs   map[string]view.HostEndpoint
-	Remote    map[string]view.Route  // by key
-	Local     map[string]Endpoint    // by interface name
-	Paths     map[netip.Prefix]*Ways // from bird
+	Remote    map[string]view.Route // by key
+	Local     map[string]Endpoint   // by interface name
+	Paths     prefixes.Map[*Ways]   // from bird
 	Host      Host
-	Synced    bool // the view was whole at least once (from typha or from disk)
+	Bearers   map[string][]string // interfaces that bore addresses of host endpoints before felix was started, by the endpoint's name
+	Synced    bool                // the view was whole at least once (from typha or from disk)
 
 	Capabilities Capabilities // of the kernel
 
-	receives map[reception]int         // routes of Remote that ask for it
-	changed  map[netip.Prefix]struct{} // of Paths, since ChangedPaths was asked
+	receives map[reception]int               // routes of Remote that ask for it
+	firewall FirewallChanges                 // since ChangedFirewall was asked
+	members  map[string]map[view.Member]bool // what changed of Sets, and whether it is in them now; see WholeSet
+	changed  prefixes.Map[struct{}]          // of Paths, since ChangedPaths was asked
 }
 
 // New returns the state of a node that knows nothing yet: defaults, and everything closed.
@@ -119,9 +122,9 @@ func New(node string) *State {
 		Pools: map[string]*api.IPPool{}, Nodes: map[string]view.Node{}, Sets: map[string]view.IPSet{},
 		Policies: map[string]view.Policy{}, Lists: map[string]view.PolicyList{},
 		Workloads: map[string]view.WorkloadEndpoint{}, HostEPs: map[string]view.HostEndpoint{},
-		Remote: map[string]view.Route{}, Local: map[string]Endpoint{}, Paths: map[netip.Prefix]*Ways{},
+		Remote: map[string]view.Route{}, Local: map[string]Endpoint{},
 		Host: Host{Interfaces: map[string]Interface{}}, receives: map[reception]int{},
-		changed: map[netip.Prefix]struct{}{},
+		members: map[string]map[view.Member]bool{},
 	}
 }
 
@@ -149,30 +152,36 @@ func (s *State) put(item view.Item) Section {
 			s.Pools[o.Name] = o
 		case *api.FelixConfiguration:
 			s.Config = o
+			s.firewall.Config = true
 		default:
 			return 0
 		}
+		s.firewall.Settings = true
 		return All
 	case view.Node:
 		s.Nodes[it.Name] = it
 		return s.node(it.Name)
 	case view.IPSet:
-		s.Sets[it.ID] = it
+		s.setSet(it.ID, &it)
 		return Firewall
 	case view.IPSetDelta:
-		s.Sets[it.ID] = merge(s.Sets[it.ID], it)
+		s.changeSet(it)
 		return Firewall
 	case view.Policy:
 		s.Policies[it.ID] = it
+		note(&s.firewall.Policies, it.ID)
 		return Firewall
 	case view.PolicyList:
 		s.Lists[it.ID] = it
+		note(&s.firewall.Lists, it.ID)
 		return Firewall
 	case view.WorkloadEndpoint:
 		s.Workloads[it.ID.String()] = it
+		note(&s.firewall.Workloads, it.ID.String())
 		return Firewall | Links | Routes
 	case view.HostEndpoint:
 		s.HostEPs[it.Name] = it
+		s.firewall.Hosts = true
 		return Firewall
 	case view.Route:
 		return s.setRemote(it.Key().ID, &it)
@@ -182,6 +191,7 @@ func (s *State) put(item view.Item) Section {
 
 // node is what a change of a node touches: of this one everything, since its addresses say which interfaces it uses.
 func (s *State) node(name string) Section {
+	s.firewall.Settings = true
 	if name == s.Node {
 		return All
 	}
@@ -192,6 +202,7 @@ func (s *State) node(name string) Section {
 // tunnel to be received, or the last one no longer does.
 func (s *State) setRemote(key string, r *view.Route) Section {
 	touched := Routes | Tunnels
+	defer func() { s.firewall.Settings = s.firewall.Settings || touched&Firewall != 0 }()
 	old := s.Remote[key]
 	delete(s.Remote, key)
 	if r != nil {
@@ -232,21 +243,26 @@ func (s *State) remove(key view.Key) Section {
 				delete(s.Pools, name)
 			}
 		}
+		s.firewall.Settings = true
 		return All
 	case view.KindNode:
 		delete(s.Nodes, key.ID)
 		return s.node(key.ID)
 	case view.KindIPSet:
-		delete(s.Sets, key.ID)
+		s.setSet(key.ID, nil)
 	case view.KindPolicy:
 		delete(s.Policies, key.ID)
+		note(&s.firewall.Policies, key.ID)
 	case view.KindPolicyList:
 		delete(s.Lists, key.ID)
+		note(&s.firewall.Lists, key.ID)
 	case view.KindWorkloadEndpoint:
 		delete(s.Workloads, key.ID)
+		note(&s.firewall.Workloads, key.ID)
 		return Firewall | Links | Routes
 	case view.KindHostEndpoint:
 		delete(s.HostEPs, key.ID)
+		s.firewall.Hosts = true
 	case view.KindRoute:
 		return s.setRemote(key.ID, nil)
 	}
@@ -256,12 +272,14 @@ func (s *State) remove(key view.Key) Section {
 // SetLocal records an endpoint of this node.
 func (s *State) SetLocal(e Endpoint) Section {
 	s.Local[e.Interface] = e
+	note(&s.firewall.Local, e.Interface)
 	return Links | Firewall | Routes
 }
 
 // DeleteLocal forgets an endpoint.
 func (s *State) DeleteLocal(iface string) Section {
 	delete(s.Local, iface)
+	note(&s.firewall.Local, iface)
 	return Links | Firewall | Routes
 }
 
@@ -273,33 +291,44 @@ func (s *State) SetHost(h Host) Section {
 	}
 	if !maps.EqualFunc(s.Host.Interfaces, h.Interfaces, Interface.equal) || !slices.Equal(s.Host.Uplinks, h.Uplinks) {
 		touched = All
+		s.firewall.Settings, s.firewall.Hosts = true, true
 	}
 	s.Host = h
 	return touched
 }
 
+// SetBearers tells on which interfaces host endpoints without an interface's name were found before felix was started.
+func (s *State) SetBearers(b map[string][]string) Section {
+	s.Bearers = b
+	s.firewall.Hosts = true
+	return Firewall
+}
+
 // SetPath records bird's best paths for a prefix; none removes it.
 func (s *State) SetPath(p Path) Section {
 	if p.Ways == nil || len(p.Ways.NextHops) == 0 {
-		delete(s.Paths, p.Prefix)
+		s.Paths.Delete(p.Prefix)
 	} else {
-		s.Paths[p.Prefix] = p.Ways
+		s.Paths.Set(p.Prefix, p.Ways)
 	}
-	s.changed[p.Prefix] = struct{}{}
+	s.changed.Set(p.Prefix, struct{}{})
 	return Paths
 }
 
 // ChangedPaths returns the prefixes whose paths were set or removed since it was last called.
-func (s *State) ChangedPaths() map[netip.Prefix]struct{} {
+func (s *State) ChangedPaths() prefixes.Map[struct{}] {
 	changed := s.changed
-	s.changed = map[netip.Prefix]struct{}{}
+	s.changed = prefixes.Map[struct{}]{}
 	return changed
 }
+
+// PathsChanged is how many prefixes ChangedPaths would return.
+func (s *State) PathsChanged() int { return s.changed.Len() }
 
 // NextHopsKnown tells whether the way to every next hop of bird's paths was looked up, with whatever outcome.
 func (s *State) NextHopsKnown() bool {
 	var last *Ways // many in a row are the same
-	for _, w := range s.Paths {
+	for _, w := range s.Paths.All() {
 		if w == last {
 			continue
 		}
@@ -323,52 +352,6 @@ func (s *State) View(e Endpoint) (view.WorkloadEndpoint, bool) {
 	return w, true
 }
 
-// Closed tells why nothing may pass an endpoint; nothing means that it is open.
-func (s *State) Closed(e Endpoint) []string {
-	w, ok := s.View(e)
-	switch {
-	case e.Leaving:
-		return []string{"endpoint is being deleted"}
-	case !ok:
-		return []string{"typha has not sent this endpoint's policy"}
-	case len(w.Incomplete) > 0:
-		return w.Incomplete
-	}
-	list, ok := s.Lists[w.PolicyList]
-	if !ok {
-		return []string{"policy list " + w.PolicyList + " is not known"}
-	}
-	for _, id := range list.Profiles {
-		if _, ok := s.Policies[id]; !ok {
-			return []string{"profile " + id + " is not known"}
-		}
-	}
-	for _, t := range list.Tiers {
-		for _, id := range slices.Concat(t.Ingress, t.Egress) {
-			if _, ok := s.Policies[id]; !ok && !desired.Staged(id) { // a staged one is never asked
-				return []string{"policy " + id + " of tier " + t.Name + " is not known"}
-			}
-		}
-	}
-	return nil
-}
-
 func (i Interface) equal(o Interface) bool {
 	return i.Index == o.Index && i.MTU == o.MTU && i.Up == o.Up && slices.Equal(i.Addresses, o.Addresses)
-}
-
-// merge applies a delta to a set; the client has checked that it fits.
-func merge(set view.IPSet, d view.IPSetDelta) view.IPSet {
-	members := make(map[view.Member]struct{}, len(set.Members)+len(d.Added))
-	for _, m := range set.Members {
-		members[m] = struct{}{}
-	}
-	for _, m := range d.Removed {
-		delete(members, m)
-	}
-	for _, m := range d.Added {
-		members[m] = struct{}{}
-	}
-	set.ID, set.Members = d.ID, slices.SortedFunc(maps.Keys(members), view.Member.Compare)
-	return set
 }

@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -42,7 +43,21 @@ func TestSetDeltas(t *testing.T) {
 	s := state.New("n")
 	apply(s, view.IPSet{ID: "s:x", Type: view.SetNet, Members: []view.Member{m("10.0.0.1/32"), m("10.0.0.3/32")}})
 	require.Equal(t, state.Firewall, apply(s, view.IPSetDelta{ID: "s:x", Added: []view.Member{m("10.0.0.2/32")}, Removed: []view.Member{m("10.0.0.3/32")}}))
-	require.Equal(t, view.IPSet{ID: "s:x", Type: view.SetNet, Members: []view.Member{m("10.0.0.1/32"), m("10.0.0.2/32")}}, s.Sets["s:x"])
+	want := []view.Member{m("10.0.0.1/32"), m("10.0.0.2/32")}
+	whole, ok := s.WholeSet("s:x")
+	require.True(t, ok)
+	require.Equal(t, view.IPSet{ID: "s:x", Type: view.SetNet, Members: want}, whole)
+	for i := range 200 { // more than the set is large
+		fresh := m(fmt.Sprintf("10.0.1.%d/32", i))
+		apply(s, view.IPSetDelta{ID: "s:x", Added: []view.Member{fresh}})
+		want = append(want, fresh)
+	}
+	require.Len(t, whole.Members, 2, "who has the set may keep it")
+	whole, _ = s.WholeSet("s:x")
+	require.ElementsMatch(t, want, whole.Members)
+	s.Apply(view.Batch{Removes: []view.Key{whole.Key()}})
+	_, ok = s.WholeSet("s:x")
+	require.False(t, ok)
 }
 
 func TestNextHopsKnown(t *testing.T) {

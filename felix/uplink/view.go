@@ -30,6 +30,8 @@ func (v View) OnQuery(ctx context.Context, q client.Question, reply func([]byte)
 	switch q.Method {
 	case client.FelixDump:
 		return answer(ctx, q.Request, &felixv1.DumpRequest{}, v.Server.Dump, reply)
+	case client.FelixExplain:
+		return answer(ctx, q.Request, &felixv1.ExplainRequest{}, v.Server.Explain, reply)
 	case client.FelixEndpoints:
 		return answer(ctx, q.Request, &felixv1.EndpointsRequest{}, v.Server.Endpoints, reply)
 	}

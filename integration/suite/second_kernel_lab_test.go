@@ -13,7 +13,8 @@ import (
 // TestInTheSecondKernel runs again, in the distribution's kernel, what the kernel of this machine may lack the module ipip
 // for: all tests of the IP-in-IP driver, with both backends and between them; the whole table of modes, once with the module's
 // tunl0 on every node, and once with half of the nodes on BPF; with tunl0, changes of each mode to each other one under
-// traffic, the MTU that follows the network's, and the repair of what others change of the device.
+// traffic, the MTU that follows the network's, and the repair of what others change of the device. Also the guards of pods'
+// sources: before Linux 6.16 their chains come and go with the devices.
 func TestInTheSecondKernel(t *testing.T) {
 	for _, c := range []struct {
 		name, pkg, bpf string
@@ -22,6 +23,7 @@ func TestInTheSecondKernel(t *testing.T) {
 		{name: "driver", pkg: "../../felix/dataplane/ipip"},
 		{name: "modes by tunl0", pkg: ".", args: []string{"-test.run=^TestModes$"}},
 		{name: "modes, half of the nodes by BPF", pkg: ".", bpf: "worker-1,worker-3", args: []string{"-test.run=^TestModes$"}},
+		{name: "guards of sources", pkg: "../../felix/dataplane/rules/nftables", args: []string{"-test.run=^(TestFlowsOfOthersAreGuarded|TestGuardsWaitForDevices)$"}},
 		{name: "mode changes by tunl0", pkg: ".", args: []string{"-test.run=^TestModeChanges$"}},
 		{name: "MTU and repair of tunl0", pkg: ".", args: []string{"-test.run=^(TestMTU|TestDrift)$/^ipip$/tunnel"}},
 	} {

@@ -90,7 +90,15 @@ type Condition struct {
 // ReportStatus stores what the node says of itself: its conditions, which replace those before, and what its kernel can
 // do (name to detail).
 func (c *Client) ReportStatus(ctx context.Context, conditions []Condition, capabilities map[string]string) error {
-	request := &typhav1.ReportStatusRequest{Capabilities: capabilities}
+	return c.reportStatus(ctx, &typhav1.ReportStatusRequest{Capabilities: capabilities}, conditions)
+}
+
+// ReportPeers stores the condition of the node's BGP sessions, beside what ReportStatus says; without any there is none.
+func (c *Client) ReportPeers(ctx context.Context, conditions ...Condition) error {
+	return c.reportStatus(ctx, &typhav1.ReportStatusRequest{Beside: true}, conditions)
+}
+
+func (c *Client) reportStatus(ctx context.Context, request *typhav1.ReportStatusRequest, conditions []Condition) error {
 	for _, k := range conditions {
 		request.Conditions = append(request.Conditions, &typhav1.Condition{Type: k.Type, Status: k.Status, Reason: k.Reason, Message: k.Message})
 	}

@@ -14,7 +14,7 @@
 //
 // Apply only notes and re-matches; Flush follows what is dirty to the entries and returns the difference. The package
 // does no I/O, reads no clock and logs nothing. Objects that cannot be understood are as if absent: intake has judged
-// and reported them before.
+// and reported them before, and put what is closed in the place of policies.
 package compute
 
 import (
@@ -60,6 +60,7 @@ type Engine struct {
 	dirtyFelix     map[string]struct{} // nodes whose configuration is to be resolved anew
 	repin          bool                // nodes, or what every node has, changed
 	keyBuf         []byte
+	warnings       []string
 }
 
 // New returns an engine that holds no objects.

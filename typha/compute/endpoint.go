@@ -1,7 +1,9 @@
 package compute
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
@@ -21,6 +23,8 @@ type flushed struct {
 	node  nodeID
 	entry *views.Entry // nil if it is in no view
 	lists [passes]*list
+	// without are policies that select it and have no effect on it, of which users are warned.
+	without []string
 }
 
 // become takes over what is new of a later version.
@@ -110,6 +114,12 @@ func (e *Engine) flushEndpoint(s *subject) {
 			e.out.put(e.viewOf(ep.node), ep.entry)
 		}
 	}
+	for _, id := range ep.without {
+		if !slices.Contains(was.without, id) {
+			e.warnings = append(e.warnings, fmt.Sprintf(
+				"policy %s is doNotTrack and has no effect on host endpoint %s, which is of all interfaces (*); name the interface", id, ep.host.Name))
+		}
+	}
 	if was.entry == nil {
 		return
 	}
@@ -168,6 +178,13 @@ func (e *Engine) workloadItem(s *subject) view.Item {
 	return item
 }
 
+// Warnings are what came up since they were last asked for, for the log.
+func (e *Engine) Warnings() []string {
+	w := e.warnings
+	e.warnings = nil
+	return w
+}
+
 // endpointID is the name of an endpoint on its node.
 func endpointID(o *api.WorkloadEndpoint) view.EndpointID {
 	workload := o.Spec.Workload
@@ -215,7 +232,12 @@ func (e *Engine) hostItem(s *subject) view.Item {
 	}
 	for p, id := range [passes]*string{normal: &item.Normal, untracked: &item.Untracked, preDNAT: &item.PreDNAT, forward: &item.Forward} {
 		if pass(p) == untracked && o.Spec.InterfaceName == "*" {
-			continue // cannot be done for all interfaces at once, and is not in Calico either
+			for _, q := range policies { // cannot be done for all interfaces at once, and is not in Calico either
+				if untracked.takes(&q.rules.item) {
+					s.endpoint.without = append(s.endpoint.without, q.rules.item.ID)
+				}
+			}
+			continue
 		}
 		var profiles []string
 		if pass(p) == normal {

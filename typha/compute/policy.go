@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/api/selector"
 	"github.com/muslin-net/muslin/api/view"
 )
@@ -40,9 +41,6 @@ var shortKinds = map[string]string{
 	"StagedKubernetesNetworkPolicy": "sknp",
 }
 
-// knpPrefix begins the names of NetworkPolicies that were made from those of Kubernetes.
-const knpPrefix = "knp.default."
-
 // parsePolicy understands a policy of any kind. It returns nil for one that is gone, cannot be understood, or is staged
 // without anything to evaluate.
 func parsePolicy(o api.Object) *policy {
@@ -65,7 +63,7 @@ func parsePolicy(o api.Object) *policy {
 		if !evaluated(o.Spec.StagedAction) {
 			return nil
 		}
-		return namespacedPolicy(o, kubernetesPolicy(&o.Spec), "StagedKubernetesNetworkPolicy")
+		return namespacedPolicy(o, kubernetes.Spec(&o.Spec), "StagedKubernetesNetworkPolicy")
 	}
 	return nil
 }
@@ -101,7 +99,7 @@ func globalPolicy(o api.Object, spec *api.GlobalNetworkPolicySpec, kind string) 
 func (t *translator) policy(o api.Object, spec *api.NetworkPolicySpec, kind string) *policy {
 	name, short := o.GetName(), shortKinds[kind]
 	if kind == "NetworkPolicy" {
-		if rest, ok := strings.CutPrefix(name, knpPrefix); ok {
+		if rest, ok := strings.CutPrefix(name, kubernetes.NamePrefix); ok {
 			name, short, kind = rest, "knp", "KubernetesNetworkPolicy"
 		}
 	}

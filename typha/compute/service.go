@@ -104,12 +104,15 @@ func (e *Engine) serviceMoved(name string) {
 }
 
 // members are the addresses and ports behind a service, ready or not: what a policy says of a service holds for an
-// endpoint before it is ready.
+// endpoint before it is ready. An address without ports (a headless service need not have any) is a member without.
 func (s *serviceState) members() []view.Member {
 	var out []view.Member
 	for _, slice := range s.slices {
 		for _, ep := range slice.Endpoints {
 			for _, a := range ep.Addresses {
+				if len(slice.Ports) == 0 {
+					out = append(out, view.Member{Prefix: host(a)})
+				}
 				for _, p := range slice.Ports {
 					out = append(out, view.Member{Prefix: host(a), Protocol: p.Protocol, Port: p.Port})
 				}

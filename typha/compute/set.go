@@ -213,18 +213,20 @@ func merge(members, added, removed []view.Member) []view.Member {
 // serviceMembers are the members of a service's set.
 func (e *Engine) serviceMembers(spec setSpec) []view.Member {
 	members := e.services[spec.service]
-	if spec.kind == view.SetIPPort {
-		return members
-	}
 	var out []view.Member
 	for _, m := range members {
-		out = append(out, view.Member{Prefix: m.Prefix})
+		switch {
+		case spec.kind == view.SetNet:
+			out = append(out, view.Member{Prefix: m.Prefix})
+		case m.Protocol != 0:
+			out = append(out, m)
+		}
 	}
 	return out
 }
 
-// setMembers says which addresses and ports stand behind a service, given as namespace/name; none if it is gone. The
-// members are complete: address, protocol and port.
+// setMembers says which addresses and ports stand behind a service, given as namespace/name; none if it is gone. Each
+// member has address, protocol and port, or the address alone.
 func (e *Engine) setMembers(service string, members []view.Member) {
 	var sets []*ipset
 	for _, ports := range []bool{true, false} {

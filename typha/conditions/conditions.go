@@ -1,5 +1,5 @@
-// Package conditions judges pools and nodes: which pools may be allocated from, and where a pool's mode asks for what a
-// node's kernel lacks. It decides what the conditions of their status say; who writes them, and when, is for others.
+// Package conditions judges pools, nodes and tiers: which pools may be allocated from, where a pool's mode asks for what a
+// node's kernel lacks, and which policies do not make sense. It decides what the conditions of their status say; who writes them, and when, is for others.
 //
 // What is said is a function of the pools and nodes alone, so that several writers agree.
 package conditions
@@ -16,7 +16,7 @@ import (
 )
 
 // Owned are the types of condition that are judged here. All others are somebody else's.
-var owned = []string{api.ConditionAllocatable, api.ConditionDataplaneSupported}
+var owned = []string{api.ConditionAllocatable, api.ConditionDataplaneSupported, api.ConditionPoliciesValid}
 
 // namedMost is how many nodes, or pools, a message names; the rest it counts.
 const namedMost = 3
@@ -170,9 +170,12 @@ func Apply(have, given []metav1.Condition, now metav1.Time) []metav1.Condition {
 	return replace(have, given, now, func(kind string) bool { return slices.Contains(owned, kind) })
 }
 
-// Report is the same for what a node says of itself: it replaces all but those that are judged here, or told by Connected.
+// Report is the same for what a node says of itself: it replaces all but those that are judged here, or told by Connected or
+// Peers.
 func Report(have, given []metav1.Condition, now metav1.Time) []metav1.Condition {
-	theirs := func(kind string) bool { return !slices.Contains(owned, kind) && kind != api.ConditionConnected }
+	theirs := func(kind string) bool {
+		return !slices.Contains(owned, kind) && kind != api.ConditionConnected && kind != api.ConditionBGPPeersReady
+	}
 	given = slices.DeleteFunc(slices.Clone(given), func(c metav1.Condition) bool { return !theirs(c.Type) })
 	return replace(have, given, now, theirs)
 }
@@ -184,6 +187,13 @@ func Connected(have []metav1.Condition, is bool, message string, now metav1.Time
 		c.Status, c.Reason = metav1.ConditionTrue, api.ReasonConnected
 	}
 	return replace(have, []metav1.Condition{c}, now, func(kind string) bool { return kind == api.ConditionConnected })
+}
+
+// Peers is the same for what a node's confd says of its BGP sessions. Conditions of other types are not its to tell.
+func Peers(have, given []metav1.Condition, now metav1.Time) []metav1.Condition {
+	theirs := func(kind string) bool { return kind == api.ConditionBGPPeersReady }
+	given = slices.DeleteFunc(slices.Clone(given), func(c metav1.Condition) bool { return !theirs(c.Type) })
+	return replace(have, given, now, theirs)
 }
 
 // replace replaces the conditions of some types. What comes out is in the order of types.

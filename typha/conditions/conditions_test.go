@@ -1,6 +1,7 @@
 package conditions
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -117,6 +118,26 @@ func TestOverlap(t *testing.T) {
 	require.Equal(t, "Allocatable True OK", text(OfPool(a, all, nil)), "a pool on its way out is in nobody's way")
 }
 
+func TestOfTier(t *testing.T) {
+	fault := func(name, tier, wrong string) Fault {
+		return Fault{Policy: api.Key{Kind: "GlobalNetworkPolicy", Name: name}, Tier: tier, Wrong: errors.New(wrong)}
+	}
+	faults := []Fault{fault("b", "one", "no selector"), fault("c", "two", strings.Repeat("x", 600)), fault("a", "one", "too many ports")}
+	shown := func(tier string) string {
+		given := Apply(nil, OfTier(tier, faults), metav1.Time{})
+		require.Len(t, given, 1)
+		require.Equal(t, "PoliciesValid=False InvalidPolicies", fmt.Sprintf("%s=%s %s", given[0].Type, given[0].Status, given[0].Reason))
+		return given[0].Message
+	}
+	require.Empty(t, OfTier("three", faults))
+	require.Contains(t, shown("one"), "GlobalNetworkPolicy(a): too many ports; GlobalNetworkPolicy(b): no selector")
+	require.Contains(t, shown("two"), "xxx …")
+	require.Less(t, len(shown("two")), 600)
+	faults = append(faults, fault("d", "one", "d"), fault("e", "one", "e"), fault("f", "one", "f"))
+	require.Contains(t, shown("one"), "GlobalNetworkPolicy(d): d; 2 policies more")
+	require.Empty(t, Apply(OfTier("one", faults), nil, metav1.Time{}))
+}
+
 func TestApplyAndReport(t *testing.T) {
 	first, later := metav1.NewTime(time.Unix(1, 0)), metav1.NewTime(time.Unix(2, 0))
 	c := func(kind, status, message string) metav1.Condition {
@@ -136,5 +157,9 @@ func TestApplyAndReport(t *testing.T) {
 	has = Apply(has, []metav1.Condition{c("DataplaneSupported", "False", "b")}, later)
 	has = Report(has, []metav1.Condition{c("Ready", "False", "z")}, later)
 	require.Equal(t, "DataplaneSupported=False@1 b, Ready=False@2 z", when(has), "a new message is no transition")
-	require.Empty(t, Report(Apply(has, nil, later), nil, later))
+	has = Peers(has, []metav1.Condition{c("BGPPeersReady", "False", "p"), c("Ready", "True", "not yours")}, later)
+	require.Equal(t, "BGPPeersReady=False@2 p, DataplaneSupported=False@1 b, Ready=False@2 z", when(has))
+	has = Report(has, []metav1.Condition{c("BGPPeersReady", "True", "not yours")}, later)
+	require.Equal(t, "BGPPeersReady=False@2 p, DataplaneSupported=False@1 b", when(has))
+	require.Empty(t, Peers(Report(Apply(has, nil, later), nil, later), nil, later))
 }

@@ -30,7 +30,7 @@ func (b *builder) take(m message) {
 			o = c.Object
 		}
 		if !b.in.judge(c.Key, o) {
-			o = nil
+			o = api.Closed(o)
 		}
 		o = slim(o)
 		if b.in.overlay.stored(c.Key, o) {

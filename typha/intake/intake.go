@@ -170,7 +170,8 @@ func (in *Intake) loop(ctx context.Context, apply func(Batch) error) error {
 	}
 }
 
-// Invalid returns the objects that fail validation and are therefore handled as absent, with what is wrong with them.
+// Invalid returns the objects that fail validation, with what is wrong with them. A policy among them denies everything to
+// whom it selects; others are handled as absent (api.Closed).
 func (in *Intake) Invalid() map[api.Key]error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -201,7 +202,7 @@ func (in *Intake) judge(key api.Key, o api.Object) bool {
 		}
 		in.invalid[key] = err
 		if was == nil || was.Error() != err.Error() {
-			in.log.Warn("object is not valid and is handled as if it did not exist; correct it", "object", key.String(), "error", err)
+			in.log.Warn("object is not valid: a policy denies everything to whom it selects, anything else is handled as if it did not exist; correct it", "object", key.String(), "error", err)
 		}
 	}
 	return err == nil

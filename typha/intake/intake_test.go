@@ -196,6 +196,18 @@ func TestInvalidIsAbsent(t *testing.T) {
 	require.Empty(t, r.intake.Invalid(), "what is gone is not at fault")
 }
 
+// TestInvalidPolicyFailsClosed has a policy that cannot be understood deny everything to its endpoint, in the place of what it
+// says, while others go on.
+func TestInvalidPolicyFailsClosed(t *testing.T) {
+	bad := deny("p", "all()")
+	bad.Spec.Ingress = []api.Rule{{Action: api.Allow, Source: api.EntityRule{Nets: []string{"10.0.0.0/8", "fd00::/8"}}}}
+	r := start(t, profile(), workload(t, "n1", "c1", "10.0.0.1"), bad, deny("q", "all()"))
+	r.until("both policies", func() bool { return has(r.view, view.KindPolicy, "gnp/p") && has(r.view, view.KindPolicy, "gnp/q") })
+	got := r.view[view.Key{Kind: view.KindPolicy, ID: "gnp/p"}].(view.Policy)
+	require.Equal(t, []view.Rule{{Action: view.Deny}}, got.Ingress)
+	require.Contains(t, r.intake.Invalid(), api.KeyOf(bad))
+}
+
 // TestWhatChangesNothingGoesNoFurther writes an object unchanged: its revision moves, nothing else.
 func TestWhatChangesNothingGoesNoFurther(t *testing.T) {
 	r := start(t, profile(), workload(t, "n1", "c1", "10.0.0.1"))

@@ -118,6 +118,9 @@ func (l *Loop) step(ctx context.Context, b Batch) {
 	// Before everything is there views are given to nobody, and what half of the objects would mean is not of interest.
 	if b.InSync && l.lookUp() {
 		change := l.engine.Flush()
+		for _, w := range l.engine.Warnings() {
+			l.intake.log.Warn("a policy has no effect", "what", w)
+		}
 		change.Checkpoint, change.Floor, change.InSync = b.Checkpoint, b.Floor, true
 		l.store.Commit(change)
 	}

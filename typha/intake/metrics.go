@@ -18,7 +18,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"kind"}),
 		invalid: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "typha_intake_invalid_objects",
-			Help: "Objects that fail validation and are handled as absent, by kind.",
+			Help: "Objects that fail validation, by kind: policies deny, others are handled as absent.",
 		}, []string{"kind"}),
 		updates: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "typha_intake_updates_total",

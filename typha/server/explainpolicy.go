@@ -11,8 +11,10 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/api/view/packet"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/cache"
+	"github.com/muslin-net/muslin/typha/verdict"
 	"github.com/muslin-net/muslin/typha/views"
 )
 
@@ -23,8 +25,8 @@ type end struct {
 	addrs    []netip.Addr
 }
 
-// ExplainPolicy says which policies decide over a packet: egress of the source, then ingress of the destination. Policies
-// of host endpoints are not looked at.
+// ExplainPolicy says what policy does to a packet, and what decides: egress of the source, then ingress of the destination;
+// each is judged whatever the other says. Policies of host endpoints are not looked at.
 func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolicyRequest) (*typhav1.ExplainPolicyResponse, error) {
 	if err := mustBeOperator(ctx); err != nil {
 		return nil, err
@@ -40,8 +42,9 @@ func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolic
 	if err != nil {
 		return nil, err
 	}
-	p := packet{protocol: view.Protocol(m.GetProtocol()), port: uint16(m.GetPort())}
-	if p.src, p.dst = sameFamily(from.addrs, to.addrs); !p.src.IsValid() {
+	// Source ports and ICMP types are not known: a rule that asks for one does not match.
+	p := packet.Packet{Protocol: view.Protocol(m.GetProtocol()), DestinationPort: uint16(m.GetPort())}
+	if p.Source, p.Destination = sameFamily(from.addrs, to.addrs); !p.Source.IsValid() {
 		return nil, status.Errorf(codes.FailedPrecondition, "%s (%v) and %s (%v) have no addresses of one family", m.GetFrom(), from.addrs, m.GetTo(), to.addrs)
 	}
 	answer := &typhav1.ExplainPolicyResponse{Allowed: true}
@@ -49,12 +52,14 @@ func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolic
 		end
 		egress bool
 	}{{from, true}, {to, false}} {
-		if side.endpoint == nil || !answer.GetAllowed() {
+		if side.endpoint == nil {
 			continue
 		}
-		d := judgement{views: s.cfg.Views, scope: side.scope}.decide(*side.endpoint, side.egress, p)
-		answer.Decisions = append(answer.Decisions, d)
-		answer.Allowed = d.GetAllowed()
+		d := verdict.Decide(nodeView{s.cfg.Views, side.scope}, *side.endpoint, side.egress, p)
+		answer.Decisions = append(answer.Decisions, &typhav1.Decision{
+			Endpoint: side.endpoint.ID.String(), Egress: side.egress, Allowed: d.Allowed, By: d.By, Rule: int32(d.Rule),
+		})
+		answer.Allowed = answer.GetAllowed() && d.Allowed
 	}
 	return answer, nil
 }
@@ -75,17 +80,30 @@ func (s *Server) end(text string) (end, error) {
 		}
 		return end{addrs: []netip.Addr{a}}, nil
 	}
-	if strings.Count(text, "/") != 3 {
-		return end{}, status.Errorf(codes.InvalidArgument, "%q is neither an address nor an endpoint: write orchestrator/namespace/workload/interface", text)
+	if n := strings.Count(text, "/"); n != 3 && n != 1 {
+		return end{}, status.Errorf(codes.InvalidArgument, "%q is neither an address nor an endpoint: write namespace/pod or orchestrator/namespace/workload/interface", text)
 	}
 	for n := range now.Nodes() {
 		scope := views.Scope{Node: n.Name, View: views.NodeView}
-		if e := s.cfg.Views.Get(scope, view.Key{Kind: view.KindWorkloadEndpoint, ID: text}); e != nil {
-			endpoint := e.Item.(view.WorkloadEndpoint)
-			return end{scope: scope, endpoint: &endpoint, addrs: endpoint.Addresses}, nil
+		if e := s.endpointNamed(scope, text); e != nil {
+			return end{scope: scope, endpoint: e, addrs: e.Addresses}, nil
 		}
 	}
 	return end{}, status.Errorf(codes.NotFound, "there is no endpoint %q on any node", text)
+}
+
+// endpointNamed finds an endpoint of a node by its id, or by its workload (the first by id, if that has several).
+func (s *Server) endpointNamed(scope views.Scope, name string) (found *view.WorkloadEndpoint) {
+	if e := s.cfg.Views.Get(scope, view.Key{Kind: view.KindWorkloadEndpoint, ID: name}); e != nil {
+		w := e.Item.(view.WorkloadEndpoint)
+		return &w
+	}
+	for _, e := range s.cfg.Views.View(scope) {
+		if w, ok := e.Item.(view.WorkloadEndpoint); ok && w.ID.Workload == name && (found == nil || w.ID.String() < found.ID.String()) {
+			found = &w
+		}
+	}
+	return found
 }
 
 // endpointWith finds the endpoint of a node that has an address.

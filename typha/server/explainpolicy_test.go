@@ -50,6 +50,8 @@ func TestPolicyIsExplained(t *testing.T) {
 	}, decisions)
 
 	require.True(t, allowed(client.Packet{From: web.String(), To: db.String(), Protocol: 6, Port: 5432}), "by address")
+	require.True(t, allowed(client.Packet{From: "default/web", To: "default/db", Protocol: 6, Port: 5432}), "by workload")
+	require.Len(t, decisions, 2)
 	require.False(t, allowed(client.Packet{From: web.String(), To: db.String(), Protocol: 6, Port: 22}))
 	assert.Equal(t, client.Decision{Endpoint: "cni/default/db/eth0", By: "end of tier default", Rule: -1}, decisions[1])
 	require.False(t, allowed(client.Packet{From: "10.1.2.3", To: db.String(), Protocol: 6, Port: 5432}))

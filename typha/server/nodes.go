@@ -78,6 +78,10 @@ func (s nodesService) ReportStatus(ctx context.Context, m *typhav1.ReportStatusR
 	kernel := &api.NodeKernel{Features: map[string]string{}}
 	maps.Copy(kernel.Features, m.GetCapabilities())
 	_, err = s.nodes.update(ctx, name, func(n *api.Node) error {
+		if m.GetBeside() {
+			n.Status.Conditions = conditions.Peers(n.Status.Conditions, given, now)
+			return nil
+		}
 		n.Status.Conditions = conditions.Report(n.Status.Conditions, given, now)
 		n.Status.Kernel = kernel
 		return nil

@@ -163,6 +163,25 @@ func TestStatusIsStoredOnce(t *testing.T) {
 	assert.Equal(t, "DataplaneReady True InSync", shown(n.Status.Conditions[0]))
 	assert.Equal(t, map[string]string{"nftables": "1.0"}, n.Status.Kernel.Features)
 	assert.Equal(t, first, say())
+
+	conditions := func() []string {
+		n := get[*api.Node](w, "Node", "n1")
+		assert.Equal(t, map[string]string{"nftables": "1.0"}, n.Status.Kernel.Features)
+		var out []string
+		for _, c := range n.Status.Conditions {
+			out = append(out, shown(c))
+		}
+		return out
+	}
+	peers := client.Condition{Type: api.ConditionBGPPeersReady, Reason: api.ReasonPeersDown, Message: "1 of 2"}
+	require.NoError(t, n1.ReportPeers(t.Context(), peers))
+	say()
+	assert.Equal(t, []string{"BGPPeersReady False PeersDown 1 of 2", "DataplaneReady True InSync"}, conditions(), "each has its own")
+	require.NoError(t, n1.ReportPeers(t.Context(), client.Condition{Type: "DataplaneReady", Reason: "NotYours"}))
+	assert.Equal(t, []string{"DataplaneReady True InSync"}, conditions())
+	require.NoError(t, n1.ReportPeers(t.Context(), peers))
+	require.NoError(t, n1.ReportPeers(t.Context()))
+	assert.Equal(t, []string{"DataplaneReady True InSync"}, conditions(), "it has no sessions any more")
 }
 
 func TestEveryNodeLearnsOfTheOthers(t *testing.T) {

@@ -26,6 +26,8 @@ type Intake interface {
 	Report(ctx context.Context, node string, endpoints []*api.WorkloadEndpoint) error
 	// Wake returns when everything that came in before has gone out to the views, and their clients have been woken.
 	Wake(ctx context.Context) error
+	// Invalid returns the objects that fail validation, with what is wrong with them.
+	Invalid() map[api.Key]error
 }
 
 // Labels that every endpoint has.

@@ -135,6 +135,7 @@ func (s *Server) Serve(ctx context.Context, listener, enroll net.Listener) error
 	group.Go(func() error { return s.nodes.run(ctx) })
 	group.Go(func() error { return s.statuses.runPools(ctx) })
 	group.Go(func() error { return s.statuses.runNodes(ctx) })
+	group.Go(func() error { return s.statuses.runTiers(ctx) })
 	group.Go(func() error { return s.presence.run(ctx) })
 	group.Go(func() error { return newNodeReports(s).run(ctx) })
 	group.Go(func() error { return s.applied.run(ctx) })

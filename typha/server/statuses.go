@@ -24,21 +24,24 @@ const (
 	nodeWrites = 20 * time.Millisecond
 )
 
-// statuses writes the statuses of pools, and the conditions of nodes that are not the nodes' own words. What is written is
+// statuses writes the statuses of pools and tiers, and the conditions of nodes that are not the nodes' own words. What is written is
 // a function of what is stored, so that several replicas agree; who comes second has nothing to write.
 type statuses struct {
 	store   datastore.Client
 	cache   *cache.Cache
+	intake  Intake
 	records *records
 	log     *slog.Logger
 
-	poolNews, nodeNews chan struct{} // have room for one
+	invalid map[api.Key]error // when last looked at; owned by who tells of changes
+
+	poolNews, nodeNews, tierNews chan struct{} // have room for one
 }
 
 func newStatuses(cfg Config, log *slog.Logger) *statuses {
 	s := &statuses{
-		store: cfg.Datastore, cache: cfg.Cache, log: log,
-		poolNews: make(chan struct{}, 1), nodeNews: make(chan struct{}, 1),
+		store: cfg.Datastore, cache: cfg.Cache, intake: cfg.Intake, log: log,
+		poolNews: make(chan struct{}, 1), nodeNews: make(chan struct{}, 1), tierNews: make(chan struct{}, 1),
 	}
 	s.records = newRecords(func() { poke(s.poolNews) })
 	return s
@@ -57,6 +60,7 @@ func (s *statuses) changed(changes []cache.Change) {
 		poke(s.poolNews)
 		poke(s.nodeNews)
 	}
+	s.tiersChanged(changes)
 }
 
 // runPools keeps the statuses of pools right until ctx ends. What a change of mode waits for is written at once.

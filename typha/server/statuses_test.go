@@ -19,10 +19,16 @@ import (
 // modify changes a stored object, whoever else does too.
 func modify[T api.Object](w *world, kind, name string, change func(T)) {
 	w.t.Helper()
+	modifyIn(w, w.store, kind, name, change)
+}
+
+// modifyIn does so by a client of the datastore that need not check.
+func modifyIn[T api.Object](w *world, store datastore.Client, kind, name string, change func(T)) {
+	w.t.Helper()
 	for {
 		o := get[T](w, kind, name)
 		change(o)
-		_, err := w.store.Update(w.t.Context(), o)
+		_, err := store.Update(w.t.Context(), o)
 		if !errors.Is(err, datastore.ErrConflict) {
 			require.NoError(w.t, err)
 			return
@@ -62,6 +68,36 @@ func says(conditions []metav1.Condition) string {
 		lines = append(lines, shown(c))
 	}
 	return strings.Join(lines, "\n")
+}
+
+// TestPoliciesThatMakeNoSenseAreShown has policies come from where nobody validates, and corrected.
+func TestPoliciesThatMakeNoSenseAreShown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.typha()
+	tierSays := func(name string) string { return says(get[*api.Tier](w, "Tier", name).Status.Conditions) }
+	w.create(&api.Tier{ObjectMeta: metav1.ObjectMeta{Name: "security"}})
+	put := func(name, tier, selector string) {
+		p := &api.GlobalNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		p.Spec.Tier, p.Spec.Selector, p.Spec.Types = tier, selector, []api.PolicyType{api.Ingress}
+		_, err := w.bare.Create(t.Context(), p)
+		require.NoError(t, err)
+	}
+	put("fine", "security", "all()")
+	put("security.slip", "security", "a =")
+	eventually(t, "a condition of some tier", func() bool { return tierSays("default")+tierSays("security") != "" })
+	assert.Contains(t, tierSays("default"), "PoliciesValid False InvalidPolicies GlobalNetworkPolicy(security.slip): spec.selector:", "nobody knows what it wanted")
+	put("security.nets", "security", "has(a)")
+	modifyIn(w, w.bare, "GlobalNetworkPolicy", "security.nets", func(p *api.GlobalNetworkPolicy) { p.Spec.Ingress = []api.Rule{{Action: "Perhaps"}} })
+	eventually(t, "the tier's condition", func() bool { return strings.Contains(tierSays("security"), "security.nets): spec.ingress[0].action") })
+	put("nowhere.p", "nowhere", "all()")
+	eventually(t, "the default tier's", func() bool {
+		return strings.Contains(tierSays("default"), `nowhere.p): spec.tier: "nowhere" does not exist; create the tier`)
+	})
+	w.create(&api.Tier{ObjectMeta: metav1.ObjectMeta{Name: "nowhere"}})
+	modify(w, "GlobalNetworkPolicy", "security.nets", func(p *api.GlobalNetworkPolicy) { p.Spec.Ingress[0].Action = api.Allow })
+	modify(w, "GlobalNetworkPolicy", "security.slip", func(p *api.GlobalNetworkPolicy) { p.Spec.Selector = "a == 'b'" })
+	eventually(t, "nothing to say", func() bool { return tierSays("default")+tierSays("security")+tierSays("nowhere") == "" })
 }
 
 func TestWhatAKernelLacksIsShownAndAvoided(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/embedded"
@@ -108,6 +109,8 @@ func (w *world) typha(change ...func(*server.Config)) *replica {
 type noIntake struct{ server.Intake }
 
 func (noIntake) Wake(context.Context) error { return nil }
+
+func (noIntake) Invalid() map[api.Key]error { return nil }
 
 func (w *world) start(whole bool, change ...func(*server.Config)) *replica {
 	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))

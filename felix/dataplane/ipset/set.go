@@ -8,6 +8,7 @@
 package ipset
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -37,6 +38,9 @@ func New(kind view.SetType, family int, want func(e Element, in bool)) *Set {
 
 // Len is the number of members of the family, hidden ones too.
 func (s *Set) Len() int { return len(s.members) }
+
+// Members are the members of the family, in no order.
+func (s *Set) Members() []view.Member { return slices.Collect(maps.Keys(s.members)) }
 
 // Replace makes all the whole set; members of the other family are ignored, as they are everywhere here.
 func (s *Set) Replace(all []view.Member) {

@@ -4,6 +4,8 @@ package links
 
 import (
 	"context"
+	"iter"
+	"maps"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +72,9 @@ func (t *Table) ByName(name string) (Link, bool) {
 	i, ok := t.byName[name]
 	return t.byIndex[i], ok
 }
+
+// Names yields the names of all devices, in no order.
+func (t *Table) Names() iter.Seq[string] { return maps.Keys(t.byName) }
 
 // Name is the name of the device with an index, "" if it is not known.
 func (t *Table) Name(index int) string { return t.byIndex[index].Name }

@@ -19,12 +19,17 @@ type Family byte
 const (
 	IP4 Family = unix.NFPROTO_IPV4
 	IP6 Family = unix.NFPROTO_IPV6
+	// NetDev sees what comes in on a device before any protocol does. It has no addresses of its own.
+	NetDev Family = unix.NFPROTO_NETDEV
 )
 
 // String is the family as nft(8) names it.
 func (f Family) String() string {
-	if f == IP6 {
+	switch f {
+	case IP6:
 		return "ip6"
+	case NetDev:
+		return "netdev"
 	}
 	return "ip"
 }
@@ -63,11 +68,17 @@ func (t Table) Add() nlsock.Message { return t.message(unix.NFT_MSG_NEWTABLE, un
 // Delete removes the table with everything in it. It must be there.
 func (t Table) Delete() nlsock.Message { return t.message(unix.NFT_MSG_DELTABLE, 0, nil) }
 
+// hookDevice is NFTA_HOOK_DEV.
+const hookDevice = 3
+
 // Base makes a chain a base chain: where it is hooked in.
 type Base struct {
 	Type     string // "filter", "nat", "route"
-	Hook     uint32 // unix.NF_INET_…
+	Hook     uint32 // unix.NF_INET_…, unix.NF_NETDEV_…
 	Priority int32
+	// Device, for NetDev, is the device's name. From Linux 6.16 on the device need not be there yet, and may go and come
+	// back; before, it must be there, and the chain goes with it.
+	Device string
 }
 
 // AddChain makes an empty chain, if it is not there. base is nil for one that others jump to. The policy is accept.
@@ -79,7 +90,11 @@ func (t Table) AddChain(name string, base *Base) nlsock.Message {
 		}
 		b = nlsock.Nest(b, unix.NFTA_CHAIN_HOOK, func(b []byte) []byte {
 			b = nlsock.AttrBE32(b, unix.NFTA_HOOK_HOOKNUM, base.Hook)
-			return nlsock.AttrBE32(b, unix.NFTA_HOOK_PRIORITY, uint32(base.Priority))
+			b = nlsock.AttrBE32(b, unix.NFTA_HOOK_PRIORITY, uint32(base.Priority))
+			if base.Device != "" {
+				b = nlsock.AttrString(b, hookDevice, base.Device)
+			}
+			return b
 		})
 		b = nlsock.AttrBE32(b, unix.NFTA_CHAIN_POLICY, acceptCode)
 		return nlsock.AttrString(b, unix.NFTA_CHAIN_TYPE, base.Type)

@@ -71,6 +71,8 @@ func (t Table) readChains(ctx context.Context, c *nlsock.Conn, out *Contents) er
 					ch.Base.Hook = nlsock.BE32(v)
 				case unix.NFTA_HOOK_PRIORITY:
 					ch.Base.Priority = int32(nlsock.BE32(v))
+				case hookDevice:
+					ch.Base.Device = nlsock.CString(v)
 				}
 			}
 			if nlsock.BE32(a[unix.NFTA_CHAIN_POLICY]) != acceptCode {

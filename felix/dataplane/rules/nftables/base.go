@@ -1,12 +1,15 @@
 package nftables
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nft"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -25,16 +28,17 @@ var (
 // bases compiles the chains that exist once.
 type bases struct {
 	compiler
-	settings desired.Settings
+	model    *model.Model
 	closed   bool // some workload is closed
 	spoofing bool // some workload may use additional sources
+	guarded  bool // sources of workloads are looked up on their devices
 }
 
 func (b *bases) vxlan() *desired.VXLANAdmission {
 	if b.family == nft.IP6 {
-		return b.settings.VXLAN6
+		return b.model.Settings.VXLAN6
 	}
-	return b.settings.VXLAN4
+	return b.model.Settings.VXLAN4
 }
 
 // chains returns the chains by name. Base chains without rules are left out: a hook costs every packet.
@@ -44,10 +48,11 @@ func (b *bases) chains() map[string]chain {
 		toDispatch:   {rules: b.dispatch("to", toMap)},
 		toHost:       {rules: b.toHost()},
 	}
-	if b.family == nft.IP6 {
+	if b.family == nft.IP6 && !b.guarded {
 		out[rawSources] = chain{rules: b.ownSources()}
 	}
-	if b.settings.NATOutgoing != nil {
+	b.hostChains(out)
+	if b.model.Settings.NATOutgoing != nil {
 		out[natOutgoing] = chain{rules: b.natOutgoing()}
 	}
 	for _, c := range []struct {
@@ -55,10 +60,13 @@ func (b *bases) chains() map[string]chain {
 		base  nft.Base
 		rules []rule
 	}{
-		{rawPrerouting, nft.Base{Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: -300}, b.rawPrerouting()},
-		{rawOutput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_OUT, Priority: -300}, b.noTrack()},
-		{filterInput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_IN, Priority: 0}, b.input()},
+		{rawPrerouting, nft.Base{Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: -300}, b.hostRaw(b.rawPrerouting())},
+		{rawOutput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_OUT, Priority: -300}, b.hostRawOutput(b.noTrack())},
+		{manglePrerouting, nft.Base{Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: -150}, b.preDNAT()},
+		{manglePostrouting, nft.Base{Type: "filter", Hook: unix.NF_INET_POST_ROUTING, Priority: -150}, b.later()},
+		{filterInput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_IN, Priority: 0}, b.hostInput(b.input())},
 		{filterForward, nft.Base{Type: "filter", Hook: unix.NF_INET_FORWARD, Priority: 0}, b.forward()},
+		{filterOutput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_OUT, Priority: 0}, b.hostOutput()},
 		// Behind kube-proxy's 100, on purpose not at the same.
 		{natPostrouting, nft.Base{Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 110}, b.postrouting()},
 	} {
@@ -77,23 +85,24 @@ func (b *bases) noTrack() []rule {
 	return []rule{newRule("VXLAN is not tracked", udpTo(nft.Expr{}, v.Port).NoTrack())}
 }
 
-// strangersTunnels drops tunnel packets to this host that come from no known node. It is done first of all, so that nobody
-// can fill the table of connections with them.
+// strangersTunnels drops tunnel packets to this host that come from no known node, before the kernel unpacks them. In raw it
+// would take a hook that all packets pass; what is dropped here has not come into the table of connections either.
 func (b *bases) strangersTunnels() (out []rule) {
 	if v := b.vxlan(); v != nil {
-		out = append(out, newRule("VXLAN from elsewhere",
-			b.toLocal(b.notFrom(udpTo(nft.Expr{}, v.Port), desired.SetVXLANHosts)).Counter().Verdict(drop)))
+		out = append(out, newRule("VXLAN from elsewhere", b.notFrom(udpTo(nft.Expr{}, v.Port), desired.SetVXLANHosts).Counter().Verdict(drop)))
 	}
-	if b.settings.IPIP != nil && b.family == nft.IP4 {
-		out = append(out, newRule("IP-in-IP from elsewhere",
-			b.toLocal(b.notFrom(l4proto(nft.Expr{}, protoIPIP), desired.SetAllHosts)).Counter().Verdict(drop)))
+	if b.model.Settings.IPIP != nil && b.family == nft.IP4 {
+		out = append(out, newRule("IP-in-IP from elsewhere", b.notFrom(l4proto(nft.Expr{}, protoIPIP), desired.SetAllHosts).Counter().Verdict(drop)))
 	}
 	return out
 }
 
 func (b *bases) rawPrerouting() []rule {
-	out := append(b.strangersTunnels(), b.noTrack()...)
-	for _, p := range b.settings.WorkloadPrefixes {
+	out := b.noTrack()
+	if b.guarded {
+		return out
+	}
+	for _, p := range b.model.Settings.WorkloadPrefixes {
 		workload := func() nft.Expr { return iface(nft.Expr{}, unix.NFT_META_IIFNAME, p) }
 		if b.family == nft.IP6 {
 			out = append(out, newRule("source of a workload", workload().Verdict(nft.Verdict{Code: nft.Goto, Chain: rawSources})))
@@ -121,10 +130,10 @@ func (b *bases) routedSources(from func() nft.Expr) (out []rule) {
 		from().Fib(unix.NFT_FIB_RESULT_OIF, unix.NFTA_FIB_F_SADDR|unix.NFTA_FIB_F_IIF).Equal(word(0), false).Counter().Verdict(drop)))
 }
 
-// input judges what workloads send to their host. Tunnel packets of known nodes need no word here: those of others ended in
-// raw, nothing below drops the rest, and each rule that they pass costs a quarter of a percent of a round trip.
-func (b *bases) input() (out []rule) {
-	for _, p := range b.settings.WorkloadPrefixes {
+// input judges tunnel packets by the node they come from, and what workloads send to their host.
+func (b *bases) input() []rule {
+	out := b.strangersTunnels()
+	for _, p := range b.model.Settings.WorkloadPrefixes {
 		out = append(out, newRule("workload to its host", iface(nft.Expr{}, unix.NFT_META_IIFNAME, p).
 			Verdict(nft.Verdict{Code: nft.Goto, Chain: toHost})))
 	}
@@ -135,20 +144,22 @@ func (b *bases) forward() (out []rule) {
 	out = append(out, b.cutFlows()...)
 	out = append(out, b.dropClosed("from", unix.NFT_META_IIFNAME, fromClosed)...)
 	out = append(out, b.dropClosed("to", unix.NFT_META_OIFNAME, toClosed)...)
-	out = append(out, newRule("established", ctState(nft.Expr{}, ctEstablished|ctRelated).Verdict(accept)))
-	for _, p := range b.settings.WorkloadPrefixes {
+	out = append(out, established())
+	out = append(out, b.notLater()...)
+	out = append(out, b.throughHosts(model.ForwardIn, fromHostForward)...)
+	for _, p := range b.model.Settings.WorkloadPrefixes {
 		out = append(out,
 			newRule("from a workload", iface(nft.Expr{}, unix.NFT_META_IIFNAME, p).
 				Verdict(nft.Verdict{Code: nft.Jump, Chain: fromDispatch})),
 			newRule("to a workload", iface(nft.Expr{}, unix.NFT_META_OIFNAME, p).
 				Verdict(nft.Verdict{Code: nft.Jump, Chain: toDispatch})))
 	}
-	return out
+	return append(out, b.throughHosts(model.ForwardOut, toHostForward)...)
 }
 
 // cutFlows comes before established flows, which is what they are.
 func (b *bases) cutFlows() []rule {
-	if !b.settings.CutFlows {
+	if !b.model.Settings.CutFlows {
 		return nil
 	}
 	marked := nft.Expr{}.Ct(unix.NFT_CT_MARK).Mask(word(desired.ConnMarkCut), word(0)).Equal(word(0), true)
@@ -191,9 +202,9 @@ func (b *bases) toHost() (out []rule) {
 	}
 	out = append(out, b.cutFlows()...)
 	out = append(out, b.dropClosed("from", unix.NFT_META_IIFNAME, fromClosed)...)
-	out = append(out, newRule("established", ctState(nft.Expr{}, ctEstablished|ctRelated).Verdict(accept)))
+	out = append(out, established())
 	out = append(out, newRule("policy of the workload", nft.Expr{}.Verdict(nft.Verdict{Code: nft.Jump, Chain: fromDispatch})))
-	switch b.settings.EndpointToHost {
+	switch b.model.Settings.EndpointToHost {
 	case desired.HostAccept:
 		return append(out, newRule("DefaultEndpointToHostAction Accept", nft.Expr{}.Verdict(accept)))
 	case desired.HostReturn:
@@ -203,7 +214,7 @@ func (b *bases) toHost() (out []rule) {
 }
 
 func (b *bases) invalid() []rule {
-	if b.settings.AcceptInvalid {
+	if b.model.Settings.AcceptInvalid {
 		return nil
 	}
 	return []rule{newRule("invalid", ctState(nft.Expr{}, ctInvalid).Counter().Verdict(drop))}
@@ -211,28 +222,28 @@ func (b *bases) invalid() []rule {
 
 // ownTunnels stops workloads from making tunnel packets that other nodes would take for a node's.
 func (b *bases) ownTunnels() (out []rule) {
-	port := uint16(desired.DefaultVXLANPort)
+	port := cmp.Or(b.model.Settings.VXLANPort, desired.DefaultVXLANPort)
 	if v := b.vxlan(); v != nil {
 		port = v.Port
 	}
-	if !b.settings.AllowVXLANFromWorkloads {
+	if !b.model.Settings.AllowVXLANFromWorkloads {
 		out = append(out, newRule("VXLAN made by a workload", udpTo(nft.Expr{}, port).Counter().Verdict(drop)))
 	}
-	if !b.settings.AllowIPIPFromWorkloads {
+	if !b.model.Settings.AllowIPIPFromWorkloads {
 		out = append(out, newRule("IP-in-IP made by a workload", l4proto(nft.Expr{}, protoIPIP).Counter().Verdict(drop)))
 	}
 	return out
 }
 
 func (b *bases) postrouting() (out []rule) {
-	if b.settings.NATOutgoing != nil {
+	if b.model.Settings.NATOutgoing != nil {
 		out = append(out, newRule("outgoing NAT", nft.Expr{}.Verdict(nft.Verdict{Code: nft.Jump, Chain: natOutgoing})))
 	}
 	devices := []string{}
 	if v := b.vxlan(); v != nil && v.Device != "" {
 		devices = append(devices, v.Device)
 	}
-	if i := b.settings.IPIP; i != nil && i.Device != "" && b.family == nft.IP4 {
+	if i := b.model.Settings.IPIP; i != nil && i.Device != "" && b.family == nft.IP4 {
 		devices = append(devices, i.Device)
 	}
 	for _, d := range devices {
@@ -241,13 +252,13 @@ func (b *bases) postrouting() (out []rule) {
 				Fib(unix.NFT_FIB_RESULT_ADDRTYPE, unix.NFTA_FIB_F_SADDR|unix.NFTA_FIB_F_OIF).Equal(word(unix.RTN_LOCAL), true).
 				Fib(unix.NFT_FIB_RESULT_ADDRTYPE, unix.NFTA_FIB_F_SADDR).Equal(word(unix.RTN_LOCAL), false)
 		}
-		out = append(out, b.translate("another address of the host into "+d, own, nft.PortRange{}, true, netip.Addr{})...)
+		out = append(out, b.translate("another address of the host into "+d, own, view.PortRange{}, true, netip.Addr{})...)
 	}
 	return out
 }
 
 func (b *bases) natOutgoing() []rule {
-	n := b.settings.NATOutgoing
+	n := b.model.Settings.NATOutgoing
 	matches := func() nft.Expr {
 		e := b.address(nft.Expr{}, source).Lookup(kernelSet(b.family, desired.SetMasqPools), false)
 		e = b.address(e, destination).Lookup(kernelSet(b.family, desired.SetPools), true)
@@ -263,22 +274,23 @@ func (b *bases) natOutgoing() []rule {
 	if b.family == nft.IP6 {
 		to = n.Source6
 	}
-	return b.translate("from a pool to outside all pools", matches, nft.PortRange{First: n.Ports.First, Last: n.Ports.Last}, n.RandomizePorts, to)
+	return b.translate("from a pool to outside all pools", matches, n.Ports, n.RandomizePorts, to)
 }
 
 // translate gives packets another source. While VXLAN is on, UDP never gets the VXLAN port as source: the answer would be
 // taken for a tunnel packet and dropped.
-func (b *bases) translate(text string, matches func() nft.Expr, ports nft.PortRange, random bool, to netip.Addr) (out []rule) {
-	end := func(e nft.Expr, ports nft.PortRange) rule {
+func (b *bases) translate(text string, matches func() nft.Expr, ports view.PortRange, random bool, to netip.Addr) (out []rule) {
+	end := func(e nft.Expr, of view.PortRange) rule {
+		ports := nft.PortRange{First: of.First, Last: of.Last}
 		if to.IsValid() {
 			return newRule(text, e.SourceNAT(b.family, to.AsSlice(), ports, random))
 		}
 		return newRule(text, e.Masquerade(ports, random))
 	}
-	none := nft.PortRange{}
+	none := view.PortRange{}
 	udp := ports
 	if v := b.vxlan(); v != nil {
-		udp = beside(v.Port, ports)
+		udp = model.SourcePorts(v.Port, ports)
 	}
 	if ports != none {
 		out = append(out, end(l4proto(matches(), protoTCP), ports))
@@ -287,20 +299,6 @@ func (b *bases) translate(text string, matches func() nft.Expr, ports nft.PortRa
 		out = append(out, end(l4proto(matches(), protoUDP), udp))
 	}
 	return append(out, end(matches(), none))
-}
-
-// beside is the wider part of a range of ports, by default the unprivileged ones, that leaves out port.
-func beside(port uint16, of nft.PortRange) nft.PortRange {
-	if of == (nft.PortRange{}) {
-		of = nft.PortRange{First: 1024, Last: 65535}
-	}
-	switch {
-	case port < of.First || port > of.Last || of.First == of.Last:
-		return of
-	case port-of.First > of.Last-port:
-		return nft.PortRange{First: of.First, Last: port - 1}
-	}
-	return nft.PortRange{First: port + 1, Last: of.Last}
 }
 
 // outBy matches packets that leave by an interface, or with a + at the end by all whose names begin so.
@@ -317,11 +315,6 @@ func outBy(e nft.Expr, name string) nft.Expr {
 // notFrom matches sources outside a set.
 func (b *bases) notFrom(e nft.Expr, set string) nft.Expr {
 	return b.address(e, source).Lookup(kernelSet(b.family, set), true)
-}
-
-// toLocal matches packets to an address of this host.
-func (b *bases) toLocal(e nft.Expr) nft.Expr {
-	return e.Fib(unix.NFT_FIB_RESULT_ADDRTYPE, unix.NFTA_FIB_F_DADDR).Equal(word(unix.RTN_LOCAL), false)
 }
 
 // iface matches interfaces whose name begins with prefix.

@@ -16,65 +16,61 @@ import (
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nft"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nlsock"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
 // compile brings the families' desired chains, sets and elements up to date with the model.
 func (d *Driver) compile() {
-	m := &d.model
-	for name := range m.dirtyWorkers {
-		m.judgeWorkload(name)
+	m := d.model
+	for name := range m.Dirty.Workloads {
+		d.judgeWorkload(name)
 	}
 	for _, f := range d.families {
 		c := compiler{
-			family: f.Family, reject: m.settings.RejectDenied,
-			setType:  func(id string) (view.SetType, bool) { t, ok := m.setTypes[id]; return t, ok },
-			hasChain: func(name string) bool { _, ok := m.chains[name]; return ok },
+			family: f.Family, reject: m.Settings.RejectDenied, hasChain: m.Has,
+			setType: func(id string) (view.SetType, bool) { t, ok := m.Sets[id]; return t, ok },
 		}
-		for name := range m.dirtyChains {
-			model, wanted := m.chains[name]
-			if !wanted {
-				f.dropChain(kernelChain(name))
-				continue
+		for name := range m.Dirty.Chains {
+			want, wanted := m.Chains[name]
+			for _, c.layer = range model.Layers() {
+				if !wanted || !want.In.Has(c.layer) {
+					f.dropChain(layerChain(c.layer, name))
+					continue
+				}
+				c.sets = map[string]contents{}
+				f.wantChain(layerChain(c.layer, name), c.chain(want), c.sets)
 			}
-			c.sets = map[string]contents{}
-			f.wantChain(kernelChain(name), c.chain(model), c.sets)
 		}
-		f.wantWorkloads(m)
-		if m.dirtyBases {
-			b := bases{compiler: c, settings: m.settings, closed: len(m.closed) > 0, spoofing: len(m.spoofing) > 0}
+		f.wantWorkloads(m, d.guarded)
+		if m.Dirty.Once {
+			b := bases{compiler: c, model: m, closed: len(d.closed) > 0, spoofing: len(d.spoofing) > 0, guarded: d.guarded}
 			f.wantBases(b.chains())
+			f.wantHosts(&b, d.whole)
 		}
 	}
-	m.dirtyBases = false
-	clear(m.dirtyChains)
-	clear(m.dirtyWorkers)
+	m.Compiled()
 }
 
-// judgeWorkload keeps up which workloads are closed and which may spoof; the base chains depend on whether any are.
-func (m *model) judgeWorkload(name string) {
-	w, known := m.workloads[name]
-	closed := known && (!m.usable(w.Ingress) || !m.usable(w.Egress))
-	note := func(set map[string]bool, in bool) {
+// judgeWorkload keeps up which workloads are closed and which may spoof; what exists once depends on whether any are.
+func (d *Driver) judgeWorkload(name string) {
+	m := d.model
+	w, known := m.Workloads[name]
+	keep := func(set names, in bool) {
 		before := len(set) > 0
 		if in {
-			set[name] = true
+			set[name] = struct{}{}
 		} else {
 			delete(set, name)
 		}
-		m.dirtyBases = m.dirtyBases || before != (len(set) > 0)
+		m.Dirty.Once = m.Dirty.Once || before != (len(set) > 0)
 	}
-	note(m.closed, closed)
-	note(m.spoofing, known && len(w.AllowedSources) > 0)
-}
-
-func (m *model) usable(chain string) bool {
-	_, ok := m.chains[chain]
-	return ok
+	keep(d.closed, known && (!m.Has(w.Ingress, desired.Filter) || !m.Has(w.Egress, desired.Filter)))
+	keep(d.spoofing, known && len(w.AllowedSources) > 0)
 }
 
 // wantWorkloads puts the changed workloads into the dispatch maps.
-func (f *family) wantWorkloads(m *model) {
+func (f *family) wantWorkloads(m *model.Model, guarded bool) {
 	verdicts, plain := nft.SetSpec{Key: nft.IfName, Verdicts: true}, nft.SetSpec{Key: nft.IfName}
 	ways := [2]struct{ open, closed *elements }{
 		desired.Ingress: {f.wantSet(toMap, verdicts), f.wantSet(toClosed, plain)},
@@ -85,8 +81,8 @@ func (f *family) wantWorkloads(m *model) {
 	if f.Family == nft.IP6 {
 		own = f.wantSet(ownSources, nft.SetSpec{Key: f.Family.IfNameAddress()})
 	}
-	for name := range m.dirtyWorkers {
-		w, known := m.workloads[name]
+	for name := range m.Dirty.Workloads {
+		w, known := m.Workloads[name]
 		key := ifKey(name)
 		for dir, chain := range [2]string{desired.Ingress: w.Ingress, desired.Egress: w.Egress} {
 			way := ways[dir]
@@ -94,11 +90,14 @@ func (f *family) wantWorkloads(m *model) {
 			way.closed.DeleteDesired(key)
 			switch {
 			case !known:
-			case m.usable(chain):
+			case m.Has(chain, desired.Filter):
 				way.open.SetDesired(key, nft.Verdict{Code: nft.Jump, Chain: kernelChain(chain)})
 			default:
 				way.closed.SetDesired(key, nft.Verdict{})
 			}
+		}
+		if guarded {
+			w.Addresses, w.AllowedSources = nil, nil // guards know
 		}
 		if own != nil {
 			f.wantSources(own, name, w.Addresses)
@@ -164,7 +163,7 @@ type unit struct {
 
 // commit writes what is due. surprised says that the kernel was not as believed.
 func (d *Driver) commit(ctx context.Context, f *family) (failed map[dataplane.Object]error, surprised bool, err error) {
-	units := f.plan(d.whole, d.model.workloads, d.model.gone)
+	units := f.plan(d.whole, d.mayGo)
 	failed = map[dataplane.Object]error{}
 	for len(units) > 0 {
 		n, size := 0, 4*64 // begin and end of the batch
@@ -237,9 +236,17 @@ func (d *Driver) transact(ctx context.Context, units []*unit, failed map[datapla
 // tableObject names a table in messages.
 var tableObject = dataplane.Object{Kind: dataplane.KindRule, Key: "table " + tableName}
 
+// mayGo tells whether what is there of an interface may be removed: it is known what there is to be of it.
+func (d *Driver) mayGo(iface string) bool {
+	_, workload := d.model.Workloads[iface]
+	_, host := d.model.Hosts[iface]
+	_, gone := d.gone[iface]
+	return d.whole || workload || host || gone
+}
+
 // plan lists what is due, in an order in which nothing names what is not there. Nothing is removed before the desired
-// state is whole, except what was told to be.
-func (f *family) plan(whole bool, workloads map[string]desired.Workload, gone map[string]bool) (units []*unit) {
+// state is whole, except what was told to be, and of interfaces of which mayGo says so.
+func (f *family) plan(whole bool, mayGo func(iface string) bool) (units []*unit) {
 	add := func(kind dataplane.Kind, key string, done func(), msgs ...nlsock.Message) *unit {
 		u := &unit{Object: dataplane.Object{Kind: kind, Key: key}, msgs: msgs, done: done}
 		units = append(units, u)
@@ -259,18 +266,20 @@ func (f *family) plan(whole bool, workloads map[string]desired.Workload, gone ma
 	}
 	// Elements of sets before the rules that use them; elements of verdict maps after the chains they name.
 	var verdicts []*unit
-	for name, e := range ordered(maps.All(f.elements)) {
+	due := map[string]*elements{} // sorted are only those of which something is due: there may be thousands of others
+	for name, e := range f.elements {
+		if !e.InSync() {
+			due[name] = e
+		}
+	}
+	for name, e := range ordered(maps.All(due)) {
 		spec, wanted := f.sets.Desired(name)
-		if !wanted || e.InSync() {
+		if !wanted {
 			continue
 		}
-		may := func(key string) bool { return true }
+		may := func(string) bool { return true }
 		if spec.Key == nft.IfName || spec.Key == f.Family.IfNameAddress() {
-			may = func(key string) bool {
-				iface := strings.TrimRight(key[:nft.IfName.Len], "\x00")
-				_, known := workloads[iface]
-				return whole || known || gone[iface]
-			}
+			may = func(key string) bool { return mayGo(strings.TrimRight(key[:nft.IfName.Len], "\x00")) }
 		}
 		u := f.elementsUnit(name, spec, e, may)
 		if spec.Verdicts {
@@ -297,19 +306,20 @@ func (f *family) plan(whole bool, workloads map[string]desired.Workload, gone ma
 	for _, name := range obsolete { // rules first, since chains may name each other
 		add(dataplane.KindRule, name, func() {}, f.FlushChain(name))
 	}
-	for _, name := range obsolete {
-		add(dataplane.KindRule, name, func() { f.chains.DeleteActual(name) }, f.DeleteChain(name))
-	}
-	if !whole {
-		return units
-	}
+	// Verdict maps before the chains that they name.
 	for name := range ordered(f.sets.Deletes()) {
+		if !whole {
+			break
+		}
 		add(dataplane.KindSet, name, func() {
 			f.sets.DeleteActual(name)
 			if _, wanted := f.sets.Desired(name); !wanted {
 				delete(f.elements, name)
 			}
 		}, f.DeleteSet(name))
+	}
+	for _, name := range obsolete {
+		add(dataplane.KindRule, name, func() { f.chains.DeleteActual(name) }, f.DeleteChain(name))
 	}
 	return units
 }

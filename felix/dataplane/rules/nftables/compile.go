@@ -54,8 +54,9 @@ type contents struct {
 type compiler struct {
 	family   nft.Family
 	setType  func(id string) (view.SetType, bool)
-	hasChain func(name string) bool
-	reject   bool                // denied packets are answered
+	hasChain func(name string, in desired.Layers) bool
+	reject   bool                // denied packets are answered, in the filter layer
+	layer    desired.Layers      // where the chain is that is being compiled
 	sets     map[string]contents // collects the sets that belong to the rules
 }
 
@@ -76,7 +77,7 @@ func (c *compiler) chain(d desired.Chain) chain {
 
 // missing names a set or chain that the rule needs and that is not there.
 func (c *compiler) missing(r desired.Rule) string {
-	if r.Do == desired.Jump && !c.hasChain(r.Target) {
+	if r.Do == desired.Jump && !c.hasChain(r.Target, c.layer) {
 		return "chain " + r.Target
 	}
 	for _, side := range []view.Match{r.Match.Source, r.Match.Destination} {
@@ -117,7 +118,7 @@ func (c *compiler) action(e nft.Expr, r desired.Rule) nft.Expr {
 	case desired.Log:
 		return e.Log(r.LogPrefix + ": ")
 	case desired.Jump:
-		return e.Verdict(nft.Verdict{Code: nft.Jump, Chain: kernelChain(r.Target)})
+		return e.Verdict(nft.Verdict{Code: nft.Jump, Chain: layerChain(c.layer, r.Target)})
 	case desired.Return:
 		return e.Verdict(nft.Verdict{Code: nft.Return})
 	case desired.Reset:
@@ -127,7 +128,7 @@ func (c *compiler) action(e nft.Expr, r desired.Rule) nft.Expr {
 }
 
 func (c *compiler) deny(e nft.Expr) nft.Expr {
-	if c.reject {
+	if c.reject && c.layer == desired.Filter {
 		return e.Counter().Reject()
 	}
 	return e.Counter().Verdict(nft.Verdict{Code: nft.Drop})

@@ -18,7 +18,8 @@ func newCompiler(f nft.Family) *compiler {
 	return &compiler{
 		family:   f,
 		setType:  func(id string) (view.SetType, bool) { t, ok := types[id]; return t, ok },
-		hasChain: func(name string) bool { return name == "cali-pi-np/s/known" },
+		hasChain: func(name string, _ desired.Layers) bool { return name == "cali-pi-np/s/known" },
+		layer:    desired.Filter,
 		sets:     map[string]contents{},
 	}
 }
@@ -154,17 +155,6 @@ func TestNamesFitTheKernel(t *testing.T) {
 	assert.Len(t, kernelSet(nft.IP4, "s:"+strings.Repeat("x", 40)), 31)
 	assert.LessOrEqual(t, len(newRule(strings.Repeat("x", 500), nil).comment), nft.MaxComment)
 	assert.Len(t, ifKey("cali1"), 16)
-}
-
-func TestPortsBesideTheVXLANPort(t *testing.T) {
-	for p, want := range map[uint16]nft.PortRange{
-		4789: {First: 4790, Last: 65535}, 60000: {First: 1024, Last: 59999}, 80: {First: 1024, Last: 65535}, 65535: {First: 1024, Last: 65534},
-	} {
-		assert.Equal(t, want, beside(p, nft.PortRange{}), p)
-	}
-	assert.Equal(t, nft.PortRange{First: 4000, Last: 4788}, beside(4789, nft.PortRange{First: 4000, Last: 5000}), "within the range that is asked for")
-	assert.Equal(t, nft.PortRange{First: 4790, Last: 9000}, beside(4789, nft.PortRange{First: 4700, Last: 9000}))
-	assert.Equal(t, nft.PortRange{First: 32768, Last: 65535}, beside(4789, nft.PortRange{First: 32768, Last: 65535}))
 }
 
 func TestMergePorts(t *testing.T) {

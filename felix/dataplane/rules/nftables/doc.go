@@ -5,13 +5,19 @@
 //
 // A packet's way (priorities and names as Calico's, spec §4.8):
 //
-//	raw-PREROUTING   tunnel packets are admitted from known nodes; VXLAN is not tracked; what a workload sends under a
-//	                 source that is not its own is dropped
-//	filter-INPUT     a workload's packets to the host: its egress policy, then DefaultEndpointToHostAction
+//	netdev           what a workload sends under a source that is not its own is dropped, on its device, see guard.go
+//	raw-PREROUTING   VXLAN is not tracked
+//	filter-INPUT     tunnel packets are admitted from known nodes; a workload's packets to the host: its egress policy, then
+//	                 DefaultEndpointToHostAction
 //	filter-FORWARD   closed workloads; established flows; then by verdict map the sender's egress and the receiver's
 //	                 ingress policy; a workload interface that nobody told of drops everything
 //	raw-OUTPUT       VXLAN is not tracked
 //	nat-POSTROUTING  outgoing NAT
+//
+// What host endpoints need is there only while there are any, see hosts.go: raw-PREROUTING and raw-OUTPUT judge without
+// tracking, mangle-PREROUTING before destinations are translated, filter-FORWARD around the workloads' policies,
+// filter-INPUT and filter-OUTPUT what is local, and mangle-POSTROUTING what the host sent and had translated, since only
+// there it is known by which interface it leaves.
 //
 // Established flows take one rule. Policies are chains of their own, shared by all endpoints they apply to, and so are
 // lists of policies: a policy that changes is one chain rewritten, however many endpoints it has. Allowed and passed are

@@ -15,7 +15,7 @@ import (
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nft"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nlsock"
-	"github.com/muslin-net/muslin/felix/dataplane/ipset"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -29,31 +29,21 @@ type Driver struct {
 	log    *slog.Logger
 	conn   *nlsock.Conn
 	events *nlsock.Conn
+	guards *guards
+	counts *counters
 
 	mu       sync.Mutex // guards the following, and conn
 	families []*family
-	model    model
+	model    *model.Model
 	failures dataplane.Failures
 	whole    bool
+	closed   names // workloads with a closed direction
+	spoofing names // workloads with additional sources
+	gone     names // workloads and hosts that were removed, until they are out of the kernel
+	guarded  bool  // guards look up the workloads' sources
 }
 
-// model is the desired state, and what of it must be compiled anew.
-type model struct {
-	settings  desired.Settings
-	setTypes  map[string]view.SetType
-	chains    map[string]desired.Chain
-	workloads map[string]desired.Workload
-	closed    map[string]bool // workloads with a closed direction
-	spoofing  map[string]bool // workloads with additional sources
-
-	usersOfSet   map[string]map[string]bool // chains by set id
-	callers      map[string]map[string]bool // chains by the chain they jump to
-	workloadsOf  map[string]map[string]bool // workloads by chain
-	dirtyBases   bool
-	dirtyChains  map[string]bool
-	dirtyWorkers map[string]bool // workloads
-	gone         map[string]bool // workloads that were removed, until they are out of the kernel
-}
+type names = map[string]struct{}
 
 // New opens the driver on the caller's network namespace. The process must be allowed to administer it.
 func New(cfg Config) (*Driver, error) {
@@ -69,26 +59,31 @@ func New(cfg Config) (*Driver, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Driver{
-		log: cfg.Log, conn: conn, events: events,
-		families: []*family{newFamily(nft.IP4), newFamily(nft.IP6)},
-		model: model{
-			settings: desired.Settings{WorkloadPrefixes: []string{"cali"}},
-			setTypes: map[string]view.SetType{}, chains: map[string]desired.Chain{}, workloads: map[string]desired.Workload{},
-			closed: map[string]bool{}, spoofing: map[string]bool{},
-			usersOfSet: map[string]map[string]bool{}, callers: map[string]map[string]bool{}, workloadsOf: map[string]map[string]bool{},
-			dirtyBases: true, dirtyChains: map[string]bool{}, dirtyWorkers: map[string]bool{}, gone: map[string]bool{},
-		},
+	d := unconnected()
+	d.log, d.conn, d.events = cfg.Log, conn, events
+	if d.guards, err = newGuards(cfg.Log); err != nil {
+		return nil, errors.Join(fmt.Errorf("nftables driver: %w", err), conn.Close(), events.Close())
 	}
-	// The sets that rules of ours name exist even while they are empty.
-	for _, id := range []string{desired.SetAllHosts, desired.SetVXLANHosts, desired.SetPools, desired.SetMasqPools} {
-		d.setMembers(id, desired.Set{Type: view.SetNet})
+	if d.counts, err = openCounters(); err != nil {
+		return nil, errors.Join(err, conn.Close(), events.Close(), d.guards.close())
 	}
 	return d, nil
 }
 
+// unconnected is a driver that knows of no kernel yet.
+func unconnected() *Driver {
+	d := &Driver{families: []*family{newFamily(nft.IP4), newFamily(nft.IP6)}, closed: names{}, spoofing: names{}, gone: names{}}
+	d.model = model.New(sets(d.families))
+	return d
+}
+
 // Close releases the driver's sockets; the firewall stays. A running Watch returns.
-func (d *Driver) Close() error { return errors.Join(d.conn.Close(), d.events.Close()) }
+func (d *Driver) Close() error {
+	return errors.Join(d.conn.Close(), d.events.Close(), d.guards.close(), d.counts.conn.Close())
+}
+
+// tables are all tables that are ours.
+func (d *Driver) tables() []*family { return append(slices.Clone(d.families), d.guards.family) }
 
 // Writes counts the messages sent to change the kernel since New.
 func (d *Driver) Writes() uint64 { return d.conn.Writes() }
@@ -97,209 +92,48 @@ func (d *Driver) Writes() uint64 { return d.conn.Writes() }
 func (d *Driver) Whole() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.whole = true
+	d.whole, d.guards.dirty = true, true
 }
 
 // Resync makes the next Apply read our tables from the kernel.
 func (d *Driver) Resync() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, f := range d.families {
+	for _, f := range d.tables() {
 		f.stale = true
 	}
+	d.guards.listed, d.guards.lack = false, nil
 }
 
 // Update takes a change of the desired firewall.
 func (d *Driver) Update(c desired.FirewallDelta) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	m := &d.model
-	if c.Settings != nil && !m.settings.Equal(*c.Settings) {
-		if m.settings.RejectDenied != c.Settings.RejectDenied {
-			for name := range m.chains {
-				m.dirtyChains[name] = true
-			}
-		}
-		m.settings = *c.Settings
-		m.dirtyBases = true
+	d.model.Update(c, sets(d.families))
+	note(d.gone, c.Workloads)
+	note(d.gone, c.Hosts)
+}
+
+// note keeps up which names are gone.
+func note[V any](gone names, c desired.Delta[string, V]) {
+	for name := range c.Removed {
+		gone[name] = struct{}{}
 	}
-	for id := range c.Sets.Removed {
-		d.removeSet(id)
+	for name := range c.Set {
+		delete(gone, name)
 	}
-	for id, s := range c.Sets.Set {
-		d.setMembers(id, s)
-	}
-	for id, delta := range c.Members {
+}
+
+// Desired is all that Update was told: what another driver must be told to take over.
+func (d *Driver) Desired() desired.FirewallDelta {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.model.Desired(func(id string) (out []view.Member) {
 		for _, f := range d.families {
-			if s := f.members[id]; s != nil {
-				for _, member := range delta.Removed {
-					s.Remove(member)
-				}
-				for _, member := range delta.Added {
-					s.Add(member)
-				}
-			}
+			out = append(out, f.members[id].Members()...)
 		}
-	}
-	for name := range c.Chains.Removed {
-		m.removeChain(name)
-	}
-	for name, chain := range c.Chains.Set {
-		m.setChain(name, chain)
-	}
-	for name := range c.Workloads.Removed {
-		m.removeWorkload(name)
-	}
-	for name, w := range c.Workloads.Set {
-		m.setWorkload(name, w)
-	}
-}
-
-// setMembers replaces a whole set.
-func (d *Driver) setMembers(id string, s desired.Set) {
-	if old, known := d.model.setTypes[id]; !known || old != s.Type {
-		d.removeSet(id)
-		d.model.setTypes[id] = s.Type
-		d.model.markUsers(id)
-		for _, f := range d.families {
-			e := f.wantSet(kernelSet(f.Family, id), specOf(f.Family, s.Type))
-			f.members[id] = ipset.New(s.Type, f.version(), func(k ipset.Element, in bool) {
-				if in {
-					e.SetDesired(string(k), nft.Verdict{})
-					return
-				}
-				e.DeleteDesired(string(k))
-			})
-		}
-	}
-	for _, f := range d.families {
-		f.members[id].Replace(s.Members)
-	}
-}
-
-func specOf(f nft.Family, t view.SetType) nft.SetSpec {
-	if t == view.SetIPPort {
-		return nft.SetSpec{Key: f.AddressProtoPort()}
-	}
-	return nft.SetSpec{Key: f.Address(), Interval: true}
-}
-
-func (d *Driver) removeSet(id string) {
-	if _, known := d.model.setTypes[id]; !known {
-		return
-	}
-	switch id {
-	case desired.SetAllHosts, desired.SetVXLANHosts, desired.SetPools, desired.SetMasqPools:
-		for _, f := range d.families { // it stays, empty
-			f.members[id].Replace(nil)
-		}
-		return
-	}
-	delete(d.model.setTypes, id)
-	d.model.markUsers(id)
-	for _, f := range d.families {
-		delete(f.members, id)
-		f.dropSet(kernelSet(f.Family, id))
-	}
-}
-
-func (m *model) markUsers(set string) {
-	for name := range m.usersOfSet[set] {
-		m.dirtyChains[name] = true
-	}
-}
-
-func (m *model) setChain(name string, c desired.Chain) {
-	old, known := m.chains[name]
-	if known && old.Equal(c) {
-		return
-	}
-	m.unlink(name, old)
-	m.chains[name] = c
-	for _, r := range c.Rules {
-		for _, id := range r.Match.Sets() {
-			link(m.usersOfSet, id, name)
-		}
-		if r.Do == desired.Jump {
-			link(m.callers, r.Target, name)
-		}
-	}
-	m.dirtyChains[name] = true
-	if !known {
-		m.markCallers(name)
-	}
-}
-
-func (m *model) removeChain(name string) {
-	old, known := m.chains[name]
-	if !known {
-		return
-	}
-	m.unlink(name, old)
-	delete(m.chains, name)
-	m.dirtyChains[name] = true
-	m.markCallers(name)
-}
-
-// markCallers is for a chain that appeared or disappeared.
-func (m *model) markCallers(name string) {
-	for caller := range m.callers[name] {
-		m.dirtyChains[caller] = true
-	}
-	for w := range m.workloadsOf[name] {
-		m.dirtyWorkers[w] = true
-	}
-}
-
-func (m *model) unlink(name string, c desired.Chain) {
-	for _, r := range c.Rules {
-		for _, id := range r.Match.Sets() {
-			unlink(m.usersOfSet, id, name)
-		}
-		if r.Do == desired.Jump {
-			unlink(m.callers, r.Target, name)
-		}
-	}
-}
-
-func (m *model) setWorkload(name string, w desired.Workload) {
-	if old, known := m.workloads[name]; known {
-		if old.Equal(w) {
-			m.workloads[name] = w // the reason for being closed may differ
-			return
-		}
-		unlink(m.workloadsOf, old.Ingress, name)
-		unlink(m.workloadsOf, old.Egress, name)
-	}
-	m.workloads[name] = w
-	link(m.workloadsOf, w.Ingress, name)
-	link(m.workloadsOf, w.Egress, name)
-	m.dirtyWorkers[name] = true
-	delete(m.gone, name)
-}
-
-func (m *model) removeWorkload(name string) {
-	if old, known := m.workloads[name]; known {
-		unlink(m.workloadsOf, old.Ingress, name)
-		unlink(m.workloadsOf, old.Egress, name)
-		delete(m.workloads, name)
-	}
-	m.dirtyWorkers[name] = true
-	m.gone[name] = true
-}
-
-func link(index map[string]map[string]bool, from, to string) {
-	if index[from] == nil {
-		index[from] = map[string]bool{}
-	}
-	index[from][to] = true
-}
-
-func unlink(index map[string]map[string]bool, from, to string) {
-	delete(index[from], to)
-	if len(index[from]) == 0 {
-		delete(index, from)
-	}
+		return out
+	})
 }
 
 // Apply makes the kernel agree, in one transaction for each family. What failed stays due and is in the error, one
@@ -307,9 +141,12 @@ func unlink(index map[string]map[string]bool, from, to string) {
 func (d *Driver) Apply(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	var errs []error
+	if err := d.guardSources(ctx); err != nil {
+		errs = append(errs, err)
+	}
 	d.compile()
 	d.failures = dataplane.Failures{}
-	var errs []error
 	for _, f := range d.families {
 		if err := d.applyFamily(ctx, f); err != nil {
 			f.stale = true
@@ -317,7 +154,7 @@ func (d *Driver) Apply(ctx context.Context) error {
 		}
 	}
 	if len(errs) == 0 {
-		clear(d.model.gone)
+		clear(d.gone)
 	}
 	return errors.Join(append(errs, d.failures.Join())...)
 }
@@ -326,63 +163,56 @@ func (d *Driver) applyFamily(ctx context.Context, f *family) error {
 	if f.absent {
 		return nil
 	}
+	failed, err := d.agree(ctx, f)
+	if err != nil {
+		return err
+	}
+	// Only of IPv6 there are kernels without any.
+	if err := failed[tableObject]; f.Family == nft.IP6 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)) {
+		f.absent = true
+		d.log.Warn("the kernel has no nftables for IPv6; nothing of it is programmed", "error", err)
+		return nil
+	}
+	for o, err := range failed {
+		d.failures.Add(o.Kind, f.Family.String()+" "+o.Key, err)
+	}
+	return nil
+}
+
+// agree makes one table agree and returns what the kernel refused.
+func (d *Driver) agree(ctx context.Context, f *family) (failed map[dataplane.Object]error, err error) {
 	// A second round when the first met a kernel that was not as believed.
 	for round := range 2 {
 		if f.stale {
 			if err := f.load(ctx, d.conn); err != nil {
-				return fmt.Errorf("read: %w", err)
+				return nil, fmt.Errorf("read: %w", err)
 			}
 		}
-		failed, surprised, err := d.commit(ctx, f)
-		if err != nil {
-			return err
-		}
-		if len(failed) == 0 {
-			return nil
-		}
-		if err := failed[tableObject]; errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) {
-			f.absent = true
-			d.log.Warn("the kernel has no nftables for this family; nothing of it is programmed", "family", f.Family.String(), "error", err)
-			return nil
+		var surprised bool
+		failed, surprised, err = d.commit(ctx, f)
+		if err != nil || len(failed) == 0 {
+			return nil, err
 		}
 		f.stale = true
 		if !surprised || round == 1 {
-			for o, err := range failed {
-				d.failures.Add(o.Kind, f.Family.String()+" "+o.Key, err)
-			}
-			return nil
+			break
 		}
 	}
-	return nil
+	return failed, nil
 }
 
 // Closed tells why a workload is closed, as far as the driver knows; "" if it is open in both directions.
 func (d *Driver) Closed(iface string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	w, known := d.model.workloads[iface]
-	if !known {
-		return "the interface belongs to no known endpoint"
-	}
-	for _, name := range []string{w.Egress, w.Ingress} {
-		switch _, there := d.model.chains[name]; {
-		case name == "" && w.ClosedBecause != "":
-			return w.ClosedBecause
-		case name == "":
-			return "its policy is not known"
-		case !there:
-			return "its policy " + name + " is not programmed"
-		}
-	}
-	return ""
+	return d.model.Closed(iface)
 }
 
 // InSync tells whether the kernel agrees with everything Update was told.
 func (d *Driver) InSync() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	m := &d.model
-	if m.dirtyBases || len(m.dirtyChains) > 0 || len(m.dirtyWorkers) > 0 || d.failures.Len() > 0 {
+	if !d.model.Clean() || d.failures.Len() > 0 {
 		return false
 	}
 	for _, f := range d.families {
@@ -390,7 +220,7 @@ func (d *Driver) InSync() bool {
 			return false
 		}
 	}
-	return true
+	return d.guards.settled()
 }
 
 // Entries lists chains and sets, desired beside actual: chains as the comments of their rules, sets as numbers of members.
@@ -402,7 +232,7 @@ func (d *Driver) Entries() []dataplane.Entry {
 		o := dataplane.Object{Kind: kind, Key: f.Family.String() + " " + name}
 		out = append(out, dataplane.Entry{Object: o, Desired: want, Actual: have, Err: d.failures.Of(kind, o.Key)})
 	}
-	for _, f := range d.families {
+	for _, f := range d.tables() {
 		for name, want := range f.chains.AllDesired() {
 			have, _ := f.chains.Actual(name)
 			add(f, dataplane.KindRule, name, want.String(), have.String())

@@ -19,6 +19,7 @@ var update = flag.Bool("update", false, "rewrite testdata")
 func TestListing(t *testing.T) {
 	const golden = "testdata/ruleset.txt"
 	ns := labtest.Enter(t)
+	devices(t, ns)
 	apply(t, open(t), rich())
 	got := inOrder(ns.Run(t, "nft -s list ruleset"))
 	if *update {

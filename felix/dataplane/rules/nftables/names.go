@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nft"
+	"github.com/muslin-net/muslin/felix/desired"
 )
 
 // tableName is the name of our tables.
@@ -13,11 +14,14 @@ const tableName = "calico"
 
 // Chains and sets that exist once.
 const (
-	rawPrerouting  = "raw-PREROUTING"
-	rawOutput      = "raw-OUTPUT"
-	filterInput    = "filter-INPUT"
-	filterForward  = "filter-FORWARD"
-	natPostrouting = "nat-POSTROUTING"
+	rawPrerouting     = "raw-PREROUTING"
+	rawOutput         = "raw-OUTPUT"
+	manglePrerouting  = "mangle-PREROUTING"
+	manglePostrouting = "mangle-POSTROUTING"
+	filterInput       = "filter-INPUT"
+	filterForward     = "filter-FORWARD"
+	filterOutput      = "filter-OUTPUT"
+	natPostrouting    = "nat-POSTROUTING"
 
 	fromDispatch = "filter-cali-from-wl-dispatch"
 	toDispatch   = "filter-cali-to-wl-dispatch"
@@ -36,12 +40,20 @@ const (
 	ownSources = "cali-wl-sources"
 )
 
-// kernelChain is the kernel's name of a policy, profile or list chain. One that is too long becomes its beginning
+// layerPrefix begins the names of the chains of a layer.
+func layerPrefix(layer desired.Layers) string {
+	return map[desired.Layers]string{desired.Filter: "filter-", desired.Mangle: "mangle-", desired.Raw: "raw-"}[layer]
+}
+
+// kernelChain is the kernel's name of a policy, profile or list chain in the filter layer.
+func kernelChain(name string) string { return layerChain(desired.Filter, name) }
+
+// layerChain is the kernel's name of a policy, profile or list chain in a layer. One that is too long becomes its beginning
 // ("filter-cali-pi-"), "_", and a hash of the rest (spec §4.5).
-func kernelChain(name string) string {
+func layerChain(layer desired.Layers, name string) string {
 	const limit = 255
-	if len("filter-"+name) <= limit {
-		return "filter-" + name
+	if len(layerPrefix(layer)+name) <= limit {
+		return layerPrefix(layer) + name
 	}
 	head := 0
 	for dashes := 0; head < len(name) && dashes < 2; head++ {
@@ -50,7 +62,7 @@ func kernelChain(name string) string {
 		}
 	}
 	sum := sha256.Sum256([]byte(name[head:]))
-	return "filter-" + name[:head] + "_" + base64.RawURLEncoding.EncodeToString(sum[:])
+	return layerPrefix(layer) + name[:head] + "_" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // rpfSkipChain is the chain that accepts a workload's additional sources.

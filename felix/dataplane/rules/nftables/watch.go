@@ -3,13 +3,23 @@ package nftables
 import (
 	"context"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nft"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nlsock"
 )
 
-// Watch follows the kernel's notifications until ctx ends, and calls wake when others changed our tables. It may run once.
+// Watch follows the kernel's notifications until ctx ends, and calls wake when others changed our tables, or when a
+// workload's device came or went. It may run once.
 func (d *Driver) Watch(ctx context.Context, wake dataplane.Wake) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.watchTables(ctx, wake) })
+	group.Go(func() error { return d.watchDevices(ctx, wake) })
+	return group.Wait()
+}
+
+func (d *Driver) watchTables(ctx context.Context, wake dataplane.Wake) error {
 	return d.events.Listen(ctx, func(e nlsock.Event) {
 		if e.Port == d.conn.Port() {
 			return // our own doing
@@ -29,7 +39,7 @@ func (d *Driver) Watch(ctx context.Context, wake dataplane.Wake) error {
 func (d *Driver) on(c nft.Change) (dataplane.Drift, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, f := range d.families {
+	for _, f := range d.tables() {
 		if f.Table != c.Table {
 			continue
 		}

@@ -4,247 +4,98 @@ package nftables_test
 
 import (
 	"context"
-	"fmt"
-	"net"
-	"net/netip"
 	"testing"
-	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/muslin-net/muslin/api/view"
-	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/labtest"
 	"github.com/muslin-net/muslin/felix/dataplane/rules/nftables"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/rulestest"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
-// world is a node with two pods, and a machine outside:
-//
-//	a 10.0.1.1, fd00:1::1 ── cali1 ─┐
-//	                               node 192.168.9.1, fd09::1 ── outside 192.168.9.2, fd09::2 (also 10.0.2.9)
-//	b 10.0.1.2, fd00:1::2 ── cali2 ─┘
-//
-// The test's own goroutine is on the node.
+// kind is this driver in the tests that all drivers have.
+var kind = rulestest.Kind{
+	Name: "nftables", List: "nft -s list ruleset | grep -v '^table'",
+	New: func(*labtest.Namespace) (rulestest.Driver, error) { return nftables.New(nftables.Config{}) },
+}
+
+func TestPackets(t *testing.T) { kind.Run(t) }
+
+// world is that of all drivers' tests, for those of this driver alone.
 type world struct {
+	*rulestest.World
 	t                   testing.TB
 	node, a, b, outside *labtest.Namespace
 	driver              *nftables.Driver
 }
 
-const (
-	addrA, addrB = "10.0.1.1", "10.0.1.2"
-	sixA, sixB   = "fd00:1::1", "fd00:1::2"
-	nodeAddr     = "192.168.9.1"
-	outsideAddr  = "192.168.9.2"
-)
-
 func newWorld(t testing.TB) *world {
-	w := &world{t: t, a: labtest.New(t), b: labtest.New(t), outside: labtest.New(t)}
-	w.node = labtest.Enter(t)
-	w.node.Run(t, `
-		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-		mkdir -p /run/netns`)
-	for i, pod := range []*labtest.Namespace{w.a, w.b} {
-		host := fmt.Sprintf("cali%d", i+1)
-		w.wire(pod, host, "eth0", "ee:ee:ee:ee:ee:ee")
-		w.node.Run(t, fmt.Sprintf(`
-			sysctl -qw net.ipv4.conf.%[1]s.proxy_arp=1 net.ipv6.conf.%[1]s.accept_dad=0
-			ip link set %[1]s up
-			ip route add 10.0.1.%[2]d dev %[1]s scope link
-			ip -6 route add fd00:1::%[2]d dev %[1]s`, host, i+1))
-		pod.Run(t, fmt.Sprintf(`
-			sysctl -qw net.ipv6.conf.eth0.accept_dad=0
-			ip link set eth0 up
-			ip addr add 10.0.1.%[1]d/32 dev eth0
-			ip -6 addr add fd00:1::%[1]d/128 dev eth0 nodad
-			ip route add 169.254.1.1 dev eth0 scope link
-			ip route add default via 169.254.1.1
-			ip neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
-			ip neigh replace fe80::ecee:eeff:feee:eeee lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent
-			ip -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0`, i+1))
-	}
-	w.wire(w.outside, "up0", "eth0", "02:00:00:00:00:01")
-	w.node.Run(t, "ip addr add 192.168.9.1/24 dev up0; ip -6 addr add fd09::1/64 dev up0 nodad; ip link set up0 up; ip route add 10.0.2.0/24 via 192.168.9.2")
-	w.outside.Run(t, `
-		ip addr add 192.168.9.2/24 dev eth0; ip -6 addr add fd09::2/64 dev eth0 nodad; ip link set eth0 up
-		ip addr add 10.0.2.9/32 dev lo
-		ip route add 10.0.1.0/24 via 192.168.9.1; ip -6 route add fd00:1::/64 via fd09::1`)
-	w.driver = w.open()
-	return w
-}
-
-// wire makes a veth pair between the node and a namespace.
-func (w *world) wire(to *labtest.Namespace, host, inside, mac string) {
-	to.Run(w.t, "ip link add "+inside+" type veth peer name "+host+"; ip link set "+host+" address "+mac)
-	// The namespace is known by a path only; ip(8) takes one with a slash.
-	to.Run(w.t, "ip link set "+host+" netns "+w.node.Path)
-}
-
-func (w *world) open() *nftables.Driver {
-	d, err := nftables.New(nftables.Config{})
-	require.NoError(w.t, err)
-	w.t.Cleanup(func() { _ = d.Close() })
-	return d
+	w := kind.NewWorld(t)
+	return &world{World: w, t: t, node: w.Node, a: w.A, b: w.B, outside: w.Outside, driver: w.Driver.(*nftables.Driver)}
 }
 
 func (w *world) apply(c desired.FirewallDelta) {
 	w.t.Helper()
-	w.driver.Update(c)
-	require.NoError(w.t, w.driver.Apply(context.Background()))
+	w.Apply(c)
 }
 
-// listen accepts TCP in a namespace and reports each client's address.
-func (w *world) listen(in *labtest.Namespace, address string) <-chan netip.Addr {
+func (w *world) watch() { w.Watch() }
+
+func (w *world) listen(in *labtest.Namespace, address string) {
 	w.t.Helper()
-	from := make(chan netip.Addr, 64)
-	in.Do(w.t, func() error {
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			return err
-		}
-		w.t.Cleanup(func() { _ = l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				from <- c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
-				go echo(c)
-			}
-		}()
-		return nil
-	})
-	return from
+	w.Listen(in, address)
 }
 
-func echo(c net.Conn) {
-	defer c.Close()
-	b := make([]byte, 64)
-	for {
-		n, err := c.Read(b)
-		if err != nil {
-			return
-		}
-		if _, err := c.Write(b[:n]); err != nil {
-			return
-		}
-	}
+func (w *world) probe(hook, expr string) func() string {
+	w.t.Helper()
+	return w.Probe(hook, expr)
 }
 
-// How long an answer may take: one that must not come, and one that must (the machine may be busy).
-const (
-	brief    = 300 * time.Millisecond
-	patience = 5 * time.Second
-)
-
-// dial connects from a namespace.
-func dial(from *labtest.Namespace, to string, wait time.Duration) (c net.Conn, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		err = from.In(func() error {
-			c, err = net.DialTimeout("tcp", to, wait)
-			return err
-		})
-	}()
-	<-done
-	return c, err
+func (w *world) wire(to *labtest.Namespace, host, inside, mac string) {
+	w.Wire(to, host, inside, mac)
 }
 
 func (w *world) passes(from *labtest.Namespace, to string, want bool, why string) {
 	w.t.Helper()
-	wait := brief
-	if want {
-		wait = patience
-	}
-	c, err := dial(from, to, wait)
-	if err == nil {
-		_ = c.Close()
-	}
-	assert.Equal(w.t, want, err == nil, "connection to %s: %v: %s", to, err, why)
+	w.Passes(from, to, want, why)
 }
 
-// alive tells whether an established connection still carries bytes.
-func alive(c net.Conn, wait time.Duration) bool {
-	_ = c.SetDeadline(time.Now().Add(wait))
-	if _, err := c.Write([]byte("hello")); err != nil {
-		return false
-	}
-	b := make([]byte, 5)
-	_, err := c.Read(b)
-	return err == nil
+// devices makes the devices of rich's workloads: kernels before Linux 6.16 have no guards of what is not there.
+func devices(t testing.TB, ns *labtest.Namespace) {
+	ns.Run(t, "for i in 1 2 3 4; do ip link add cali$i type veth peer name peer$i; done")
 }
 
-// watch runs the repair loop as felix does.
-func (w *world) watch() {
-	ctx, stop := context.WithCancel(context.Background())
-	due := make(chan struct{}, 1)
-	done := make(chan struct{}, 2)
-	go func() {
-		assert.NoError(w.t, w.driver.Watch(ctx, func(...dataplane.Drift) {
-			select {
-			case due <- struct{}{}:
-			default:
-			}
-		}))
-		done <- struct{}{}
-	}()
-	go func() {
-		defer func() { done <- struct{}{} }()
-		for {
-			select {
-			case <-due:
-				assert.NoError(w.t, w.driver.Apply(ctx))
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	w.t.Cleanup(func() { stop(); <-done; <-done })
+func open(t testing.TB) *nftables.Driver {
+	d, err := nftables.New(nftables.Config{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = d.Close() })
+	return d
 }
 
-// The firewall of the tests.
-
-func firewall(workloads map[string]desired.Workload, lists []view.PolicyList, policies ...view.Policy) (c desired.FirewallDelta) {
-	for _, p := range policies {
-		for _, chain := range desired.PolicyChains(p, "") {
-			c.Chains.Put(chain.Name, chain)
-		}
-	}
-	for _, l := range lists {
-		for _, chain := range desired.ListChains(l) {
-			c.Chains.Put(chain.Name, chain)
-		}
-	}
-	for name, x := range workloads {
-		c.Workloads.Put(name, x)
-	}
-	c.Settings = &desired.Settings{WorkloadPrefixes: []string{"cali"}}
-	return c
+func apply(t testing.TB, d *nftables.Driver, c desired.FirewallDelta) {
+	t.Helper()
+	d.Update(c)
+	require.NoError(t, d.Apply(context.Background()))
+	require.True(t, d.InSync())
 }
 
-func under(list string) desired.Workload {
-	return desired.Workload{
-		Endpoint: "k8s/test/" + list, Ingress: desired.ListChain(list, desired.Ingress), Egress: desired.ListChain(list, desired.Egress),
-	}
-}
-
-// allowAll is a profile that allows everything, and the list with it alone.
-var (
-	allowAll  = view.Policy{ID: "pro/all", Ingress: []view.Rule{{Action: view.Allow}}, Egress: []view.Rule{{Action: view.Allow}}}
-	openLists = []view.PolicyList{{ID: "open", Profiles: []string{"pro/all"}}}
+const (
+	addrA, addrB = rulestest.AddrA, rulestest.AddrB
+	sixA, sixB   = rulestest.SixA, rulestest.SixB
+	outsideAddr  = rulestest.OutsideAddr
+	nodeAddr     = rulestest.NodeAddr
+	brief        = rulestest.Brief
+	patience     = rulestest.Patience
+	leaves       = rulestest.Leaves
+	// first is between raw's chains and connection tracking.
+	first = "prerouting priority -290"
 )
 
-func bothOpen() desired.FirewallDelta {
-	return firewall(map[string]desired.Workload{"cali1": under("open"), "cali2": under("open")}, openLists, allowAll)
-}
-
-func addrs(texts ...string) (out []netip.Addr) {
-	for _, text := range texts {
-		out = append(out, netip.MustParseAddr(text))
-	}
-	return out
-}
+var (
+	firewall, under, bothOpen = rulestest.Firewall, rulestest.Under, rulestest.BothOpen
+	members, port, addrs      = rulestest.Members, rulestest.Port, rulestest.Addrs
+	allowAll                  = rulestest.AllowAll
+	rich                      = rulestest.Rich
+	udpEcho, udpAnswered      = rulestest.UDPEcho, rulestest.UDPAnswered
+)

@@ -1442,12 +1442,20 @@ type PolicyCounter struct {
 	Policy string `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
 	// True for packets from the endpoint.
 	Egress bool `protobuf:"varint,3,opt,name=egress,proto3" json:"egress,omitempty"`
-	// Index of the rule; -1 for the end of the tier.
+	// Index of the rule; -1 for the end of the tier, of all (no tier), or for a policy that has no rules in this direction.
 	Rule int32 `protobuf:"varint,4,opt,name=rule,proto3" json:"rule,omitempty"`
-	// Packets matched.
+	// Packets that the rule decided on since its chain was written: those that policy is asked about, the first of each
+	// connection. They are of all endpoints of the node that the policy applies to; those of an end are of all endpoints with
+	// the same policies.
 	Packets uint64 `protobuf:"varint,5,opt,name=packets,proto3" json:"packets,omitempty"`
-	// Bytes matched.
-	Bytes         uint64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Bytes of these.
+	Bytes uint64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// What is done: "Allow", "Deny", "Pass" or "Log", which does not count.
+	Action string `protobuf:"bytes,7,opt,name=action,proto3" json:"action,omitempty"`
+	// What the rule matches, in words; empty if everything.
+	Match string `protobuf:"bytes,8,opt,name=match,proto3" json:"match,omitempty"`
+	// True for a staged policy: it decides nothing.
+	Staged        bool `protobuf:"varint,9,opt,name=staged,proto3" json:"staged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1522,6 +1530,27 @@ func (x *PolicyCounter) GetBytes() uint64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+func (x *PolicyCounter) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *PolicyCounter) GetMatch() string {
+	if x != nil {
+		return x.Match
+	}
+	return ""
+}
+
+func (x *PolicyCounter) GetStaged() bool {
+	if x != nil {
+		return x.Staged
+	}
+	return false
 }
 
 // ExplainRequest names a kernel object.
@@ -2386,14 +2415,17 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\fcontainer_id\x18\x05 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06closed\x18\x06 \x01(\bR\x06closed\x12%\n" +
 	"\x0eclosed_because\x18\a \x03(\tR\rclosedBecause\x12:\n" +
-	"\bpolicies\x18\b \x03(\v2\x1e.muslin.felix.v1.PolicyCounterR\bpolicies\"\x97\x01\n" +
+	"\bpolicies\x18\b \x03(\v2\x1e.muslin.felix.v1.PolicyCounterR\bpolicies\"\xdd\x01\n" +
 	"\rPolicyCounter\x12\x12\n" +
 	"\x04tier\x18\x01 \x01(\tR\x04tier\x12\x16\n" +
 	"\x06policy\x18\x02 \x01(\tR\x06policy\x12\x16\n" +
 	"\x06egress\x18\x03 \x01(\bR\x06egress\x12\x12\n" +
 	"\x04rule\x18\x04 \x01(\x05R\x04rule\x12\x18\n" +
 	"\apackets\x18\x05 \x01(\x04R\apackets\x12\x14\n" +
-	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\"<\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06action\x18\a \x01(\tR\x06action\x12\x14\n" +
+	"\x05match\x18\b \x01(\tR\x05match\x12\x16\n" +
+	"\x06staged\x18\t \x01(\bR\x06staged\"<\n" +
 	"\x0eExplainRequest\x12\x18\n" +
 	"\asection\x18\x01 \x01(\tR\asection\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\"D\n" +

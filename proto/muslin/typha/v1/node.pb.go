@@ -1427,7 +1427,10 @@ type ReportStatusRequest struct {
 	// Conditions; they replace those that the node reported before.
 	Conditions []*Condition `protobuf:"bytes,1,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	// What the kernel can do: name to detail; an absent name means it cannot.
-	Capabilities  map[string]string `protobuf:"bytes,2,rep,name=capabilities,proto3" json:"capabilities,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Capabilities map[string]string `protobuf:"bytes,2,rep,name=capabilities,proto3" json:"capabilities,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The word is confd's, which knows of BGP sessions and nothing else: the conditions, which only BGPPeersReady can be of, replace
+	// those that it reported before. All others stay, and so do the capabilities.
+	Beside        bool `protobuf:"varint,3,opt,name=beside,proto3" json:"beside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1474,6 +1477,13 @@ func (x *ReportStatusRequest) GetCapabilities() map[string]string {
 		return x.Capabilities
 	}
 	return nil
+}
+
+func (x *ReportStatusRequest) GetBeside() bool {
+	if x != nil {
+		return x.Beside
+	}
+	return false
 }
 
 // Condition is something that holds or does not.
@@ -1778,12 +1788,13 @@ const file_muslin_typha_v1_node_proto_rawDesc = "" +
 	"\x10RegisterResponse\x12-\n" +
 	"\x04node\x18\x01 \x01(\v2\x19.muslin.typha.v1.ResourceR\x04node\x12#\n" +
 	"\rpools_created\x18\x02 \x03(\tR\fpoolsCreated\x125\n" +
-	"\breplicas\x18\x03 \x01(\v2\x19.muslin.typha.v1.ReplicasR\breplicas\"\xee\x01\n" +
+	"\breplicas\x18\x03 \x01(\v2\x19.muslin.typha.v1.ReplicasR\breplicas\"\x86\x02\n" +
 	"\x13ReportStatusRequest\x12:\n" +
 	"\n" +
 	"conditions\x18\x01 \x03(\v2\x1a.muslin.typha.v1.ConditionR\n" +
 	"conditions\x12Z\n" +
-	"\fcapabilities\x18\x02 \x03(\v26.muslin.typha.v1.ReportStatusRequest.CapabilitiesEntryR\fcapabilities\x1a?\n" +
+	"\fcapabilities\x18\x02 \x03(\v26.muslin.typha.v1.ReportStatusRequest.CapabilitiesEntryR\fcapabilities\x12\x16\n" +
+	"\x06beside\x18\x03 \x01(\bR\x06beside\x1a?\n" +
 	"\x11CapabilitiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"i\n" +

@@ -1,4 +1,6 @@
-package compute
+// Package kubernetes says in our terms what a NetworkPolicy of Kubernetes says. It is pure. Whoever takes policies from
+// Kubernetes, wherever they are kept, translates them here.
+package kubernetes
 
 import (
 	"cmp"
@@ -15,42 +17,51 @@ import (
 	"github.com/muslin-net/muslin/api"
 )
 
-// kubernetesOrder is the order of policies that come from Kubernetes within tier default.
-const kubernetesOrder = 1000.0
+// NamePrefix begins the names under which policies of Kubernetes are kept among ours: the policy "web" is the NetworkPolicy
+// "knp.default.web".
+const NamePrefix = "knp.default."
+
+// Order is the order of policies of Kubernetes within tier default.
+const Order = 1000.0
 
 // isPod is what all selectors of pods have in common: host endpoints are never meant.
-const isPod = labelOrchestrator + " == 'k8s'"
+const isPod = "projectcalico.org/orchestrator == 'k8s'"
 
-// kubernetesPolicy says in our terms what a Kubernetes NetworkPolicy says (spec §3.7). A rule that cannot be said is
-// left out whole; the policy still selects its pods, so nothing is opened by it.
-func kubernetesPolicy(k *api.StagedKubernetesNetworkPolicySpec) *api.NetworkPolicySpec {
-	order := kubernetesOrder
-	p := &api.NetworkPolicySpec{
-		Tier:     api.TierDefault,
-		Order:    &order,
-		Selector: podSelector(&k.PodSelector),
-		Types:    k.PolicyTypes,
+// NetworkPolicy is a NetworkPolicy of Kubernetes as one of ours.
+func NetworkPolicy(meta metav1.ObjectMeta, spec *api.StagedKubernetesNetworkPolicySpec) *api.NetworkPolicy {
+	p := &api.NetworkPolicy{ObjectMeta: *meta.DeepCopy(), Spec: *Spec(spec)}
+	p.Name = NamePrefix + meta.Name
+	return p
+}
+
+// Spec says what the spec of a NetworkPolicy says (spec §3.7). A rule that cannot be said is left out whole; the policy
+// still selects its pods, so nothing is opened by it.
+func Spec(k *api.StagedKubernetesNetworkPolicySpec) *api.NetworkPolicySpec {
+	p := &api.NetworkPolicySpec{Tier: api.TierDefault, Order: new(Order), Types: k.PolicyTypes}
+	var err error
+	if p.Selector, err = podSelector(&k.PodSelector); err != nil {
+		p.Selector = isPod // whom it is for is not known: all pods of the namespace, so that it opens nothing
 	}
 	if len(p.Types) == 0 {
 		p.Types = []api.PolicyType{api.Ingress}
 	}
 	for _, r := range k.Ingress {
-		rules, err := kubernetesRules(r.Ports, r.From, func(r *api.Rule) *api.EntityRule { return &r.Source })
+		allowed, err := rules(r.Ports, r.From, func(r *api.Rule) *api.EntityRule { return &r.Source })
 		if err == nil {
-			p.Ingress = append(p.Ingress, rules...)
+			p.Ingress = append(p.Ingress, allowed...)
 		}
 	}
 	for _, r := range k.Egress {
-		rules, err := kubernetesRules(r.Ports, r.To, func(r *api.Rule) *api.EntityRule { return &r.Destination })
+		allowed, err := rules(r.Ports, r.To, func(r *api.Rule) *api.EntityRule { return &r.Destination })
 		if err == nil {
-			p.Egress = append(p.Egress, rules...)
+			p.Egress = append(p.Egress, allowed...)
 		}
 	}
 	return p
 }
 
-// kubernetesRules makes one rule for each protocol and peer. Ports are always those of the destination.
-func kubernetesRules(ports []api.KubernetesPort, peers []api.KubernetesPeer, end func(*api.Rule) *api.EntityRule) ([]api.Rule, error) {
+// rules makes one rule for each protocol and peer. Ports are always those of the destination.
+func rules(ports []api.KubernetesPort, peers []api.KubernetesPeer, end func(*api.Rule) *api.EntityRule) ([]api.Rule, error) {
 	matches, err := protocolPorts(ports)
 	if err != nil {
 		return nil, err
@@ -59,7 +70,7 @@ func kubernetesRules(ports []api.KubernetesPort, peers []api.KubernetesPeer, end
 		peers = []api.KubernetesPeer{{}}
 		end = nil // anyone, pod or not
 	}
-	var rules []api.Rule
+	var out []api.Rule
 	for _, m := range matches {
 		for i := range peers {
 			r := api.Rule{Action: api.Allow, Protocol: m.protocol}
@@ -69,10 +80,10 @@ func kubernetesRules(ports []api.KubernetesPort, peers []api.KubernetesPeer, end
 				}
 			}
 			r.Destination.Ports = m.ports
-			rules = append(rules, r)
+			out = append(out, r)
 		}
 	}
-	return rules, nil
+	return out, nil
 }
 
 func peer(p *api.KubernetesPeer, e *api.EntityRule) error {
@@ -85,11 +96,13 @@ func peer(p *api.KubernetesPeer, e *api.EntityRule) error {
 		}
 		return nil
 	}
-	e.Selector = podSelector(p.PodSelector)
-	if p.NamespaceSelector != nil {
-		e.NamespaceSelector = cmp.Or(labelSelector(p.NamespaceSelector), "all()")
+	var err error
+	if e.Selector, err = podSelector(p.PodSelector); err != nil || p.NamespaceSelector == nil {
+		return err
 	}
-	return nil
+	namespaces, err := labelSelector(p.NamespaceSelector)
+	e.NamespaceSelector = cmp.Or(namespaces, "all()")
+	return err
 }
 
 // protocolMatch is a protocol with its ports, none of them for all.
@@ -110,7 +123,7 @@ func protocolPorts(ports []api.KubernetesPort) ([]protocolMatch, error) {
 		if p.Protocol != nil {
 			protocol = *p.Protocol
 		}
-		converted, err := kubernetesPort(p)
+		converted, err := portOf(p)
 		if err != nil {
 			return nil, err
 		}
@@ -128,8 +141,8 @@ func protocolPorts(ports []api.KubernetesPort) ([]protocolMatch, error) {
 	return out, nil
 }
 
-// kubernetesPort converts a port; nil means all ports.
-func kubernetesPort(p api.KubernetesPort) (*api.Port, error) {
+// portOf converts a port; nil means all ports.
+func portOf(p api.KubernetesPort) (*api.Port, error) {
 	if p.Port == nil {
 		if p.EndPort != nil {
 			return nil, errors.New("endPort needs port")
@@ -178,27 +191,28 @@ func fewest(ports []api.Port) []api.Port {
 }
 
 // podSelector selects pods; nil or empty means all of them.
-func podSelector(s *metav1.LabelSelector) string {
+func podSelector(s *metav1.LabelSelector) (string, error) {
 	if s == nil {
-		return isPod
+		return isPod, nil
 	}
-	if rest := labelSelector(s); rest != "" {
-		return isPod + " && " + rest
+	rest, err := labelSelector(s)
+	if rest == "" || err != nil {
+		return isPod, err
 	}
-	return isPod
+	return isPod + " && " + rest, nil
 }
 
 // labelSelector is a Kubernetes label selector in our language, empty if it selects everything.
-func labelSelector(s *metav1.LabelSelector) string {
+func labelSelector(s *metav1.LabelSelector) (string, error) {
+	if _, err := metav1.LabelSelectorAsSelector(s); err != nil {
+		return "", err // its keys and values need not be words of ours
+	}
 	var terms []string
 	for _, k := range slices.Sorted(maps.Keys(s.MatchLabels)) {
 		terms = append(terms, fmt.Sprintf("%s == '%s'", k, s.MatchLabels[k]))
 	}
 	for _, x := range s.MatchExpressions {
 		set := "{ '" + strings.Join(x.Values, "', '") + "' }"
-		if len(x.Values) == 0 {
-			set = "{ }"
-		}
 		switch x.Operator {
 		case metav1.LabelSelectorOpIn:
 			terms = append(terms, x.Key+" in "+set)
@@ -210,5 +224,5 @@ func labelSelector(s *metav1.LabelSelector) string {
 			terms = append(terms, "! has("+x.Key+")")
 		}
 	}
-	return strings.Join(terms, " && ")
+	return strings.Join(terms, " && "), nil
 }

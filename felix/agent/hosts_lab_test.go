@@ -1,0 +1,198 @@
+//go:build lab
+
+package agent_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/agent"
+	"github.com/muslin-net/muslin/felix/host"
+	"github.com/muslin-net/muslin/felix/state"
+)
+
+// reboot is a node that has just started: felix runs with what it has on disk, and there are no links yet.
+type reboot struct {
+	*agent.Agent
+	t       *testing.T
+	outside string // the name of the namespace of a machine outside
+	ready   chan []string
+}
+
+func newReboot(t *testing.T, saved *view.Batch) *reboot {
+	runtime.LockOSThread() // not unlocked: the thread and its namespace end with the test
+	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET), "this test needs root")
+	r := &reboot{t: t, outside: fmt.Sprintf("reboot-%d-%d", os.Getpid(), unix.Gettid()), ready: make(chan []string, 16)}
+	sh(t, "ip link set lo up; mkdir -p /run/netns; ip netns add "+r.outside)
+	t.Cleanup(func() { sh(t, "ip netns del "+r.outside) })
+	log := slog.New(slog.DiscardHandler)
+	d, err := agent.OpenDrivers(&tunl0{t: t}, log)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = d.Close() })
+	r.Agent = agent.New("worker-1", d, &announcer{}, nil, agent.Events{
+		LocalChanged: func([]state.Endpoint) {}, MTU: func(int) {}, Ready: func(why []string) { r.ready <- why },
+	}, log)
+	here, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	within := func(run func() error) {
+		go func() {
+			runtime.LockOSThread()
+			if err := unix.Setns(here, unix.CLONE_NEWNET); err != nil {
+				ended <- err
+				return
+			}
+			ended <- run()
+		}()
+	}
+	within(func() error { return r.Run(ctx) })
+	within(func() error { return host.New(log).Run(ctx, func(h state.Host) { r.SetHost(ctx, h) }) })
+	t.Cleanup(func() {
+		stop()
+		require.NoError(t, <-ended)
+		require.NoError(t, <-ended)
+		_ = unix.Close(here)
+	})
+	if saved != nil {
+		r.SetBearers(ctx, map[string][]string{"hep": {"eth0"}})
+		r.Batch(ctx, *saved, nil)
+	}
+	return r
+}
+
+// linkUp lets the node's network appear.
+func (r *reboot) linkUp() {
+	sh(r.t, "ip link add eth0 type veth peer name eth0 netns "+r.outside+`
+		ip netns exec `+r.outside+` sh -ec 'ip addr add 192.168.9.2/24 dev eth0; ip link set eth0 up'
+		ip addr add 192.168.9.1/24 dev eth0; ip link set eth0 up`)
+}
+
+// fromOutside runs f in the other namespace.
+func (r *reboot) fromOutside(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // not unlocked
+		fd, err := unix.Open("/run/netns/"+r.outside, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Setns(fd, unix.CLONE_NEWNET)
+			_ = unix.Close(fd)
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func (r *reboot) reaches(port int, within time.Duration) bool {
+	return r.fromOutside(func() error {
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("192.168.9.1:%d", port), within)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	}) == nil
+}
+
+func (r *reboot) listen(ports ...int) {
+	for _, p := range ports {
+		l, err := net.Listen("tcp4", fmt.Sprintf(":%d", p))
+		require.NoError(r.t, err)
+		r.t.Cleanup(func() { _ = l.Close() })
+	}
+}
+
+// flood sends datagrams at the node, whether there is a way or not, and counts those that arrive.
+func (r *reboot) flood() (arrived *atomic.Int64) {
+	arrived = &atomic.Int64{}
+	in, err := net.ListenPacket("udp4", ":5000")
+	require.NoError(r.t, err)
+	go func() {
+		b := make([]byte, 8)
+		for {
+			if _, _, err := in.ReadFrom(b); err != nil {
+				return
+			}
+			arrived.Add(1)
+		}
+	}()
+	ctx, stop := context.WithCancel(r.t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- r.fromOutside(func() error {
+			out, err := net.ListenPacket("udp4", ":0")
+			if err != nil {
+				return err
+			}
+			defer out.Close()
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for {
+				_, _ = out.WriteTo([]byte("x"), &net.UDPAddr{IP: net.IPv4(192, 168, 9, 1), Port: 5000})
+				select {
+				case <-tick.C:
+				case <-ctx.Done():
+					return nil
+				}
+			}
+		})
+	}()
+	r.t.Cleanup(func() { stop(); require.NoError(r.t, <-ended); _ = in.Close() })
+	return arrived
+}
+
+// After a reboot, with typha away, host endpoints are protected from the saved view before links come up.
+func TestHostEndpointsAreProtectedBeforeLinksComeUp(t *testing.T) {
+	for name, e := range map[string]view.HostEndpoint{
+		"named":          {Name: "hep", Interface: "eth0", Normal: "l1"},
+		"all interfaces": {Name: "hep", Interface: "*", Normal: "l1"},
+		"by address":     {Name: "hep", ExpectedIPs: []netip.Addr{netip.MustParseAddr("192.168.9.1")}, Normal: "l1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newReboot(t, &view.Batch{InSync: true, Updates: []view.Item{
+				view.Node{Name: "worker-1", IPv4: netip.MustParsePrefix("192.168.9.1/24")},
+				view.Policy{ID: "gnp/only-80", Tier: "default", Ingress: []view.Rule{{Action: view.Allow, Protocol: 6, Destination: view.Match{Ports: []view.PortRange{{First: 80, Last: 80}}}}}},
+				view.Policy{ID: "pro/all", Egress: []view.Rule{{Action: view.Allow}}},
+				view.PolicyList{ID: "l1", Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{"gnp/only-80"}}}, Profiles: []string{"pro/all"}},
+				e,
+			}})
+			for why := range r.ready {
+				if len(why) == 0 {
+					break
+				}
+			}
+			r.listen(22, 80, 81)
+			arrived := r.flood()
+			r.linkUp()
+			require.True(t, r.reaches(80, 5*time.Second), "allowed")
+			require.True(t, r.reaches(22, 5*time.Second), "failsafe")
+			require.False(t, r.reaches(81, 300*time.Millisecond), "end of tier")
+			require.Zero(t, arrived.Load(), "from the first packet on")
+		})
+	}
+}
+
+// Without a view the host is open: nobody could repair it. There is no way to pods, since none is wired.
+func TestWithoutAViewTheHostIsOpenAndPodsAreClosed(t *testing.T) {
+	r := newReboot(t, nil)
+	require.NotEmpty(t, <-r.ready)
+	r.listen(81)
+	r.linkUp()
+	require.True(t, r.reaches(81, 5*time.Second))
+	require.ErrorContains(t, r.SetLocal(t.Context(), pod("web", "10.1.0.5")), "felix is not in sync")
+	require.NotContains(t, sh(t, "ip route"), "10.1.0.5")
+}

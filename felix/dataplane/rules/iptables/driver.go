@@ -1,0 +1,416 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/dataplane"
+	"github.com/muslin-net/muslin/felix/dataplane/ipset"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
+	"github.com/muslin-net/muslin/felix/desired"
+)
+
+// Config is what the driver needs to know at start.
+type Config struct {
+	Variant  Variant
+	AtEnd    bool     // our rules come behind others' in the kernel's chains (ChainInsertMode Append)
+	Lock     LockWait // how to wait for the lock of xtables
+	SetLimit int      // most entries of a set; 0: desired.DefaultSetLimit
+	// In runs what starts programs or opens sockets, in the network namespace that the driver is for; nil: where the process
+	// is.
+	In  func(func() error) error
+	Log *slog.Logger
+}
+
+// Driver keeps the firewall. Its methods may be called from several goroutines.
+type Driver struct {
+	cfg    Config
+	log    *slog.Logger
+	kernel *ipset.Kernel
+	eyes   eyes
+
+	mu       sync.Mutex // guards the following, and kernel
+	families []*family
+	model    *model.Model
+	failures dataplane.Failures
+	whole    bool
+	runs     uint64 // of iptables-restore
+	closed   bool
+}
+
+// family is what we have in the tables and sets of one family, desired beside actual.
+type family struct {
+	v6      bool
+	program program
+	stale   bool // actual must be read anew
+	read    bool // it was read at least once
+	adopted bool // what was read first had rules of ours
+	tables  []*kernelTable
+	touched map[string]map[string]struct{} // chains whose rules others changed, by table
+	sets    *sets
+}
+
+// String is the family as Entries and messages name it.
+func (f *family) String() string {
+	if f.v6 {
+		return "ip6"
+	}
+	return "ip"
+}
+
+// New finds the programs of the variant and opens the driver. The process must be allowed to administer the network
+// namespace.
+func New(cfg Config) (*Driver, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.SetLimit <= 0 {
+		cfg.SetLimit = desired.DefaultSetLimit
+	}
+	if cfg.In == nil {
+		cfg.In = func(f func() error) error { return f() }
+	}
+	d := &Driver{cfg: cfg, log: cfg.Log}
+	if err := cfg.In(d.open); err != nil {
+		_ = d.Close()
+		return nil, fmt.Errorf("iptables driver (%s): %w", cfg.Variant, err)
+	}
+	d.model = model.New(d.sets())
+	return d, nil
+}
+
+func newFamily(v6 bool, p program, limit int, kernel *ipset.Kernel) *family {
+	return &family{
+		v6: v6, program: p, stale: true, touched: map[string]map[string]struct{}{},
+		tables: []*kernelTable{newTable(tableRaw), newTable(tableMangle), newTable(tableFilter), newTable(tableNAT)},
+		sets:   newSets(v6, limit, kernel),
+	}
+}
+
+// sets are the sets of all families.
+func (d *Driver) sets() (out both) {
+	for _, f := range d.families {
+		out = append(out, f.sets)
+	}
+	return out
+}
+
+// open opens all that belongs to a network namespace.
+func (d *Driver) open() (err error) {
+	if d.kernel, err = ipset.Open(); err != nil {
+		return err
+	}
+	for _, v6 := range []bool{false, true} {
+		p, err := findProgram(v6, d.cfg.Variant, d.cfg.In)
+		if err != nil {
+			return err
+		}
+		p.lock = d.cfg.Lock
+		d.families = append(d.families, newFamily(v6, p, d.cfg.SetLimit, d.kernel))
+	}
+	if d.cfg.Variant == NFT {
+		d.eyes, err = openEvents()
+	} else {
+		d.eyes, err = openCounters()
+	}
+	return err
+}
+
+// Close releases what the driver opened; the firewall stays. A running Watch returns.
+func (d *Driver) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	var errs []error
+	if d.kernel != nil {
+		errs = append(errs, d.kernel.Close())
+	}
+	if d.eyes != nil {
+		errs = append(errs, d.eyes.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Variant is which iptables the driver writes with.
+func (d *Driver) Variant() Variant { return d.cfg.Variant }
+
+// Writes counts the transactions and messages that changed the kernel since New.
+func (d *Driver) Writes() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.runs + d.kernel.Writes()
+}
+
+// Whole says that Update was told everything: from now on, what else of ours is there is removed. Before, rules that an
+// earlier felix left stay as they are, since what they know cannot be told apart.
+func (d *Driver) Whole() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.whole = true
+}
+
+// Resync makes the next Apply read our tables and sets from the kernel.
+func (d *Driver) Resync() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range d.families {
+		f.stale = true
+	}
+}
+
+// Update takes a change of the desired firewall.
+func (d *Driver) Update(c desired.FirewallDelta) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.model.Update(c, d.sets())
+}
+
+// Desired is all that Update was told: what another driver must be told to take over.
+func (d *Driver) Desired() desired.FirewallDelta {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.model.Desired(func(id string) (out []view.Member) {
+		for _, f := range d.families {
+			out = append(out, f.sets.members[id].Members()...)
+		}
+		return out
+	})
+}
+
+// Apply makes the kernel agree: sets that rules will name, then rules, one transaction for each table, then sets that no
+// rule names any more. What failed stays due and is in the error, one ObjectError for each chain or set.
+func (d *Driver) Apply(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failures = dataplane.Failures{}
+	d.compile()
+	var errs []error
+	for _, f := range d.families {
+		if err := d.applyFamily(ctx, f); err != nil {
+			f.stale = true
+			errs = append(errs, fmt.Errorf("iptables %s: %w", f, err))
+		}
+	}
+	return errors.Join(append(errs, d.failures.Join())...)
+}
+
+// compile brings what is desired up to date with the model.
+func (d *Driver) compile() {
+	if d.model.Clean() {
+		return
+	}
+	for _, f := range d.families {
+		f.compile(d.model)
+	}
+	d.model.Compiled()
+}
+
+func (f *family) compile(m *model.Model) {
+	c := compiler{
+		v6: f.v6, reject: m.Settings.RejectDenied, hasChain: m.Has,
+		setType: func(id string) (view.SetType, bool) {
+			t, ok := m.Sets[id]
+			return t, ok && f.sets.usable(id)
+		},
+	}
+	for name := range m.Dirty.Chains {
+		kernel := kernelChain(name)
+		want, wanted := m.Chains[name]
+		c.owned = map[string][]view.Member{}
+		for layer, table := range tableOfLayer {
+			chains := f.table(table).chains
+			if !wanted || !want.In.Has(layer) {
+				chains.DeleteDesired(kernel)
+				continue
+			}
+			c.layer = layer
+			chains.SetDesired(kernel, newChain(kernel, c.chain(want)))
+		}
+		f.sets.own(kernel, c.owned)
+	}
+	if !m.Dirty.Once && len(m.Dirty.Workloads) == 0 {
+		return
+	}
+	b := bases{compiler: c, model: m, randomFully: f.program.randomFully}
+	for name, t := range b.tables() {
+		f.table(name).want(t)
+	}
+}
+
+func (f *family) table(name string) *kernelTable {
+	for _, t := range f.tables {
+		if t.name == name {
+			return t
+		}
+	}
+	panic("iptables: no table " + name)
+}
+
+func (d *Driver) applyFamily(ctx context.Context, f *family) error {
+	// A second round when the first met a kernel that was not as believed.
+	for round := range 2 {
+		if f.stale {
+			if err := d.load(ctx, f); err != nil {
+				return fmt.Errorf("read: %w", err)
+			}
+		}
+		if f.adopted && !d.whole {
+			return nil
+		}
+		failed, err := d.commit(ctx, f)
+		if err != nil {
+			return err
+		}
+		if failed.Len() == 0 {
+			return nil
+		}
+		f.stale = true
+		if round == 1 {
+			d.failures.Merge(f.String()+" ", failed)
+		}
+	}
+	return nil
+}
+
+// load reads what is ours.
+func (d *Driver) load(ctx context.Context, f *family) error {
+	if err := d.eyes.forget(f); err != nil { // before reading: what changes meanwhile is seen then
+		return err
+	}
+	got, err := f.program.read(ctx)
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, t := range f.tables {
+		s := got[t.name]
+		t.take(s, f.touched[t.name], d.cfg.AtEnd)
+		found = found || len(s.chains) > 0
+	}
+	if !f.read {
+		f.read, f.adopted = true, found
+	}
+	clear(f.touched)
+	if err := f.sets.load(ctx, true); err != nil {
+		return err
+	}
+	f.stale = false
+	return nil
+}
+
+// commit writes what is due.
+func (d *Driver) commit(ctx context.Context, f *family) (dataplane.Failures, error) {
+	var failed dataplane.Failures
+	// Rules may name a set now that they could not, or may no longer; and what they name instead must be filled too.
+	for changed := f.sets.fill(ctx, &failed); len(changed) > 0; changed = f.sets.fill(ctx, &failed) {
+		for _, id := range changed {
+			d.model.Touch(id)
+		}
+		d.compile()
+	}
+	for _, t := range f.tables {
+		if err := d.write(ctx, f, t, t.plan(d.whole, d.cfg.AtEnd), &failed); err != nil {
+			return failed, err
+		}
+	}
+	if d.whole {
+		f.sets.sweep(ctx, &failed)
+	}
+	return failed, nil
+}
+
+// Remove takes everything of ours out of the kernel: first the jumps with the chains, then the sets, unless keepSets says
+// that another driver uses them. After it the driver wants nothing.
+func (d *Driver) Remove(ctx context.Context, keepSets bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failures = dataplane.Failures{}
+	for _, f := range d.families {
+		f.stale, f.adopted = true, false
+		f.sets = newSets(f.v6, d.cfg.SetLimit, d.kernel)
+		for _, t := range f.tables {
+			t.chains.ReplaceDesired(nil)
+			t.want(table{})
+		}
+	}
+	d.model = model.New(d.sets())
+	d.model.Compiled()
+	var errs []error
+	for _, f := range d.families {
+		f.sets.headers.ReplaceDesired(nil)
+		err := d.load(ctx, f)
+		for _, t := range f.tables {
+			if err == nil {
+				err = d.write(ctx, f, t, t.plan(true, d.cfg.AtEnd), &d.failures)
+			}
+		}
+		if err == nil && !keepSets {
+			f.sets.sweep(ctx, &d.failures)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, d.failures.Join())...)
+}
+
+// Closed tells why a workload is closed, as far as the driver knows; "" if it is open in both directions.
+func (d *Driver) Closed(iface string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.model.Closed(iface)
+}
+
+// InSync tells whether the kernel agrees with everything Update was told.
+func (d *Driver) InSync() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.model.Clean() || d.failures.Len() > 0 {
+		return false
+	}
+	for _, f := range d.families {
+		if f.stale || !f.sets.inSync() {
+			return false
+		}
+		for _, t := range f.tables {
+			if !t.inSync() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Entries lists chains and sets, desired beside actual: chains as the comments of their rules, sets as numbers of members.
+func (d *Driver) Entries() []dataplane.Entry {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []dataplane.Entry
+	add := func(f *family, kind dataplane.Kind, name, want, have string) {
+		o := dataplane.Object{Kind: kind, Key: f.String() + " " + name}
+		out = append(out, dataplane.Entry{Object: o, Desired: want, Actual: have, Err: d.failures.Of(kind, o.Key)})
+	}
+	for _, f := range d.families {
+		for _, t := range f.tables {
+			for name, want := range t.chains.AllDesired() {
+				have, _ := t.chains.Actual(name)
+				add(f, dataplane.KindRule, t.name+" "+name, want.String(), have.String())
+			}
+			for name, have := range t.chains.AllActual() {
+				if _, wanted := t.chains.Desired(name); !wanted {
+					add(f, dataplane.KindRule, t.name+" "+name, "", have.String())
+				}
+			}
+		}
+		for name := range f.sets.headers.AllDesired() {
+			e := f.sets.entries[name]
+			add(f, dataplane.KindSet, name, fmt.Sprintf("%d entries", count(e.AllDesired())), fmt.Sprintf("%d entries", count(e.AllActual())))
+		}
+	}
+	slices.SortFunc(out, func(a, b dataplane.Entry) int { return strings.Compare(a.Key, b.Key) })
+	return out
+}

@@ -1,0 +1,126 @@
+//go:build lab
+
+package suite
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/muslin-net/muslin/integration/lab"
+)
+
+// TestPolicyIsAccountable: operators see which policies apply to an endpoint and what each rule did, what policy would do to
+// a connection, and why a rule is there; on any node, by the same commands.
+func TestPolicyIsAccountable(t *testing.T) {
+	for driver, mode := range ruleDrivers {
+		t.Run(driver, func(t *testing.T) { policyIsAccountable(t, driver, mode) })
+	}
+}
+
+func policyIsAccountable(t *testing.T, driver, mode string) {
+	c := up(t, "accounts-"+driver, lab.ModeVXLAN, nil)
+	c.useRules(t, mode)
+	c.apply(t, `
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: web, namespace: default}
+spec:
+  order: 10
+  selector: projectcalico.org/namespace == 'default'
+  types: [Ingress]
+  ingress:
+  - {action: Deny, protocol: TCP, destination: {ports: [9999]}}
+  - {action: Allow, protocol: TCP, destination: {ports: [7200]}}
+  - {action: Allow, protocol: ICMP}
+`)
+	type rule struct {
+		Policy string
+		Rule   *int
+		Tier   string
+		Action string
+		Match  string
+
+		Packets, Bytes uint64
+	}
+	type endpoint struct {
+		Endpoint        string
+		Ingress, Egress []rule
+	}
+	shown := func() endpoint {
+		_, said := c.try(t, "master", "calicoctl", "policy", "show", "default/pod-2", "-o", "json")
+		var all []endpoint
+		if json.Unmarshal([]byte(said), &all) != nil || len(all) != 1 {
+			return endpoint{Endpoint: said}
+		}
+		return all[0]
+	}
+	find := func(e endpoint, policy string, number int) rule {
+		for _, r := range e.Ingress {
+			if r.Policy == policy && (r.Rule == nil && number < 0 || r.Rule != nil && *r.Rule == number) {
+				return r
+			}
+		}
+		return rule{}
+	}
+	eventually(t, patience, func() string {
+		if e := shown(); find(e, "np/default/web", 2).Action != "Allow" {
+			return fmt.Sprintf("the policy is not shown: %+v", e)
+		}
+		return ""
+	})
+	before := shown()
+	assert.Equal(t, "k8s/default/pod-2/eth0", before.Endpoint)
+	assert.Equal(t, "tcp to ports 7200", find(before, "np/default/web", 1).Match)
+	assert.Equal(t, "default", find(before, "np/default/web", 1).Tier)
+
+	client, server := c.tcp(t, "pod-1", "pod-2", netip.AddrPortFrom(c.address(t, "pod-2"), 7200), 7200)
+	require.NoError(t, client.Close())
+	require.NoError(t, server.Close())
+	_, _ = c.try(t, "pod-1", "sh", "-c", "timeout 2 bash -c 'echo > /dev/tcp/"+c.address(t, "pod-2").String()+"/9999'")
+	_, _ = c.try(t, "pod-1", "sh", "-c", "timeout 2 bash -c 'echo > /dev/tcp/"+c.address(t, "pod-2").String()+"/9998'")
+	after := shown()
+	allowed, denied, end := find(after, "np/default/web", 1), find(after, "np/default/web", 0), find(after, "", -1)
+	first := find(before, "np/default/web", 1).Packets + 1
+	assert.GreaterOrEqual(t, allowed.Packets, first, "one packet asks for a connection")
+	assert.LessOrEqual(t, allowed.Packets, first+2, "or more, if the answer is late")
+	assert.GreaterOrEqual(t, allowed.Bytes, uint64(40))
+	assert.Positive(t, denied.Packets)
+	assert.Equal(t, "Deny", denied.Action)
+	assert.Positive(t, end.Packets, "the end of the tier")
+	assert.Equal(t, "default", end.Tier)
+	_, said := c.try(t, "master", "calicoctl", "policy", "show", c.address(t, "pod-2").String())
+	t.Log(said)
+	assert.Contains(t, said, "(end of tier)")
+	code, said := c.try(t, "master", "calicoctl", "policy", "show", "default/nobody")
+	assert.Equal(t, 1, code)
+	assert.Contains(t, said, "there is no endpoint")
+
+	eval := func(port string) (int, string) {
+		return c.try(t, "master", "calicoctl", "policy", "eval", "--from", "default/pod-1", "--to", "default/pod-2", "--port", port)
+	}
+	code, said = eval("tcp/7200")
+	t.Log(said)
+	assert.Equal(t, 0, code)
+	assert.Regexp(t, `k8s/default/pod-2/eth0 +ingress +allowed +np/default/web +1`, said)
+	assert.Regexp(t, `k8s/default/pod-1/eth0 +egress +allowed +pro/`, said)
+	code, said = eval("9999")
+	assert.Equal(t, 1, code)
+	assert.Regexp(t, `ingress +denied +np/default/web +0`, said)
+	code, said = eval("udp/53")
+	assert.Equal(t, 1, code)
+	assert.Regexp(t, `ingress +denied +end of tier default`, said)
+
+	metrics := c.sh(t, "worker-2", "curl -sf http://127.0.0.1:9099/metrics | grep -E 'policy_rule_packets|denied_packets|cut_conn'")
+	assert.Contains(t, metrics, fmt.Sprintf(`felix_policy_rule_packets_total{action="allow",direction="ingress",policy="np/default/web",rule="1",tier="default"} %d`, allowed.Packets))
+	assert.Contains(t, metrics, `calico_denied_packets{policy="default|np/default/web|0|deny"}`)
+	assert.Contains(t, metrics, "felix_cut_connections_total 0")
+	if t.Failed() {
+		t.Log(strings.TrimSpace(metrics))
+	}
+}
