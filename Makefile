@@ -53,8 +53,20 @@ unit: ## tests that need no root, with the race detector (less than a minute on 
 property: ## tests of random changes by the thousand, without the race detector (half a minute once compiled)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off $(RANDOM_TESTS)
 
+# what is fuzzed when CI runs, as package:target, and for how long each; what a fuzzer finds stays in its package's testdata
+FUZZERS  := integration/oracle:FuzzSelectors integration/oracle:FuzzPolicies integration/oracle:FuzzRules
+FUZZTIME := 30s
+
+.PHONY: fuzz
+fuzz: ## fuzzers of selectors, policies and rule renderers, FUZZTIME=30s each (3 minutes)
+	@# Without bounds a minute goes by on each input that is to be made smaller.
+	@for f in $(FUZZERS); do \
+		echo "fuzz $${f##*:}"; \
+		CGO_ENABLED=0 go test $(BUILD) -vet=off -run '^$$' -fuzz "^$${f##*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./$${f%%:*}; \
+	done
+
 .PHONY: test
-test: test-deps build unit property lab-test ## everything that CI runs: unit, random changes, suites on real kernels (30 minutes)
+test: test-deps build unit property fuzz lab-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels (33 minutes)
 
 .PHONY: test-deps
 test-deps:
