@@ -21,6 +21,7 @@ import (
 type Daemon struct {
 	Name    string
 	Log     *slog.Logger
+	Level   *slog.LevelVar // of Log and what is made of it; begins with the setting log-level
 	Metrics *prometheus.Registry
 	Health  *Health
 }
@@ -70,11 +71,11 @@ func Run(name, about string, cfg any, run func(context.Context, *Daemon) error, 
 }
 
 func start(ctx context.Context, name string, cfg common, stderr io.Writer, run func(context.Context, *Daemon) error) error {
-	log, err := newLogger(stderr, cfg.LogLevel)
+	log, level, err := newLogger(stderr, cfg.LogLevel)
 	if err != nil {
 		return err
 	}
-	d := &Daemon{Name: name, Log: log, Metrics: newRegistry(), Health: NewHealth()}
+	d := &Daemon{Name: name, Log: log, Level: level, Metrics: newRegistry(), Health: NewHealth()}
 	web, err := newWeb(cfg, d)
 	if err != nil {
 		return err
@@ -94,10 +95,10 @@ func start(ctx context.Context, name string, cfg common, stderr io.Writer, run f
 	return nil
 }
 
-func newLogger(w io.Writer, level string) (*slog.Logger, error) {
-	var l slog.Level
+func newLogger(w io.Writer, level string) (*slog.Logger, *slog.LevelVar, error) {
+	l := &slog.LevelVar{}
 	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("setting log-level: %q is not a level; use debug, info, warn or error", level)
+		return nil, nil, fmt.Errorf("setting log-level: %q is not a level; use debug, info, warn or error", level)
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), l, nil
 }
