@@ -29,6 +29,7 @@ type BGPConfiguration struct {
 // +kubebuilder:validation:XValidation:rule="size(self.?communities.orValue([])) == 0 || size(self.?prefixAdvertisements.orValue([])) > 0",message="communities are given for prefixAdvertisements, of which there are none",fieldPath=".communities"
 // +kubebuilder:validation:XValidation:rule=`self.?localWorkloadPeeringIPV4.orValue("") == "" || (isIP(self.localWorkloadPeeringIPV4) && ip(self.localWorkloadPeeringIPV4).family() == 4)`,message="must be an IPv4 address",fieldPath=".localWorkloadPeeringIPV4"
 // +kubebuilder:validation:XValidation:rule=`self.?localWorkloadPeeringIPV6.orValue("") == "" || (isIP(self.localWorkloadPeeringIPV6) && ip(self.localWorkloadPeeringIPV6).family() == 6)`,message="must be an IPv6 address",fieldPath=".localWorkloadPeeringIPV6"
+// +kubebuilder:validation:XValidation:rule="!has(self.asNumber) || !string(self.asNumber).matches('^[0.]+$')",message="there is no AS 0",fieldPath=".asNumber"
 type BGPConfigurationSpec struct {
 	// LogSeverityScreen is how much the BGP components log.
 	// +kubebuilder:validation:Pattern=`^(?i)(Trace|Debug|Info|Warning|Error|Fatal)?$`
@@ -250,6 +251,7 @@ func (b *BGPConfiguration) Validate() error {
 	if b.Name != DefaultName {
 		s.checkNodeOnly(&c, spec)
 	}
+	c.asNumber(spec.at("asNumber"), s.ASNumber)
 	if !s.MeshEnabled() {
 		if s.NodeMeshPassword != nil {
 			c.bad(spec.at("nodeMeshPassword"), nil, "is given, but the mesh is off", "remove it, or write nodeToNodeMeshEnabled: true")

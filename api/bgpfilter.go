@@ -334,6 +334,9 @@ func (r *BGPFilterRule) checkOperations(c *checker, at path) {
 			if n := len(o.PrependASPath.Prefix); n < 1 || n > 10 {
 				c.bad(here.at("prependASPath").at("prefix"), n, "is the number of AS numbers", "write 1 to 10 of them")
 			}
+			for j, as := range o.PrependASPath.Prefix {
+				c.asNumber(here.at("prependASPath").at("prefix").index(j), &as)
+			}
 		}
 		if o.SetPriority != nil {
 			given++

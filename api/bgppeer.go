@@ -39,6 +39,7 @@ type BGPPeer struct {
 // +kubebuilder:validation:XValidation:rule=`size(self.?peerIP.orValue("")) > 0 || size(self.?peerSelector.orValue("")) > 0 || size(self.?localWorkloadSelector.orValue("")) > 0`,message="a peering needs peerIP, peerSelector or localWorkloadSelector",fieldPath=".peerIP"
 // +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || !has(self.peerIP) || !isIP(self.reachableBy) || !isIP(self.peerIP) || ip(self.reachableBy).family() == ip(self.peerIP).family()",message="reachableBy is of another family than peerIP",fieldPath=".reachableBy"
 // +kubebuilder:validation:XValidation:rule=`!has(self.longLivedStaleTime) || self.?restartMode.orValue("") == "LongLivedGracefulRestart"`,message="longLivedStaleTime needs restartMode LongLivedGracefulRestart",fieldPath=".longLivedStaleTime"
+// +kubebuilder:validation:XValidation:rule="!has(self.localASNumber) || !string(self.localASNumber).matches('^[0.]+$')",message="there is no AS 0",fieldPath=".localASNumber"
 // +kubebuilder:validation:XValidation:rule="!self.?keepOriginalNextHop.orValue(false) || !has(self.nextHopMode)",message="keepOriginalNextHop and nextHopMode exclude each other",fieldPath=".nextHopMode"
 type BGPPeerSpec struct {
 	// Node is the one node that has the peering.
@@ -238,6 +239,7 @@ func (p *BGPPeer) Validate() error {
 		c.bad(spec.at("nodeSelector"), s.NodeSelector, "cannot be combined with node", "remove one of the two")
 	}
 	s.checkPeer(&c, spec)
+	c.asNumber(spec.at("localASNumber"), s.LocalASNumber)
 	if s.NextHopMode != nil {
 		oneOf(&c, spec.at("nextHopMode"), *s.NextHopMode, NextHopAuto, NextHopSelf, NextHopKeep)
 		if s.KeepOriginalNextHop {
@@ -309,6 +311,13 @@ func (s *BGPPeerSpec) checkPeer(c *checker, spec path) {
 		c.bad(spec.at("reachableBy"), s.ReachableBy, "is given without peerIP", "write the peer's address, or remove it")
 	case ok && peer.IsValid() && familyOf(gateway) != familyOf(peer.Addr()):
 		c.bad(spec.at("reachableBy"), s.ReachableBy, "is of another family than peerIP "+s.PeerIP, "write a gateway of the peer's family")
+	}
+}
+
+// asNumber checks a number of one's own: 0 is nobody's (RFC 7607).
+func (c *checker) asNumber(at path, n *ASNumber) {
+	if n != nil && *n == 0 {
+		c.bad(at, *n, "is no AS number that anyone can have", "write 1 to 4294967295, or remove it")
 	}
 }
 

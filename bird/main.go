@@ -51,7 +51,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
 	if err != nil {
 		return fmt.Errorf("setting peer-metrics: %w", err)
 	}
-	log, level := server.Leveled(d.Log)
+	log := d.Log
 	saved, err := server.OpenSaved(cfg.LibDir)
 	if err != nil {
 		return err
@@ -74,7 +74,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
 	}
 	bird.Guard(speaker.ByBFD, detector)
 	bird.Guard(speaker.ByLink, links)
-	service := server.New(log, level, bird, saved, uuid.NewString(), daemon.Version())
+	service := server.New(log, d.Level, bird, saved, uuid.NewString(), daemon.Version())
 	d.Metrics.MustRegister(server.NewCollector(bird, detail))
 	service.Resume()
 

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
@@ -15,6 +16,7 @@ import (
 	"github.com/muslin-net/muslin/confd/render"
 	"github.com/muslin-net/muslin/internal/daemon"
 	"github.com/muslin-net/muslin/internal/rpc"
+	birdv1 "github.com/muslin-net/muslin/proto/muslin/bird/v1"
 	typha "github.com/muslin-net/muslin/typha/client"
 )
 
@@ -32,6 +34,7 @@ type settings struct {
 	BIRD2File  string   `flag:"bird2-file" default:"/etc/calico/bird2.conf" usage:"file to write for BIRD 2"`
 	BIRD2Ctl   string   `flag:"bird2-socket" default:"/run/calico/bird2.ctl" usage:"control socket of BIRD 2"`
 	BIRD2      string   `flag:"bird2-program" default:"/usr/sbin/bird" usage:"BIRD 2, to check the file with"`
+	Severity   string   `flag:"log-severity" env:"BGP_LOGSEVERITYSCREEN" usage:"Trace, Debug, Info, Warning, Error or Fatal, for good; empty means what BGPConfiguration says, or else log-level"`
 	LibDir     string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory for the saved view and bird.yaml"`
 }
 
@@ -41,12 +44,16 @@ func main() {
 }
 
 func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
-	if backend, err := api.ParseBackend(cfg.Backend); err != nil {
+	backend, err := api.ParseBackend(cfg.Backend)
+	if err != nil {
 		return fmt.Errorf("setting backend: %w", err)
-	} else if !backend.BGP() {
-		d.Log.Info("no bird on this node: there is nothing to configure", "backend", backend)
-		<-ctx.Done()
-		return nil
+	}
+	if cfg.Severity != "" {
+		level, err := client.ParseSeverity(cfg.Severity)
+		if err != nil {
+			return fmt.Errorf("setting log-severity: %w", err)
+		}
+		d.Level.Set(level)
 	}
 	view, err := typha.New(typha.Config{
 		Addresses: cfg.Typha, ServerName: cfg.ServerName, Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key},
@@ -56,32 +63,55 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
 		return err
 	}
 	defer func() { _ = view.Close() }()
-	target, asked, closing, err := speakerOf(cfg)
+	if !backend.BGP() {
+		d.Log.Info("no bird on this node: there is nothing to configure", "backend", backend)
+		client.NoPeers(ctx, d.Log, view)
+		<-ctx.Done()
+		return nil
+	}
+	asked, err := bird.New(cfg.BirdSocket)
 	if err != nil {
 		return err
 	}
-	defer closing()
+	defer func() { _ = asked.Close() }()
+	group, ctx := errgroup.WithContext(ctx)
+	target, err := speakerOf(ctx, d.Log, group, cfg, asked)
+	if err != nil {
+		return err
+	}
 	pusher := client.NewPusher(d.Log, target, filepath.Join(cfg.LibDir, "bird.yaml"))
 	follower := client.NewFollower(d.Log, render.NewState(render.Options{Node: cfg.Node, RouterID: cfg.RouterID}), pusher, asked)
 
-	group, ctx := errgroup.WithContext(ctx)
+	if cfg.Severity == "" {
+		follower.Level(d.Level)
+	}
 	group.Go(func() error { return view.Run(ctx, follower) })
+	group.Go(func() error { return client.NewTeller(d.Log, asked, view).Run(ctx) })
 	group.Go(func() error { return pusher.Run(ctx, client.Report(d.Health.Add("bird", 0))) })
 	return group.Wait()
 }
 
-// speakerOf is who speaks BGP on this node: whom to configure, and whom to ask.
-func speakerOf(cfg settings) (client.Target, client.Asked, func(), error) {
+// speakerOf is who speaks BGP on this node, to be configured. For a BIRD 2 that speaks in the place of our bird, confd answers on
+// bird's socket until ctx ends.
+func speakerOf(ctx context.Context, log *slog.Logger, group *errgroup.Group, cfg settings, ours *bird.Client) (client.Target, error) {
 	speaker, err := api.ParseSpeaker(cfg.Speaker)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("setting speaker: %w", err)
+		return nil, fmt.Errorf("setting speaker: %w", err)
 	}
-	if speaker == api.SpeakerBIRD2 {
-		return &client.BIRD2{File: cfg.BIRD2File, Socket: cfg.BIRD2Ctl, Program: cfg.BIRD2}, client.NoView{}, func() {}, nil
+	if speaker != api.SpeakerBIRD2 {
+		return client.Muslin{Bird: ours}, nil
 	}
-	ours, err := bird.New(cfg.BirdSocket)
+	l, err := rpc.ListenUnix(cfg.BirdSocket)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	return client.Muslin{Bird: ours}, ours, func() { _ = ours.Close() }, nil
+	theirs := &client.BIRD2{File: cfg.BIRD2File, Socket: cfg.BIRD2Ctl, Program: cfg.BIRD2}
+	server := rpc.NewServer(nil)
+	birdv1.RegisterBirdServiceServer(server, client.NewStandin(log, theirs))
+	group.Go(func() error {
+		stop := context.AfterFunc(ctx, server.Stop)
+		defer stop()
+		return server.Serve(l)
+	})
+	return theirs, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/muslin-net/muslin/internal/prefixes"
 	birdv1 "github.com/muslin-net/muslin/proto/muslin/bird/v1"
 )
 
@@ -284,16 +285,16 @@ type inbox struct {
 	mu       sync.Mutex // guards the following
 	instance string
 	sequence uint64
-	known    map[netip.Prefix]*[]netip.Addr // prefixes with paths, as told, and their next hops, shared by many
-	hops     map[netip.Addr]int             // how many paths have it
-	fresh    map[netip.Prefix]struct{}      // those told in the snapshot under way; nil if none is
-	changed  map[netip.Prefix][]Path
+	known    prefixes.Map[*[]netip.Addr] // prefixes with paths, as told, and their next hops, shared by many
+	hops     map[netip.Addr]int          // how many paths have it
+	fresh    *prefixes.Map[struct{}]     // those told in the snapshot under way; nil if none is
+	changed  prefixes.Map[[]Path]
 	synced   bool
 	news     bool
 }
 
 func newInbox() *inbox {
-	return &inbox{wake: make(chan struct{}, 1), known: map[netip.Prefix]*[]netip.Addr{}, hops: map[netip.Addr]int{}, changed: map[netip.Prefix][]Path{}}
+	return &inbox{wake: make(chan struct{}, 1), hops: map[netip.Addr]int{}}
 }
 
 func (in *inbox) position() (string, uint64) {
@@ -313,7 +314,7 @@ func (in *inbox) put(m *birdv1.RoutesResponse) error {
 	case *birdv1.RoutesResponse_Welcome:
 		in.instance = m.Welcome.GetInstance()
 		if !m.Welcome.GetResumed() {
-			in.fresh = map[netip.Prefix]struct{}{}
+			in.fresh = &prefixes.Map[struct{}]{}
 		}
 		return nil
 	case *birdv1.RoutesResponse_Best:
@@ -324,8 +325,8 @@ func (in *inbox) put(m *birdv1.RoutesResponse) error {
 		}
 	case *birdv1.RoutesResponse_SnapshotEnd:
 		if in.fresh != nil {
-			for prefix := range in.known {
-				if _, again := in.fresh[prefix]; !again {
+			for prefix := range in.known.All() {
+				if !in.fresh.Has(prefix) {
 					in.set(prefix, nil, nil)
 				}
 			}
@@ -370,8 +371,9 @@ func (in *inbox) setAll(g *birdv1.BestPaths) error {
 }
 
 func (in *inbox) set(prefix netip.Prefix, paths []Path, hops *[]netip.Addr) {
-	in.changed[prefix], in.news = paths, true
-	if old := in.known[prefix]; old != nil {
+	in.changed.Set(prefix, paths)
+	in.news = true
+	if old, there := in.known.Get(prefix); there {
 		for _, a := range *old {
 			if in.hops[a]--; in.hops[a] == 0 {
 				delete(in.hops, a)
@@ -379,16 +381,18 @@ func (in *inbox) set(prefix netip.Prefix, paths []Path, hops *[]netip.Addr) {
 		}
 	}
 	if len(paths) == 0 {
-		delete(in.known, prefix)
-		delete(in.fresh, prefix)
+		in.known.Delete(prefix)
+		if in.fresh != nil {
+			in.fresh.Delete(prefix)
+		}
 		return
 	}
 	for _, a := range *hops {
 		in.hops[a]++
 	}
-	in.known[prefix] = hops
+	in.known.Set(prefix, hops)
 	if in.fresh != nil {
-		in.fresh[prefix] = struct{}{}
+		in.fresh.Set(prefix, struct{}{})
 	}
 }
 
@@ -398,14 +402,14 @@ func (in *inbox) take() (Update, bool) {
 	if !in.news {
 		return Update{}, false
 	}
-	u := Update{Synced: in.synced, Sequence: in.sequence, Best: make([]Best, 0, len(in.changed))}
-	for prefix, paths := range in.changed {
+	u := Update{Synced: in.synced, Sequence: in.sequence, Best: make([]Best, 0, in.changed.Len())}
+	for prefix, paths := range in.changed.All() {
 		u.Best = append(u.Best, Best{prefix, paths})
 	}
 	for a := range in.hops {
 		u.NextHops = append(u.NextHops, a)
 	}
-	in.changed, in.news = map[netip.Prefix][]Path{}, false
+	in.changed, in.news = prefixes.Map[[]Path]{}, false
 	return u, true
 }
 

@@ -86,7 +86,8 @@ func tunnelDevice(name string) bool {
 type Context struct {
 	Unreachable []netip.Addr // next hops that felix says are dead
 	Drain       Drain
-	Reflected   []netip.Addr // peers of the mesh that have been seen to be reflectors, sorted
+	Reflected   []netip.Addr   // peers of the mesh that have been seen to be reflectors, sorted
+	LetOut      []netip.Prefix // whose routes the default decision has let out since the start, sorted (see Config.Exported)
 }
 
 // Drain is how far a node has left the service (RFC 8326).

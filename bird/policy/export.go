@@ -130,9 +130,16 @@ func (k *compiler) exportProgram(peers []Peer, exports []class, ctx Context) {
 				add(accept(when, cl.next))
 			}
 		}
+		rejected := k.tagged(tag(cl.id, tagReject))
+		if all := k.allPaths(cl.members); len(all) > 0 {
+			add(Statement{
+				Name: fmt.Sprintf("filters take back class %d", cl.id), Neighbor: k.neighbors(fmt.Sprintf("all paths %d", cl.id), all),
+				LargeCommunity: rejected, Action: TakeBack,
+			})
+		}
 		add(Statement{
 			Name: fmt.Sprintf("filters reject class %d", cl.id), Neighbor: who,
-			LargeCommunity: k.tagged(tag(cl.id, tagReject)), Action: Reject,
+			LargeCommunity: rejected, Action: Reject,
 		})
 	}
 	for _, v6 := range []bool{false, true} {
@@ -145,6 +152,7 @@ func (k *compiler) exportProgram(peers []Peer, exports []class, ctx Context) {
 		}
 	}
 	k.defaults(peers, add)
+	k.takeBack(peers, exports, ctx, add)
 }
 
 // defaults lets the default decision's routes out, to each kind of session by its own tag and next-hop mode.

@@ -28,6 +28,9 @@ func matches(r *bgp.Rule, rt *Route, internal bool) bool {
 	return true
 }
 
+// Apply makes the route what the decision changes of it.
+func (v Verdict) Apply(rt Route) Route { return apply(rt, v.Operations) }
+
 // apply makes the route what the operations say.
 func apply(rt Route, ops []bgp.Operation) Route {
 	for _, op := range ops {

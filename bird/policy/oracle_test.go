@@ -225,7 +225,7 @@ func TestCompiledIsDecided(t *testing.T) {
 		g := generator{rand.New(rand.NewPCG(uint64(seed), 1))}
 		c := g.config()
 		require.NoError(t, c.Validate())
-		ctx := Context{}
+		ctx := Context{LetOut: c.Exported()}
 		if g.IntN(3) == 0 {
 			ctx.Unreachable = []netip.Addr{netip.MustParseAddr("10.0.0.8")}
 		}

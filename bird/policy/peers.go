@@ -49,7 +49,7 @@ const (
 
 // Compare tells what becomes of a session when its peer changes from a to b, and why it must restart. Filters,
 // next-hop mode and a reflector's role on the mesh count as nothing here: they are policy, which Compile covers. Nor does
-// BFD, which is negotiated apart.
+// BFD, which is negotiated apart. Which end dials matters only while there is no connection.
 func Compare(a, b *Peer) (Change, string) {
 	type parameter struct {
 		what    string
@@ -60,7 +60,6 @@ func Compare(a, b *Peer) (Change, string) {
 		{"remote AS", a.ASNumber != b.ASNumber},
 		{"local AS", a.LocalASNumber != b.LocalASNumber},
 		{"source address", a.SourceAddress != b.SourceAddress},
-		{"direction", a.Passive != b.Passive},
 		{"password", a.Password != b.Password},
 		{"restart time", a.RestartTime != b.RestartTime},
 		{"reflector client", a.ReflectorClient != b.ReflectorClient && (a.Type != PeerMesh || b.Type != PeerMesh)},
@@ -71,7 +70,7 @@ func Compare(a, b *Peer) (Change, string) {
 			return Restarted, p.what
 		}
 	}
-	if a.KeepaliveTime != b.KeepaliveTime || a.HoldTime != b.HoldTime || a.TTLSecurity != b.TTLSecurity ||
+	if a.Passive != b.Passive || a.KeepaliveTime != b.KeepaliveTime || a.HoldTime != b.HoldTime || a.TTLSecurity != b.TTLSecurity ||
 		a.Name != b.Name || a.Type != b.Type || a.Source != b.Source {
 		return Adjusted, ""
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/api/bgp"
@@ -173,7 +174,7 @@ func TestCompare(t *testing.T) {
 		{func(p *Peer) { p.TTLSecurity = 1 }, Adjusted, ""},
 		{func(p *Peer) { p.Password = "x" }, Restarted, "password"},
 		{func(p *Peer) { p.ASNumber++ }, Restarted, "remote AS"},
-		{func(p *Peer) { p.Passive = true }, Restarted, "direction"},
+		{func(p *Peer) { p.Passive = true }, Adjusted, ""},
 	} {
 		next := base
 		row.change(&next)
@@ -253,5 +254,27 @@ func TestPattern(t *testing.T) {
 		{"", "x", false},
 	} {
 		require.Equal(t, row.want, matchPattern(row.pattern, row.name), "%s %s", row.pattern, row.name)
+	}
+}
+
+// TestAllPaths lists who is sent every path.
+func TestAllPaths(t *testing.T) {
+	plain, reflector := Config{ASNumber: 64512}, Config{ASNumber: 64512, ClusterID: addr("244.0.0.1")}
+	for _, test := range []struct {
+		name string
+		c    Config
+		p    Peer
+		want bool
+	}{
+		{"client", reflector, Peer{Type: PeerNode, ASNumber: 64512, ReflectorClient: true}, true},
+		{"fellow reflector", reflector, Peer{Type: PeerGlobal, ASNumber: 64512}, true},
+		{"client that is shown this node as the next hop", reflector, Peer{Type: PeerNode, ASNumber: 64512, ReflectorClient: true, NextHop: NextHopSelf}, false},
+		{"client with long-lived restart", reflector, Peer{Type: PeerNode, ASNumber: 64512, ReflectorClient: true, LongLivedStaleTime: time.Hour}, false},
+		{"mesh", reflector, Peer{Type: PeerMesh, ASNumber: 64512, ReflectorClient: true}, false},
+		{"iBGP without a reflector", plain, Peer{Type: PeerNode, ASNumber: 64512}, false},
+		{"eBGP", reflector, Peer{Type: PeerNode, ASNumber: 65001}, false},
+		{"eBGP that keeps next hops", plain, Peer{Type: PeerNode, ASNumber: 65001, NextHop: NextHopKeep}, true},
+	} {
+		assert.Equal(t, test.want, test.p.AllPaths(&test.c), test.name)
 	}
 }

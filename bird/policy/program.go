@@ -60,6 +60,9 @@ const (
 	Continue Action = iota
 	Accept
 	Reject
+	// TakeBack rejects, and takes back what the engine may have told the peer of the route before. It is for peers that are
+	// sent all paths: for them engines do not notice that a path which they may no longer have is one that they were sent.
+	TakeBack
 )
 
 // Statement is one step of a Program.
@@ -144,7 +147,7 @@ func (s Statement) String() string {
 		then = append(then, "next hop "+map[NextHopMode]string{NextHopSelf: "self", NextHopKeep: "keep"}[s.NextHop])
 	}
 	if s.Action != Continue {
-		then = append(then, map[Action]string{Accept: "accept", Reject: "reject"}[s.Action])
+		then = append(then, map[Action]string{Accept: "accept", Reject: "reject", TakeBack: "take back"}[s.Action])
 	}
 	if len(when) == 0 {
 		when = []string{"always"}

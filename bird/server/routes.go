@@ -3,7 +3,6 @@ package server
 import (
 	"errors"
 	"io"
-	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -34,11 +33,18 @@ func (s *Server) Routes(stream routesStream) error {
 
 	received := make(chan error, 1)
 	go func() { received <- s.receiveAll(feed, stream) }() // ends with the stream, which ends with this call
-	from, resumed := uint64(0), false
-	if hello.GetInstance() == s.instance && s.speaker.Knows(hello.GetSequence()) {
-		from, resumed = hello.GetSequence(), true
+	var after uint64
+	if hello.GetInstance() == s.instance {
+		after = hello.GetSequence()
 	}
-	return s.sendBest(from, resumed, stream, received, feed)
+	for {
+		err := s.sendBest(s.speaker.ReadBest(after), stream, received, feed)
+		if !errors.Is(err, speaker.ErrBehind) {
+			return err
+		}
+		s.log.Info("felix has not kept up with removals; it is told everything again")
+		after = 0
+	}
 }
 
 func (s *Server) receiveAll(feed *speaker.Feed, stream routesStream) error {
@@ -84,33 +90,29 @@ func (s *Server) receive(feed *speaker.Feed, r *birdv1.RoutesRequest) error {
 	return nil
 }
 
-// sendBest sends what changed after a version, the end of the snapshot when all is sent and the peers have been heard, and
-// then each change. It holds nothing for the stream but the version.
-func (s *Server) sendBest(from uint64, resumed bool, stream routesStream, received <-chan error, feed *speaker.Feed) error {
-	err := stream.Send(&birdv1.RoutesResponse{Sequence: from, Response: &birdv1.RoutesResponse_Welcome{
-		Welcome: &birdv1.RoutesWelcome{Instance: s.instance, Resumed: resumed},
+// sendBest sends what there is to read, the end of the snapshot when all is sent and the peers have been heard, and then each
+// change. It holds nothing for the stream but the place of the reader.
+func (s *Server) sendBest(best *speaker.BestReader, stream routesStream, received <-chan error, feed *speaker.Feed) error {
+	err := stream.Send(&birdv1.RoutesResponse{Sequence: best.Version(), Response: &birdv1.RoutesResponse_Welcome{
+		Welcome: &birdv1.RoutesWelcome{Instance: s.instance, Resumed: best.Resumed()},
 	}})
 	if err != nil {
 		return err
 	}
-	head, settled := s.speaker.Head(), s.speaker.Settled()
+	settled := s.speaker.Settled()
 	for {
 		names := s.speaker.Names()
-		list, changed := s.speaker.BestSince(from, atOnce)
-		full := len(list) == atOnce
-		if len(list) > 0 {
-			from = list[len(list)-1].Version
-		}
-		if !resumed { // this felix was never told of what is gone since before it came
-			list = slices.DeleteFunc(list, func(b speaker.Best) bool { return len(b.Paths) == 0 && b.Version <= head })
+		list, changed, err := best.Next(atOnce)
+		if err != nil {
+			return err
 		}
 		if len(list) > 0 {
-			m := &birdv1.RoutesResponse{Sequence: from, Response: &birdv1.RoutesResponse_Best{Best: toBatch(list, names)}}
+			m := &birdv1.RoutesResponse{Sequence: best.Version(), Response: &birdv1.RoutesResponse_Best{Best: toBatch(list, names)}}
 			if err := stream.Send(m); err != nil {
 				return err
 			}
 		}
-		if full {
+		if changed == nil {
 			continue
 		}
 		select {
@@ -121,7 +123,8 @@ func (s *Server) sendBest(from uint64, resumed bool, stream routesStream, receiv
 		case <-changed:
 		case <-settled:
 			settled = nil // once
-			if err := stream.Send(&birdv1.RoutesResponse{Sequence: from, Response: &birdv1.RoutesResponse_SnapshotEnd{SnapshotEnd: true}}); err != nil {
+			m := &birdv1.RoutesResponse{Sequence: best.Version(), Response: &birdv1.RoutesResponse_SnapshotEnd{SnapshotEnd: true}}
+			if err := stream.Send(m); err != nil {
 				return err
 			}
 		}

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -24,31 +23,6 @@ func Serve(ctx context.Context, socket string, register func(grpc.ServiceRegistr
 	stop := context.AfterFunc(ctx, g.Stop)
 	defer stop()
 	return g.Serve(l)
-}
-
-// Leveled returns a logger that writes where log does, at a level that can be set; it begins with log's own.
-func Leveled(log *slog.Logger) (*slog.Logger, *slog.LevelVar) {
-	level := &slog.LevelVar{}
-	for _, l := range []slog.Level{slog.LevelError, slog.LevelWarn, slog.LevelInfo, slog.LevelDebug} {
-		if log.Enabled(context.Background(), l) {
-			level.Set(l)
-		}
-	}
-	return slog.New(leveled{log.Handler(), level}), level
-}
-
-type leveled struct {
-	slog.Handler
-	level *slog.LevelVar
-}
-
-func (l leveled) Enabled(_ context.Context, at slog.Level) bool { return at >= l.level.Level() }
-func (l leveled) WithAttrs(a []slog.Attr) slog.Handler {
-	return leveled{l.Handler.WithAttrs(a), l.level}
-}
-
-func (l leveled) WithGroup(name string) slog.Handler {
-	return leveled{l.Handler.WithGroup(name), l.level}
 }
 
 // WatchdogPromise is how often the watchdog at least reports.

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/muslin-net/muslin/internal/prefixes"
 )
 
 // Best is the outcome of path selection for one prefix; no paths means that the prefix is gone.
@@ -20,8 +22,9 @@ type Best struct {
 // Paths over next hops that felix calls dead are kept back here at once; the engine chooses others a moment later.
 type bestTable struct {
 	mu      sync.Mutex // guards the following
-	entries map[netip.Prefix]*bestEntry
-	log     []logged // by version; an entry is current if its prefix still has that version
+	entries prefixes.Map[bestEntry]
+	last    *pathList // that was given an entry last: prefixes in a row mostly share theirs
+	log     []logged  // by version; an entry is current if its prefix still has that version
 	version uint64
 	oldest  uint64 // removals before this version are forgotten
 	live    int    // entries with paths for readers
@@ -34,10 +37,32 @@ type bestTable struct {
 	changed chan struct{} // closed at the next change; nil while nobody waits
 }
 
+// bestEntry is small, since there may be a hundred thousand.
 type bestEntry struct {
 	version uint64
-	all     []Path // as the engine has it
-	live    []Path // without those over dead next hops; what readers see
+	all     *pathList // as the engine has it
+	live    *pathList // without those over dead next hops; what readers see
+}
+
+// pathList is the paths of many prefixes; nil are none. It never changes.
+type pathList struct{ paths []Path }
+
+func (l *pathList) list() []Path {
+	if l == nil {
+		return nil
+	}
+	return l.paths
+}
+
+// shared is a list in memory once, as far as it is the last one again.
+func (t *bestTable) shared(paths []Path) *pathList {
+	if len(paths) == 0 {
+		return nil
+	}
+	if t.last == nil || !sharePaths(t.last.paths, paths) {
+		t.last = &pathList{paths}
+	}
+	return t.last
 }
 
 type logged struct {
@@ -49,7 +74,7 @@ type logged struct {
 const keptRemovals = 4096
 
 func newBestTable(kept int) *bestTable {
-	return &bestTable{kept: kept, entries: map[netip.Prefix]*bestEntry{}, dead: map[netip.Addr]struct{}{}, cuts: cuts{}, detours: func() {}}
+	return &bestTable{kept: kept, dead: map[netip.Addr]struct{}{}, cuts: cuts{}, detours: func() {}}
 }
 
 // set makes paths the best ones of prefix.
@@ -61,47 +86,49 @@ func (t *bestTable) set(prefix netip.Prefix, paths []Path) {
 
 // put is set for what readers are to see. Whoever calls holds mu.
 func (t *bestTable) put(prefix netip.Prefix, paths []Path) {
-	e := t.entries[prefix]
-	if e == nil {
+	e, there := t.entries.Get(prefix)
+	if !there {
 		if len(paths) == 0 {
 			return
 		}
-		e = &bestEntry{}
-		t.entries[prefix] = e
 		t.removed++
 	}
-	if len(e.all) == 0 {
+	if e.all == nil {
 		t.removed--
 	}
-	if e.all = paths; len(e.all) == 0 {
+	if e.all = t.shared(paths); e.all == nil {
 		t.removed++
 	}
 	t.publish(prefix, e)
-	if len(e.all) == 0 && e.version == 0 { // nobody ever saw it
-		delete(t.entries, prefix)
-		t.removed--
-	}
 	t.compact()
 }
 
-// publish gives e a new version if readers see a difference.
-func (t *bestTable) publish(prefix netip.Prefix, e *bestEntry) {
+// publish records an entry, and gives it a new version if readers see a difference. One that nobody ever saw is none.
+func (t *bestTable) publish(prefix netip.Prefix, e bestEntry) {
 	live := e.all
-	if slices.ContainsFunc(live, t.hides) {
-		live = slices.DeleteFunc(slices.Clone(live), t.hides)
+	if slices.ContainsFunc(live.list(), t.hides) {
+		live = t.shared(slices.DeleteFunc(slices.Clone(live.list()), t.hides))
 	}
-	if sharePaths(live, e.live) || slices.EqualFunc(live, e.live, samePath) {
-		e.live = live // those that are shared most
+	was := e.live
+	e.live = live // of equal lists those that are shared most
+	if live == was || slices.EqualFunc(live.list(), was.list(), samePath) {
+		if e.all == nil && e.version == 0 {
+			t.entries.Delete(prefix)
+			t.removed--
+			return
+		}
+		t.entries.Set(prefix, e)
 		return
 	}
-	if len(e.live) == 0 {
+	if was == nil {
 		t.live++
 	}
-	if len(live) == 0 {
+	if live == nil {
 		t.live--
 	}
 	t.version++
-	e.live, e.version = live, t.version
+	e.version = t.version
+	t.entries.Set(prefix, e)
 	t.log = append(t.log, logged{t.version, prefix})
 	if t.changed != nil {
 		close(t.changed)
@@ -143,8 +170,8 @@ func (t *bestTable) setReachable(nextHop netip.Addr, reachable bool) bool {
 	} else {
 		t.dead[nextHop] = struct{}{}
 	}
-	for prefix, e := range t.entries {
-		if slices.ContainsFunc(e.all, func(p Path) bool { return p.NextHop == nextHop }) {
+	for prefix, e := range t.entries.All() {
+		if slices.ContainsFunc(e.all.list(), func(p Path) bool { return p.NextHop == nextHop }) {
 			t.publish(prefix, e)
 		}
 	}
@@ -169,60 +196,47 @@ func (t *bestTable) unreachable() []netip.Addr {
 	return out
 }
 
-// since returns at most limit changes after a version, oldest first, each prefix once with its present value, and the
-// channel that is closed at the next change. Fewer than limit means that there are no more.
-func (t *bestTable) since(version uint64, limit int) ([]Best, <-chan struct{}) {
+// since returns at most limit changes after a version, oldest first, each prefix once with its present value, the channel
+// that is closed at the next change, and the version before which removals are forgotten. Fewer than limit means that there
+// are no more.
+func (t *bestTable) since(version uint64, limit int) ([]Best, <-chan struct{}, uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	at, _ := slices.BinarySearchFunc(t.log, version+1, func(l logged, v uint64) int { return cmp.Compare(l.version, v) })
 	var out []Best
 	for ; at < len(t.log) && len(out) < limit; at++ {
 		l := t.log[at]
-		if e := t.entries[l.prefix]; e != nil && e.version == l.version {
-			out = append(out, Best{l.prefix, e.live, e.version})
+		if e, there := t.entries.Get(l.prefix); there && e.version == l.version {
+			out = append(out, Best{l.prefix, e.live.list(), e.version})
 		}
 	}
 	if t.changed == nil {
 		t.changed = make(chan struct{})
 	}
-	return out, t.changed
-}
-
-// knows tells whether a reader at that version can go on from it: no removal after it is forgotten.
-func (t *bestTable) knows(version uint64) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return version >= t.oldest && version <= t.version
+	return out, t.changed, t.oldest
 }
 
 // compact drops outdated log entries, and the oldest removals, once they are most of what is there.
 func (t *bestTable) compact() {
 	// A walk over all pays only after changes in proportion to all.
-	if len(t.log) < 2*len(t.entries)+t.kept && t.removed < 2*t.kept+len(t.entries)/2 {
+	if len(t.log) < 2*t.entries.Len()+t.kept && t.removed < 2*t.kept+t.entries.Len()/2 {
 		return
 	}
 	forget := max(t.removed-t.kept, 0)
 	t.log = slices.DeleteFunc(t.log, func(l logged) bool {
-		e := t.entries[l.prefix]
-		if e == nil || e.version != l.version {
+		e, there := t.entries.Get(l.prefix)
+		if !there || e.version != l.version {
 			return true
 		}
-		if len(e.all) == 0 && forget > 0 {
+		if e.all == nil && forget > 0 {
 			forget--
 			t.removed--
 			t.oldest = l.version
-			delete(t.entries, l.prefix)
+			t.entries.Delete(l.prefix)
 			return true
 		}
 		return false
 	})
-}
-
-// head is the newest version.
-func (t *bestTable) head() uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.version
 }
 
 // size is the number of prefixes that have a path.

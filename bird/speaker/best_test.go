@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -15,47 +16,65 @@ func pfx(n int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(n >> 8), byte(n)}), 32)
 }
 
-// reader follows a table as a stream does.
-type reader struct {
-	version uint64
-	has     map[netip.Prefix]string
+// replica follows a table as felix does over a stream.
+type replica struct {
+	reader *BestReader
+	has    map[netip.Prefix]string
+	fresh  map[netip.Prefix]bool // told since the reader began anew; nil once all was told
 }
 
-func (r *reader) follow(t *testing.T, table *bestTable, limit int) {
-	if !table.knows(r.version) {
-		r.version, r.has = 0, map[netip.Prefix]string{}
+// begin goes on where the replica is, or anew.
+func (r *replica) begin(table *bestTable, after uint64) {
+	if r.reader = table.read(after); !r.reader.Resumed() {
+		r.fresh = map[netip.Prefix]bool{}
 	}
-	for {
-		list, _ := table.since(r.version, limit)
-		seen := map[netip.Prefix]bool{}
-		for _, b := range list {
-			require.Greater(t, b.Version, r.version, "versions grow")
-			require.False(t, seen[b.Prefix], "a prefix comes once")
-			seen[b.Prefix] = true
-			r.version = b.Version
-			if len(b.Paths) == 0 {
-				delete(r.has, b.Prefix)
-				continue
-			}
+}
+
+// step reads once, and tells whether there is more.
+func (r *replica) step(t *testing.T, table *bestTable, limit int) bool {
+	before := r.reader.Version()
+	list, changed, err := r.reader.Next(limit)
+	if err != nil {
+		require.ErrorIs(t, err, ErrBehind)
+		r.begin(table, 0)
+		return true
+	}
+	seen := map[netip.Prefix]bool{}
+	for _, b := range list {
+		require.Greater(t, b.Version, before, "versions grow")
+		require.False(t, seen[b.Prefix], "a prefix comes once")
+		before, seen[b.Prefix] = b.Version, true
+		delete(r.has, b.Prefix)
+		delete(r.fresh, b.Prefix)
+		if len(b.Paths) > 0 {
 			r.has[b.Prefix] = fmt.Sprint(b.Paths)
-		}
-		if len(list) < limit {
-			return
+			if r.fresh != nil {
+				r.fresh[b.Prefix] = true
+			}
 		}
 	}
+	if changed == nil {
+		return true
+	}
+	if r.fresh != nil { // the end of the snapshot
+		maps.DeleteFunc(r.has, func(p netip.Prefix, _ string) bool { return !r.fresh[p] })
+		r.fresh = nil
+	}
+	return false
 }
 
-// TestReadersCatchUp changes a table at random, while readers of all speeds come, go and come back. Whoever has caught up has
-// what the table has.
+// TestReadersCatchUp changes a table at random, while readers of all speeds come, go and come back, some too slow for what is
+// remembered. Whoever has caught up has what the table has.
 func TestReadersCatchUp(t *testing.T) {
 	for seed := range uint64(10) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		table := newBestTable(50)
 		engine := map[netip.Prefix][]Path{}
 		dead := map[netip.Addr]bool{}
-		readers := make([]reader, 4)
-		for i := range readers {
-			readers[i].has = map[netip.Prefix]string{}
+		replicas := make([]replica, 4)
+		for i := range replicas {
+			replicas[i].has = map[netip.Prefix]string{}
+			replicas[i].begin(table, 0)
 		}
 		for range 3000 {
 			switch p := pfx(r.IntN(300)); r.IntN(40) {
@@ -77,8 +96,12 @@ func TestReadersCatchUp(t *testing.T) {
 				engine[p] = paths
 				table.set(p, paths)
 			}
-			if r.IntN(300) == 0 {
-				readers[r.IntN(len(readers))].follow(t, table, 1+r.IntN(100))
+			if r.IntN(60) == 0 {
+				one := &replicas[r.IntN(len(replicas))]
+				one.step(t, table, 1+r.IntN(100))
+				if r.IntN(10) == 0 { // the stream breaks
+					one.begin(table, one.reader.Version())
+				}
 			}
 		}
 		want := map[netip.Prefix]string{}
@@ -94,12 +117,13 @@ func TestReadersCatchUp(t *testing.T) {
 			}
 		}
 		require.Equal(t, len(want), table.size())
-		for i := range readers {
-			readers[i].follow(t, table, 64)
-			require.Equal(t, want, readers[i].has, "seed %d", seed)
+		for i := range replicas {
+			for replicas[i].step(t, table, 64) {
+			}
+			require.Equal(t, want, replicas[i].has, "seed %d", seed)
 		}
 		require.LessOrEqual(t, table.removed, 2*table.kept)
-		require.LessOrEqual(t, len(table.log), 2*len(table.entries)+table.kept, "the log stays bounded")
+		require.LessOrEqual(t, len(table.log), 2*table.entries.Len()+table.kept, "the log stays bounded")
 	}
 }
 
@@ -108,7 +132,7 @@ func TestNoNews(t *testing.T) {
 	table := newBestTable(keptRemovals)
 	paths := []Path{{Prefix: pfx(1), NextHop: hop(1)}}
 	table.set(pfx(1), paths)
-	_, changed := table.since(0, 1)
+	_, changed, _ := table.since(0, 1)
 	table.set(pfx(1), []Path{{Prefix: pfx(1), NextHop: hop(1)}})
 	table.set(pfx(2), nil)
 	require.False(t, table.setReachable(hop(9), true))
@@ -117,5 +141,5 @@ func TestNoNews(t *testing.T) {
 		t.Fatal("told of a change that is none")
 	default:
 	}
-	require.Equal(t, uint64(1), table.head())
+	require.Equal(t, uint64(1), table.version)
 }

@@ -78,7 +78,7 @@ func (s *Speaker) countAdvertised() map[netip.Addr]uint64 {
 // countLearned judges the best paths, and takes from own what they are better than.
 func (s *Speaker) countLearned(config *policy.Config, peers map[netip.Addr]*policy.Peer, audiences map[audience]*counted, own map[netip.Prefix]policy.Route) {
 	for version := uint64(0); ; {
-		list, _ := s.best.since(version, countStep)
+		list, _, _ := s.best.since(version, countStep)
 		for _, b := range list {
 			version = b.Version
 			if len(b.Paths) == 0 {

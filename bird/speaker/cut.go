@@ -48,9 +48,9 @@ func (t *bestTable) mend(peer netip.Addr) {
 	}
 	delete(t.cuts, peer)
 	sent := func(p Path) bool { return p.Peer == peer }
-	for prefix, e := range t.entries {
-		if slices.ContainsFunc(e.all, sent) {
-			t.put(prefix, slices.DeleteFunc(slices.Clone(e.all), sent))
+	for prefix, e := range t.entries.All() {
+		if slices.ContainsFunc(e.all.list(), sent) {
+			t.put(prefix, slices.DeleteFunc(slices.Clone(e.all.list()), sent))
 		}
 	}
 	t.publishOver(peer)
@@ -66,8 +66,8 @@ func (t *bestTable) show(peer netip.Addr) {
 
 // publishOver looks again at what depends on a peer. Whoever calls holds mu.
 func (t *bestTable) publishOver(peer netip.Addr) {
-	for prefix, e := range t.entries {
-		if slices.ContainsFunc(e.all, func(p Path) bool { return p.Peer == peer || p.NextHop == peer }) {
+	for prefix, e := range t.entries.All() {
+		if slices.ContainsFunc(e.all.list(), func(p Path) bool { return p.Peer == peer || p.NextHop == peer }) {
 			t.publish(prefix, e)
 		}
 	}

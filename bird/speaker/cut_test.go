@@ -19,7 +19,8 @@ func TestCuts(t *testing.T) {
 		detours := 0
 		table.detours = func() { detours++ }
 		engine, lost := map[netip.Prefix][]Path{}, map[netip.Addr]bool{}
-		follower := reader{has: map[netip.Prefix]string{}}
+		follower := replica{has: map[netip.Prefix]string{}}
+		follower.begin(table, 0)
 		visible := func(p Path) bool { return !lost[p.Peer] && !lost[p.NextHop] }
 		for range 2000 {
 			p := pfx(r.IntN(100))
@@ -50,13 +51,14 @@ func TestCuts(t *testing.T) {
 				table.set(p, paths)
 			}
 			if r.IntN(100) == 0 {
-				follower.follow(t, table, 10)
+				follower.step(t, table, 10)
 			}
 			for _, a := range table.unreachable() {
 				require.True(t, lost[a])
 			}
 		}
-		follower.follow(t, table, 10)
+		for follower.step(t, table, 10) {
+		}
 		want, behind := map[netip.Prefix]string{}, map[netip.Addr]bool{}
 		for p, paths := range engine {
 			var live []Path

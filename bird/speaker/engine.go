@@ -49,7 +49,8 @@ type Events interface {
 	Session(address netip.Addr, state State)
 	// EndOfRIB says that a peer has sent all that it has (RFC 4724).
 	EndOfRIB(address netip.Addr)
-	// Trouble says why a session fails, in words.
+	// Trouble says why a session fails, in words. Empty ones say that it has come up. Against Session it may come early, never
+	// late: why a session is lost may be told before Session has told that it is up.
 	Trouble(address netip.Addr, reason string)
 }
 
@@ -68,6 +69,7 @@ type Neighbor struct {
 	Internal   bool
 	Client     bool       // the engine lets any route out to it, as to a reflector's client; the program says which
 	ClusterID  netip.Addr // of this reflector
+	AllPaths   bool       // send every path that the program lets out, if the peer takes them (RFC 7911)
 	Restarting bool       // the process has restarted: set the R bit and wait for End-of-RIB (RFC 4724)
 	Deferral   time.Duration
 }
@@ -128,6 +130,7 @@ type PeerCounters struct {
 	LocalAddress                   netip.Addr // not valid if there is no connection
 	Received, Accepted, Advertised uint64
 	Restarting                     bool // the peer restarts and its routes are kept
+	AllPaths                       bool // the session is up, and every path to a prefix is sent
 }
 
 // View is a table of an engine.

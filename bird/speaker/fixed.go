@@ -54,13 +54,13 @@ func (t *bestTable) fix(routes []policy.StaticRoute, unrouted []netip.Prefix) {
 		}
 	}
 	engine := map[netip.Prefix][]Path{} // of all prefixes that may look different now
-	for prefix, e := range t.entries {
+	for prefix, e := range t.entries.All() {
 		if _, static := t.fixed.static[prefix]; static || t.fixed.hides(prefix) {
-			engine[prefix] = e.all
+			engine[prefix] = e.all.list()
 		}
 	}
 	for prefix := range t.fixed.static {
-		if _, there := t.entries[prefix]; !there {
+		if !t.entries.Has(prefix) {
 			engine[prefix] = nil
 		}
 	}

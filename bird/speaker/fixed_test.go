@@ -22,7 +22,8 @@ func TestFixed(t *testing.T) {
 		engine := map[netip.Prefix][]Path{}
 		static := map[netip.Prefix]netip.Addr{}
 		var unrouted []netip.Prefix
-		one := reader{has: map[netip.Prefix]string{}}
+		one := replica{has: map[netip.Prefix]string{}}
+		one.begin(table, 0)
 		for range 500 {
 			if r.IntN(10) > 0 {
 				p := pfx(r.IntN(12))
@@ -50,7 +51,8 @@ func TestFixed(t *testing.T) {
 			if r.IntN(4) > 0 {
 				continue
 			}
-			one.follow(t, table, 1+r.IntN(5))
+			for limit := 1 + r.IntN(5); one.step(t, table, limit); {
+			}
 			want := map[netip.Prefix]string{}
 			for p, paths := range engine {
 				hidden := slices.ContainsFunc(unrouted, func(u netip.Prefix) bool { return u.Contains(p.Addr()) })

@@ -37,6 +37,10 @@ func (s *Speaker) session(peer netip.Addr, state State) {
 // Trouble is called by the engine, with locks of its own held. A session that does not come up is logged once for each
 // reason.
 func (s *Speaker) Trouble(peer netip.Addr, reason string) {
+	if reason == "" {
+		s.sessions.over(peer)
+		return
+	}
 	if !s.losses.ends(peer) && s.sessions.fail(peer, reason) {
 		s.log.Info("session does not come up", "peer", peer, "reason", reason)
 	}

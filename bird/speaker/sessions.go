@@ -41,7 +41,6 @@ const (
 	Refused    = "Received: a NOTIFICATION in answer to our OPEN"
 	HungUp     = "Socket: Connection closed before the peer's OPEN; it may have no session configured for this node"
 	lateWords  = 2 * time.Second
-	lateEvents = time.Second
 	keptReason = 30 * time.Second
 )
 
@@ -101,9 +100,6 @@ func (s *sessions) set(peer netip.Addr, state State) (_ step, ok bool) {
 		return step{}, false
 	}
 	t := Transition{At: s.now(), State: state}
-	if before := r.Since.Sub(r.at); r.State == Established && (before > lateEvents || before > 0 && strings.HasPrefix(r.trouble, "Socket: ")) {
-		r.trouble = "" // what failed before it came up
-	}
 	if state == Idle || state == Down || r.State == Established {
 		t.Reason, r.trouble = r.trouble, ""
 	}
@@ -173,6 +169,16 @@ func (s *sessions) fail(peer netip.Addr, reason string) (news bool) {
 	}
 	r.logged[reason] = struct{}{}
 	return true
+}
+
+// over records that a session has come up, whenever the engine's event of it is heard: what failed before is not why it is
+// lost.
+func (s *sessions) over(peer netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.byPeer[peer]; r != nil {
+		r.trouble = ""
+	}
 }
 
 // diagnose records what seems to be the matter with a session that is not up; news tells that it is to be logged.

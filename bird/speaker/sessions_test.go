@@ -140,9 +140,8 @@ func TestWhatFailedBeforeIsNotWhyASessionWasLost(t *testing.T) {
 	c := newClocked()
 	c.add(tor)
 	c.fail(tor, "Socket: Connection refused")
-	c.at = c.at.Add(time.Second)
+	c.over(tor)
 	c.set(tor, Established)
-	c.at = c.at.Add(time.Second)
 	step, _ := c.set(tor, Idle)
 	require.Empty(t, step.reason)
 }
@@ -151,8 +150,10 @@ func TestWhatFailedBeforeIsNotWhyASessionWasLost(t *testing.T) {
 func TestAReasonThatOvertakesTheSession(t *testing.T) {
 	c := newClocked()
 	c.add(tor)
+	c.fail(tor, "Socket: Connection refused")
+	c.over(tor)
 	c.fail(tor, "Received: Peer de-configured")
-	c.at = c.at.Add(time.Millisecond)
+	c.at = c.at.Add(time.Minute)
 	c.set(tor, Established)
 	step, _ := c.set(tor, Idle)
 	require.Equal(t, "Received: Peer de-configured", step.reason)

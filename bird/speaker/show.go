@@ -60,8 +60,11 @@ func (s *Speaker) Peers(filter string) ([]PeerState, error) {
 			return nil, err
 		}
 		advertised := s.countAdvertised()
+		for i := range list {
+			list[i].Advertised = advertised[list[i].Address]
+		}
+		s.countPaths(list)
 		for _, c := range list {
-			c.Advertised = advertised[c.Address]
 			counters[c.Address] = c
 		}
 		for i := range out {
@@ -135,18 +138,6 @@ func (s *Speaker) WatchSessions() *SessionWatch {
 	return w
 }
 
-// BestSince returns at most limit changes of best paths after a version, oldest first, and a channel that is closed at the
-// next change. Fewer than limit means that there are no more.
-func (s *Speaker) BestSince(version uint64, limit int) ([]Best, <-chan struct{}) {
-	return s.best.since(version, limit)
-}
-
-// Head is the newest version of the best paths.
-func (s *Speaker) Head() uint64 { return s.best.head() }
-
-// Knows tells whether a reader can go on from a version, or must begin with 0.
-func (s *Speaker) Knows(version uint64) bool { return s.best.knows(version) }
-
 // Judged is a route and what was decided about it.
 type Judged struct {
 	Path
@@ -192,6 +183,17 @@ func (s *Speaker) Show(ctx context.Context, look Look, peer string, within netip
 		return fmt.Errorf("there is no session %q; list them with Peers", peer)
 	}
 	p := &active[i]
+	if look == LookAdvertised {
+		if all, err := s.takesAll(config, p); err != nil {
+			return err
+		} else if all {
+			return s.sent(ctx, config, p, func(j Judged) {
+				if inside(within, j.Prefix) {
+					yield(j)
+				}
+			})
+		}
+	}
 	view := map[Look]View{
 		LookReceived: Received, LookAccepted: Received, LookRejected: Received, LookAdvertised: Advertised, LookWithheld: Table,
 	}[look]

@@ -48,7 +48,8 @@ type Speaker struct {
 	trouble    error
 	heard      map[netip.Addr]struct{} // peers that have sent all they have; nil once settled is closed
 	drain      policy.Drain
-	reflected  []netip.Addr // peers of the mesh that have been reflectors while this one was, sorted; replaced, never changed
+	reflected  []netip.Addr   // peers of the mesh that have been reflectors while this one was, sorted; replaced, never changed
+	letOut     []netip.Prefix // inside which routes have been let out, sorted; replaced, never changed
 	drainTimer *time.Timer
 	drainDone  chan struct{} // closed when the drain under way ends; nil without one
 	running    running
@@ -160,6 +161,7 @@ func (s *Speaker) Apply(c policy.Config) (Changes, error) {
 		s.names[p.Address] = p.Name
 	}
 	s.reflected = slices.Compact(slices.SortedFunc(slices.Values(slices.Concat(s.reflected, c.Reflectors())), netip.Addr.Compare))
+	s.letOut = slices.Compact(slices.SortedFunc(slices.Values(slices.Concat(s.letOut, c.Exported())), netip.Prefix.Compare))
 	s.best.fix(c.StaticRoutes, c.Export.Unrouted)
 	s.watch(&c)
 	changes, err := s.reconcile()
@@ -332,6 +334,8 @@ func (s *Speaker) reconcilePeer(n Neighbor, changes *Changes) error {
 		change, why = policy.Restarted, "reflector client"
 	case old.ClusterID != n.ClusterID && n.Client:
 		change, why = policy.Restarted, "cluster id"
+	case old.AllPaths != n.AllPaths:
+		change, why = policy.Restarted, "number of paths sent"
 	}
 	if change == policy.Unchanged {
 		s.running.peers[n.Address] = n
@@ -372,7 +376,7 @@ func (s *Speaker) refresh(n Neighbor, before, after policy.Program, changes *Cha
 func (s *Speaker) neighbor(p policy.Peer) Neighbor {
 	n := Neighbor{
 		Peer: p, LocalAS: p.Local(s.config), Internal: p.Internal(s.config), Client: p.ReflectorClient, ClusterID: s.config.ClusterID,
-		Restarting: s.restarted && !s.everOpen, Deferral: s.config.RestartDeferral,
+		AllPaths: p.AllPaths(s.config), Restarting: s.restarted && !s.everOpen, Deferral: s.config.RestartDeferral,
 	}
 	if p.Switches(s.config) { // its role may come and go, but the session stays
 		n.Client, n.ClusterID = true, s.config.RouterID
@@ -381,11 +385,21 @@ func (s *Speaker) neighbor(p policy.Peer) Neighbor {
 }
 
 func (s *Speaker) context() policy.Context {
-	return policy.Context{Unreachable: s.best.unreachable(), Drain: s.drain, Reflected: s.reflected}
+	return policy.Context{Unreachable: s.best.unreachable(), Drain: s.drain, Reflected: s.reflected, LetOut: s.letOut}
 }
 
 // Best is called by the engine.
-func (s *Speaker) Best(prefix netip.Prefix, paths []Path) { s.best.set(prefix, paths) }
+func (s *Speaker) Best(prefix netip.Prefix, paths []Path) { s.best.set(prefix, lastChoices(paths)) }
+
+// lastChoices leaves out the paths of peers that are away for long if there are others (RFC 9494 section 4.3): to the engine,
+// which ranks them last, all are equally good nevertheless.
+func lastChoices(paths []Path) []Path {
+	stale := func(p Path) bool { return policy.IsLongLivedStale(p.Communities) }
+	if len(paths) < 2 || stale(paths[0]) || !slices.ContainsFunc(paths, stale) {
+		return paths
+	}
+	return slices.DeleteFunc(slices.Clone(paths), stale)
+}
 
 // Ready tells whether a configuration runs, or why not.
 func (s *Speaker) Ready() error {

@@ -105,8 +105,9 @@ func open(network string) (*net.IPConn, error) {
 	return conn, nil
 }
 
-// filter takes segments whose payload begins with the marker of BGP messages and is no UPDATE: of those there may be many. A
-// raw socket sees an IPv4 packet from its IP header on, and an IPv6 packet from its TCP header on.
+// filter takes segments whose payload begins with the marker of BGP messages and may have a NOTIFICATION: not those that begin
+// with an UPDATE, of which there may be many, nor those that are one message of another type. A raw socket sees an IPv4 packet
+// from its IP header on, and an IPv6 packet from its TCP header on.
 func filter(v4 bool) []bpf.Instruction {
 	var ip []bpf.Instruction
 	if v4 {
@@ -121,9 +122,17 @@ func filter(v4 bool) []bpf.Instruction {
 		bpf.ALUOpX{Op: bpf.ALUOpAdd},
 		bpf.TAX{}, // X = where the payload begins
 		bpf.LoadIndirect{Off: 0, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0xffffffff, SkipTrue: 3},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0xffffffff, SkipTrue: 11},
 		bpf.LoadIndirect{Off: markerSize + 2, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: update, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: update, SkipTrue: 9},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: notification, SkipTrue: 7},
+		bpf.LoadIndirect{Off: markerSize, Size: 2}, // length of the message
+		bpf.StoreScratch{Src: bpf.RegA, N: 0},
+		bpf.LoadExtension{Num: bpf.ExtLen},
+		bpf.ALUOpX{Op: bpf.ALUOpSub},
+		bpf.TAX{}, // X = length of the payload
+		bpf.LoadScratch{Dst: bpf.RegA, N: 0},
+		bpf.JumpIfX{Cond: bpf.JumpEqual, SkipTrue: 1},
 		bpf.RetConstant{Val: 65535},
 		bpf.RetConstant{Val: 0},
 	)

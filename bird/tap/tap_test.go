@@ -48,7 +48,7 @@ func FuzzNotifications(f *testing.F) {
 	})
 }
 
-// The filter lets through what begins with a message that is no UPDATE.
+// The filter lets through what may have a NOTIFICATION.
 func TestFilter(t *testing.T) {
 	tcp := make([]byte, 24)
 	tcp[12] = 6 << 4 // a header of six words
@@ -66,7 +66,8 @@ func TestFilter(t *testing.T) {
 			return n > 0
 		}
 		require.True(t, takes(bytesOf(t, badAS())))
-		require.True(t, takes(bytesOf(t, bgp.NewBGPKeepAliveMessage())))
+		require.True(t, takes(bytesOf(t, bgp.NewBGPKeepAliveMessage(), badAS())), "behind another message")
+		require.False(t, takes(bytesOf(t, bgp.NewBGPKeepAliveMessage())), "nothing else")
 		require.False(t, takes(bytesOf(t, bgp.NewBGPUpdateMessage(nil, nil, nil))))
 		require.False(t, takes([]byte("GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")))
 		require.False(t, takes(nil))

@@ -3,7 +3,6 @@ package verb
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -296,22 +295,24 @@ func rejected(ctx context.Context, l live, peer string, ways []string, within ne
 		return nil, err
 	}
 	list := []routeReport{}
-	var errs []error
 	for _, p := range s.Peers {
 		if p.State != birdclient.Established && !p.Restarting {
 			continue
 		}
 		for _, way := range ways {
 			view := map[string]birdclient.View{"import": birdclient.Rejected, "export": birdclient.Withheld}[way]
-			errs = append(errs, l.Routes(ctx, view, p.Name, within, func(r birdclient.Route) {
+			err := l.Routes(ctx, view, p.Name, within, func(r birdclient.Route) {
 				one := routeOf(r)
 				one.Peer, one.Direction = p.Name, way
 				list = append(list, one)
-			}))
+			})
+			if err != nil { // what one session cannot be asked, the others cannot either
+				return nil, err
+			}
 		}
 	}
 	sortRoutes(list)
-	return list, errors.Join(errs...)
+	return list, nil
 }
 
 func printRejected(w io.Writer, list []routeReport, wide bool) error {

@@ -78,10 +78,8 @@ func printStatus(w io.Writer, s birdclient.Status, failed error, wide bool, now 
 		}
 		printSessions(w, family, s.Peers, v6, wide, now)
 	}
-	if wide {
-		for _, warning := range s.Warnings {
-			fmt.Fprintf(w, "\nWarning: %s\n", warning)
-		}
+	for _, warning := range s.Warnings {
+		fmt.Fprintf(w, "\nWarning: %s\n", warning)
 	}
 }
 

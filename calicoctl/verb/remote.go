@@ -33,6 +33,8 @@ const (
 type live interface {
 	// Felix fails if felix does not answer.
 	Felix(ctx context.Context) error
+	// Endpoints lists endpoints with what applies to them; a name chooses.
+	Endpoints(ctx context.Context, name string) ([]felixclient.Endpoint, error)
 	Peers(ctx context.Context, peer string) (birdclient.Status, error)
 	Routes(ctx context.Context, view birdclient.View, peer string, within netip.Prefix, yield func(birdclient.Route)) error
 	// Drain begins a drain, or takes it back.
@@ -99,11 +101,20 @@ func (t *target) ownName() string {
 }
 
 func (t *target) relayed(node string) (live, error) {
-	switch {
-	case len(t.typha) == 0:
+	c, err := t.operator()
+	if err != nil {
+		return nil, err
+	}
+	if node == "" {
+		return nil, errors.Join(errors.New("the name of this node is not known; give it by --node"), c.Close())
+	}
+	return &far{typha: c, node: node}, nil
+}
+
+// operator is the way to typha itself.
+func (t *target) operator() (*typhaclient.Client, error) {
+	if len(t.typha) == 0 {
 		return nil, errors.New("where typha is, is not known; give its address by --typha host:port, or $CALICO_TYPHA")
-	case node == "":
-		return nil, errors.New("the name of this node is not known; give it by --node")
 	}
 	file := func(name string) string { return filepath.Join(t.identity, name) }
 	c, err := typhaclient.New(typhaclient.Config{
@@ -113,7 +124,7 @@ func (t *target) relayed(node string) (live, error) {
 	if err != nil {
 		return nil, fmt.Errorf("typha: %w; give the directory of an operator's certificate by --credentials", err)
 	}
-	return &far{typha: c, node: node}, nil
+	return c, nil
 }
 
 func (t *target) local() (live, error) {
@@ -140,6 +151,12 @@ func (n *near) Felix(ctx context.Context) error {
 	defer cancel()
 	_, err := n.felix.Dump(ctx, []string{"none"}, true)
 	return err
+}
+
+func (n *near) Endpoints(ctx context.Context, name string) ([]felixclient.Endpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, farAnswer)
+	defer cancel()
+	return n.felix.Endpoints(ctx, name)
 }
 
 // listening fails if nobody serves bird's socket.
@@ -206,6 +223,14 @@ func (f *far) askBird(ctx context.Context, method typhaclient.Method, request []
 
 func (f *far) Felix(ctx context.Context) error {
 	return f.ask(ctx, typhaclient.FelixDump, felixclient.DumpQuestion([]string{"none"}, true), farAnswer, func([]byte) error { return nil })
+}
+
+func (f *far) Endpoints(ctx context.Context, name string) (out []felixclient.Endpoint, err error) {
+	err = f.ask(ctx, typhaclient.FelixEndpoints, felixclient.EndpointsQuestion(name), farAnswer, func(body []byte) error {
+		out, err = felixclient.ReadEndpoints(body)
+		return err
+	})
+	return out, err
 }
 
 func (f *far) Peers(ctx context.Context, peer string) (out birdclient.Status, err error) {

@@ -20,10 +20,24 @@ import (
 // maxPreference is 2^31-1; local preference and kernel metric are each other's complement to it.
 const maxPreference = 1<<31 - 1
 
+// Drain is how far the node has left the service (RFC 8326).
+type Drain uint8
+
+// The steps: routes are announced as ever, announced as about to go, and not announced any more.
+const (
+	InService Drain = iota
+	Draining
+	Drained
+)
+
+// String is the step's name, as operators are told.
+func (d Drain) String() string { return [...]string{"in service", "draining", "drained"}[d] }
+
 // text is a file under construction.
 type text struct {
 	strings.Builder
-	c *render.Config
+	c     *render.Config
+	drain Drain
 }
 
 // line writes one line; a pair of braces that it opens is closed by the caller.
@@ -32,16 +46,17 @@ func (t *text) line(indent int, format string, args ...any) {
 }
 
 // Text is the whole file. It holds passwords.
-func Text(c render.Config) []byte {
-	t := &text{c: &c}
+func Text(c render.Config, d Drain) []byte {
+	t := &text{c: &c, drain: d}
 	t.line(0, "# Written by confd; changes are overwritten. bird.yaml beside it says the same for people, without passwords.")
 	t.logging()
 	t.line(0, "router id %s;", c.RouterID)
 	t.line(0, "graceful restart wait %d;", seconds(deferral))
+	t.line(0, "timeformat protocol iso long ms; timeformat route iso long ms; timeformat base iso long ms;")
 	t.line(0, "")
 	t.line(0, "protocol device { scan time 2; }")
 	t.line(0, "protocol direct { interface %s; ipv4; ipv6; }", t.directInterfaces())
-	active, shadowed := resolve(c.Peers)
+	active, shadowed := Resolve(c.Peers)
 	if slices.ContainsFunc(active, func(p render.Peer) bool { return p.BFD != nil }) {
 		t.line(0, "protocol bfd {}")
 	}

@@ -37,7 +37,7 @@ func clusters(t *testing.T) map[string]render.Config {
 func TestGolden(t *testing.T) {
 	for name, c := range clusters(t) {
 		t.Run(name, func(t *testing.T) {
-			got := string(bird2.Text(c))
+			got := string(bird2.Text(c, bird2.InService))
 			golden := filepath.Join("testdata", name+".conf")
 			if *update {
 				require.NoError(t, os.WriteFile(golden, []byte(got), 0o644))
@@ -49,11 +49,24 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestDrain: what changes with each step is what sessions announce, whatever the filters say.
+func TestDrain(t *testing.T) {
+	c, err := scene.Config("../render/testdata/filters.yaml")
+	require.NoError(t, err)
+	sessions := strings.Count(string(bird2.Text(c, bird2.InService)), "export filter {\n")
+	for drain, first := range map[bird2.Drain]string{
+		bird2.InService: "      preference", bird2.Draining: "      bgp_community.add((65535, 0)); ", bird2.Drained: "      reject; ",
+	} {
+		got := string(bird2.Text(c, drain))
+		require.Equal(t, sessions, strings.Count(got, "export filter {\n"+first), "%s:\n%s", drain, got)
+	}
+}
+
 // FuzzWords checks that no word of a resource can leave its place in the file.
 func FuzzWords(f *testing.F) {
 	c, err := scene.Config("../render/testdata/filters.yaml")
 	require.NoError(f, err)
-	lines := strings.Count(string(bird2.Text(c)), "\n")
+	lines := strings.Count(string(bird2.Text(c, bird2.InService)), "\n")
 	f.Add("BGPPeer(x)", "secret")
 	f.Add("\";\n}", "a\nb\"")
 	f.Fuzz(func(t *testing.T, word, password string) {
@@ -70,7 +83,7 @@ func FuzzWords(f *testing.F) {
 		}
 		other.IgnoredInterfaces = []string{word}
 		other.Filters[1].Export4[1].Interface = "x" + word
-		got := string(bird2.Text(other))
+		got := string(bird2.Text(other, bird2.InService))
 		want := lines
 		if password == "" {
 			want--

@@ -25,9 +25,9 @@ func rank(t render.PeerType) int {
 	return int(t)
 }
 
-// resolve picks one peer for each address, as our own speaker does: of two protocols on one address BIRD would bring up one
+// Resolve picks one peer for each address, as our own speaker does: of two protocols on one address BIRD would bring up one
 // or the other. The second result names, for each peer without a session, the one that has its address.
-func resolve(peers []render.Peer) (active []render.Peer, shadowed map[string]string) {
+func Resolve(peers []render.Peer) (active []render.Peer, shadowed map[string]string) {
 	order := slices.Clone(peers)
 	slices.SortStableFunc(order, func(a, b render.Peer) int {
 		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(rank(a.Type), rank(b.Type)),
@@ -172,6 +172,12 @@ func (t *text) channel(p render.Peer) {
 	t.line(3, "accept;")
 	t.line(2, "};")
 	t.line(2, "export filter {")
+	switch t.drain {
+	case Draining:
+		t.line(3, "bgp_community.add((65535, 0)); # GRACEFUL_SHUTDOWN (RFC 8326): the node is draining")
+	case Drained:
+		t.line(3, "reject; # the node is drained")
+	}
 	for _, call := range append(append([]string{"preference" + f + "();"}, out...), "export"+f+"_"+kind(internal)+"();") {
 		t.line(3, "%s", call)
 	}

@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	bird "github.com/muslin-net/muslin/bird/client"
@@ -26,11 +28,42 @@ type Follower struct {
 	state  *render.State
 	pusher *Pusher
 	bird   Asked
+	level  func(severity string) // nil: what the resources say of confd's own log is not followed
 }
 
 // NewFollower returns a handler for typha's Run.
 func NewFollower(log *slog.Logger, state *render.State, pusher *Pusher, bird Asked) *Follower {
 	return &Follower{log: log, state: state, pusher: pusher, bird: bird}
+}
+
+// Level has the follower's process log at the level that the resources say, and as it does now while they say none.
+func (f *Follower) Level(level *slog.LevelVar) {
+	given := level.Level()
+	f.level = func(severity string) { level.Set(levelOf(severity, given)) }
+}
+
+// levelOf is the level that a severity of Calico's stands for.
+func levelOf(severity string, otherwise slog.Level) slog.Level {
+	switch strings.ToLower(severity) {
+	case "trace", "debug":
+		return slog.LevelDebug
+	case "info":
+		return slog.LevelInfo
+	case "warning":
+		return slog.LevelWarn
+	case "error", "fatal":
+		return slog.LevelError
+	}
+	return otherwise
+}
+
+// ParseSeverity is the level that a severity of Calico's stands for.
+func ParseSeverity(severity string) (slog.Level, error) {
+	const none = slog.Level(1)
+	if l := levelOf(severity, none); l != none {
+		return l, nil
+	}
+	return 0, fmt.Errorf("%q is not a severity; use Trace, Debug, Info, Warning, Error or Fatal", severity)
 }
 
 // OnBatch renders, unless the view is not whole yet: half a configuration would drop sessions. The batch is reported as
@@ -46,6 +79,10 @@ func (f *Follower) OnBatch(b typha.Batch) {
 		b.Applied()
 		return
 	}
+	if f.level != nil {
+		f.level(c.LogSeverity)
+	}
+	f.log.Debug("rendered", "peers", len(c.Peers), "filters", len(c.Filters), "warnings", len(c.Warnings))
 	f.pusher.Want(c, func(err error) {
 		if err != nil {
 			f.log.Error("bird refuses the configuration; what ran before goes on", "error", err)

@@ -14,7 +14,7 @@ import (
 
 // answering is a bird that runs a configuration of some generation, or none, or is away.
 type answering struct {
-	NoView
+	Asked
 	generation uint64
 	err        error
 }
@@ -40,5 +40,25 @@ func TestSavedView(t *testing.T) {
 			f := NewFollower(slog.New(slog.DiscardHandler), nil, nil, test.bird)
 			require.Equal(t, test.want, f.configured())
 		})
+	}
+}
+
+// TestSeverity has the level of the log follow what the resources say, and be what it was while they say nothing.
+func TestSeverity(t *testing.T) {
+	var level slog.LevelVar
+	level.Set(slog.LevelWarn)
+	f := NewFollower(slog.New(slog.DiscardHandler), nil, nil, answering{})
+	f.Level(&level)
+	for severity, want := range map[string]slog.Level{
+		"Trace": slog.LevelDebug, "debug": slog.LevelDebug, "Info": slog.LevelInfo, "WARNING": slog.LevelWarn, "Error": slog.LevelError,
+		"Fatal": slog.LevelError, "": slog.LevelWarn,
+	} {
+		f.level(severity)
+		require.Equal(t, want, level.Level(), severity)
+		got, err := ParseSeverity(severity)
+		require.Equal(t, severity == "", err != nil)
+		if err == nil {
+			require.Equal(t, want, got)
+		}
 	}
 }

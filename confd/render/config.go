@@ -22,6 +22,7 @@ type Config struct {
 	ListenAddresses []netip.Addr // empty: all
 	ClusterID       netip.Addr   // IPv4 if the node reflects routes, else not valid
 	LogLevel        string       // "debug", "info", "warning"
+	LogSeverity     string       // what the resources say of confd's own log, as they say it; empty: nothing
 	NormalPriority4 uint32
 	NormalPriority6 uint32
 	Peers           []Peer // by type and name

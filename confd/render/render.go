@@ -16,7 +16,8 @@ func (r *renderer) render() (Config, error) {
 	}
 	c := &r.out
 	c.RouterID, c.ASNumber, c.ListenPort, c.ClusterID = id, r.own.as, r.own.port, r.clusterID(id)
-	c.LogLevel = logLevel(cmp.Or(r.ownSpec.LogSeverityScreen, r.config.LogSeverityScreen))
+	c.LogSeverity = cmp.Or(r.ownSpec.LogSeverityScreen, r.config.LogSeverityScreen)
+	c.LogLevel = logLevel(c.LogSeverity)
 	c.NormalPriority4, c.NormalPriority6 = priority(r.config.IPv4NormalRoutePriority), priority(r.config.IPv6NormalRoutePriority)
 	if m := r.config.BindMode; m != nil && *m == api.BindNodeIP {
 		for _, a := range []netip.Addr{r.own.v4, r.own.v6} {

@@ -4,7 +4,6 @@ package suite
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -49,6 +48,7 @@ func TestBIRD2Tunnels(t *testing.T) {
 // TestBIRD2AtToR has nodes with BIRD peer with a ToR in both families: the examples of docs/bgp.md, and what else a BGPPeer
 // says of a session.
 func TestBIRD2AtToR(t *testing.T) {
+	t.Parallel()
 	c := upRack(t, "suite-bird2-tor", withBIRD2())
 	tor := c.router(t, vendorFRR, theToR, example(t, "tor-frr.conf"))
 	pod1, pod2 := c.pod(t, "pod-1"), c.pod(t, "pod-2")
@@ -81,12 +81,8 @@ func TestBIRD2AtToR(t *testing.T) {
 		c.remove(t)
 		tor.restart(t, torConf{as: torAS, nodes: 64999, password: "S3cret"}.text(vendorFRR))
 		c.apply(t, peerings(torAS, "localASNumber: 64999", "password: {secretKeyRef: {name: tor, key: password}}", "filters: [own-routes]")+ownRoutes)
-		eventually(t, patience, func() string {
-			if got := c.sessions(t, "worker-1")["10.30.0.1"]; got != "Down" {
-				return fmt.Sprintf("the session that waits for its secret is %q", got)
-			}
-			return ""
-		})
+		c.awaitDown(t, "worker-1", "10.30.0.1", "waiting for secret tor, key password")
+		c.awaitCondition(t, "worker-1", "False", "10.30.0.1 of BGPPeer(left4): waiting for Secret tor, key password")
 		c.secret(t, "tor", "password", "S3cret")
 		c.awaitToR(t)
 		tor.awaitPaths(t, blockOf(pod1, false), path{NextHop: worker1, ASPath: "64999"})
@@ -109,6 +105,26 @@ func TestBIRD2AtToR(t *testing.T) {
 			c.reachesAll(t, from)
 		}
 	})
+	t.Run("what operators ask", func(t *testing.T) {
+		c.remove(t)
+		c.apply(t, peering("absent", "all()", "10.30.0.99", 65099)+peerings(torAS))
+		c.awaitToR(t)
+		c.awaitDown(t, "worker-1", "10.30.0.99", "no route to host")
+		c.saysInTime(t, "master", "10.30.0.1 ", "calicoctl", "node", "status", "--node", "worker-1", "-o", "wide")
+		c.saysInTime(t, "worker-1", "Node_10_30_0_1 ", "calicoctl", "bgp", "peers")
+		own := blockOf(pod1, false).String()
+		c.saysInTime(t, "master", own, "calicoctl", "bgp", "routes", "--node", "worker-1")
+		c.saysInTime(t, "master", "Node_10_30_0_1 ", "calicoctl", "bgp", "routes", "--node", "worker-1", "--within", "10.30.9.0/24", "-o", "wide")
+		c.saysInTime(t, "worker-1", own, "calicoctl", "bgp", "routes", "--peer", "10.30.0.1", "--view", "advertised")
+		code, said := c.try(t, "worker-1", "calicoctl", "bgp", "rejected", "--peer", "10.30.0.1")
+		require.Equal(t, 1, code)
+		require.Contains(t, said, "BIRD 2, which does not tell what was rejected")
+	})
+	t.Run("drain", func(t *testing.T) {
+		c.remove(t)
+		tor.restart(t, honouring(t, vendorFRR))
+		c.drainsAtToR(t, tor)
+	})
 }
 
 // withBIRD2 has all nodes but some run BIRD 2.
@@ -127,23 +143,7 @@ func birdc(words ...string) []string {
 	return append([]string{"/usr/sbin/birdc", "-s", "/run/calico/bird2.ctl"}, words...)
 }
 
-var birdProtocol = regexp.MustCompile(`(?m)^(\S+) +BGP +\S+ +up +(\S+(?: \S+)?) +Established`)
-
-var birdSession = regexp.MustCompile(`(?s)BGP state: +(\S+).*?Neighbor address: (\S+)`)
-
-// sessionsOfBIRD are what a node's BIRD says of its sessions: state by peer.
-func (c *cluster) sessionsOfBIRD(t *testing.T, node string) map[string]string {
-	t.Helper()
-	list := map[string]string{}
-	out, err := c.Run(within(t, patience), node, birdc("show", "protocols", "all")...)
-	if err != nil {
-		return list
-	}
-	for _, m := range birdSession.FindAllStringSubmatch(out, -1) {
-		list[m[2]] = m[1]
-	}
-	return list
-}
+var birdProtocol = regexp.MustCompile(`(?m)^(\S+) +BGP +\S+ +up +(\S+ \S+) +Established`)
 
 // showRoutes shows, if the test failed, what each node's kernel and its BIRD have.
 func (c *cluster) showRoutes(t *testing.T) {
@@ -164,7 +164,7 @@ func (c *cluster) upSince(t *testing.T, node string) map[string]time.Time {
 	t.Helper()
 	out := map[string]time.Time{}
 	for _, m := range birdProtocol.FindAllStringSubmatch(c.run(t, node, birdc("show", "protocols")...), -1) {
-		since, err := time.Parse("15:04:05.000", m[2])
+		since, err := time.Parse("2006-01-02 15:04:05.000", m[2])
 		require.NoError(t, err)
 		out[m[1]] = since
 	}

@@ -5,6 +5,7 @@ package suite
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -77,39 +78,80 @@ func TestGracefulRestart(t *testing.T) {
 	})
 }
 
-// TestAway: what happens to sessions and routes while typha and confd, or felix, are dead: nothing. When they are back, what
-// changed meanwhile is done.
+// envAway is for how long typha is away in TestAway, as a duration like 10m. Unset, it is back at once.
+const envAway = "MUSLIN_AWAY"
+
+// TestAway: what happens to sessions and routes while typha and confd, or felix, or typha for a long time are dead: nothing.
+// When they are back, what changed meanwhile is done.
 func TestAway(t *testing.T) {
 	t.Parallel()
-	c := upRack(t, "suite-away-bgp")
+	var long time.Duration
+	if text := os.Getenv(envAway); text != "" {
+		var err error
+		long, err = time.ParseDuration(text)
+		require.NoError(t, err, envAway)
+	}
+	c := upRack(t, "suite-away-bgp", onEtcd)
 	tor := c.router(t, vendorBIRD, theToR, torConf{as: torAS, nodes: ownAS}.text(vendorBIRD))
 	c.apply(t, ownRoutes+peerings(torAS, "filters: [own-routes]"))
 	c.awaitToR(t)
-	pod := c.pod(t, "pod-1")
-	beats := c.beats(t, theClient, firstOf(pod, false))
-	before := tor.since()
+	block := blockOf(c.pod(t, "pod-1"), false)
+	c.awaitRoute(t, theToR, block, "10.30.0.206")
+	c.awaitUp(t, "worker-2", "10.30.0.10", "10.30.0.206", "10.30.1.66", "fd00:30::10", "fd00:30::206", "fd00:31::66")
+	mesh, before := c.meshRows(t, "worker-2"), tor.since()
 	require.Len(t, before, len(bothRacks))
-	for _, away := range [][]victim{{typha, {"worker-1", lab.ProcessConfd}}, {felix}} {
+	confd := victim{"worker-1", lab.ProcessConfd}
+	// dead kills processes, has something done meanwhile, and starts them again.
+	dead := func(away []victim, meanwhile func()) {
+		t.Helper()
+		beats := c.beats(t, theClient, firstOf(c.pod(t, "pod-1"), false))
+		ofToR, ofNode := c.deletions(t, theToR), c.deletions(t, "worker-1")
 		for _, v := range away {
 			c.kill(t, v)
 		}
 		beats.goOn(t)
+		meanwhile()
 		tor.stayedUp(t, before, fmt.Sprint(away, " is dead"))
+		assert.Equal(t, mesh, c.meshRows(t, "worker-2"))
+		beats.lostNone(t, fmt.Sprint(away, " is dead"))
+		assert.Empty(t, append(ofToR.of(block), ofNode.of(outside[false], outside[true])...), "the kernels had the routes all the time")
 		for _, v := range away {
 			c.start(t, v)
 		}
+	}
+	for _, away := range [][]victim{{typha, confd}, {felix}} {
+		dead(away, func() {})
 		c.awaitReady(t, "worker-1")
 	}
-	// With confd away a new filter reaches nobody; it does once confd is there, and no session goes down for it.
-	confd := victim{"worker-1", lab.ProcessConfd}
-	c.kill(t, confd)
-	c.apply(t, "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: own-routes}\nspec: {exportV4: [{action: Reject}]}\n")
-	tor.awaitHops(t, blockOf(c.pod(t, "pod-2"), false))
-	tor.awaitHops(t, blockOf(pod, false), "10.30.0.206")
-	beats.lostNone(t, "typha, confd and felix died in turn")
-	c.start(t, confd)
-	tor.awaitHops(t, blockOf(pod, false))
+	// A new filter reaches nobody whose confd or typha is away. It does once that is there, and no session goes down for it.
+	const allRejected = "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: own-routes}\nspec: {exportV4: [{action: Reject}]}\n"
+	dead([]victim{confd}, func() {
+		c.apply(t, allRejected)
+		tor.awaitHops(t, blockOf(c.pod(t, "pod-2"), false))
+		tor.awaitHops(t, block, "10.30.0.206")
+	})
+	tor.awaitHops(t, block)
+	c.apply(t, ownRoutes)
+	c.awaitRoute(t, theToR, block, "10.30.0.206")
+	dead([]victim{typha}, func() {
+		c.apply(t, allRejected)
+		began := time.Now()
+		select {
+		case <-t.Context().Done():
+		case <-time.After(long):
+		}
+		t.Logf("typha is away for %s", time.Since(began).Round(time.Second))
+		tor.awaitHops(t, block, "10.30.0.206")
+	})
+	back := time.Now()
+	tor.awaitHops(t, block)
+	t.Logf("what changed meanwhile is done %s after typha is back", time.Since(back).Round(10*time.Millisecond))
+	c.apply(t, ownRoutes)
+	c.awaitRoute(t, theToR, block, "10.30.0.206")
+	c.reaches(t, theClient, firstOf(c.addInTime(t, "late", "worker-1"), false))
+	c.reachesAll(t, theClient)
 	tor.stayedUp(t, before, "all are back")
+	assert.Equal(t, mesh, c.meshRows(t, "worker-2"))
 }
 
 // since tells of each session of a BIRD since what time of day it is up.

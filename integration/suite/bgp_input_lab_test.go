@@ -50,10 +50,13 @@ func TestBadPeerings(t *testing.T) {
 	tor.stayedUp(t, before, "the good sessions")
 	c.awaitUp(t, "worker-2", "10.30.0.206")
 	c.reaches(t, "pod-2", pod)
+	c.awaitCondition(t, "worker-1", "False", "PeersDown", "10.30.0.99 of BGPPeer(nobody): ")
+	c.run(t, "worker-1", "calico-node", "-bird-ready")
 	for _, name := range []string{"oneself", "tor-again", "nobody", "wrong-as"} {
 		c.run(t, "master", "calicoctl", "delete", "bgppeer", name)
 	}
 	c.awaitUp(t, "worker-2", "10.30.0.206")
 	tor.stayedUp(t, before, "the good sessions")
+	c.awaitCondition(t, "worker-1", "True", "PeersUp")
 	beats.lostNone(t, "bad peerings came and went")
 }

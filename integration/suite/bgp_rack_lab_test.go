@@ -4,6 +4,7 @@ package suite
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -15,7 +16,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/api/meta"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
@@ -55,7 +58,7 @@ func upRack(t *testing.T, name string, changes ...func(*lab.Topology)) *cluster 
 
 // eachVendor runs a test against each vendor's daemon, each on a cluster of its own.
 func eachVendor(t *testing.T, run func(t *testing.T, c *cluster, v vendor)) {
-	for _, v := range []vendor{vendorBIRD, vendorFRR} {
+	for _, v := range vendors {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
 			name, _, _ := strings.Cut(strings.TrimPrefix(t.Name(), "Test"), "/")
@@ -117,9 +120,6 @@ spec: {exportV4: [{source: RemotePeers, action: Reject}], exportV6: [{source: Re
 // sessions are what a node says of its sessions: state and reason, by peer.
 func (c *cluster) sessions(t *testing.T, node string) map[string]string {
 	t.Helper()
-	if c.node(t, node).Speaker == lab.SpeakerBIRD2 {
-		return c.sessionsOfBIRD(t, node)
-	}
 	out, err := c.Run(within(t, patience), node, "calicoctl", "node", "status")
 	list := map[string]string{}
 	if err != nil {
@@ -163,6 +163,27 @@ func (c *cluster) awaitDown(t *testing.T, node, peer string, words ...string) {
 			return fmt.Sprintf("%s says of %s: %q", node, peer, got)
 		}
 		t.Logf("%s says of %s: %s", node, peer, got)
+		return ""
+	})
+}
+
+// awaitCondition waits until the condition of a node's BGP sessions has a status, and these words.
+func (c *cluster) awaitCondition(t *testing.T, node, status string, words ...string) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		var got api.Node
+		text := c.run(t, "master", "calicoctl", "get", "node", node, "-o", "json")
+		require.NoError(t, json.Unmarshal([]byte(text), &got))
+		said := meta.FindStatusCondition(got.Status.Conditions, api.ConditionBGPPeersReady)
+		if said == nil || string(said.Status) != status {
+			return fmt.Sprintf("%s is said to be %+v, not %s", node, said, status)
+		}
+		for _, w := range words {
+			if !strings.Contains(said.Reason+": "+said.Message, w) {
+				return fmt.Sprintf("%s is said to be %+v, not %q", node, said, w)
+			}
+		}
+		t.Logf("%s: %s %s: %s", node, said.Type, said.Status, said.Message)
 		return ""
 	})
 }

@@ -3,6 +3,7 @@
 package suite
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -99,23 +100,29 @@ func TestServices(t *testing.T) {
 
 // TestAddPath: a reflector knows two ways to a prefix and sends both. The node has both in its kernel.
 func TestAddPath(t *testing.T) {
-	t.Parallel()
-	anycast := netip.MustParsePrefix("172.28.0.0/24")
-	c := upRack(t, "suite-addpath")
-	conf := torConf{as: ownAS, nodes: ownAS, reflector: true, addPath: true}.text(vendorBIRD)
-	for _, via := range []string{"10.30.0.206", "10.30.0.56"} {
-		conf += "protocol static { ipv4; route " + anycast.String() + " via " + via + "; }\n"
-	}
-	tor := c.router(t, vendorBIRD, theToR, conf)
-	c.apply(t, noMesh+peerings(ownAS))
-	c.awaitToR(t)
-	c.awaitRoute(t, "master", anycast, "10.30.0.206", "10.30.0.56")
-	for _, node := range []string{"worker-1", "worker-2"} {
-		c.sh(t, node, "ip address add 172.28.0.1/32 dev lo")
-	}
-	c.reaches(t, "master", netip.MustParseAddr("172.28.0.1"))
-	tor.ask("disable static2")
-	c.awaitRoute(t, "master", anycast, "10.30.0.206")
-	tor.ask("enable static2")
-	c.awaitRoute(t, "master", anycast, "10.30.0.206", "10.30.0.56")
+	eachVendor(t, func(t *testing.T, c *cluster, v vendor) {
+		anycast := netip.MustParsePrefix("172.28.0.0/24")
+		// What tells the reflector of two ways is one machine with two sessions, each between addresses of its own.
+		sessions := [][2]string{{"10.30.9.1", "10.30.9.9"}, {"10.30.9.2", "10.30.9.8"}}
+		c.sh(t, theToR, "ip address add 10.30.9.2/24 dev eth2")
+		c.sh(t, theClient, "ip address add 10.30.9.8/24 dev ens5")
+		c.router(t, v, theToR, torConf{as: ownAS, nodes: ownAS, reflector: true, addPath: true, neighbours: append(sessions, bothRacks...)}.text(v))
+		conf := "router id 10.30.9.9;\nprotocol device {}\nprotocol static { ipv4; route " + anycast.String() + " unreachable; }\n"
+		for i, hop := range []string{"10.30.0.206", "10.30.0.56"} {
+			conf += fmt.Sprintf("protocol bgp way%d {\n  local %s as %d;\n  neighbor %s as %d;\n  strict bind;\n  direct;\n  connect delay time 1;\n  connect retry time 1;\n"+
+				"  ipv4 { export filter { bgp_next_hop = %s; accept; }; };\n}\n", i, sessions[i][1], ownAS, sessions[i][0], ownAS, hop)
+		}
+		teller := c.router(t, vendorBIRD, theClient, conf)
+		c.apply(t, noMesh+peerings(ownAS))
+		c.awaitToR(t)
+		c.awaitRoute(t, "master", anycast, "10.30.0.206", "10.30.0.56")
+		for _, node := range []string{"worker-1", "worker-2"} {
+			c.sh(t, node, "ip address add 172.28.0.1/32 dev lo")
+		}
+		c.reaches(t, "master", netip.MustParseAddr("172.28.0.1"))
+		teller.ask("disable way1")
+		c.awaitRoute(t, "master", anycast, "10.30.0.206")
+		teller.ask("enable way1")
+		c.awaitRoute(t, "master", anycast, "10.30.0.206", "10.30.0.56")
+	})
 }

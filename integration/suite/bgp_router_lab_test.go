@@ -33,6 +33,9 @@ const (
 	vendorFRR  vendor = "FRR"
 )
 
+// vendors are all.
+var vendors = []vendor{vendorBIRD, vendorFRR}
+
 // frrDir is where Debian puts the daemons of FRR.
 const frrDir = "/usr/lib/frr/"
 
@@ -88,7 +91,8 @@ func (c *cluster) router(t *testing.T, v vendor, where, conf string) *router {
 	r.configure(t, conf)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("%s on %s:\n%s", v, where, r.logs())
+			summary := r.ask(map[vendor]string{vendorBIRD: "show protocols", vendorFRR: "show bgp summary"}[v])
+			t.Logf("%s on %s:\n%s\n%s", v, where, r.logs(), summary)
 		}
 		r.stop(t, syscall.SIGKILL)
 	})
@@ -178,11 +182,15 @@ func (r *router) restart(t *testing.T, conf string) {
 	r.start(t)
 }
 
-// ask has the daemon answer a question, in its own words.
-func (r *router) ask(words string) string {
+// ask has the daemon answer a question, in its own words. To FRR several may be said, each in the mode to which the one before it
+// leads.
+func (r *router) ask(words string, more ...string) string {
 	args := append([]string{r.asker, "-s", r.dir + "/ctl"}, strings.Fields(words)...)
 	if r.vendor == vendorFRR {
 		args = []string{r.asker, "--vty_socket", r.dir, "-c", words}
+		for _, w := range more {
+			args = append(args, "-c", w)
+		}
 	}
 	var out bytes.Buffer
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

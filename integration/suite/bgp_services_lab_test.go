@@ -24,7 +24,8 @@ import (
 type object = map[string]any
 
 // TestKubernetesServices: addresses of Services of a real Kubernetes are announced to the ToR by the nodes whose endpoints are ready, go
-// with the last of them, and are in no node's kernel. The sessions have a password from a Secret, and wait for it.
+// with the last of them, and are in no node's kernel. The sessions have a password from a Secret, and wait for it. Then a client
+// behind the ToR of either vendor talks to a service.
 func TestKubernetesServices(t *testing.T) {
 	server, err := k8s.Start(within(t, 25*time.Minute), t.TempDir(), func(line string) { t.Log(line) })
 	require.NoError(t, err)
@@ -93,6 +94,14 @@ func TestKubernetesServices(t *testing.T) {
 	c.apply(t, "---\napiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {name: default}\nspec: {}\n")
 	tor.awaitHops(t, all)
 	c.awaitToR(t)
+
+	tor.stop(t, syscall.SIGTERM)
+	for _, pod := range []string{"pod-1", "pod-3"} {
+		c.serve(t, pod)
+	}
+	for _, v := range vendors {
+		t.Run("packets by "+string(v), func(t *testing.T) { c.servesOutside(t, server, v) })
+	}
 }
 
 // joinKubernetes gives typha a kubeconfig. The API server, which runs outside the lab, is reached on the first node's loopback.

@@ -23,6 +23,10 @@ const (
 	idleAfterReset = 1
 )
 
+// everyPath is the most that gobgp can be told to send. It counts badly: what is beyond it may never be taken back after the
+// session has been lost once.
+const everyPath = 255
+
 func family(v6 bool) *api.Family {
 	if v6 {
 		return &api.Family{Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}
@@ -53,7 +57,7 @@ func toPeer(n speaker.Neighbor) *api.Peer {
 		AfiSafis: []*api.AfiSafi{{
 			Config:            &api.AfiSafiConfig{Family: family(n.Address.Is6()), Enabled: true},
 			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}},
-			AddPaths:          &api.AddPaths{Config: &api.AddPathsConfig{Receive: true}},
+			AddPaths:          &api.AddPaths{Config: &api.AddPathsConfig{Receive: true, SendMax: sendMax(n)}},
 			LongLivedGracefulRestart: &api.LongLivedGracefulRestart{Config: &api.LongLivedGracefulRestartConfig{
 				Enabled: n.LongLivedStaleTime > 0, RestartTime: uint32(seconds(n.LongLivedStaleTime)),
 			}},
@@ -74,6 +78,13 @@ func toPeer(n speaker.Neighbor) *api.Peer {
 	return p
 }
 
+func sendMax(n speaker.Neighbor) uint32 {
+	if n.AllPaths {
+		return everyPath
+	}
+	return 0
+}
+
 func description(n speaker.Neighbor) string {
 	if n.Client {
 		return fmt.Sprintf("client of reflector %s", n.ClusterID)
@@ -88,11 +99,30 @@ func fromPeer(p *api.Peer) speaker.PeerCounters {
 		out.LocalAddress = address(p.GetTransport().GetLocalAddress())
 	}
 	for _, f := range p.GetAfiSafis() {
+		if f.GetAddPaths().GetConfig().GetSendMax() > 0 && out.LocalAddress.IsValid() {
+			out.AllPaths = takesPaths(p.GetState().GetRemoteCap(), f.GetConfig().GetFamily())
+		}
 		out.Received += f.GetState().GetReceived()
 		out.Accepted += f.GetState().GetAccepted()
 		out.Advertised += f.GetState().GetAdvertised()
 	}
 	return out
+}
+
+// takesPaths tells whether a peer's capabilities say that it takes several paths to a prefix of the family.
+func takesPaths(capabilities []*anypb.Any, family *api.Family) bool {
+	for _, c := range capabilities {
+		var paths api.AddPathCapability
+		if !c.MessageIs(&paths) || c.UnmarshalTo(&paths) != nil {
+			continue
+		}
+		for _, t := range paths.Tuples {
+			if proto.Equal(t.Family, family) && (t.Mode == api.AddPathCapabilityTuple_RECEIVE || t.Mode == api.AddPathCapabilityTuple_BOTH) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // address reads an address that gobgp printed; it prints "<nil>" for none, and a zone.

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unsafe"
 
+	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/log"
 	"github.com/osrg/gobgp/v3/pkg/server"
 	"golang.org/x/sys/unix"
@@ -27,6 +28,10 @@ const (
 	dialTimeout = 2 * time.Second
 	dialFirst   = 50 * time.Millisecond // the wait after a first failure; it doubles with each
 	dialMost    = 3 * time.Second       // at most; plus or minus a quarter
+	// dialSoon bounds it for dialEager: nodes that start together are there after one another, and whoever has just been
+	// missed must not be waited for longer than it took to come.
+	dialSoon  = 250 * time.Millisecond
+	dialEager = 10 * time.Second
 	// dialYield is how long the end with the lower address leaves the first try to the other: if both dial at once, each
 	// closes what the other has opened. Mesh sessions have one end that dials.
 	dialYield = 300 * time.Millisecond
@@ -70,13 +75,17 @@ func (e *Engine) endDial(a netip.Addr) {
 
 // dial tries to connect until ctx ends: the session has a connection, or is no more.
 func (e *Engine) dial(ctx context.Context, n speaker.Neighbor, to chan<- *net.TCPConn) {
-	wait := dialFirst
+	wait, began := dialFirst, time.Now()
 	pause := firstPause(n)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
+		}
+		if !e.waits(ctx, n.Address) {
+			pause = dialFirst // the news of it ends this, or it waits again
+			continue
 		}
 		conn, err := connect(ctx, n)
 		if err == nil && !speaks(ctx, conn) {
@@ -103,8 +112,22 @@ func (e *Engine) dial(ctx context.Context, n speaker.Neighbor, to chan<- *net.TC
 			e.reasons.trouble("failed to connect", log.Fields{"Topic": "Peer", "Key": n.Address.String(), "Error": err})
 		}
 		pause = wait*3/4 + rand.N(wait/2)
-		wait = min(2*wait, dialMost)
+		most := dialMost
+		if time.Since(began) < dialEager {
+			most = dialSoon
+		}
+		wait = min(2*wait, most)
 	}
+}
+
+// waits asks gobgp itself whether a session has no connection, since its events come late. BIRD takes a connection that comes
+// in beside an established session for a restart, and where we have just restarted for a second one, after which it must forget
+// our routes (RFC 4724, 4.2).
+func (e *Engine) waits(ctx context.Context, peer netip.Addr) (waits bool) {
+	err := e.server.ListPeer(ctx, &api.ListPeerRequest{Address: peer.String()}, func(p *api.Peer) {
+		waits = p.GetState().GetSessionState() == api.PeerState_ACTIVE
+	})
+	return err == nil && waits
 }
 
 // firstPause is how long to leave the first try to the other end.

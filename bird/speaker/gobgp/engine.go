@@ -51,6 +51,10 @@ type Engine struct {
 // New starts gobgp's loop, without listening. Events go to events until ctx ends; the loop itself runs on, since gobgp has
 // no way to end it, and sessions stay up: a process that just exits is what graceful restart wants.
 func New(ctx context.Context, log *slog.Logger, events speaker.Events) (*Engine, error) {
+	return newEngine(ctx, log, events, (*feed).attach)
+}
+
+func newEngine(ctx context.Context, log *slog.Logger, events speaker.Events, attach func(*feed, *server.BgpServer)) (*Engine, error) {
 	e := &Engine{
 		log:    log,
 		peers:  map[netip.Addr]speaker.Neighbor{},
@@ -70,17 +74,20 @@ func New(ctx context.Context, log *slog.Logger, events speaker.Events) (*Engine,
 			{Type: api.WatchEventRequest_Table_Filter_BEST}, {Type: api.WatchEventRequest_Table_Filter_EOR},
 		}},
 	}
-	best := newBestReader()
-	err := e.server.WatchEvent(ctx, watch, func(r *api.WatchEventResponse) {
+	best, core := newBestReader(), newCoreReader()
+	feed := newFeed(log)
+	err := e.server.WatchEvent(ctx, watch, func(r *api.WatchEventResponse) { feed.tell(ctx, r) })
+	if err != nil {
+		return nil, fmt.Errorf("gobgp: watching: %w", err)
+	}
+	attach(feed, e.server)
+	go feed.run(ctx, func(paths *bestPaths) { core.tell(events, paths) }, func(r *api.WatchEventResponse) {
 		if p := r.GetPeer(); p != nil {
 			e.tellSession(events, p)
 		} else {
 			e.tellTable(events, best, r.GetTable().GetPaths())
 		}
 	})
-	if err != nil {
-		return nil, fmt.Errorf("gobgp: watching: %w", err)
-	}
 	return e, nil
 }
 
@@ -174,7 +181,17 @@ func (e *Engine) quiesce() {
 
 // AddPeer adds a session.
 func (e *Engine) AddPeer(n speaker.Neighbor) error {
+	e.mu.Lock()
+	before, there := e.peers[n.Address]
+	e.peers[n.Address] = n // what is told of it from now on is told of this session
+	e.mu.Unlock()
 	if err := e.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: e.toPeer(n)}); err != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.peers, n.Address)
+		if there { // it is not new
+			e.peers[n.Address] = before
+		}
 		return fmt.Errorf("gobgp: adding peer %s: %w", n.Address, err)
 	}
 	e.remember(n)
@@ -186,6 +203,7 @@ func (e *Engine) UpdatePeer(n speaker.Neighbor) error {
 	if _, err := e.server.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: e.toPeer(n)}); err != nil {
 		return fmt.Errorf("gobgp: updating peer %s: %w", n.Address, err)
 	}
+	closeForgotten(n.Address, n.SourceAddress)
 	e.remember(n)
 	return nil
 }
@@ -196,7 +214,6 @@ func (e *Engine) remember(n speaker.Neighbor) {
 	e.peers[n.Address] = n
 	e.endDial(n.Address) // it may have another address or key to dial with
 	e.followDial(n.Address, e.states[n.Address])
-	e.lookAgain(n.Address)
 }
 
 // toPeer leaves dialling to us where that works.
@@ -226,6 +243,7 @@ func (e *Engine) DeletePeer(address netip.Addr) error {
 	if err := e.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()}); err != nil {
 		return fmt.Errorf("gobgp: deleting peer %s: %w", address, err)
 	}
+	closeForgotten(address, n.SourceAddress)
 	return nil
 }
 

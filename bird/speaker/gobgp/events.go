@@ -59,10 +59,25 @@ func (e *Engine) tellSession(events speaker.Events, event *api.WatchEventRespons
 	if s.GetAdminState() != api.PeerState_UP {
 		state = speaker.Down
 	}
-	if state == speaker.Idle {
-		e.lookAgain(a)
+	if ofRemoved(s) && e.has(a) {
+		return
 	}
 	e.follow(events, a, state)
+}
+
+// ofRemoved tells whether an event is the end of a session that was up when it was removed. gobgp tells it when the session's
+// goroutine has ended: if the peer was added again meanwhile, that may be after the new session has come up. It is the one
+// event without our AS number.
+func ofRemoved(s *api.PeerState) bool {
+	return s.GetLocalAsn() == 0 && s.GetSessionState() == api.PeerState_IDLE
+}
+
+// has tells whether a peer is there, or being added.
+func (e *Engine) has(a netip.Addr) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, there := e.peers[a]
+	return there
 }
 
 // follow keeps what depends on a session's state in step with it, and passes the state on.

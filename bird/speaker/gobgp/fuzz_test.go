@@ -16,8 +16,8 @@ import (
 )
 
 // readUpdate reads the body of an UPDATE as gobgp does on a session of ours, and returns what comes out of it: a path for each
-// prefix, in the form in which gobgp's watch tells us. Nil means that the session or the routes would be given up.
-func readUpdate(data []byte, v6, addPath bool) []*api.Path {
+// prefix, in both forms in which gobgp tells us. Nil means that the session or the routes would be given up.
+func readUpdate(data []byte, v6, addPath bool) ([]*api.Path, []*corePath) {
 	family := bgp.RF_IPv4_UC
 	if v6 {
 		family = bgp.RF_IPv6_UC
@@ -28,18 +28,18 @@ func readUpdate(data []byte, v6, addPath bool) []*api.Path {
 	}
 	update := &bgp.BGPUpdate{}
 	if err := update.DecodeFromBytes(data, &bgp.MarshallingOption{AddPath: negotiated}); err != nil {
-		return nil
+		return nil, nil
 	}
 	if ok, err := bgp.ValidateUpdateMsg(update, negotiated, true, false, false); !ok {
 		// What follows is how gobgp goes on where an attribute only is to be discarded.
 		var e *bgp.MessageError
 		if !errors.As(err, &e) || e.ErrorHandling != bgp.ERROR_HANDLING_ATTRIBUTE_DISCARD {
-			return nil
+			return nil, nil
 		}
 	}
 	attributes, err := apiutil.MarshalPathAttributes(update.PathAttributes)
 	if err != nil {
-		return nil
+		return nil, nil
 	}
 	var prefixes []bgp.AddrPrefixInterface
 	for _, p := range update.NLRI {
@@ -51,12 +51,15 @@ func readUpdate(data []byte, v6, addPath bool) []*api.Path {
 		}
 	}
 	var out []*api.Path
+	var core []*corePath
 	for _, p := range prefixes {
 		if nlri, err := apiutil.MarshalNLRI(p); err == nil {
 			out = append(out, &api.Path{Nlri: nlri, Pattrs: attributes, NeighborIp: "10.0.0.1", Best: true})
+			info := &originInfo{nlri: p, source: &peerInfo{Address: []byte{10, 0, 0, 1}}}
+			core = append(core, &corePath{info: info, pathAttrs: update.PathAttributes})
 		}
 	}
-	return out
+	return out, core
 }
 
 // listener keeps what a reader of best paths is told.
@@ -110,12 +113,18 @@ func FuzzUpdate(f *testing.F) {
 	}
 	peer := &policy.Peer{Address: netip.MustParseAddr("10.0.0.1"), ASNumber: 65001, Filters: []string{"all"}}
 	f.Fuzz(func(t *testing.T, data []byte, v6, addPath bool) {
-		paths := readUpdate(data, v6, addPath)
+		paths, core := readUpdate(data, v6, addPath)
 		events := &listener{best: map[netip.Prefix][]speaker.Path{}}
 		newBestReader().tell(events, paths)
-		for _, p := range paths {
+		direct := &listener{best: map[netip.Prefix][]speaker.Path{}}
+		newCoreReader().tell(direct, &bestPaths{PathList: core})
+		require.Equal(t, len(events.best), len(direct.best))
+		for i, p := range paths {
 			got, err := fromPath(p)
 			require.NoError(t, err, "what gobgp has read can be read")
+			again := core[i].read()
+			again.Prefix, again.Best = core[i].prefix(), true
+			require.Equal(t, got, again, "protobuf or not makes no difference")
 			require.True(t, got.Prefix.IsValid())
 			require.Contains(t, events.best, got.Prefix)
 			for _, c := range got.Communities {

@@ -70,6 +70,9 @@ func (e *Engine) followRest(a netip.Addr, state speaker.State) {
 // NOTIFICATION is dropped with whatever waits for a session that is down), and an administrative start begins a rest; before
 // it there must be a shutdown, which has happened when the log says so (startAgain).
 func (e *Engine) cutRest(a netip.Addr) {
+	if !e.seemsIdle(a) {
+		return
+	}
 	ctx := context.Background()
 	state := e.stateNow(a)
 	e.mu.Lock()
@@ -98,4 +101,27 @@ func (e *Engine) startAgain(a netip.Addr) {
 	if r := e.rests[a]; r != nil {
 		r.cutting = false
 	}
+}
+
+// seemsIdle tells whether a session is idle as far as gobgp has told. To ask gobgp itself costs much: it copies all that the
+// session is configured with.
+func (e *Engine) seemsIdle(a netip.Addr) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, there := e.peers[a]
+	return there && e.states[a] == speaker.Idle
+}
+
+// stateNow is the state that gobgp has a peer in; unknown if it has no such peer, or has shut it down.
+func (e *Engine) stateNow(a netip.Addr) api.PeerState_SessionState {
+	state := api.PeerState_UNKNOWN
+	err := e.server.ListPeer(context.Background(), &api.ListPeerRequest{Address: a.String()}, func(p *api.Peer) {
+		if p.GetState().GetAdminState() == api.PeerState_UP {
+			state = p.GetState().GetSessionState()
+		}
+	})
+	if err != nil {
+		return api.PeerState_UNKNOWN
+	}
+	return state
 }

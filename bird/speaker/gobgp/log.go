@@ -99,6 +99,8 @@ func (l *logger) Debug(msg string, fields log.Fields) {
 	switch {
 	case msg == changed && fields["new"] == "BGP_FSM_OPENSENT":
 		l.last.Delete(address(key)) // what failed before is over
+	case msg == changed && fields["new"] == "BGP_FSM_ESTABLISHED":
+		l.events.Trouble(address(key), "")
 	case msg == "failed to connect", msg == changed && fields["new"] == "BGP_FSM_IDLE":
 		l.trouble(msg, fields)
 		l.write(slog.LevelDebug, msg, fields)

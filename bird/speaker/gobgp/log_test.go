@@ -58,5 +58,7 @@ func TestTrouble(t *testing.T) {
 	l.Warn("other", peer(nil))
 	l.Info("peer graceful restart", peer(log.Fields{"State": "BGP_FSM_ESTABLISHED"}))
 	require.Equal(t, "10.0.0.2 Socket: Connection closed", events.list[len(events.list)-1])
+	l.Debug(changed, peer(log.Fields{"old": "BGP_FSM_OPENCONFIRM", "new": "BGP_FSM_ESTABLISHED"}))
+	require.Equal(t, "10.0.0.2 ", events.list[len(events.list)-1], "what failed before is over")
 	require.Panics(t, func() { l.Panic("broken", nil) })
 }

@@ -37,7 +37,7 @@ func testLoss(t *testing.T, speakers []*speaker.Speaker) {
 	eventually(t, "sessions are up", up)
 	ways := func() []string {
 		var out []string
-		list, _ := b.BestSince(0, 100)
+		list, _, _ := b.ReadBest(0).Next(100)
 		for _, p := range list {
 			for _, path := range p.Paths {
 				out = append(out, p.Prefix.String()+" by "+path.NextHop.String())

@@ -26,16 +26,16 @@ type rawPeer struct {
 }
 
 // dialRaw opens a session with the speaker at the address, and waits until it is up.
-func dialRaw(t *testing.T, from, to netip.Addr, as uint32) *rawPeer {
+func dialRaw(t *testing.T, from, to netip.Addr, as uint32, more ...bgp.ParameterCapabilityInterface) *rawPeer {
 	t.Helper()
 	p := &rawPeer{t: t, as: as, gone: make(chan string, 1)}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		var err error
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from.AsSlice()}, Timeout: time.Second}
 		p.conn, err = d.DialContext(context.Background(), "tcp", netip.AddrPortFrom(to, testPort).String())
 		if err == nil {
-			if err = p.open(from); err == nil {
+			if err = p.open(from, more); err == nil {
 				break
 			}
 			p.conn.Close()
@@ -48,13 +48,13 @@ func dialRaw(t *testing.T, from, to netip.Addr, as uint32) *rawPeer {
 	return p
 }
 
-func (p *rawPeer) open(id netip.Addr) error {
+func (p *rawPeer) open(id netip.Addr, more []bgp.ParameterCapabilityInterface) error {
 	family := bgp.RF_IPv4_UC
 	if id.Is6() {
 		family, id = bgp.RF_IPv6_UC, netip.MustParseAddr("9.9.9.9")
 	}
 	open := bgp.NewBGPOpenMessage(uint16(p.as), 90, id.String(), []bgp.OptionParameterInterface{
-		bgp.NewOptionParameterCapability([]bgp.ParameterCapabilityInterface{bgp.NewCapMultiProtocol(family), bgp.NewCapFourOctetASNumber(p.as)}),
+		bgp.NewOptionParameterCapability(append([]bgp.ParameterCapabilityInterface{bgp.NewCapMultiProtocol(family), bgp.NewCapFourOctetASNumber(p.as)}, more...)),
 	})
 	for _, m := range []*bgp.BGPMessage{open, bgp.NewBGPKeepAliveMessage()} {
 		data, err := m.Serialize()

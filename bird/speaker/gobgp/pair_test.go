@@ -54,12 +54,20 @@ func start(t testing.TB) *speaker.Speaker {
 
 func launch(t testing.TB) (_ *speaker.Speaker, stop func()) {
 	t.Helper()
+	return launchOn(t, gobgp.New)
+}
+
+// newEngine is gobgp.New, or takes its place.
+type newEngine func(context.Context, *slog.Logger, speaker.Events) (*gobgp.Engine, error)
+
+func launchOn(t testing.TB, newEngine newEngine) (_ *speaker.Speaker, stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	log := newLog(t)
 	var engine speaker.Engine
 	s, err := speaker.New(log, func(events speaker.Events) (speaker.Engine, error) {
 		var err error
-		engine, err = gobgp.New(ctx, log, events)
+		engine, err = newEngine(ctx, log, events)
 		return engine, err
 	})
 	require.NoError(t, err)
@@ -84,12 +92,12 @@ func peer(own, other netip.Addr, as uint32, passive bool) policy.Peer {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	require.Eventually(t, ok, 15*time.Second, 20*time.Millisecond, what)
+	require.Eventually(t, ok, time.Minute, 20*time.Millisecond, what)
 }
 
 func best(s *speaker.Speaker) map[string]speaker.Path {
 	out := map[string]speaker.Path{}
-	list, _ := s.BestSince(0, 1<<20)
+	list, _, _ := s.ReadBest(0).Next(1 << 20)
 	for _, b := range list {
 		if len(b.Paths) > 0 {
 			out[b.Prefix.String()] = b.Paths[0]
@@ -134,6 +142,8 @@ func TestSessions(t *testing.T) {
 		{name: "mesh to reflectors and back", third: 78, as: []uint32{64512, 64512, 64512, 64512, 64512}, run: testSwitch},
 		{name: "loss", third: 79, as: []uint32{64512, 64512, 64512}, run: testLoss},
 		{name: "community filter", third: 76, as: []uint32{64512, 64512, 65001}, run: testCommunityFilter},
+		{name: "all paths", third: 81, as: []uint32{64512, 64512, 64512, 64512}, run: testAllPaths},
+		{name: "long-lived", third: 82, as: []uint32{64512}, run: testLongLived},
 		{name: "malformed updates", third: 90, as: []uint32{64512}, run: testMalformed},
 	}
 	for _, test := range tests {

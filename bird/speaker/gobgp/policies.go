@@ -45,6 +45,9 @@ func toSet(s policy.Set) *api.DefinedSet {
 	return out
 }
 
+// longLivedStale is LLGR_STALE (RFC 9494 section 5.1).
+const longLivedStale = "65535:6"
+
 func host(a netip.Addr) string { return netip.PrefixFrom(a, a.BitLen()).String() }
 
 // toStatements gives each statement a name of its own, as gobgp wants over both policies.
@@ -63,6 +66,12 @@ func toStatements(prefix string, list []policy.Statement) []*api.Statement {
 			st.Conditions.NextHopInList = append(st.Conditions.NextHopInList, host(a))
 		}
 		addActions(st.Actions, s)
+		if s.Action == policy.TakeBack {
+			// To a peer that knows nothing of long-lived graceful restart gobgp withdraws a path with this community, whether
+			// it has sent the path or not. That is the only way: of a session with several paths to a prefix it does not
+			// look whether what the policy rejects now was let out before.
+			st.Actions.Community = &api.CommunityAction{Type: api.CommunityAction_ADD, Communities: []string{longLivedStale}}
+		}
 		out[i] = st
 	}
 	return out
@@ -112,7 +121,7 @@ func toMatch(m policy.Match) *api.MatchSet {
 
 func toAction(a policy.Action) api.RouteAction {
 	switch a {
-	case policy.Accept:
+	case policy.Accept, policy.TakeBack:
 		return api.RouteAction_ACCEPT
 	case policy.Reject:
 		return api.RouteAction_REJECT

@@ -14,6 +14,11 @@ import (
 // to be judged, gobgp's only loop waits for that goroutine. So the connection is broken if the write takes longer than this.
 const lastWords = 200 * time.Millisecond
 
+// A connection that comes in, or that we have made, in the moment in which gobgp removes a session or makes it anew, may wait in
+// a queue that nobody reads any more. The other end would wait for our OPEN for four minutes. What has been silent for this
+// long counts as forgotten: gobgp speaks first, and at once.
+const silence = time.Second
+
 // hangUp breaks the connections that there are with a peer now, in a moment. It holds the sockets until then, so that no other
 // that is given the same number is hit.
 func hangUp(peer, local netip.Addr) {
@@ -27,6 +32,36 @@ func hangUp(peer, local netip.Addr) {
 			_ = unix.Close(fd)
 		}
 	})
+}
+
+// closeForgotten breaks the connections with a peer that have just been forgotten.
+func closeForgotten(peer, local netip.Addr) {
+	time.AfterFunc(lastWords, func() {
+		before := map[uint64]struct{}{}
+		silent(peer, local, func(_ int, inode uint64) { before[inode] = struct{}{} })
+		if len(before) == 0 {
+			return
+		}
+		time.AfterFunc(silence, func() {
+			silent(peer, local, func(fd int, inode uint64) {
+				if _, still := before[inode]; still {
+					_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+				}
+			})
+		})
+	})
+}
+
+// silent yields the connections with a peer on which nothing was sent. A socket's inode is its own as long as it is there.
+func silent(peer, local netip.Addr, yield func(fd int, inode uint64)) {
+	for _, fd := range connections(peer, local) {
+		var file unix.Stat_t
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil && info.Data_segs_out == 0 && unix.Fstat(fd, &file) == nil {
+			yield(fd, file.Ino)
+		}
+		_ = unix.Close(fd)
+	}
 }
 
 // connections are copies of this process's TCP sockets that are connected to a peer, from one of our addresses if it is valid.

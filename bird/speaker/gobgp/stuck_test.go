@@ -1,9 +1,11 @@
 package gobgp_test
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,13 +32,13 @@ func TestStuckPeer(t *testing.T) {
 
 	p := &rawPeer{t: t, as: 65001}
 	eventually(t, "the connection is taken", func() bool {
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: other.AsSlice()}}
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: other.AsSlice()}, Control: smallBuffer}
 		conn, err := d.DialContext(t.Context(), "tcp", netip.AddrPortFrom(own, testPort).String())
 		if err != nil {
 			return false
 		}
 		p.conn = conn
-		if p.open(other) == nil {
+		if p.open(other, nil) == nil {
 			return true
 		}
 		conn.Close()
@@ -53,7 +55,7 @@ func TestStuckPeer(t *testing.T) {
 		require.NoError(t, err)
 		return n
 	}
-	for i := range 3000 { // each with communities of its own, so that they are not packed
+	for i := range 500 { // each with communities of its own, so that they are not packed
 		o := many
 		o.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)}), 32)
 		o.Communities = append(slices.Clone(many.Communities), policy.Community{Parts: [3]uint32{1, uint32(i)}})
@@ -92,6 +94,13 @@ func TestStuckPeer(t *testing.T) {
 		closeAll(left)
 		return len(left) == 0
 	})
+}
+
+// smallBuffer keeps small what a peer that reads nothing takes nevertheless.
+func smallBuffer(_, _ string, c syscall.RawConn) error {
+	var set error
+	err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<10) })
+	return errors.Join(err, set)
 }
 
 func closeAll(list []int) {

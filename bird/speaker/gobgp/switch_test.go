@@ -119,13 +119,18 @@ func testSwitch(t *testing.T, speakers []*speaker.Speaker) {
 func losses(s *speaker.Speaker) func() []string {
 	stop, done := make(chan struct{}), make(chan struct{})
 	var lost []string
-	version := s.Head()
+	reader := s.ReadBest(0)
+	_, _, _ = reader.Next(1 << 20)
 	go func() {
 		defer close(done)
 		for {
-			list, changed := s.BestSince(version, 1<<20)
+			list, changed, err := reader.Next(1 << 20)
+			if err != nil {
+				lost = append(lost, err.Error())
+				return
+			}
 			for _, b := range list {
-				if version = b.Version; len(b.Paths) == 0 {
+				if len(b.Paths) == 0 {
 					lost = append(lost, b.Prefix.String())
 				}
 			}

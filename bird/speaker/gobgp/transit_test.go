@@ -119,9 +119,16 @@ func testTransit(t *testing.T, speakers []*speaker.Speaker) {
 
 	l.change(func(c *policy.Config) {
 		c.Peers = append([]policy.Peer(nil), c.Peers...)
+		c.Peers[1].NextHop = policy.NextHopSelf
+	})
+	l.stillUp()
+	changes = l.change(func(c *policy.Config) {
+		c.Peers = append([]policy.Peer(nil), c.Peers...)
 		c.Peers[1].NextHop = policy.NextHopKeep
 	})
+	require.Equal(t, []string{"Node_" + l.addrC.String() + " (number of paths sent)"}, changes.Restarted)
 	eventually(t, "the next hop is kept", func() bool { return best(l.c)["192.168.2.0/26"].NextHop == l.addrA })
+	l.sinceBC = state(t, l.c).Since.String()
 
 	l.change(filtered([]bgp.Rule{{}}, []bgp.Rule{{}}))
 	eventually(t, "nothing passes any more", func() bool { return len(best(l.c)) == 0 && len(best(l.b)) == 2 })

@@ -80,7 +80,7 @@ func TestOthersRoutesAreLeftAndNamed(t *testing.T) {
 					_ = tab.Apply(context.Background())
 				}
 				return tab.Programmed(c.want.Key())
-			}, time.Second, 5*time.Millisecond)
+			}, patience, 5*time.Millisecond)
 			assert.NoError(t, tab.Why(c.want.Key()))
 		})
 	}
@@ -105,25 +105,25 @@ func TestFightsEnd(t *testing.T) {
 		require.Eventually(t, func() bool {
 			out, _ := ns.Try("ip route show 10.1.2.0/26")
 			return strings.Contains(out, "192.168.9.7") && mine()
-		}, time.Second, time.Millisecond)
+		}, patience, time.Millisecond)
 	}
 	place("boot")
-	require.Eventually(t, func() bool { return tab.Why(want.Key()) != nil }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return tab.Why(want.Key()) != nil }, patience, time.Millisecond)
 	writes := tab.Writes()
 	require.Never(t, mine, 300*time.Millisecond, 10*time.Millisecond, "felix gives way")
 	assert.Equal(t, writes, tab.Writes())
 	assert.Contains(t, ns.Run(t, "ip route show 10.1.2.0/26"), "192.168.9.66")
 	ns.Run(t, "ip route del 10.1.2.0/26")
-	require.Eventually(t, mine, time.Second, time.Millisecond, "until it goes")
+	require.Eventually(t, mine, patience, time.Millisecond, "until it goes")
 
 	place("static")
-	require.Eventually(t, func() bool { return tab.Why(want.Key()) != nil }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return tab.Why(want.Key()) != nil }, patience, time.Millisecond)
 	assert.Contains(t, ns.Run(t, "ip route show 10.1.2.0/26"), "192.168.9.66")
 	assert.False(t, mine())
 
 	// Beside, not instead: felix's is still there.
 	ns.Run(t, "ip route del 10.1.2.0/26")
-	require.Eventually(t, mine, time.Second, time.Millisecond)
+	require.Eventually(t, mine, patience, time.Millisecond)
 	ns.Run(t, "ip route append 10.1.2.0/26 via 192.168.9.77 dev eth0 proto static")
 	tab.Resync()
 	require.NoError(t, tab.Apply(context.Background()))

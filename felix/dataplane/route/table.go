@@ -214,7 +214,7 @@ func (t *Table) attempt(ctx context.Context) (taken []desired.RouteKey, err erro
 	now := time.Now()
 	var w batch
 	for k, r := range t.routes.Updates() {
-		if missing := t.missingLink(r); missing != "" {
+		if missing := t.missingLink(&r); missing != "" {
 			t.waiting[k] = missing
 			continue
 		}
@@ -253,7 +253,7 @@ func (t *Table) writeBatch(ctx context.Context, w *batch, taken *[]desired.Route
 		k := r.Key()
 		switch err := results[i]; {
 		case err == nil:
-			t.setActual(*r)
+			t.setActual(r)
 			delete(t.occupied, k)
 			delete(t.ousted, k)
 			delete(t.told, k)
@@ -261,8 +261,8 @@ func (t *Table) writeBatch(ctx context.Context, w *batch, taken *[]desired.Route
 			*taken = append(*taken, k)
 		case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENODEV):
 			t.waiting[k] = r.NextHops[0].Link // it went in this moment; its return wakes us
-		case refusedInPlace(*r, t.has(k), err):
-			*refused = append(*refused, *r)
+		case refusedInPlace(r, t.has(k), err):
+			*refused = append(*refused, r)
 		default:
 			t.failures.Add(dataplane.KindRoute, k.String(), fmt.Errorf("add %s: %w", r, err))
 		}
@@ -272,14 +272,14 @@ func (t *Table) writeBatch(ctx context.Context, w *batch, taken *[]desired.Route
 
 // batch is routes on their way to the kernel. Its memory is used again.
 type batch struct {
-	routes   []*desired.Route
+	routes   []desired.Route
 	messages []nlsock.Message
 	bytes    []byte // of the messages
 }
 
-func (b *batch) add(kind, flags uint16, r *desired.Route, index func(string) int) {
+func (b *batch) add(kind, flags uint16, r desired.Route, index func(string) int) {
 	start := len(b.bytes)
-	b.bytes = appendRoute(b.bytes, *r, index)
+	b.bytes = appendRoute(b.bytes, r, index)
 	b.routes = append(b.routes, r)
 	b.messages = append(b.messages, nlsock.Message{Type: kind, Flags: flags, Body: b.bytes[start:len(b.bytes):len(b.bytes)]})
 }
@@ -290,17 +290,14 @@ func (b *batch) reset() {
 }
 
 // has tells whether a route of ours is in the kernel with the key.
-func (t *Table) has(k desired.RouteKey) bool {
-	_, there := t.routes.Actual(k)
-	return there
-}
+func (t *Table) has(k desired.RouteKey) bool { return t.routes.Has(k) }
 
 func (t *Table) remove(ctx context.Context) error {
 	doubles := t.doubles
 	t.doubles = nil
 	var w batch
 	for i := range doubles {
-		w.addRemoval(&doubles[i], t.index)
+		w.addRemoval(doubles[i], t.index)
 	}
 	if err := t.removeBatch(ctx, &w, func(desired.RouteKey) {}); err != nil {
 		return err
@@ -353,7 +350,7 @@ func (t *Table) removeBatch(ctx context.Context, w *batch, gone func(desired.Rou
 	return nil
 }
 
-func (b *batch) addRemoval(r *desired.Route, index func(string) int) {
+func (b *batch) addRemoval(r desired.Route, index func(string) int) {
 	b.add(unix.RTM_DELROUTE, 0, r, index)
 	b.messages[len(b.messages)-1].Body[6] = unix.RT_SCOPE_NOWHERE // any scope: the key is enough to tell it from others
 }

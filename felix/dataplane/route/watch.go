@@ -153,7 +153,7 @@ func (t *Table) suspectLink(name, why string) (drifts []dataplane.Drift, due boo
 		return slices.ContainsFunc(r.NextHops, func(h desired.NextHop) bool { return h.Link == name })
 	}
 	for k, r := range t.routes.AllActual() {
-		if !on(r) {
+		if !on(&r) {
 			continue
 		}
 		t.deleteActual(k)

@@ -2107,7 +2107,7 @@ type isRoutesResponse_Response interface {
 }
 
 type RoutesResponse_Welcome struct {
-	// First message of a stream.
+	// First message of a stream. It comes again, with a whole snapshot, when felix has not kept up with removals.
 	Welcome *RoutesWelcome `protobuf:"bytes,2,opt,name=welcome,proto3,oneof"`
 }
 
@@ -2127,7 +2127,7 @@ func (*RoutesResponse_Best) isRoutesResponse_Response() {}
 
 func (*RoutesResponse_SnapshotEnd) isRoutesResponse_Response() {}
 
-// RoutesWelcome opens bird's side of a stream.
+// RoutesWelcome opens bird's side of a stream, or begins a snapshot within it.
 type RoutesWelcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Identity of the running bird.
