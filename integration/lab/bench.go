@@ -22,9 +22,9 @@ type BenchOptions struct {
 	Plugins string
 }
 
-// BenchAreas are what the lab can measure. The dataplane contains ipip, dataplane6 and the changes.
+// BenchAreas are what the lab can measure. The dataplane contains ipip, dataplane6 and the changes, bgp those that begin so.
 func BenchAreas() []string {
-	return []string{"demo", "dataplane", "ipip", "dataplane6", "change", "cni", "bgp"}
+	return []string{"demo", "dataplane", "ipip", "dataplane6", "change", "cni", "bgp", "bgp-kernel", "bgp-mesh", "bgp-reflector", "bgp-fault"}
 }
 
 // Bench measures Muslin on the demo's cluster beside the same made by hand, both up at the same time and measured in
@@ -55,7 +55,7 @@ func Bench(ctx context.Context, o BenchOptions) (err error) {
 		name string
 		fn   func(context.Context) error
 	}{{"dataplane", b.dataplane}, {"ipip", b.ipip}, {"dataplane6", b.dataplane6}, {"change", b.changes}, {"cni", b.cni}, {"bgp", b.bgp}} {
-		if !b.wants(area.name) {
+		if !b.wants(area.name) && (area.name != "bgp" || !slices.ContainsFunc(b.Areas, partOfBGP)) {
 			continue
 		}
 		if err := area.fn(ctx); err != nil {
@@ -75,8 +75,11 @@ type bench struct {
 
 func (b *bench) wants(area string) bool {
 	contained := slices.Contains([]string{"change", "ipip", "dataplane6"}, area)
-	return len(b.Areas) == 0 || slices.Contains(b.Areas, area) || contained && slices.Contains(b.Areas, "dataplane")
+	return len(b.Areas) == 0 || slices.Contains(b.Areas, area) || contained && slices.Contains(b.Areas, "dataplane") ||
+		partOfBGP(area) && slices.Contains(b.Areas, "bgp")
 }
+
+func partOfBGP(area string) bool { return strings.HasPrefix(area, "bgp-") }
 
 // pairs tells whether the same is needed by hand.
 func (b *bench) pairs() bool { return b.wants("dataplane") || b.wants("ipip") || b.wants("cni") }

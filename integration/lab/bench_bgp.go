@@ -29,11 +29,14 @@ func (b *bench) bgp(ctx context.Context) error {
 		return problem("figures of BGP are measured beside BIRD 2, and "+bird2+" is missing", "apt-get install bird2")
 	}
 	for _, part := range []struct {
-		name    string
+		area    string
 		measure func(context.Context) error
-	}{{"routes to the kernel", b.bgpKernel}, {"full meshes", b.bgpMeshes}} {
+	}{{"bgp-kernel", b.bgpKernel}, {"bgp-mesh", b.bgpMeshes}, {"bgp-reflector", b.bgpReflector}, {"bgp-fault", b.bgpFaults}} {
+		if !b.wants(part.area) {
+			continue
+		}
 		if err := part.measure(ctx); err != nil {
-			return fmt.Errorf("%s: %w", part.name, err)
+			return fmt.Errorf("%s: %w", part.area, err)
 		}
 	}
 	return nil

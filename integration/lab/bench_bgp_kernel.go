@@ -136,7 +136,7 @@ func acceptPeers(listener *net.TCPListener, by map[netip.Addr]*receiver) (peers 
 			_ = conn.Close()
 			continue
 		}
-		p, err := openBGP(conn, bgpAS, bgpSource)
+		p, err := openBGP(conn, bgpAS, bgpSource, nil)
 		if err != nil {
 			last = fmt.Errorf("%s: %w", from, err)
 			_ = conn.Close() // it tries again
@@ -281,6 +281,23 @@ func (w *fibWatch) await(routes int, deadline time.Time) error {
 				return fmt.Errorf("the kernel has %d routes, %d are due", w.n, routes)
 			}
 			time.Sleep(500 * time.Microsecond)
+		case err != nil:
+			return fmt.Errorf("watching routes: %w", err)
+		default:
+			w.take(w.buf[:size])
+		}
+	}
+	return nil
+}
+
+// look takes in for a while what the kernel says.
+func (w *fibWatch) look(d time.Duration) error {
+	for deadline := time.Now().Add(d); time.Now().Before(deadline); {
+		size, _, err := unix.Recvfrom(w.fd, w.buf, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			time.Sleep(10 * time.Millisecond)
 		case err != nil:
 			return fmt.Errorf("watching routes: %w", err)
 		default:

@@ -199,9 +199,10 @@ func wirePrefix(p netip.Prefix) *birdv1.Prefix {
 
 // lone is a bird of ours that runs alone on its machine.
 type lone struct {
-	pid   int
-	stop  func() error
-	count chan int // of prefixes that it has, the newest
+	pid    int
+	stop   func() error
+	client *birdclient.Client
+	count  chan int // of prefixes that it has, the newest
 }
 
 // startBird launches a bird, configures it, and announces blocks as felix does. Its files are in a directory below /run.
@@ -233,6 +234,7 @@ func startBird(ctx context.Context, l *Lab, where, dir string, config *birdv1.Co
 	if err != nil {
 		return nil, errors.Join(err, halt())
 	}
+	b.client = client
 	running, cancel := context.WithCancel(ctx)
 	b.stop = func() error {
 		cancel()

@@ -31,15 +31,16 @@ const (
 // bgpPeer is one session of a router that costs nearly nothing: what it says is prepared beforehand, and what it hears is
 // counted at most.
 type bgpPeer struct {
-	conn net.Conn
-	done chan struct{} // closed when the connection is
-	once sync.Once
-	err  error
+	conn  net.Conn
+	done  chan struct{} // closed when the connection is
+	heard *heard        // nil: what it hears is not counted
+	once  sync.Once
+	err   error
 }
 
-// openBGP plays the opening of a session over a connection, and returns when it is up.
-func openBGP(conn net.Conn, as uint16, id netip.Addr) (*bgpPeer, error) {
-	p := &bgpPeer{conn: conn, done: make(chan struct{})}
+// openBGP plays the opening of a session over a connection, and returns when it is up. heard may be nil.
+func openBGP(conn net.Conn, as uint16, id netip.Addr, heard *heard) (*bgpPeer, error) {
+	p := &bgpPeer{conn: conn, done: make(chan struct{}), heard: heard}
 	body := []byte{4, byte(as >> 8), byte(as), 0, bgpHold}
 	body = append(body, id.AsSlice()...)
 	capabilities := []byte{
@@ -57,7 +58,7 @@ func openBGP(conn net.Conn, as uint16, id netip.Addr) (*bgpPeer, error) {
 	}
 	in := bufio.NewReaderSize(conn, 64<<10)
 	for _, want := range []byte{bgpOpen, bgpKeepalive} {
-		kind, err := readBGP(in)
+		kind, err := readBGP(in, nil)
 		if err != nil {
 			return nil, fmt.Errorf("the opening of a BGP session: %w", err)
 		}
@@ -81,7 +82,7 @@ func openBGP(conn net.Conn, as uint16, id netip.Addr) (*bgpPeer, error) {
 // drain reads until the other end closes.
 func (p *bgpPeer) drain(in *bufio.Reader) {
 	for {
-		if _, err := readBGP(in); err != nil {
+		if _, err := readBGP(in, p.heard); err != nil {
 			p.once.Do(func() {
 				p.err = err
 				close(p.done)
@@ -112,8 +113,8 @@ func (p *bgpPeer) write(b []byte) error {
 
 func (p *bgpPeer) close() { _ = p.conn.Close() }
 
-// readBGP reads one message and returns its type.
-func readBGP(in *bufio.Reader) (kind byte, err error) {
+// readBGP reads one message and returns its type. The routes of an UPDATE are counted, unless heard is nil.
+func readBGP(in *bufio.Reader, heard *heard) (kind byte, err error) {
 	var head [bgpHeader]byte
 	if _, err := io.ReadFull(in, head[:]); err != nil {
 		return 0, err
@@ -122,8 +123,58 @@ func readBGP(in *bufio.Reader) (kind byte, err error) {
 	if n < bgpHeader || n > bgpLongest {
 		return 0, errors.New("a BGP message of impossible length")
 	}
-	_, err = in.Discard(n - bgpHeader)
+	if heard == nil || head[18] != bgpUpdate {
+		_, err = in.Discard(n - bgpHeader)
+		return head[18], err
+	}
+	body := make([]byte, n-bgpHeader)
+	if _, err = io.ReadFull(in, body); err == nil {
+		err = heard.update(body)
+	}
 	return head[18], err
+}
+
+// heard is the IPv4 prefixes that a peer was told.
+type heard struct {
+	prefixes map[netip.Prefix]struct{} // owned by the reader of the connection
+	want     int                       // how many are due
+	complete chan time.Time            // gets the time at which so many were there, once for each want
+}
+
+// update takes in the body of an UPDATE (RFC 4271 section 4.3).
+func (h *heard) update(body []byte) error {
+	for i := range 2 { // withdrawn routes, then attributes
+		if len(body) < 2 || len(body)-2 < int(binary.BigEndian.Uint16(body)) {
+			return errors.New("an UPDATE that is cut short")
+		}
+		n := 2 + int(binary.BigEndian.Uint16(body))
+		if i == 0 {
+			eachNLRI(body[2:n], func(p netip.Prefix) { delete(h.prefixes, p) })
+		}
+		body = body[n:]
+	}
+	before := len(h.prefixes)
+	eachNLRI(body, func(p netip.Prefix) { h.prefixes[p] = struct{}{} })
+	if before < h.want && len(h.prefixes) >= h.want {
+		h.want++ // of the next round: one route more
+		h.complete <- time.Now()
+	}
+	return nil
+}
+
+// eachNLRI reads IPv4 prefixes; what follows one that is none is left out.
+func eachNLRI(b []byte, yield func(netip.Prefix)) {
+	for len(b) > 0 {
+		bits := int(b[0])
+		n := 1 + (bits+7)/8
+		if bits > 32 || n > len(b) {
+			return
+		}
+		var a [4]byte
+		copy(a[:], b[1:n])
+		yield(netip.PrefixFrom(netip.AddrFrom4(a), bits))
+		b = b[n:]
+	}
 }
 
 func bgpMessage(kind byte, body []byte) []byte {

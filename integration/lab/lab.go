@@ -139,6 +139,16 @@ func (l *Lab) Listen(ctx context.Context, where string, at netip.AddrPort) (*net
 	return listenSocket(f, at)
 }
 
+// DialUDP opens a UDP socket on a node or pod, with an address of its own, that speaks with one peer. Another answers who is
+// told to in the same way.
+func (l *Lab) DialUDP(ctx context.Context, where string, own, peer netip.AddrPort) (*net.UDPConn, error) {
+	f, err := l.socket(ctx, where, familyOf(peer.Addr()), unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return nil, err
+	}
+	return pairSocket(f, own, peer)
+}
+
 // socket makes a non-blocking socket inside a node or pod.
 func (l *Lab) socket(ctx context.Context, where string, domain, kind, protocol int) (*os.File, error) {
 	files, err := l.call(ctx, request{Verb: verbSocket, Where: where, Socket: [3]int{domain, kind, protocol}}, nil)

@@ -112,6 +112,26 @@ func listenSocket(f *os.File, at netip.AddrPort) (*net.TCPListener, error) {
 	return l.(*net.TCPListener), nil
 }
 
+// pairSocket binds a fresh datagram socket, connects it, and takes the file over.
+func pairSocket(f *os.File, own, peer netip.AddrPort) (*net.UDPConn, error) {
+	defer f.Close()
+	fd, err := rawFD(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Bind(fd, sockaddr(own)); err != nil {
+		return nil, fmt.Errorf("bind %s: %w", own, err)
+	}
+	if err := unix.Connect(fd, sockaddr(peer)); err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", peer, err)
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UDPConn), nil
+}
+
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
