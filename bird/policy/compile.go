@@ -45,6 +45,9 @@ func generalTag(internal bool) Community {
 // IsTag tells whether a community is one of bird's own marks.
 func IsTag(c Community) bool { return c.Large && c.Parts[0] == tagAdmin }
 
+// LetsOut tells whether a community is a mark by which a route may go out to any session. Without one no program lets it out.
+func LetsOut(c Community) bool { return IsTag(c) && c.Parts[2] != tagReject && c != refused }
+
 // class is the sessions on which the same filters mean the same.
 type class struct {
 	id       uint32

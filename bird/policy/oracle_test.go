@@ -260,6 +260,7 @@ func TestCompiledIsDecided(t *testing.T) {
 					out, next, sent := interpret(program, program.Export, got, to.Address, false)
 					require.Equal(t, want.Accept, sent, "export: %s %s", want.By, info(rt))
 					if sent {
+						require.True(t, slices.ContainsFunc(got.Communities, LetsOut), "it has no mark: %s", info(rt))
 						require.Equal(t, to.NextHop, next, info(rt))
 						require.Equal(t, visible(out.Communities), out.Communities, "tags leave: %s", info(rt))
 					}
@@ -278,6 +279,7 @@ func TestCompiledIsDecided(t *testing.T) {
 			out, _, sent := interpret(program, program.Export, tagged, to.Address, false)
 			require.Equal(t, want.Accept, sent, "own: %s %s", want.By, info(rt))
 			if sent {
+				require.True(t, slices.ContainsFunc(tagged.Communities, LetsOut), "it has no mark: %s", info(rt))
 				expected := apply(rt, want.Operations)
 				for _, a := range c.Export.Advertisements {
 					if !want.filter && contains(a.Prefix, rt.Prefix) {

@@ -28,8 +28,9 @@ type bestTable struct {
 	version uint64
 	oldest  uint64 // removals before this version are forgotten
 	live    int    // entries with paths for readers
+	most    int    // of these there were at once, of late
 	removed int    // entries that the engine has no paths for
-	kept    int    // how many of these are remembered
+	kept    int    // how many of these are remembered, or most if that is more
 	dead    map[netip.Addr]struct{}
 	cuts    cuts
 	detours func() // called when the engine must be told of another unreachable next hop; must not block
@@ -70,7 +71,8 @@ type logged struct {
 	prefix  netip.Prefix
 }
 
-// keptRemovals is how many removals are remembered, at least, for readers that come back.
+// keptRemovals is how many removals are remembered, at least, for readers that come back. After more prefixes it is as many
+// as there were: a reader that is late when all of them go at once need not begin anew, and the memory was in use before.
 const keptRemovals = 4096
 
 func newBestTable(kept int) *bestTable {
@@ -122,6 +124,7 @@ func (t *bestTable) publish(prefix netip.Prefix, e bestEntry) {
 	}
 	if was == nil {
 		t.live++
+		t.most = max(t.most, t.live)
 	}
 	if live == nil {
 		t.live--
@@ -216,13 +219,18 @@ func (t *bestTable) since(version uint64, limit int) ([]Best, <-chan struct{}, u
 	return out, t.changed, t.oldest
 }
 
-// compact drops outdated log entries, and the oldest removals, once they are most of what is there.
+// compact drops outdated log entries once they are half of the log, and the oldest removals once there are too many.
 func (t *bestTable) compact() {
 	// A walk over all pays only after changes in proportion to all.
-	if len(t.log) < 2*t.entries.Len()+t.kept && t.removed < 2*t.kept+t.entries.Len()/2 {
+	full := t.removed >= t.kept+max(t.kept, t.most)+t.entries.Len()/4
+	if !full && len(t.log) < 2*t.entries.Len()+t.kept {
 		return
 	}
-	forget := max(t.removed-t.kept, 0)
+	forget := 0
+	if full {
+		t.most = max(t.live, t.most/2)
+		forget = t.removed - max(t.kept, t.most)
+	}
 	t.log = slices.DeleteFunc(t.log, func(l logged) bool {
 		e, there := t.entries.Get(l.prefix)
 		if !there || e.version != l.version {
@@ -237,6 +245,9 @@ func (t *bestTable) compact() {
 		}
 		return false
 	})
+	if cap(t.log) > 4*len(t.log)+t.kept {
+		t.log = slices.Clone(t.log)
+	}
 }
 
 // size is the number of prefixes that have a path.

@@ -19,6 +19,7 @@ func pfx(n int) netip.Prefix {
 // replica follows a table as felix does over a stream.
 type replica struct {
 	reader *BestReader
+	behind int // how often it had to begin anew
 	has    map[netip.Prefix]string
 	fresh  map[netip.Prefix]bool // told since the reader began anew; nil once all was told
 }
@@ -36,6 +37,7 @@ func (r *replica) step(t *testing.T, table *bestTable, limit int) bool {
 	list, changed, err := r.reader.Next(limit)
 	if err != nil {
 		require.ErrorIs(t, err, ErrBehind)
+		r.behind++
 		r.begin(table, 0)
 		return true
 	}
@@ -76,8 +78,14 @@ func TestReadersCatchUp(t *testing.T) {
 			replicas[i].has = map[netip.Prefix]string{}
 			replicas[i].begin(table, 0)
 		}
-		for range 3000 {
-			switch p := pfx(r.IntN(300)); r.IntN(40) {
+		most := 0
+		for i := range 6000 {
+			// Prefixes come from a window that moves on, so that there are ever more to be forgotten.
+			if i%10 == 0 {
+				delete(engine, pfx(i/10))
+				table.set(pfx(i/10), nil)
+			}
+			switch p := pfx(i/10 + 1 + r.IntN(100)); r.IntN(40) {
 			case 0:
 				if r.IntN(50) > 0 {
 					continue
@@ -96,6 +104,7 @@ func TestReadersCatchUp(t *testing.T) {
 				engine[p] = paths
 				table.set(p, paths)
 			}
+			most = max(most, table.live)
 			if r.IntN(60) == 0 {
 				one := &replicas[r.IntN(len(replicas))]
 				one.step(t, table, 1+r.IntN(100))
@@ -117,14 +126,45 @@ func TestReadersCatchUp(t *testing.T) {
 			}
 		}
 		require.Equal(t, len(want), table.size())
+		behind := 0
 		for i := range replicas {
 			for replicas[i].step(t, table, 64) {
 			}
 			require.Equal(t, want, replicas[i].has, "seed %d", seed)
+			behind += replicas[i].behind
 		}
-		require.LessOrEqual(t, table.removed, 2*table.kept)
+		require.NotZero(t, behind, "some were too slow")
+		require.LessOrEqual(t, table.removed, 2*(table.kept+most), "what is remembered stays bounded")
 		require.LessOrEqual(t, len(table.log), 2*table.entries.Len()+table.kept, "the log stays bounded")
 	}
+}
+
+// TestAllGoAtOnce has a reader look away while every prefix goes: it is told so, and need not begin anew. Later changes have
+// the table forget them.
+func TestAllGoAtOnce(t *testing.T) {
+	const all, kept = 2000, 50
+	table := newBestTable(kept)
+	for n := range all {
+		table.set(pfx(n), []Path{{Prefix: pfx(n), NextHop: hop(1)}})
+	}
+	follower := replica{has: map[netip.Prefix]string{}}
+	follower.begin(table, 0)
+	for follower.step(t, table, 100) {
+	}
+	require.Len(t, follower.has, all)
+	for n := range all {
+		table.set(pfx(n), nil)
+	}
+	for follower.step(t, table, 100) {
+	}
+	require.Zero(t, follower.behind)
+	require.Empty(t, follower.has)
+	for n := all; n < 4*all; n++ {
+		table.set(pfx(n), []Path{{Prefix: pfx(n), NextHop: hop(1)}})
+		table.set(pfx(n), nil)
+	}
+	require.LessOrEqual(t, table.removed, 4*kept)
+	require.LessOrEqual(t, len(table.log), 2*table.entries.Len()+kept)
 }
 
 // TestNoNews makes no change of what readers see into no change of version.

@@ -26,18 +26,25 @@ var (
 
 const bgpKernelTopology = `
 subnets: [{name: flat, prefixes: [10.50.0.0/24]}]
+pools: [{cidr: 192.168.0.0/16}]
 nodes:
 - {name: node, addresses: [10.50.0.10]}
 - {name: bird2, addresses: [10.50.0.11], processes: []}
 - {name: source, addresses: [10.50.0.12], processes: []}
-pools: [{cidr: 192.168.0.0/16}]
+`
+
+// bgpMates are more nodes, which have sessions of the mesh with the one that is measured.
+const bgpMates = `
+- {name: mate-1, addresses: [10.50.0.21]}
+- {name: mate-2, addresses: [10.50.0.22]}
+- {name: mate-3, addresses: [10.50.0.23]}
 `
 
 const bgpKernelPeer = `
 apiVersion: projectcalico.org/v3
 kind: BGPPeer
 metadata: {name: source}
-spec: {peerIP: 10.50.0.12, asNumber: 64512}
+spec: {node: node, peerIP: 10.50.0.12, asNumber: 64512}
 `
 
 const bgpKernelBird2 = `
@@ -64,13 +71,48 @@ type receiver struct {
 }
 
 // bgpKernel measures the time from the first message of a peer on until all its routes are in the receiver's kernel, and a
-// packet to the last of them arrives; for us through bird, felix and netlink, for BIRD through its kernel protocol.
-func (b *bench) bgpKernel(ctx context.Context) (err error) {
-	t, err := ParseTopology("routes to the kernel", []byte(bgpKernelTopology))
+// packet to the last of them arrives, and back until none is; for us through bird, felix and netlink, for BIRD through its
+// kernel protocol. Once more a hundred thousand are withdrawn on a node of a mesh, whose others never are told the routes.
+func (b *bench) bgpKernel(ctx context.Context) error {
+	err := b.bgpReceivers(ctx, "bgp", bgpKernelTopology, func(l *Lab, ours, theirs *receiver) error {
+		for _, size := range []struct {
+			name   string
+			routes int
+		}{{"1k", 1000}, {"10k", 10000}, {"100k", 100000}} {
+			k, err := bgpKernelOf(ctx, l, size.routes, ours, theirs)
+			if err != nil {
+				return fmt.Errorf("%d routes: %w", size.routes, err)
+			}
+			name := "bgp.kernel" + size.name
+			b.beside(name, median(k.took[0]), median(k.took[1]), "ms")
+			b.beside(name+".first", k.took[0][0], k.took[1][0], "ms")
+			b.beside(name+".cpu", median(k.cpu[0]), median(k.cpu[1]), "s")
+			b.beside(name+".rss", quantile(k.rss[0], 1), quantile(k.rss[1], 1), "MiB")
+			b.beside(name+".withdraw", median(k.gone[0]), median(k.gone[1]), "ms")
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	l, err := Up(ctx, Options{Name: "bench-bgp", StateDir: filepath.Join(b.dir, "bgp"), BinDir: b.BinDir, Topology: t, Attached: true})
+	return b.bgpReceivers(ctx, "withdraw", bgpKernelTopology+bgpMates, func(l *Lab, ours, theirs *receiver) error {
+		k, err := bgpKernelOf(ctx, l, 100000, ours, theirs)
+		if err != nil {
+			return fmt.Errorf("on a node of a mesh: %w", err)
+		}
+		b.beside("bgp.withdraw100k", median(k.gone[0]), median(k.gone[1]), "ms")
+		b.beside("bgp.withdraw100k.cpu", median(k.goneCPU[0]), median(k.goneCPU[1]), "s")
+		return nil
+	})
+}
+
+// bgpReceivers has both sides up, each in a session with one peer, for measure.
+func (b *bench) bgpReceivers(ctx context.Context, name, topology string, measure func(l *Lab, ours, theirs *receiver) error) (err error) {
+	t, err := ParseTopology("routes to the kernel", []byte(topology))
+	if err != nil {
+		return err
+	}
+	l, err := Up(ctx, Options{Name: "bench-" + name, StateDir: filepath.Join(b.dir, name), BinDir: b.BinDir, Topology: t, Attached: true})
 	if err != nil {
 		return err
 	}
@@ -108,15 +150,7 @@ func (b *bench) bgpKernel(ctx context.Context) (err error) {
 	if _, err := l.Run(ctx, "source", "ip", "route", "add", "local", "100.0.0.0/7", "dev", "lo"); err != nil {
 		return err
 	}
-	for _, size := range []struct {
-		name   string
-		routes int
-	}{{"1k", 1000}, {"10k", 10000}, {"100k", 100000}} {
-		if err := b.bgpKernelOf(ctx, l, size.name, size.routes, ours, theirs); err != nil {
-			return fmt.Errorf("%d routes: %w", size.routes, err)
-		}
-	}
-	return nil
+	return measure(l, ours, theirs)
 }
 
 // acceptPeers opens a session with each receiver.
@@ -147,54 +181,62 @@ func acceptPeers(listener *net.TCPListener, by map[netip.Addr]*receiver) (peers 
 	return peers, nil
 }
 
-func (b *bench) bgpKernelOf(ctx context.Context, l *Lab, name string, n int, sides ...*receiver) error {
+// kernelFigures are of each round, ours and theirs.
+type kernelFigures struct {
+	took, gone   [2][]float64 // ms until the kernel has all routes, and none
+	cpu, goneCPU [2][]float64 // s meanwhile
+	rss          [2][]float64 // MiB when all are there
+}
+
+// bgpKernelOf announces that many routes to each side, and withdraws them.
+func bgpKernelOf(ctx context.Context, l *Lab, n int, sides ...*receiver) (k kernelFigures, err error) {
 	prefixes := bgpPrefixes(n)
 	announce, withdraw := bgpAnnouncement(prefixes, bgpSource), bgpWithdrawal(prefixes)
 	sink, err := l.socket(ctx, "source", unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if err != nil {
-		return err
+		return k, err
 	}
 	defer sink.Close()
 	port, err := bindAnyPort(sink, bgpSource)
 	if err != nil {
-		return err
+		return k, err
 	}
 	target := netip.AddrPortFrom(prefixes[n-1].Addr().Next(), port)
-	var took, gone, cpu, rss [2][]float64
 	for range bgpRounds {
 		for i, r := range sides {
 			if r.watch, err = watchFIB(ctx, l, r.where, n); err != nil {
-				return err
+				return k, err
 			}
 			before, err := costOf(ctx, l, r.where, r.pids...)
 			if err == nil {
 				var began time.Time
 				if began, err = r.tell(announce, n); err == nil {
 					err = r.reaches(ctx, l, sink, target)
-					took[i] = append(took[i], ms(time.Since(began)))
+					k.took[i] = append(k.took[i], ms(time.Since(began)))
 				}
 			}
 			if err == nil {
 				var after cost
 				after, err = costOf(ctx, l, r.where, r.pids...)
-				cpu[i], rss[i] = append(cpu[i], after.since(before).cpu), append(rss[i], after.rss)
+				k.cpu[i], k.rss[i] = append(k.cpu[i], after.since(before).cpu), append(k.rss[i], after.rss)
+				before = after
 			}
 			if err == nil {
 				var began time.Time
 				began, err = r.tell(withdraw, 0)
-				gone[i] = append(gone[i], ms(time.Since(began)))
+				k.gone[i] = append(k.gone[i], ms(time.Since(began)))
+			}
+			if err == nil {
+				var after cost
+				after, err = costOf(ctx, l, r.where, r.pids...)
+				k.goneCPU[i] = append(k.goneCPU[i], after.since(before).cpu)
 			}
 			if err := errors.Join(err, r.watch.file.Close()); err != nil {
-				return fmt.Errorf("%s: %w", r.where, err)
+				return k, fmt.Errorf("%s: %w", r.where, err)
 			}
 		}
 	}
-	b.beside("bgp.kernel"+name, median(took[0]), median(took[1]), "ms")
-	b.beside("bgp.kernel"+name+".first", took[0][0], took[1][0], "ms")
-	b.beside("bgp.kernel"+name+".cpu", median(cpu[0]), median(cpu[1]), "s")
-	b.beside("bgp.kernel"+name+".rss", quantile(rss[0], 1), quantile(rss[1], 1), "MiB")
-	b.beside("bgp.kernel"+name+".withdraw", median(gone[0]), median(gone[1]), "ms")
-	return nil
+	return k, nil
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

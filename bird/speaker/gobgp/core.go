@@ -179,6 +179,21 @@ func (p *corePath) origin() (o origin, plain bool) {
 	return o, true
 }
 
+// letOut tells whether policy may let the path out to any peer: it does so by tags alone.
+func (p *corePath) letOut() bool {
+	for ; p != nil; p = p.parent {
+		if slices.Contains(p.dels, bgp.BGP_ATTR_TYPE_LARGE_COMMUNITY) {
+			return false
+		}
+		for _, a := range p.pathAttrs {
+			if large, ok := a.(*bgp.PathAttributeLargeCommunities); ok {
+				return slices.ContainsFunc(large.Values, func(c *bgp.LargeCommunity) bool { return policy.LetsOut(largeOf(c)) })
+			}
+		}
+	}
+	return false
+}
+
 func largeOf(c *bgp.LargeCommunity) policy.Community {
 	return policy.Community{Large: true, Parts: [3]uint32{c.ASN, c.LocalData1, c.LocalData2}}
 }

@@ -10,6 +10,8 @@ import (
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v3/pkg/server"
+
+	"github.com/muslin-net/muslin/internal/prefixes"
 )
 
 // gobgp's watch turns each best path into protobuf, through two queues, for us to read back: more work than path selection
@@ -19,7 +21,7 @@ import (
 // gobgp exports neither the filter nor what is in the event. What this relies on is names and types in the version that
 // go.mod has; if they are others the filter is not set, or lets everything pass, and all comes as protobuf.
 // TestGobgpShowsItsPaths fails then. Paths are never changed once they are in gobgp's table, and its own watch reads them
-// beside its loop, too.
+// beside its loop, too. One thing is written: see hush.
 
 // These mirror types of gobgp's, as far as they are read; matches compares them with the real ones.
 type (
@@ -64,8 +66,11 @@ type feed struct {
 	mu    sync.Mutex   // guards the following
 	queue []*bestPaths // nil: the next of told is due here
 
-	shape    shape // owned by gobgp's loop
-	attached bool  // there are filters; set before there are sessions
+	attached bool // there are filters; set before there are sessions
+
+	// Owned by gobgp's loop:
+	shape    shape
+	exported prefixes.Map[struct{}] // had a best path that a peer may have been told, and were not withdrawn since
 }
 
 // shape says whether events look as this version of the feed wants them.
@@ -145,10 +150,33 @@ func (f *feed) take(event any) bool {
 		}
 		if f.shape == asExpected {
 			paths = (*bestPaths)(reflect.ValueOf(event).UnsafePointer())
+			f.hush(paths)
 		}
 	}
 	f.push(paths)
 	return paths == nil
+}
+
+// hush has gobgp look at its policy before it passes on a withdrawal. By itself it sends every withdrawal to every peer, one
+// in a message, whether or not the peer was told the route: a router that takes a hundred thousand routes back would keep all
+// nodes of the mesh busy, which know none of them. What it is about to send is a path that it has just made of the old one,
+// behind the event's; one that does not say it is a withdrawal is judged as the old one was, and rejected. That is done for
+// prefixes that no best path was let out to anybody since they came, so what a peer may know is always taken back.
+func (f *feed) hush(e *bestPaths) {
+	for _, p := range e.PathList {
+		prefix := p.prefix()
+		switch {
+		case !prefix.IsValid():
+		case !p.IsWithdraw:
+			if p.letOut() {
+				f.exported.Set(prefix, struct{}{})
+			}
+		case f.exported.Has(prefix):
+			f.exported.Delete(prefix)
+		case p.parent != nil && p.parent.IsWithdraw:
+			p.parent.IsWithdraw = false
+		}
+	}
 }
 
 // tell is called with what gobgp passed on itself.

@@ -19,14 +19,22 @@ import (
 
 // rawPeer is the other end of a session, which sends what it is told, however wrong.
 type rawPeer struct {
-	t    *testing.T
+	t    testing.TB
 	conn net.Conn
 	as   uint32
 	gone chan string // why the session ended
 }
 
 // dialRaw opens a session with the speaker at the address, and waits until it is up.
-func dialRaw(t *testing.T, from, to netip.Addr, as uint32, more ...bgp.ParameterCapabilityInterface) *rawPeer {
+func dialRaw(t testing.TB, from, to netip.Addr, as uint32, more ...bgp.ParameterCapabilityInterface) *rawPeer {
+	t.Helper()
+	p := dialMute(t, from, to, as, more...)
+	go p.listen()
+	return p
+}
+
+// dialMute leaves it to the caller to read what the speaker says.
+func dialMute(t testing.TB, from, to netip.Addr, as uint32, more ...bgp.ParameterCapabilityInterface) *rawPeer {
 	t.Helper()
 	p := &rawPeer{t: t, as: as, gone: make(chan string, 1)}
 	deadline := time.Now().Add(time.Minute)
@@ -44,7 +52,6 @@ func dialRaw(t *testing.T, from, to netip.Addr, as uint32, more ...bgp.Parameter
 		<-time.After(50 * time.Millisecond) // between two attempts
 	}
 	t.Cleanup(func() { p.conn.Close() })
-	go p.listen()
 	return p
 }
 
