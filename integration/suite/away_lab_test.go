@@ -273,22 +273,30 @@ func TestReplicas(t *testing.T) {
 // metric reads a metric of a node's typha.
 func (c *cluster) metric(t *testing.T, node, name string) float64 {
 	t.Helper()
+	text := c.metrics(t, node, 9098)
+	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(text)
+	require.NotNil(t, m, "no metric %s in:\n%s", name, text)
+	v, err := strconv.ParseFloat(m[1], 64)
+	require.NoError(t, err)
+	return v
+}
+
+// metrics are what a process shows at its port.
+func (c *cluster) metrics(t *testing.T, node string, port int) string {
+	t.Helper()
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, at string) (net.Conn, error) {
 			return c.Dial(ctx, node, netip.MustParseAddrPort(at))
 		},
 	}}
-	req, err := http.NewRequestWithContext(within(t, patience), http.MethodGet, "http://127.0.0.1:9098/metrics", nil)
+	req, err := http.NewRequestWithContext(within(t, patience), http.MethodGet, "http://127.0.0.1:"+strconv.Itoa(port)+"/metrics", nil)
 	require.NoError(t, err)
 	resp, err := client.Do(req)
 	require.NoError(t, err)
 	defer resp.Body.Close()
+	require.Equal(t, http.StatusOK, resp.StatusCode)
 	text, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
-	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(string(text))
-	require.NotNil(t, m, "no metric %s in:\n%s", name, text)
-	v, err := strconv.ParseFloat(m[1], 64)
-	require.NoError(t, err)
-	return v
+	return string(text)
 }

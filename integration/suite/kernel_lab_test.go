@@ -25,6 +25,7 @@ if ip link show vxlan.calico >/dev/null 2>&1; then
 	bridge fdb show dev vxlan.calico | sed 's/^/fdb /'
 	ip -4 neigh show dev vxlan.calico nud permanent | sed 's/^/neighbour /'
 fi
+nft -s list table netdev calico | awk '/^\tchain/ { chain = $2 } /^\t\t/ { print "guard", chain, $0 }'
 nft -s list table ip calico`
 
 var elements = regexp.MustCompile(`(?s)elements = \{(.*?)\}`)
