@@ -78,9 +78,11 @@ lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels
 	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(SUITES)
 
 .PHONY: bench
-bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|cni|bgp|typha for one area
+bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|cni|bgp|policy|typha for one area
 	@[ "$(BENCH)" = typha ] || bin/lab bench $(BENCH)
 	@[ -n "$(filter-out dataplane,$(BENCH))" ] || $(MAKE) -s bench-module
+	@[ -n "$(filter-out policy,$(BENCH))" ] || CGO_ENABLED=0 go test $(BUILD) -run '^$$' -bench Policy100k ./typha/compute | \
+		awk '/^BenchmarkPolicy100k/ { split($$1, name, /[\/-]/); for (i = 3; i < NF; i += 2) if ($$(i+1) == "ns/op") print "BENCH policy.compute." name[2], $$i/1e6, "ms"; else { split($$(i+1), unit, "/"); print "BENCH policy.compute." name[2] "." unit[1], $$i, $$(i+1) } }'
 	@[ -n "$(filter-out typha,$(BENCH))" ] || CGO_ENABLED=0 go test $(BUILD) -run '^$$' -bench 'InSync/.*200' -benchtime 3x ./typha/server | \
 		awk '/^BenchmarkInSync/ { split($$1, name, /[\/-]/); for (i = 3; i < NF; i += 2) if ($$(i+1) == "s") print "BENCH typha." name[2], $$i, "s"; else if ($$(i+1) == "bytes/client") print "BENCH typha." name[2] ".bytes", $$i, "bytes" }'
 

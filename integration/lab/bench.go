@@ -22,9 +22,13 @@ type BenchOptions struct {
 	Plugins string
 }
 
-// BenchAreas are what the lab can measure. The dataplane contains ipip, dataplane6 and the changes, bgp those that begin so.
+// BenchAreas are what the lab can measure. The dataplane contains ipip, dataplane6 and the changes, bgp and policy those that
+// begin so.
 func BenchAreas() []string {
-	return []string{"demo", "dataplane", "ipip", "dataplane6", "change", "cni", "bgp", "bgp-kernel", "bgp-mesh", "bgp-reflector", "bgp-fault"}
+	return []string{
+		"demo", "dataplane", "ipip", "dataplane6", "change", "cni", "bgp", "bgp-kernel", "bgp-mesh", "bgp-reflector", "bgp-fault",
+		"policy", "policy-traffic", "policy-latency",
+	}
 }
 
 // Bench measures Muslin on the demo's cluster beside the same made by hand, both up at the same time and measured in
@@ -54,8 +58,8 @@ func Bench(ctx context.Context, o BenchOptions) (err error) {
 	for _, area := range []struct {
 		name string
 		fn   func(context.Context) error
-	}{{"dataplane", b.dataplane}, {"ipip", b.ipip}, {"dataplane6", b.dataplane6}, {"change", b.changes}, {"cni", b.cni}, {"bgp", b.bgp}} {
-		if !b.wants(area.name) && (area.name != "bgp" || !slices.ContainsFunc(b.Areas, partOfBGP)) {
+	}{{"dataplane", b.dataplane}, {"ipip", b.ipip}, {"dataplane6", b.dataplane6}, {"change", b.changes}, {"cni", b.cni}, {"bgp", b.bgp}, {"policy", b.policy}} {
+		if !b.wants(area.name) && !slices.ContainsFunc(b.Areas, func(a string) bool { return strings.HasPrefix(a, area.name+"-") }) {
 			continue
 		}
 		if err := area.fn(ctx); err != nil {
@@ -75,11 +79,10 @@ type bench struct {
 
 func (b *bench) wants(area string) bool {
 	contained := slices.Contains([]string{"change", "ipip", "dataplane6"}, area)
+	whole, _, part := strings.Cut(area, "-")
 	return len(b.Areas) == 0 || slices.Contains(b.Areas, area) || contained && slices.Contains(b.Areas, "dataplane") ||
-		partOfBGP(area) && slices.Contains(b.Areas, "bgp")
+		part && slices.Contains(b.Areas, whole)
 }
-
-func partOfBGP(area string) bool { return strings.HasPrefix(area, "bgp-") }
 
 // pairs tells whether the same is needed by hand.
 func (b *bench) pairs() bool { return b.wants("dataplane") || b.wants("ipip") || b.wants("cni") }
@@ -113,6 +116,14 @@ func (b *bench) up(ctx context.Context) error {
 	if !b.pairs() {
 		return nil
 	}
+	if err := b.upByHand(ctx, name+"-by-hand"); err != nil {
+		return err
+	}
+	return trackConnections(ctx, b.hand, byHand(b.topology))
+}
+
+// upByHand brings the same up by hand: pods, and no way between nodes yet.
+func (b *bench) upByHand(ctx context.Context, name string) (err error) {
 	plugins := b.Plugins
 	if plugins == "" {
 		plugins = filepath.Join(b.dir, "plugins")
@@ -121,7 +132,7 @@ func (b *bench) up(ctx context.Context) error {
 		}
 	}
 	topology := byHand(b.topology)
-	b.hand, err = Up(ctx, Options{Name: name + "-by-hand", StateDir: filepath.Join(b.dir, "hand"), BinDir: b.BinDir, Topology: topology, Attached: true})
+	b.hand, err = Up(ctx, Options{Name: name, StateDir: filepath.Join(b.dir, "hand"), BinDir: b.BinDir, Topology: topology, Attached: true})
 	if err != nil {
 		return err
 	}
@@ -133,7 +144,7 @@ func (b *bench) up(ctx context.Context) error {
 			return err
 		}
 	}
-	return trackConnections(ctx, b.hand, topology)
+	return nil
 }
 
 func (b *bench) close(ctx context.Context) error {
