@@ -125,6 +125,14 @@ const (
 	ReasonSpeakerAway      = "SpeakerAway"
 )
 
+// ConditionDataplaneProgrammed is the condition of nodes that is False while the kernel refuses, for more than a moment, part
+// of what felix programs; the message names it. What cannot be programmed is closed, and tried again.
+const (
+	ConditionDataplaneProgrammed = "DataplaneProgrammed"
+	ReasonProgrammingFails       = "ProgrammingFails"
+	ReasonSetTooLarge            = "SetTooLarge"
+)
+
 // NodeKernel is what a kernel can do.
 type NodeKernel struct {
 	// Features has a detail for each feature that was tried and works, such as "ipip": "tc BPF". One that is missing does

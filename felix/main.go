@@ -118,13 +118,14 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 		Peers:        watcher.Peers,
 		Bearers:      func(interfaces map[string][]string) { saveBearers(cfg.LibDir, interfaces, d) },
 		Ready:        ready,
+		Trouble:      status.SetTrouble,
 	}, d.Log)
 	serve := server.Server{
 		Agent: loop, Pods: agent.Pods{Links: kernel.Links}, Checks: check.Checks{Agent: loop, Checksums: kernel.Checksums}, IPAM: ipam, Records: records, Releases: releases,
 		Counters: kernel, Log: d.Log, Software: daemon.Version(),
 	}
 
-	d.Metrics.MustRegister(agent.Metrics{Agent: loop, Drivers: kernel})
+	d.Metrics.MustRegister(agent.Metrics{Agent: loop, Drivers: kernel}, agent.Alarms{Agent: loop})
 
 	can := probes.Probe()
 	d.Log.Info("what the kernel can do was tried", "has", can.Has, "lacks", can.Lacks)

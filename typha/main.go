@@ -41,7 +41,7 @@ type settings struct {
 	Endpoints  string `flag:"datastore-endpoints" usage:"URLs of etcd; certificates come from the environment as for calicoctl [$ETCD_ENDPOINTS]"`
 	Directory  string `flag:"datastore-dir" usage:"directory of the embedded datastore [$DATASTORE_DIRECTORY]"`
 	SecretsDir string `flag:"secrets-dir" env:"TYPHA_SECRETSDIR" usage:"directory with passwords of BGP, <secret>/<key>; empty takes them from Kubernetes if there is one"`
-	Kubeconfig string `flag:"kubeconfig" env:"KUBECONFIG" usage:"kubeconfig for Services, EndpointSlices and Secrets; empty means the cluster that typha runs in as a pod, if it does"`
+	Kubeconfig string `flag:"kubeconfig" env:"KUBECONFIG" usage:"kubeconfig for Services, EndpointSlices, cluster-wide policies and Secrets; empty means the cluster that typha runs in as a pod, if it does"`
 	Namespace  string `flag:"namespace" env:"NAMESPACE" default:"kube-system" usage:"namespace of the Secrets with passwords of BGP"`
 	ClusterIPs string `flag:"advertise-cluster-ips" env:"CALICO_ADVERTISE_CLUSTER_IPS" usage:"CIDR of cluster addresses to announce, in place of serviceClusterIPs"`
 

@@ -24,8 +24,8 @@ func (s settings) computing() (compute.Options, error) {
 	return o, nil
 }
 
-// sources are where state comes from beside the datastore: Services from Kubernetes, if there is one; passwords from files,
-// or else from there.
+// sources are where state comes from beside the datastore: Services and cluster-wide policies from Kubernetes, if there is one;
+// passwords from files, or else from there.
 func (s settings) sources(d *daemon.Daemon) (intake.Options, error) {
 	o := intake.Options{Logger: d.Log, Metrics: intake.NewMetrics(d.Metrics)}
 	config, err := kube.Config(s.Kubeconfig)
@@ -33,10 +33,13 @@ func (s settings) sources(d *daemon.Daemon) (intake.Options, error) {
 		return o, err
 	}
 	if config == nil {
-		d.Log.Info("there is no way to a Kubernetes API, hence no Services; a kubeconfig gives one")
+		d.Log.Info("there is no way to a Kubernetes API, hence no Services and no policies of Kubernetes; a kubeconfig gives one")
 	} else {
-		d.Log.Info("following Services and EndpointSlices", "server", config.Host)
+		d.Log.Info("following Services, EndpointSlices and cluster-wide network policies", "server", config.Host)
 		if o.Services, err = kube.NewServices(config, d.Log); err != nil {
+			return o, err
+		}
+		if o.Policies, err = kube.NewPolicies(config, d.Log); err != nil {
 			return o, err
 		}
 	}

@@ -1,4 +1,5 @@
-// Package kubernetes says in our terms what a NetworkPolicy of Kubernetes says. It is pure. Whoever takes policies from
+// Package kubernetes says in our terms what policies of Kubernetes say: NetworkPolicies, and the cluster-wide ones of
+// policy.networking.k8s.io. It is pure. Whoever takes policies from
 // Kubernetes, wherever they are kept, translates them here.
 package kubernetes
 
@@ -100,8 +101,7 @@ func peer(p *api.KubernetesPeer, e *api.EntityRule) error {
 	if e.Selector, err = podSelector(p.PodSelector); err != nil || p.NamespaceSelector == nil {
 		return err
 	}
-	namespaces, err := labelSelector(p.NamespaceSelector)
-	e.NamespaceSelector = cmp.Or(namespaces, "all()")
+	e.NamespaceSelector, err = namespaceSelector(p.NamespaceSelector)
 	return err
 }
 
@@ -200,6 +200,18 @@ func podSelector(s *metav1.LabelSelector) (string, error) {
 		return isPod, err
 	}
 	return isPod + " && " + rest, nil
+}
+
+// everything selects all namespaces, and nothing that has none.
+const everything = "all()"
+
+// namespaceSelector selects namespaces; an empty one means all of them.
+func namespaceSelector(s *metav1.LabelSelector) (string, error) {
+	text, err := labelSelector(s)
+	if err != nil {
+		return "", err
+	}
+	return cmp.Or(text, everything), nil
 }
 
 // labelSelector is a Kubernetes label selector in our language, empty if it selects everything.

@@ -96,7 +96,7 @@ func (v change) command(g *globals, about string) *cobra.Command {
 				return err
 			}
 			return g.withDatastore(cmd.Context(), func(ctx context.Context, c datastore.Client) error {
-				return v.run(ctx, c, objects, cmd.OutOrStdout())
+				return v.run(ctx, c, objects, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			})
 		},
 	}
@@ -106,7 +106,7 @@ func (v change) command(g *globals, about string) *cobra.Command {
 }
 
 // run does it to each object, in order, and stops at the first that fails: what comes later may build on it.
-func (v change) run(ctx context.Context, c datastore.Client, objects []api.Object, out io.Writer) error {
+func (v change) run(ctx context.Context, c datastore.Client, objects []api.Object, out, warnings io.Writer) error {
 	names := wording{verb: v.verb, past: v.past, keys: keysOf(objects)}
 	done := 0
 	for i, o := range objects {
@@ -119,6 +119,9 @@ func (v change) run(ctx context.Context, c datastore.Client, objects []api.Objec
 		}
 		if ok {
 			done++
+			if err := warnOfLimit(ctx, c, o, warnings); err != nil {
+				return err
+			}
 		}
 	}
 	names.succeeded(out, done)

@@ -117,6 +117,7 @@ func labelled(o api.Object, text string, overwrite, removeIt bool) (api.Object, 
 func (g *globals) edit(cmd *cobra.Command, kind api.Kind, name string, change func(api.Object) (api.Object, error), verb, past string) error {
 	return g.withDatastore(cmd.Context(), func(ctx context.Context, c datastore.Client) error {
 		key := g.key(kind, name)
+		var written api.Object
 		err := writable(key)
 		for range conflicts {
 			if err != nil && !errors.Is(err, datastore.ErrConflict) {
@@ -129,7 +130,7 @@ func (g *globals) edit(cmd *cobra.Command, kind api.Kind, name string, change fu
 			if o, err = change(o); err != nil {
 				break
 			}
-			if _, err = c.Update(ctx, o); err == nil {
+			if written, err = c.Update(ctx, o); err == nil {
 				break
 			}
 		}
@@ -137,6 +138,6 @@ func (g *globals) edit(cmd *cobra.Command, kind api.Kind, name string, change fu
 			return fmt.Errorf("failed to %s '%s' resource: [%w]", verb, kind.Name, err)
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "Successfully %s 1 '%s' resource\n", past, kind.Name)
-		return nil
+		return warnOfLimit(ctx, c, written, cmd.ErrOrStderr())
 	})
 }

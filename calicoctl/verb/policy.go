@@ -1,6 +1,7 @@
 package verb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,11 +33,13 @@ func policyShow(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show ENDPOINT", Short: "Show what applies to an endpoint, in order, with counters", Args: cobra.ExactArgs(1),
 		Long: "Show the rules that apply to an endpoint in the order of their evaluation, with the packets that each decided on.\n" +
-			"The endpoint is named as namespace/pod, by an address, by its id (orchestrator/namespace/workload/interface), or by\n" +
-			"its interface on the node. Its node is looked up in the datastore, unless --node names it.\n\n" +
+			"The endpoint is named as namespace/pod, by an address, by its id (orchestrator/namespace/workload/interface), by its\n" +
+			"interface on the node, or by the name of a host endpoint. Its node is looked up in the datastore, unless --node\n" +
+			"names it. Of a host endpoint each pass is shown that policies are in (untracked, preDNAT, forward, normal), in the\n" +
+			"order in which a packet meets them, and the failsafe ports that stay open in all but the forward pass.\n\n" +
 			"Packets are those that policy is asked about, the first of each connection, of all endpoints of the node that a\n" +
 			"rule applies to. Counters begin at 0 when the policy changes.",
-		Example: "  calicoctl policy show shop/web-0\n  calicoctl policy show 192.168.133.192 -o yaml",
+		Example: "  calicoctl policy show shop/web-0\n  calicoctl policy show worker-1-eth0\n  calicoctl policy show 192.168.133.192 -o yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			if t.node == "" {
@@ -80,7 +83,16 @@ func (g *globals) nodeOf(ctx context.Context, name string) (node string, err err
 				return nil
 			}
 		}
-		return fmt.Errorf("there is no endpoint %q; write namespace/pod, an address, or orchestrator/namespace/workload/interface; or name its node by --node", name)
+		if list, err = c.List(ctx, "HostEndpoint", datastore.ListOptions{}); err != nil {
+			return err
+		}
+		for _, o := range list.Items {
+			if h, ok := o.(*api.HostEndpoint); ok && (name == h.Name || name == "host/"+h.Name || slices.Contains(h.Spec.ExpectedIPs, name)) {
+				node = h.Spec.Node
+				return nil
+			}
+		}
+		return fmt.Errorf("there is no endpoint %q; write namespace/pod, an address, orchestrator/namespace/workload/interface, or the name of a host endpoint; or name its node by --node", name)
 	})
 	if err != nil && node == "" {
 		return "", err
@@ -111,11 +123,19 @@ type endpointReport struct {
 	Interface string       `json:"interface"`
 	Addresses []netip.Addr `json:"addresses"`
 	Closed    []string     `json:"closedBecause,omitempty"`
+	Failsafe  *failsafes   `json:"failsafePorts,omitempty"` // of a host endpoint
 	Ingress   []ruleReport `json:"ingress"`
 	Egress    []ruleReport `json:"egress"`
 }
 
+// failsafes are the ports that stay open.
+type failsafes struct {
+	Inbound  []string `json:"inbound,omitempty"`
+	Outbound []string `json:"outbound,omitempty"`
+}
+
 type ruleReport struct {
+	Pass    string `json:"pass,omitempty"` // of a host endpoint
 	Tier    string `json:"tier,omitempty"`
 	Policy  string `json:"policy,omitempty"`
 	Rule    *int   `json:"rule,omitempty"` // none: the end of the tier, or of all
@@ -128,8 +148,11 @@ type ruleReport struct {
 
 func endpointReportOf(e felixclient.Endpoint) endpointReport {
 	out := endpointReport{Endpoint: e.ID, Interface: e.Interface, Addresses: e.Addresses, Closed: e.Closed, Ingress: []ruleReport{}, Egress: []ruleReport{}}
+	if len(e.FailsafeIn)+len(e.FailsafeOut) > 0 {
+		out.Failsafe = &failsafes{e.FailsafeIn, e.FailsafeOut}
+	}
 	for _, r := range e.Rules {
-		one := ruleReport{Tier: r.Tier, Policy: r.Policy, Action: r.Action, Match: r.Match, Staged: r.Staged, Packets: r.Packets, Bytes: r.Bytes}
+		one := ruleReport{Pass: r.Pass, Tier: r.Tier, Policy: r.Policy, Action: r.Action, Match: r.Match, Staged: r.Staged, Packets: r.Packets, Bytes: r.Bytes}
 		if r.Rule >= 0 {
 			one.Rule = &r.Rule
 		}
@@ -148,22 +171,36 @@ func printEndpoints(w io.Writer, all []endpointReport) {
 		for _, a := range e.Addresses {
 			addrs = append(addrs, a.String())
 		}
-		fmt.Fprintf(w, "%s (%s, %s)\n", e.Endpoint, e.Interface, strings.Join(addrs, ", "))
+		fmt.Fprintf(w, "%s (%s)\n", e.Endpoint, strings.Join(append([]string{cmp.Or(e.Interface, "no interface")}, addrs...), ", "))
 		for _, why := range e.Closed {
 			fmt.Fprintf(w, "CLOSED: %s\n", why)
+		}
+		if f := e.Failsafe; f != nil {
+			fmt.Fprintf(w, "Always open in:  %s\nAlways open out: %s\n", dash(strings.Join(f.Inbound, ", ")), dash(strings.Join(f.Outbound, ", ")))
 		}
 		for _, way := range []struct {
 			title string
 			rules []ruleReport
 		}{{"Ingress", e.Ingress}, {"Egress", e.Egress}} {
 			fmt.Fprintf(w, "\n%s:\n", way.title)
-			rows := [][]string{{"TIER", "POLICY", "RULE", "ACTION", "MATCH", "PACKETS", "BYTES"}}
+			rows := [][]string{{"PASS", "TIER", "POLICY", "RULE", "ACTION", "MATCH", "PACKETS", "BYTES"}}
 			for _, r := range way.rules {
-				rows = append(rows, r.row())
+				rows = append(rows, append([]string{r.Pass}, r.row()...))
 			}
-			_ = table.Rows(w, rows)
+			_ = table.Rows(w, passes(rows, 0))
 		}
 	}
+}
+
+// passes leaves out the column of passes if nothing is in it.
+func passes(rows [][]string, column int) [][]string {
+	some := slices.ContainsFunc(rows[1:], func(r []string) bool { return r[column] != "" })
+	for i := range rows {
+		if rows[i][column] = dash(rows[i][column]); !some {
+			rows[i] = slices.Delete(rows[i], column, column+1)
+		}
+	}
+	return rows
 }
 
 func (r ruleReport) row() []string {
@@ -196,11 +233,13 @@ func policyEval() *cobra.Command {
 	var from, to, port, output string
 	cmd := &cobra.Command{
 		Use: "eval --from A --to B --port PROTOCOL/PORT", Short: "Say whether policy lets a connection pass, and which rule decides on each side", Args: cobra.NoArgs,
-		Long: "Say what policy does to a connection from A to B, and which rule decides at the one end and at the other. The answer\n" +
-			"comes from the control plane: it is what policies say, whether or not nodes have programmed them yet. A and B are\n" +
-			"namespace/pod, an endpoint's id (orchestrator/namespace/workload/interface), or any address. Policies of host\n" +
-			"endpoints are not looked at. Exit 0 if the connection passes, 1 if not.",
-		Example: "  calicoctl policy eval --from shop/web-0 --to shop/db-0 --port tcp/5432\n  calicoctl policy eval --from 203.0.113.7 --to shop/web-0 --port 443",
+		Long: "Say what policy does to a connection from A to B, and which rules decide, in the order in which its first packet meets\n" +
+			"them. The answer comes from the control plane: it is what policies say, whether or not nodes have programmed them\n" +
+			"yet. A and B are namespace/pod, an endpoint's id (orchestrator/namespace/workload/interface), the name of a host\n" +
+			"endpoint or of a node, or any address. Host endpoints of both nodes have their say: those of the interfaces by which\n" +
+			"the nodes tell that they are reached, or of the tunnel's. B is who is meant after the translation of a service's\n" +
+			"address, also in the preDNAT pass. Exit 0 if the connection passes, 1 if not.",
+		Example: "  calicoctl policy eval --from shop/web-0 --to shop/db-0 --port tcp/5432\n  calicoctl policy eval --from 203.0.113.7 --to shop/web-0 --port 443\n  calicoctl policy eval --from 203.0.113.7 --to worker-1 --port tcp/10250",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			packet, err := packetOf(from, to, port)
 			if err != nil {
@@ -285,6 +324,7 @@ type evalReport struct {
 type decisionReport struct {
 	Endpoint  string `json:"endpoint"`
 	Direction string `json:"direction"`
+	Pass      string `json:"pass,omitempty"` // of a host endpoint
 	Allowed   bool   `json:"allowed"`
 	By        string `json:"by"`
 	Rule      *int   `json:"rule,omitempty"` // none: no rule decided
@@ -293,7 +333,7 @@ type decisionReport struct {
 func decisionReports(all []typhaclient.Decision) []decisionReport {
 	out := make([]decisionReport, len(all))
 	for i, d := range all {
-		out[i] = decisionReport{Endpoint: d.Endpoint, Direction: "ingress", Allowed: d.Allowed, By: d.By}
+		out[i] = decisionReport{Endpoint: d.Endpoint, Direction: "ingress", Pass: d.Pass, Allowed: d.Allowed, By: d.By}
 		if d.Egress {
 			out[i].Direction = "egress"
 		}
@@ -308,16 +348,16 @@ func printEval(w io.Writer, r evalReport) {
 	verdict := map[bool]string{true: "allowed", false: "denied"}
 	fmt.Fprintf(w, "%s to %s, %s: %s\n\n", r.From, r.To, r.Port, verdict[r.Allowed])
 	if len(r.Decisions) == 0 {
-		fmt.Fprintln(w, "Neither end is a workload of this cluster: no policy of workloads is asked.")
+		fmt.Fprintln(w, "No policy is asked: neither end is a workload, and no host endpoint is in the way.")
 		return
 	}
-	rows := [][]string{{"ENDPOINT", "DIRECTION", "VERDICT", "BY", "RULE"}}
+	rows := [][]string{{"ENDPOINT", "DIRECTION", "PASS", "VERDICT", "BY", "RULE"}}
 	for _, d := range r.Decisions {
 		rule := "-"
 		if d.Rule != nil {
 			rule = strconv.Itoa(*d.Rule)
 		}
-		rows = append(rows, []string{d.Endpoint, d.Direction, verdict[d.Allowed], d.By, rule})
+		rows = append(rows, []string{d.Endpoint, d.Direction, d.Pass, verdict[d.Allowed], d.By, rule})
 	}
-	_ = table.Rows(w, rows)
+	_ = table.Rows(w, passes(rows, 2))
 }

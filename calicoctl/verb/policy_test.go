@@ -21,6 +21,16 @@ import (
 type accountant struct{ felix }
 
 func (accountant) Endpoints(_ context.Context, m *felixv1.EndpointsRequest) (*felixv1.EndpointsResponse, error) {
+	if m.GetEndpoint() == "edge" {
+		return &felixv1.EndpointsResponse{Endpoints: []*felixv1.Endpoint{{
+			Id: "host/edge", Interface: "eth0", Addresses: [][]byte{{10, 30, 0, 206}}, FailsafeIn: []string{"tcp/22", "udp/68"},
+			Policies: []*felixv1.PolicyCounter{
+				{Pass: "preDNAT", Tier: "default", Policy: "gnp/early", Action: "Deny", Match: "tcp to ports 9999", Packets: 2, Bytes: 120},
+				{Pass: "normal", Tier: "default", Rule: -1, Action: "Deny", Packets: 1, Bytes: 60},
+				{Pass: "normal", Rule: -1, Egress: true, Action: "Deny"},
+			},
+		}}}, nil
+	}
 	if m.GetEndpoint() != "shop/web" {
 		return &felixv1.EndpointsResponse{}, nil
 	}
@@ -82,6 +92,27 @@ TIER   POLICY   RULE   ACTION   MATCH        PACKETS   BYTES
 	code, out, _ = run("shop/web", "-o", "yaml")
 	require.Zero(t, code)
 	assert.Contains(t, out, "- action: Allow\n    bytes: 420\n    match: tcp to ports 80\n    packets: 7\n    policy: np/shop/web\n    rule: 1\n    tier: default\n")
+	code, out, errs = run("edge")
+	require.Zero(t, code, errs)
+	lines = nil
+	for line := range strings.Lines(out) {
+		lines = append(lines, strings.TrimRight(line, " \n"))
+	}
+	assert.Equal(t, `host/edge (eth0, 10.30.0.206)
+Always open in:  tcp/22, udp/68
+Always open out: -
+
+Ingress:
+PASS      TIER      POLICY          RULE   ACTION   MATCH               PACKETS   BYTES
+preDNAT   default   gnp/early       0      Deny     tcp to ports 9999   2         120
+normal    default   (end of tier)   -      Deny     -                   1         60
+
+
+Egress:
+PASS     TIER   POLICY   RULE   ACTION   MATCH   PACKETS   BYTES
+normal   -      (end)    -      Deny     -       0         0
+
+`, strings.Join(lines, "\n")+"\n")
 	code, _, errs = run("shop/db")
 	assert.Equal(t, 1, code)
 	assert.Equal(t, "endpoint \"shop/db\" is not on node one\n", errs)
@@ -115,4 +146,22 @@ func TestEvalNeedsAWayToTypha(t *testing.T) {
 	code := Run(t.Context(), "devel", []string{"policy", "eval", "--from", "a/b", "--to", "c/d", "--port", "80", "--typha", ""}, strings.NewReader(""), &out, &errs)
 	assert.Equal(t, 1, code)
 	assert.Contains(t, errs.String(), "where typha is, is not known")
+}
+
+func TestEvalShowsPasses(t *testing.T) {
+	var out strings.Builder
+	printEval(&out, evalReport{From: "a", To: "b", Port: "80", Decisions: decisionReports([]typhaclient.Decision{
+		{Endpoint: "host/edge", Pass: "preDNAT", By: "gnp/early", Rule: 0},
+		{Endpoint: "k8s/shop/web/eth0", Allowed: true, By: "np/shop/web", Rule: 1},
+	})})
+	var lines []string
+	for line := range strings.Lines(out.String()) {
+		lines = append(lines, strings.TrimRight(line, " \n"))
+	}
+	assert.Equal(t, []string{
+		"a to b, 80: denied", "",
+		"ENDPOINT            DIRECTION   PASS      VERDICT   BY            RULE",
+		"host/edge           ingress     preDNAT   denied    gnp/early     0",
+		"k8s/shop/web/eth0   ingress     -         allowed   np/shop/web   1",
+	}, lines[:5])
 }

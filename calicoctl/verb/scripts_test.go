@@ -22,6 +22,11 @@ func TestChange(t *testing.T) {
 	newCluster(t).initialised().script("testdata/change.txt")
 }
 
+func TestSetsBeyondTheirLimit(t *testing.T) {
+	t.Parallel()
+	newCluster(t).initialised().script("testdata/set-limit.txt")
+}
+
 func TestTrouble(t *testing.T) {
 	t.Parallel()
 	newCluster(t).initialised().script("testdata/trouble.txt")

@@ -85,3 +85,39 @@ func TestAccounts(t *testing.T) {
 	collect(rows, metrics)
 	require.Len(t, metrics, 2*4+2*3, "packets and bytes of each rule, and of each that denies")
 }
+
+// The passes of host endpoints, where they judge, and what is lent from the endpoint of all interfaces.
+func TestHostEndpointsAreExplained(t *testing.T) {
+	s := state.New("worker-1")
+	policy := func(id string) view.Policy { return view.Policy{ID: id, Ingress: []view.Rule{{Action: view.Allow}}} }
+	list := func(id string, policies ...string) view.PolicyList {
+		return view.PolicyList{ID: id, Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: policies}}}
+	}
+	address := netip.MustParsePrefix("10.30.0.206/24")
+	s.SetHost(state.Host{Interfaces: map[string]state.Interface{"eth0": {Addresses: []netip.Prefix{address}}, "eth1": {}}})
+	s.Apply(view.Batch{InSync: true, Updates: []view.Item{
+		policy("gnp/a"), policy("gnp/early"), policy("gnp/raw"), list("la", "gnp/a"), list("le", "gnp/early"), list("lr", "gnp/raw"), list("lf", "gnp/a"),
+		view.HostEndpoint{Name: "all", Interface: "*", Normal: "la", PreDNAT: "le", Untracked: "lr"},
+		view.HostEndpoint{Name: "edge", Interface: "eth0", Normal: "la", Forward: "lf", Untracked: "lr"},
+		view.HostEndpoint{Name: "late", ExpectedIPs: []netip.Addr{netip.MustParseAddr("10.9.9.9")}, Normal: "unknown"},
+	}})
+	got := hostEndpoints(s)
+	require.Len(t, got, 3)
+	shown := func(h server.Host) string {
+		out := h.Name + " at " + strings.Join(h.Interfaces, ",")
+		for p, a := range h.Passes {
+			out += " " + desired.HostPass(p).String() + "=" + a.List.ID
+			for _, id := range policiesIn(a.List) {
+				assert.Contains(t, a.Policies, id)
+			}
+		}
+		return out
+	}
+	assert.Equal(t, "all at * untracked= prednat=le forward= normal=la", shown(got[0]))
+	assert.Equal(t, "edge at eth0 untracked=lr prednat=le forward=lf normal=la", shown(got[1]))
+	assert.Equal(t, []netip.Addr{address.Addr()}, got[1].Addresses)
+	assert.Empty(t, got[1].Closed)
+	assert.Contains(t, got[1].FailsafeIn, desired.Failsafe{Protocol: 6, Port: 22})
+	assert.Equal(t, "late at  untracked= prednat=le forward= normal=", shown(got[2]))
+	assert.Equal(t, []string{"policy list unknown is not known"}, got[2].Closed)
+}

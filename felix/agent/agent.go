@@ -67,6 +67,9 @@ type Events struct {
 	Ready func(reasons []string)
 	// MTU is called when the MTU for new pods changed.
 	MTU func(mtu int)
+	// Trouble is called when what the kernel refuses has become another matter: with the reason and the message of the
+	// condition DataplaneProgrammed, or with nothing when all is programmed; nil: nobody asks.
+	Trouble func(reason, message string)
 	// Bearers is called with the interfaces of host endpoints that are found by their addresses, by the endpoint's name, when
 	// they changed; nil: nobody asks.
 	Bearers func(interfaces map[string][]string)
@@ -87,6 +90,7 @@ type Agent struct {
 	ready atomic.Pointer[[]string]
 
 	problems atomic.Pointer[[]render.Problem]
+	troubles troubles
 
 	// Owned by the loop:
 	state   *state.State
@@ -249,6 +253,9 @@ func (a *Agent) turn(ctx context.Context, touched state.Section) error {
 		a.kernel.RoutesWhole()
 	}
 	err := a.kernel.Apply(ctx)
+	if ctx.Err() == nil {
+		a.tellTrouble(a.troubles.note(err))
+	}
 	retried := a.failed
 	a.failed = err != nil
 	if touched&state.Routes != 0 || a.failed || retried {
@@ -314,6 +321,13 @@ func (a *Agent) tellProblems() {
 		if old == nil || !slices.Contains(*old, p) {
 			a.log.Warn("a pool cannot be served", "why", p.Message, "detail", a.state.Capabilities.Lacks[p.Capability])
 		}
+	}
+}
+
+// tellTrouble tells what the kernel refuses, if there is something to tell.
+func (a *Agent) tellTrouble(reason, message string, news bool) {
+	if news && a.events.Trouble != nil {
+		a.events.Trouble(reason, message)
 	}
 }
 

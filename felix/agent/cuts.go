@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -11,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/conntrack"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/judge"
@@ -233,16 +231,4 @@ func (c *cuts) run(ctx context.Context) error {
 		}
 		pause.Stop()
 	}
-}
-
-// committedOnly tells whether all that failed is single objects, so that everything else is in the kernel.
-func committedOnly(err error) bool {
-	if err == nil {
-		return true
-	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the parts are what is asked about
-		return !slices.ContainsFunc(joined.Unwrap(), func(e error) bool { return !committedOnly(e) })
-	}
-	var object *dataplane.ObjectError
-	return errors.As(err, &object)
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/api/view"
-	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/conntrack"
 	"github.com/muslin-net/muslin/felix/desired"
 )
@@ -286,11 +285,4 @@ func TestAddressesThatLeaveTakeTheirConnectionsAlong(t *testing.T) {
 	reads := c.readings()
 	require.NoError(t, cuts.forget(t.Context()))
 	require.Equal(t, reads, c.readings(), "once")
-}
-
-func TestCommittedOnly(t *testing.T) {
-	object := &dataplane.ObjectError{Object: dataplane.Object{Kind: dataplane.KindRule, Key: "x"}, Err: errors.New("no")}
-	assert.True(t, committedOnly(nil))
-	assert.True(t, committedOnly(errors.Join(object, errors.Join(object))))
-	assert.False(t, committedOnly(errors.Join(object, errors.New("no socket"))))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -32,9 +33,11 @@ type Drivers struct {
 	cuts    *cuts
 
 	// Owned by the agent's loop:
-	settings *desired.Settings                          // of the firewall, with the rule of cuts; nil until they are told
-	wanted   map[netip.Prefix]desired.Route             // the desired routes to what is on this node, one to each destination
-	retired  desired.Delta[netip.Prefix, desired.Encap] // to be removed when no route leads there any more
+	committed bool                                       // all of the firewall is in the kernel, but for what it refuses
+	refused   []dataplane.Object                         // these single objects
+	settings  *desired.Settings                          // of the firewall, with the rule of cuts; nil until they are told
+	wanted    map[netip.Prefix]desired.Route             // the desired routes to what is on this node, one to each destination
+	retired   desired.Delta[netip.Prefix, desired.Encap] // to be removed when no route leads there any more
 }
 
 // Encapsulator is the driver of the IP-in-IP device, by whichever means the kernel has.
@@ -110,16 +113,31 @@ func (d *Drivers) Update(c desired.Changes) {
 // Apply makes the kernel agree. A driver that fails does not keep the others from their work: what is not programmed is
 // closed. Packets are encapsulated for a destination as long as a route leads it there.
 func (d *Drivers) Apply(ctx context.Context) error {
-	err := errors.Join(d.Links.Apply(ctx), d.tunnels.Apply(ctx), d.ipip.Apply(ctx), d.applyRules(ctx), d.routes.Apply(ctx), d.Links.Grow(ctx))
+	var errs []error
+	for _, driver := range []struct {
+		name  string
+		apply func(context.Context) error
+	}{
+		{driverLink, d.Links.Apply},
+		{driverTunnel, d.tunnels.Apply},
+		{driverIPIP, d.ipip.Apply},
+		{driverRules, d.applyRules},
+		{driverConntrack, d.forget},
+		{driverRoute, d.routes.Apply},
+		{driverLink, d.Links.Grow},
+	} {
+		errs = append(errs, dataplane.Of(driver.name, driver.apply(ctx)))
+	}
+	err := errors.Join(errs...)
 	if d.retired.Empty() {
 		return err
 	}
 	d.ipip.Update(desired.Delta[string, desired.IPIP]{}, d.retired, desired.Delta[netip.Addr, struct{}]{})
 	d.retired = desired.Delta[netip.Prefix, desired.Encap]{}
-	return errors.Join(err, d.ipip.Apply(ctx))
+	return errors.Join(err, dataplane.Of(driverIPIP, d.ipip.Apply(ctx)))
 }
 
-// applyRules programs the firewall, and then ends the connections that it no longer lets in.
+// applyRules programs the firewall.
 func (d *Drivers) applyRules(ctx context.Context) error {
 	if d.settings != nil && d.settings.CutFlows != d.cuts.wants() {
 		settings := *d.settings
@@ -128,11 +146,20 @@ func (d *Drivers) applyRules(ctx context.Context) error {
 		d.rules.Update(desired.FirewallDelta{Settings: d.settings})
 	}
 	err := d.rules.Apply(ctx)
-	if d.settings == nil || !committedOnly(err) {
-		return err
+	d.refused = nil
+	if d.committed = d.settings != nil && committedOnly(err); d.committed {
+		d.refused = refusals(err)
+		d.cuts.applied(d.settings.CutFlows)
 	}
-	d.cuts.applied(d.settings.CutFlows)
-	return errors.Join(err, d.cuts.forget(ctx))
+	return err
+}
+
+// forget ends the connections of those who left, once the firewall lets none of them in.
+func (d *Drivers) forget(ctx context.Context) error {
+	if !d.committed {
+		return nil
+	}
+	return d.cuts.forget(ctx)
 }
 
 // Whole tells that all but routes is known.
@@ -157,7 +184,7 @@ func (d *Drivers) Resync() {
 // Holds tells what of an endpoint is not in the kernel as wanted.
 func (d *Drivers) Holds(e state.Endpoint) error {
 	var errs []error
-	if !d.rules.InSync() {
+	if !d.rules.InSync() && !d.refusedElsewhere(e.Interface) {
 		errs = append(errs, errors.New("rules are not all programmed"))
 	}
 	if e.Leaving {
@@ -180,6 +207,12 @@ func notProgrammed(a netip.Addr, why error) error {
 		return fmt.Errorf("route %s is not programmed", a)
 	}
 	return fmt.Errorf("route %s is not programmed: %w", a, why)
+}
+
+// refusedElsewhere tells whether all that is not in sync of the rules is what the kernel refuses and does not concern a
+// workload: then a pod can be wired beside it.
+func (d *Drivers) refusedElsewhere(iface string) bool {
+	return d.committed && len(d.refused) > 0 && !slices.ContainsFunc(d.refused, func(o dataplane.Object) bool { return mayConcern(o, iface) })
 }
 
 // Programmed tells whether the blackhole of a block, or the route to a workload's address, is in the kernel.

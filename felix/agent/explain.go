@@ -13,6 +13,7 @@ import (
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/felix/render"
 	"github.com/muslin-net/muslin/felix/server"
 	"github.com/muslin-net/muslin/felix/state"
 )
@@ -29,14 +30,62 @@ func (a *Agent) Applied(ctx context.Context, iface string) (server.Applied, erro
 		if !known {
 			return out
 		}
-		out.List = s.Lists[v.PolicyList]
-		for _, id := range policiesIn(out.List) {
-			if p, known := s.Policies[id]; known {
-				out.Policies[id] = p
-			}
-		}
+		list := applied(s, v.PolicyList)
+		out.List, out.Policies = list.List, list.Policies
 		return out
 	})
+}
+
+// applied is a policy list with the policies that it names.
+func applied(s *state.State, id string) server.Applied {
+	out := server.Applied{List: s.Lists[id], Policies: map[string]view.Policy{}}
+	for _, id := range policiesIn(out.List) {
+		if p, known := s.Policies[id]; known {
+			out.Policies[id] = p
+		}
+	}
+	return out
+}
+
+// Hosts are the host endpoints of the node by name, with what applies to them.
+func (a *Agent) Hosts(ctx context.Context) ([]server.Host, error) { return look(ctx, a, hostEndpoints) }
+
+func hostEndpoints(s *state.State) (out []server.Host) {
+	names := slices.Sorted(maps.Keys(s.HostEPs))
+	all := "" // the policies of the preDNAT pass of the endpoint of all interfaces
+	for _, name := range names {
+		if e := s.HostEPs[name]; e.Interface == desired.AnyInterface {
+			all = e.PreDNAT
+			break
+		}
+	}
+	judging := render.Judging(s)
+	in, outward := render.Failsafes(s)
+	for _, name := range names {
+		e := s.HostEPs[name]
+		h := server.Host{Name: name, Interfaces: judging[name], Addresses: e.ExpectedIPs, Closed: e.Incomplete, FailsafeIn: in, FailsafeOut: outward}
+		for _, iface := range h.Interfaces {
+			for _, p := range s.Host.Interfaces[iface].Addresses {
+				if !slices.Contains(h.Addresses, p.Addr()) {
+					h.Addresses = append(slices.Clip(h.Addresses), p.Addr())
+				}
+			}
+		}
+		if len(h.Closed) == 0 {
+			h.Closed = s.ListLacks(e.Normal)
+		}
+		early := e.PreDNAT
+		if !desired.Judges(s.Lists[early], desired.PreDNAT, desired.Ingress) {
+			early = all // its own counts in this pass only if it has policies of it
+		}
+		for pass, list := range map[desired.HostPass]string{desired.PreDNAT: early, desired.Forward: e.Forward, desired.Normal: e.Normal, desired.Untracked: e.Untracked} {
+			if list != "" && (pass != desired.Untracked || e.Interface != desired.AnyInterface) {
+				h.Passes[pass] = applied(s, list)
+			}
+		}
+		out = append(out, h)
+	}
+	return out
 }
 
 func policiesIn(l view.PolicyList) []string {

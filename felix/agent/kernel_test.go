@@ -85,9 +85,9 @@ func (k *kernel) Apply(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return errors.Join(
-		converge("link", k.wantLinks, k.links, k.fail, func(a, b desired.WorkloadLink) bool { return a == b }),
-		converge("rule", k.wantRules, k.rules, k.fail, desired.Workload.Equal),
-		converge("route", k.wantRoutes, k.routes, k.fail, desired.Route.Equal))
+		dataplane.Of("link", converge("link", k.wantLinks, k.links, k.fail, func(a, b desired.WorkloadLink) bool { return a == b })),
+		dataplane.Of("rules", converge("rule", k.wantRules, k.rules, k.fail, desired.Workload.Equal)),
+		dataplane.Of("route", converge("route", k.wantRoutes, k.routes, k.fail, desired.Route.Equal)))
 }
 
 func converge[K comparable, V any](kind string, want, have map[K]V, fail func(string) error, equal func(a, b V) bool) error {
@@ -196,10 +196,11 @@ type rig struct {
 	bird   *announcer
 	stop   context.CancelFunc
 
-	mu    sync.Mutex
-	local [][]state.Endpoint
-	ready [][]string
-	mtus  []int
+	mu       sync.Mutex
+	local    [][]state.Endpoint
+	ready    [][]string
+	mtus     []int
+	troubles []string // reason: message
 }
 
 func start(t *testing.T, local ...state.Endpoint) *rig {
@@ -208,6 +209,7 @@ func start(t *testing.T, local ...state.Endpoint) *rig {
 		LocalChanged: func(all []state.Endpoint) { r.note(func() { r.local = append(r.local, all) }) },
 		Ready:        func(reasons []string) { r.note(func() { r.ready = append(r.ready, reasons) }) },
 		MTU:          func(mtu int) { r.note(func() { r.mtus = append(r.mtus, mtu) }) },
+		Trouble:      func(reason, message string) { r.note(func() { r.troubles = append(r.troubles, reason+": "+message) }) },
 	}, slog.New(slog.DiscardHandler))
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop

@@ -56,6 +56,36 @@ func (e *ObjectError) Error() string { return fmt.Sprintf("%s: %v", e.Object, e.
 // Unwrap is the reason.
 func (e *ObjectError) Unwrap() error { return e.Err }
 
+// DriverError is all that failed in one Apply of a driver.
+type DriverError struct {
+	Driver string // its package
+	Err    error
+}
+
+// Error names the driver and the reason.
+func (e *DriverError) Error() string { return e.Driver + ": " + e.Err.Error() }
+
+// Unwrap is the reason.
+func (e *DriverError) Unwrap() error { return e.Err }
+
+// Of says whose failure it is; nil is none.
+func Of(driver string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &DriverError{driver, err}
+}
+
+// SetLimitError is that a set has more members than a set may have. It is not programmed.
+type SetLimitError struct {
+	Members, Limit int
+}
+
+// Error says how many there are and may be, and what to change.
+func (e *SetLimitError) Error() string {
+	return fmt.Sprintf("%d members, and no set may have more than %d (maxIpsetSize); rules that name it drop", e.Members, e.Limit)
+}
+
 // Failures collects the failures of one Apply by object. The zero value is ready to use.
 type Failures struct {
 	byObject map[Object]error

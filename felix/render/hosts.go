@@ -126,15 +126,31 @@ func waysOf(s *state.State, list string, pass desired.HostPass) (w desired.Ways)
 	return w
 }
 
+// Judging are the interfaces at which host endpoints judge, sorted, by the endpoint's name.
+func Judging(s *state.State) map[string][]string {
+	out := map[string][]string{}
+	for iface, h := range hosts(s, s.ListLacks) {
+		out[h.Endpoint] = append(out[h.Endpoint], iface)
+	}
+	for _, interfaces := range out {
+		slices.Sort(interfaces)
+	}
+	return out
+}
+
+// Failsafes are the ports that host endpoints never lose.
+func Failsafes(s *state.State) (in, out []desired.Failsafe) {
+	c := s.Config.Spec
+	return failsafePorts(value(c.FailsafeInboundHostPorts, api.DefaultFailsafeInbound())),
+		failsafePorts(value(c.FailsafeOutboundHostPorts, api.DefaultFailsafeOutbound()))
+}
+
 // failsafes are the chains of the failsafe ports.
 func failsafes(s *state.State, needed bool) []desired.Chain {
 	if !needed {
 		return nil
 	}
-	c := s.Config.Spec
-	return desired.FailsafeChains(
-		failsafePorts(value(c.FailsafeInboundHostPorts, api.DefaultFailsafeInbound())),
-		failsafePorts(value(c.FailsafeOutboundHostPorts, api.DefaultFailsafeOutbound())))
+	return desired.FailsafeChains(Failsafes(s))
 }
 
 func failsafePorts(ports []api.ProtoPort) (out []desired.Failsafe) {

@@ -51,58 +51,71 @@ func (s *Server) counts(ctx context.Context) (counts, error) {
 		return nil, err
 	}
 	out := make(counts, len(all))
-	for _, c := range all {
-		out[[2]string{c.Chain, c.Comment}] = c
+	for _, c := range all { // a chain may be in several layers; a packet meets it in one of them
+		key := [2]string{c.Chain, c.Comment}
+		sum := out[key]
+		sum.Packets += c.Packets
+		sum.Bytes += c.Bytes
+		out[key] = sum
 	}
 	return out, nil
 }
 
-// policyCounters lists what applies, in the order of evaluation: ingress, then egress; tiers, profiles, the end.
+// policyCounters lists what applies to a workload, in the order of evaluation: ingress, then egress; tiers, profiles, the end.
 func policyCounters(a Applied, counted counts) (out []*felixv1.PolicyCounter) {
 	for _, d := range []desired.Direction{desired.Ingress, desired.Egress} {
-		add := func(c *felixv1.PolicyCounter, chain, comment string) {
-			n := counted[[2]string{chain, comment}]
-			c.Egress, c.Packets, c.Bytes = d == desired.Egress, n.Packets, n.Bytes
-			out = append(out, c)
-		}
-		policy := func(tier, id string) {
-			p, known := a.Policies[id]
-			rules := p.Ingress
-			if d == desired.Egress {
-				rules = p.Egress
-			}
-			staged := desired.Staged(id)
-			if len(rules) == 0 {
-				c := &felixv1.PolicyCounter{Tier: tier, Policy: id, Rule: -1, Staged: staged}
-				if !known {
-					c.Match = "not known on this node"
-				}
-				add(c, "", "")
-			}
-			for i := range rules {
-				add(&felixv1.PolicyCounter{
-					Tier: tier, Policy: id, Rule: int32(i), Action: actionName(rules[i].Action), Match: criteria(&rules[i]), Staged: staged,
-				}, desired.PolicyChain(id, d), fmt.Sprintf("%s %s %d", id, d, i))
-			}
-		}
-		list := desired.ListChain(a.List.ID, d)
-		for _, t := range a.List.Tiers {
-			ids := t.Ingress
-			if d == desired.Egress {
-				ids = t.Egress
-			}
-			for _, id := range ids {
-				policy(t.Name, id)
-			}
-			if slices.ContainsFunc(ids, func(id string) bool { return !desired.Staged(id) }) {
-				add(&felixv1.PolicyCounter{Tier: t.Name, Rule: -1, Action: actionName(t.DefaultAction)}, list, "end of tier "+t.Name)
-			}
-		}
-		for _, id := range a.List.Profiles {
-			policy("", id)
-		}
-		add(&felixv1.PolicyCounter{Rule: -1, Action: actionName(view.Deny)}, list, "no profile decided")
+		out = append(out, listCounters(a, desired.Normal, d, desired.ListChain(a.List.ID, d), counted)...)
 	}
+	return out
+}
+
+// listCounters lists a policy list in a pass and direction; workloads have the normal pass. chain is what evaluates it.
+func listCounters(a Applied, pass desired.HostPass, d desired.Direction, chain string, counted counts) (out []*felixv1.PolicyCounter) {
+	add := func(c *felixv1.PolicyCounter, chain, comment string) {
+		n := counted[[2]string{chain, comment}]
+		c.Egress, c.Packets, c.Bytes = d == desired.Egress, n.Packets, n.Bytes
+		out = append(out, c)
+	}
+	policy := func(tier, id string) {
+		p, known := a.Policies[id]
+		rules := p.Ingress
+		if d == desired.Egress {
+			rules = p.Egress
+		}
+		staged := desired.Staged(id)
+		if len(rules) == 0 {
+			c := &felixv1.PolicyCounter{Tier: tier, Policy: id, Rule: -1, Staged: staged}
+			if !known {
+				c.Match = "not known on this node"
+			}
+			add(c, "", "")
+		}
+		for i := range rules {
+			add(&felixv1.PolicyCounter{
+				Tier: tier, Policy: id, Rule: int32(i), Action: actionName(rules[i].Action), Match: criteria(&rules[i]), Staged: staged,
+			}, desired.PolicyChain(id, d), fmt.Sprintf("%s %s %d", id, d, i))
+		}
+	}
+	ends := pass == desired.Normal || pass == desired.Forward // the early passes leave to the later ones what they do not decide
+	for _, t := range a.List.Tiers {
+		ids := t.Ingress
+		if d == desired.Egress {
+			ids = t.Egress
+		}
+		for _, id := range ids {
+			policy(t.Name, id)
+		}
+		if ends && slices.ContainsFunc(ids, func(id string) bool { return !desired.Staged(id) }) {
+			add(&felixv1.PolicyCounter{Tier: t.Name, Rule: -1, Action: actionName(t.DefaultAction)}, chain, "end of tier "+t.Name)
+		}
+	}
+	if pass != desired.Normal {
+		return out
+	}
+	for _, id := range a.List.Profiles {
+		policy("", id)
+	}
+	add(&felixv1.PolicyCounter{Rule: -1, Action: actionName(view.Deny)}, chain, "no profile decided")
 	return out
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/dataplane"
+	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/server"
 	"github.com/muslin-net/muslin/felix/state"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
@@ -80,6 +81,59 @@ func TestEndpointsShowWhatAppliesInOrder(t *testing.T) {
 	s.Counters = counted{fail: errors.New("no kernel")}
 	_, err = s.Endpoints(t.Context(), &felixv1.EndpointsRequest{})
 	require.ErrorContains(t, err, "no kernel")
+}
+
+func TestHostEndpointsShowEachPass(t *testing.T) {
+	w := newWorld()
+	list := func(id string, policies ...string) server.Applied {
+		a := server.Applied{List: view.PolicyList{ID: id, Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: policies}}}, Policies: map[string]view.Policy{}}
+		for _, p := range policies {
+			a.Policies[p] = view.Policy{ID: p, Ingress: []view.Rule{{Action: view.Allow, Protocol: 6}}}
+		}
+		return a
+	}
+	edge := server.Host{
+		Name: "edge", Interfaces: []string{"eth0", "eth1"}, Addresses: []netip.Addr{netip.MustParseAddr("10.30.0.206")},
+		FailsafeIn: []desired.Failsafe{{Protocol: 6, Port: 22}, {Protocol: 17, Port: 68, Nets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}},
+	}
+	edge.Passes[desired.Untracked], edge.Passes[desired.PreDNAT] = list("lr", "gnp/raw"), list("le", "gnp/early")
+	edge.Passes[desired.Forward], edge.Passes[desired.Normal] = list("lf", "gnp/a"), list("la", "gnp/a")
+	w.hosts = []server.Host{edge, {Name: "other", Interfaces: []string{"eth2"}}}
+	s := w.server()
+	s.Counters = counted{all: []dataplane.Counter{
+		{Chain: "cali-pi-gnp/raw", Comment: "gnp/raw ingress 0", Packets: 7, Bytes: 70},
+		{Chain: "cali-hep-forward-in-lf", Comment: "end of tier default", Packets: 2, Bytes: 20},
+		{Chain: "cali-hep-normal-in-la", Comment: "end of tier default", Packets: 3, Bytes: 30},
+		{Chain: "cali-hep-normal-out-la", Comment: "no profile decided", Packets: 4, Bytes: 40}, // in OUTPUT
+		{Chain: "cali-hep-normal-out-la", Comment: "no profile decided", Packets: 1, Bytes: 10}, // and in POSTROUTING
+	}}
+	for _, name := range []string{"edge", "host/edge", "10.30.0.206"} {
+		resp, err := s.Endpoints(t.Context(), &felixv1.EndpointsRequest{Endpoint: name})
+		require.NoError(t, err)
+		require.Len(t, resp.GetEndpoints(), 1, name)
+		e := resp.GetEndpoints()[0]
+		assert.Equal(t, "host/edge eth0,eth1", e.GetId()+" "+e.GetInterface())
+		assert.Equal(t, []string{"tcp/22", "udp/68 with 10.0.0.0/8"}, e.GetFailsafeIn())
+		assert.False(t, e.GetClosed())
+		var rows []string
+		for _, p := range e.GetPolicies() {
+			rows = append(rows, p.String())
+		}
+		var want []string
+		for _, p := range []*felixv1.PolicyCounter{
+			{Pass: "untracked", Tier: "default", Policy: "gnp/raw", Action: "Allow", Match: "tcp", Packets: 7, Bytes: 70},
+			{Pass: "preDNAT", Tier: "default", Policy: "gnp/early", Action: "Allow", Match: "tcp"},
+			{Pass: "forward", Tier: "default", Policy: "gnp/a", Action: "Allow", Match: "tcp"},
+			{Pass: "forward", Tier: "default", Rule: -1, Action: "Deny", Packets: 2, Bytes: 20},
+			{Pass: "normal", Tier: "default", Policy: "gnp/a", Action: "Allow", Match: "tcp"},
+			{Pass: "normal", Tier: "default", Rule: -1, Action: "Deny", Packets: 3, Bytes: 30},
+			{Pass: "normal", Rule: -1, Action: "Deny"},
+			{Pass: "normal", Egress: true, Rule: -1, Action: "Deny", Packets: 5, Bytes: 50},
+		} {
+			want = append(want, p.String())
+		}
+		assert.Equal(t, want, rows)
+	}
 }
 
 func TestExplain(t *testing.T) {

@@ -44,6 +44,8 @@ type Agent interface {
 	Dump(ctx context.Context) ([]Difference, error)
 	// Applied tells what applies to the endpoint of an interface.
 	Applied(ctx context.Context, iface string) (Applied, error)
+	// Hosts are the host endpoints of the node, by name.
+	Hosts(ctx context.Context) ([]Host, error)
 	// Explain traces an object of the kernel, as Dump names it, to what caused it.
 	Explain(ctx context.Context, section, key string) ([]Reason, error)
 	// Ready tells whether pods can be wired, and if not why.

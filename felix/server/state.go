@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"slices"
+	"strings"
 
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 )
@@ -55,11 +56,17 @@ func (s *Server) Endpoints(ctx context.Context, req *felixv1.EndpointsRequest) (
 		out.Closed, out.ClosedBecause, out.Policies = len(applied.Closed) > 0, applied.Closed, policyCounters(applied, counted)
 		resp.Endpoints = append(resp.Endpoints, out)
 	}
-	slices.SortFunc(resp.GetEndpoints(), func(a, b *felixv1.Endpoint) int {
-		if a.GetInterface() < b.GetInterface() {
-			return -1
+	hosts, err := s.Agent.Hosts(ctx)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	for i := range hosts {
+		if hosts[i].is(req.GetEndpoint()) {
+			resp.Endpoints = append(resp.Endpoints, hosts[i].endpoint(counted))
 		}
-		return 1
+	}
+	slices.SortStableFunc(resp.GetEndpoints(), func(a, b *felixv1.Endpoint) int {
+		return strings.Compare(a.GetInterface(), b.GetInterface())
 	})
 	return resp, nil
 }

@@ -40,6 +40,7 @@ type world struct {
 	unserved netip.Prefix // pods of these addresses would have no network
 
 	applied  map[string]server.Applied
+	hosts    []server.Host
 	local    map[string]state.Endpoint
 	links    map[string]bool
 	records  map[string]state.Endpoint
@@ -144,6 +145,8 @@ func (a *agentOf) Dump(context.Context) ([]server.Difference, error) {
 		{Section: "link", Key: "cali1", Desired: "up", Actual: "down"},
 	}, nil
 }
+
+func (a *agentOf) Hosts(context.Context) ([]server.Host, error) { return a.hosts, nil }
 
 func (a *agentOf) Applied(_ context.Context, iface string) (server.Applied, error) {
 	a.mu.Lock()

@@ -22,10 +22,14 @@ type statuses struct {
 	got []string
 }
 
-func (s *statuses) ReportStatus(_ context.Context, _ []client.Condition, capabilities map[string]string) error {
+func (s *statuses) ReportStatus(_ context.Context, conditions []client.Condition, capabilities map[string]string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.got = append(s.got, fmt.Sprint(capabilities))
+	said := fmt.Sprint(capabilities)
+	for _, c := range conditions {
+		said += fmt.Sprintf(" %s=%t %s %s", c.Type, c.Status, c.Reason, c.Message)
+	}
+	s.got = append(s.got, said)
 	return s.err
 }
 
@@ -47,6 +51,10 @@ func TestTheNodesStatusIsToldAndRepeated(t *testing.T) {
 		synctest.Wait()
 		_, n := y.last()
 		require.Zero(t, n, "without capabilities it would seem that the kernel has none")
+		r.SetTrouble("", "")
+		synctest.Wait()
+		_, n = y.last()
+		require.Zero(t, n)
 		r.SetCapabilities(map[string]string{"ipip": "tc BPF"})
 		time.Sleep(time.Second)
 		synctest.Wait()
@@ -68,5 +76,14 @@ func TestTheNodesStatusIsToldAndRepeated(t *testing.T) {
 		synctest.Wait()
 		_, later := y.last()
 		require.Greater(t, later, after, "a typha that lost it learns it again")
+		const kernel = "map[ipip:kernel module vxlan:yes]"
+		r.SetTrouble("ProgrammingFails", "rules: no")
+		synctest.Wait()
+		last, _ = y.last()
+		require.Equal(t, kernel+" DataplaneProgrammed=false ProgrammingFails rules: no", last)
+		r.SetTrouble("", "")
+		synctest.Wait()
+		last, _ = y.last()
+		require.Equal(t, kernel, last)
 	})
 }

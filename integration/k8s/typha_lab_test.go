@@ -36,6 +36,7 @@ type rig struct {
 	server *Server
 	data   datastore.Client
 	store  *views.Store
+	intake *intake.Intake
 }
 
 // control starts a control plane in which typha may do what docs/bgp.md says it must, and nothing else.
@@ -66,10 +67,12 @@ func startOn(t *testing.T, server *Server, objects ...api.Object) *rig {
 	require.NoError(t, err)
 	secrets, err := kube.NewSecrets(server.Config(Typha), "kube-system", log)
 	require.NoError(t, err)
-	in := intake.New(client, cache.New(), intake.Options{Logger: log, Services: services, Secrets: secrets})
+	policies, err := kube.NewPolicies(server.Config(Typha), log)
+	require.NoError(t, err)
+	r.intake = intake.New(client, cache.New(), intake.Options{Logger: log, Services: services, Policies: policies, Secrets: secrets})
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var group errgroup.Group
-	group.Go(func() error { return intake.NewLoop(in, compute.New(), r.store).Run(run) })
+	group.Go(func() error { return intake.NewLoop(r.intake, compute.New(), r.store).Run(run) })
 	t.Cleanup(func() {
 		stop()
 		require.ErrorIs(t, group.Wait(), context.Canceled)

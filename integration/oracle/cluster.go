@@ -63,6 +63,21 @@ func New(w World) (*Cluster, error) {
 	for i := range w.Kubernetes {
 		policies = append(policies, c.kubernetes(&w.Kubernetes[i]))
 	}
+	var wide []clusterWide
+	for i := range w.Cluster {
+		wide = append(wide, fromCluster(&w.Cluster[i]))
+	}
+	for i := range w.Admin {
+		wide = append(wide, fromAdmin(&w.Admin[i]))
+	}
+	for i := range w.Baseline {
+		wide = append(wide, fromBaseline(&w.Baseline[i]))
+	}
+	for _, k := range wide {
+		if p := c.clusterWide(k); p != nil {
+			policies = append(policies, p)
+		}
+	}
 	c.tiers = inTiers(policies, w.Objects)
 	return c, nil
 }

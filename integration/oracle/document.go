@@ -32,6 +32,15 @@ func (w World) YAML() string {
 	for _, k := range w.Kubernetes {
 		doc(k)
 	}
+	for _, k := range w.Cluster {
+		doc(k)
+	}
+	for _, k := range w.Admin {
+		doc(k)
+	}
+	for _, k := range w.Baseline {
+		doc(k)
+	}
 	if len(w.Services) > 0 {
 		doc(map[string][]Service{"services": w.Services})
 	}

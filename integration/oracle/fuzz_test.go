@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
+	"sigs.k8s.io/yaml"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/integration/oracle"
@@ -27,18 +30,23 @@ func FuzzPolicies(f *testing.F) {
 		data, err := os.ReadFile(file)
 		require.NoError(f, err)
 		for doc := range strings.SplitSeq(string(data), "\n---\n") {
-			if strings.Contains(doc, "projectcalico.org/v3") {
+			if strings.Contains(doc, "projectcalico.org/v3") || strings.Contains(doc, v1alpha2.GroupName) {
 				f.Add(doc)
 			}
 		}
 	}
 	f.Fuzz(func(t *testing.T, doc string) {
+		g := generate.New(12)
+		w := g.World()
+		if k, ok := clusterPolicy(doc); ok {
+			w.Cluster = append(slices.Clone(w.Cluster), k)
+			agree(t, g, w, packetsOfAGuess)
+			return
+		}
 		objects, err := api.Decode([]byte(doc))
 		if err != nil || len(objects) > 4 {
 			return
 		}
-		g := generate.New(12)
-		w := g.World()
 		w.Objects = slices.Clone(w.Objects)
 		for _, o := range objects {
 			switch o.(type) {
@@ -60,6 +68,12 @@ func FuzzPolicies(f *testing.F) {
 		}
 		agree(t, g, w, packetsOfAGuess)
 	})
+}
+
+// clusterPolicy reads a ClusterNetworkPolicy. Its name is what Kubernetes takes for one.
+func clusterPolicy(doc string) (k v1alpha2.ClusterNetworkPolicy, ok bool) {
+	err := yaml.UnmarshalStrict([]byte(doc), &k)
+	return k, err == nil && k.APIVersion == v1alpha2.GroupVersion.String() && k.Kind == "ClusterNetworkPolicy" && validation.IsDNS1123Subdomain(k.Name) == nil
 }
 
 // FuzzRules has the worlds themselves made by the bytes.

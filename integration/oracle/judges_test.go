@@ -1,8 +1,10 @@
 package oracle_test
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,7 +21,7 @@ import (
 )
 
 // TestJudgesSayWhatPolicyMeans has those who judge packets without a kernel agree with the oracle: felix's judge, by whose word
-// connections are cut, and typha's verdict, which answers calicoctl policy eval. Neither knows host endpoints.
+// connections are cut, and typha's verdict, which answers calicoctl policy eval. The judge does not know host endpoints.
 func TestJudgesSayWhatPolicyMeans(t *testing.T) {
 	forbidden, done := 0, 0
 	for seed := uint64(20_000); done < thorough.Rounds(5_000, 60_000); seed++ {
@@ -67,6 +69,62 @@ func TestJudgesSayWhatPolicyMeans(t *testing.T) {
 	require.Less(t, forbidden, done*9/10)
 }
 
+// TestVerdictsOfHostEndpoints has typha's verdict on a packet's whole way through a node agree with the oracle, in worlds where
+// host endpoints of the node take part.
+func TestVerdictsOfHostEndpoints(t *testing.T) {
+	const often = 5
+	wanted := []string{
+		"untracked egress=false a rule", "untracked egress=true a rule", "preDNAT egress=false a rule", "forward egress=false a rule", "forward egress=true a rule",
+		"normal egress=false a rule", "normal egress=true a rule", "normal egress=false failsafe", "normal egress=true failsafe",
+	}
+	said := map[string]int{}
+	done, enough := 0, thorough.Rounds(10_000, 60_000)
+	rare := func() bool { return slices.ContainsFunc(wanted, func(what string) bool { return said[what] < often }) }
+	for seed := uint64(40_000); done < enough || rare(); seed++ {
+		require.Less(t, seed, uint64(80_000+enough), "something is never said: %v", said)
+		g := generate.New(seed)
+		if !slices.ContainsFunc(g.World().Objects, func(o api.Object) bool {
+			e, is := o.(*api.HostEndpoint)
+			return is && e.Spec.Node == generate.Node
+		}) {
+			continue
+		}
+		c, err := oracle.New(g.World())
+		require.NoError(t, err)
+		settings := g.Settings()
+		typha := newControlPlane(node.Items(g.World(), generate.Node))
+		here := typha.node(settings)
+		packets := 2 * packetsOfAWorld
+		switch {
+		case typha.own != nil && typha.own.Untracked != "":
+			packets = 20 * packetsOfAWorld // few packets are met by its rules
+		case done >= enough:
+			continue
+		}
+		for range packets {
+			w, p := g.Packet()
+			if p.Protocol == oracle.ICMPv6 && w.ToHost && w.From != (api.Key{}) && p.Type >= 130 && p.Type <= 136 {
+				continue // a workload finds its neighbour, whatever policy says
+			}
+			steps := verdict.Cross(typha, here, typha.way(w, p), packetOf(p))
+			passes := !slices.ContainsFunc(steps, func(s verdict.Step) bool { return !s.Allowed })
+			want := c.Passes(w, p, settings)
+			require.Equal(t, want.Allowed, passes, "seed %d, way %+v, packet %+v, settings %+v\noracle:  %+v\nverdict: %+v", seed, w, p, settings, want, steps)
+			done++
+			for _, s := range steps {
+				if strings.HasPrefix(s.Endpoint, verdict.HostPrefix) {
+					by, _, _ := strings.Cut(s.By, " port")
+					if s.Rule != verdict.EndOfAll {
+						by = "a rule"
+					}
+					said[fmt.Sprintf("%s egress=%t %s", s.Pass, s.Egress, by)]++
+				}
+			}
+		}
+	}
+	t.Logf("%d packets judged; what decided: %v", done, said)
+}
+
 func packetOf(p oracle.Packet) packet.Packet {
 	out := packet.Packet{
 		Source: p.Source, Destination: p.Destination, Protocol: view.Protocol(p.Protocol), SourcePort: p.SourcePort, DestinationPort: p.DestinationPort,
@@ -83,6 +141,36 @@ type controlPlane struct {
 	policies  map[string]view.Policy
 	sets      map[string]*packet.Members
 	endpoints map[netip.Addr]view.WorkloadEndpoint
+	own, any  *view.HostEndpoint
+}
+
+// node is what takes part on the node beside workloads.
+func (c *controlPlane) node(s oracle.Settings) verdict.Node {
+	n := verdict.Node{
+		Own: c.own, Any: c.any, WorkloadsToHost: s.EndpointToHost != "Drop", VXLANPort: s.VXLANPort, AllowVXLAN: s.AllowVXLAN, AllowIPIP: s.AllowIPIP,
+	}
+	for ports, text := range map[*[]verdict.Failsafe]string{
+		&n.FailsafeIn: "6:22 17:68 6:179 6:2379 6:2380 6:5473 6:6443 6:6666 6:6667", &n.FailsafeOut: "17:53 17:67 6:179 6:2379 6:2380 6:5473 6:6443 6:6666 6:6667",
+	} {
+		for port := range strings.FieldsSeq(text) {
+			var f verdict.Failsafe
+			_, _ = fmt.Sscanf(port, "%d:%d", &f.Protocol, &f.Port)
+			*ports = append(*ports, f)
+		}
+	}
+	return n
+}
+
+// way is that of a packet through the node.
+func (c *controlPlane) way(w oracle.Way, p oracle.Packet) verdict.Way {
+	out := verdict.Way{FromHost: w.FromHost, ToHost: w.ToHost}
+	if w.From != (api.Key{}) {
+		out.From = new(c.endpoints[p.Source])
+	}
+	if w.To != (api.Key{}) {
+		out.To = new(c.endpoints[p.Destination])
+	}
+	return out
 }
 
 func newControlPlane(items []view.Item) *controlPlane {
@@ -98,6 +186,13 @@ func newControlPlane(items []view.Item) *controlPlane {
 			c.policies[i.ID] = i
 		case view.IPSet:
 			c.sets[i.ID] = packet.NewMembers(slices.Clone(i.Members))
+		case view.HostEndpoint: // in the order of names
+			switch {
+			case i.Interface == "*" && c.any == nil:
+				c.any = &i
+			case i.Interface == oracle.Uplink && c.own == nil:
+				c.own = &i
+			}
 		case view.WorkloadEndpoint:
 			for _, a := range i.Addresses {
 				c.endpoints[a] = i

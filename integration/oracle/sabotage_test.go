@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/integration/oracle"
@@ -95,6 +96,29 @@ func TestWorldsTellOneFieldFromAnother(t *testing.T) {
 				}
 			}
 		}),
+		"Kubernetes' admin policies":    func(w *oracle.World) { w.Admin = nil },
+		"Kubernetes' baseline policies": func(w *oracle.World) { w.Baseline = nil },
+		"Kubernetes' cluster policies":  func(w *oracle.World) { w.Cluster = nil },
+		"priority":                      cluster(func(s *v1alpha2.ClusterNetworkPolicySpec) { s.Priority = 0 }),
+		"Admin for Baseline":            cluster(func(s *v1alpha2.ClusterNetworkPolicySpec) { s.Tier = v1alpha2.AdminTier }),
+		"protocols of Kubernetes":       clusterRule(func(r *v1alpha2.ClusterNetworkPolicyEgressRule) { r.Protocols = nil }),
+		"Accept for Kubernetes' Pass": clusterRule(func(r *v1alpha2.ClusterNetworkPolicyEgressRule) {
+			if r.Action == v1alpha2.ClusterNetworkPolicyRuleActionPass {
+				r.Action = v1alpha2.ClusterNetworkPolicyRuleActionAccept
+			}
+		}),
+		"the second peer": clusterRule(func(r *v1alpha2.ClusterNetworkPolicyEgressRule) { r.To = r.To[:1] }),
+		"the second network": clusterRule(func(r *v1alpha2.ClusterNetworkPolicyEgressRule) {
+			for i := range r.To {
+				r.To[i].Networks = r.To[i].Networks[:min(1, len(r.To[i].Networks))]
+			}
+		}),
+		"what is not supported": clusterRule(func(r *v1alpha2.ClusterNetworkPolicyEgressRule) {
+			r.To = slices.DeleteFunc(r.To, func(p v1alpha2.ClusterNetworkPolicyEgressPeer) bool { return p.Nodes != nil })
+			if len(r.To) == 0 {
+				r.To, r.Action = []v1alpha2.ClusterNetworkPolicyEgressPeer{{}}, v1alpha2.ClusterNetworkPolicyRuleActionAccept
+			}
+		}),
 		"services without ports": func(w *oracle.World) {
 			w.Services = slices.DeleteFunc(slices.Clone(w.Services), func(s oracle.Service) bool { return len(s.Ports) == 0 })
 		},
@@ -127,6 +151,25 @@ func differs(t *testing.T, seed uint64, careless func(*oracle.World)) bool {
 		}
 	}
 	return false
+}
+
+// cluster changes the ClusterNetworkPolicies of a world, and clusterRule their egress rules.
+func cluster(change func(*v1alpha2.ClusterNetworkPolicySpec)) func(*oracle.World) {
+	return func(w *oracle.World) {
+		w.Cluster = slices.Clone(w.Cluster)
+		for i := range w.Cluster {
+			w.Cluster[i].Spec = *w.Cluster[i].Spec.DeepCopy()
+			change(&w.Cluster[i].Spec)
+		}
+	}
+}
+
+func clusterRule(change func(*v1alpha2.ClusterNetworkPolicyEgressRule)) func(*oracle.World) {
+	return cluster(func(s *v1alpha2.ClusterNetworkPolicySpec) {
+		for i := range s.Egress {
+			change(&s.Egress[i])
+		}
+	})
 }
 
 func eachSpec(change func(*api.NetworkPolicySpec)) func(*oracle.World) {

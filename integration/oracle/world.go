@@ -4,6 +4,8 @@ import (
 	"net/netip"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha1"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/muslin-net/muslin/api"
 )
@@ -12,7 +14,11 @@ import (
 type World struct {
 	Objects    []api.Object       // ours, of any kind
 	Kubernetes []KubernetesPolicy // policies of Kubernetes itself
-	Services   []Service
+	// Cluster-wide policies of Kubernetes (policy.networking.k8s.io).
+	Cluster  []v1alpha2.ClusterNetworkPolicy
+	Admin    []v1alpha1.AdminNetworkPolicy
+	Baseline []v1alpha1.BaselineAdminNetworkPolicy
+	Services []Service
 }
 
 // KubernetesPolicy is a NetworkPolicy of Kubernetes (networking.k8s.io/v1).

@@ -85,6 +85,7 @@ spec: {node: worker-2, expectedIPs: ["`+node("worker-2").String()+`"]}
 		return ""
 	})
 	assert.Contains(t, c.sh(t, "worker-2", "cat /var/lib/calico/felix/hosts"), `"worker-2":[`, "where it is protected after a reboot before it has addresses")
+	c.hostsAreAccountable(t)
 	c.reachable(t) // pods on and between the nodes, through tunnels
 	c.awaitSessions(t)
 	near := c.add(t, "near", "worker-1")

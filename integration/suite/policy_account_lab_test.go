@@ -116,11 +116,37 @@ spec:
 	assert.Equal(t, 1, code)
 	assert.Regexp(t, `ingress +denied +end of tier default`, said)
 
-	metrics := c.sh(t, "worker-2", "curl -sf http://127.0.0.1:9099/metrics | grep -E 'policy_rule_packets|denied_packets|cut_conn'")
+	metrics := c.metrics(t, "worker-2", 9099)
 	assert.Contains(t, metrics, fmt.Sprintf(`felix_policy_rule_packets_total{action="allow",direction="ingress",policy="np/default/web",rule="1",tier="default"} %d`, allowed.Packets))
 	assert.Contains(t, metrics, `calico_denied_packets{policy="default|np/default/web|0|deny"}`)
 	assert.Contains(t, metrics, "felix_cut_connections_total 0")
 	if t.Failed() {
 		t.Log(strings.TrimSpace(metrics))
+	}
+}
+
+// hostsAreAccountable: worker-1 and worker-2 are under policy that allows TCP port 7200 to them, and 7201 was tried.
+func (c *cluster) hostsAreAccountable(t *testing.T) {
+	t.Helper()
+	_, said := c.try(t, "master", "calicoctl", "policy", "show", "worker-2")
+	t.Log(said)
+	assert.Regexp(t, `^host/worker-2 \(.+, `+c.node(t, "worker-2").Addresses[0].String(), said)
+	assert.Contains(t, said, "Always open in:  tcp/22, udp/68, tcp/179")
+	assert.Regexp(t, `(?m)^normal +default +gnp/hosts +1 +Allow +tcp to ports 7200 `, said)
+	assert.Regexp(t, `(?m)^normal +default +\(end of tier\) +- +Deny +- +[1-9]`, said)
+	_, said = c.try(t, "master", "calicoctl", "policy", "show", "host/worker-1")
+	assert.Regexp(t, `^host/worker-1 \(\*`, said, "of all interfaces")
+	for port, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"tcp/7200": {0, `host/worker-2 +ingress +normal +allowed +gnp/hosts +1`},
+		"tcp/7201": {1, `host/worker-2 +ingress +normal +denied +end of tier default +-`},
+		"tcp/22":   {0, `host/worker-2 +ingress +normal +allowed +failsafe port 22 +-`},
+	} {
+		code, said := c.try(t, "master", "calicoctl", "policy", "eval", "--from", "worker-1", "--to", "worker-2", "--port", port)
+		assert.Equal(t, want.code, code, said)
+		assert.Regexp(t, want.text, said)
+		assert.Regexp(t, `host/worker-1 +egress +normal +allowed +gnp/hosts +0`, said)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
@@ -30,8 +31,15 @@ const (
 	stormPort = 7700
 )
 
-// TestPolicyStorm: felix is killed a hundred times at random moments while pods come and go and policies change. What policy
-// never allows never passes, not one packet; what is established and was never forbidden is never cut.
+// stormTurns are the labels that pods of the storm take on one after the other. Each is under a policy of its own, and all of
+// these say the same: whoever is between two of them would be under none.
+var stormTurns = []string{"!has(turn)", "turn == 'a'", "turn == 'b'", "turn == 'c'"}
+
+// stormPods are the pods whose labels change. They talk all the time.
+var stormPods = []string{"pod-1", "pod-2", "pod-3", "near"}
+
+// TestPolicyStorm: felix is killed a hundred times at random moments while pods come and go, pods' labels change, and policies
+// change. What policy never allows never passes, not one packet; what is established and was never forbidden is never cut.
 func TestPolicyStorm(t *testing.T) {
 	for driver, mode := range ruleDrivers {
 		t.Run(driver, func(t *testing.T) { policyStorm(t, driver, mode) })
@@ -41,16 +49,18 @@ func TestPolicyStorm(t *testing.T) {
 func policyStorm(t *testing.T, driver, mode string) {
 	c := up(t, "storm-"+driver, lab.ModeVXLAN, nil)
 	c.useRules(t, mode)
-	c.apply(t, `
+	for i, selector := range stormTurns {
+		c.apply(t, fmt.Sprintf(`
 apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy
-metadata: {name: storm}
+metadata: {name: storm-turn-%d}
 spec:
-  order: 100
-  selector: all()
+  order: 1000
+  selector: "%s"
   types: [Ingress]
   ingress: [{action: Allow, protocol: TCP, destination: {ports: ["7000:7099"]}}]
-`)
+`, i, selector))
+	}
 	c.add(t, "near", "worker-1")
 	pairs := [][2]string{{"pod-1", "pod-2"}, {"pod-2", "pod-1"}, {"pod-3", "pod-1"}, {"near", "pod-1"}}
 	talks := c.converse(t, pairs...)
@@ -97,7 +107,8 @@ spec:
 	assert.Empty(t, forbidden.leaks(), "what policy never allows has passed")
 }
 
-// change changes one of some policies, and a set that one of them names. None of them is about the ports of the test.
+// change changes one of some policies, a set that one of them names, and the labels of a pod, by which policies select it and
+// rules mean it. None of them is about the ports of the test.
 func (c *cluster) change(t *testing.T, random *rand.Rand, i int) {
 	t.Helper()
 	c.apply(t, fmt.Sprintf(`
@@ -111,12 +122,26 @@ kind: GlobalNetworkPolicy
 metadata: {name: storm-%d}
 spec:
   order: %d
-  selector: all()
+  selector: "%s"
   types: [Ingress]
   ingress:
-  - {action: Allow, protocol: TCP, source: {selector: has(storm)}, destination: {ports: [%d]}}
-  - {action: Deny, protocol: UDP, destination: {ports: [%d]}}
-`, i, random.IntN(5), 1+random.IntN(300), 7500+random.IntN(100), 7600+random.IntN(50)))
+  - {action: Allow, protocol: TCP, source: {selector: "has(storm) || turn == 'a'"}, destination: {ports: [%d]}}
+  - {action: Deny, protocol: UDP, source: {selector: "turn != 'b'"}, destination: {ports: [%d]}}
+`, i, random.IntN(5), 1+random.IntN(300), append(stormTurns, "all()")[random.IntN(5)], 7500+random.IntN(100), 7600+random.IntN(50)))
+	c.label(t, stormPods[random.IntN(len(stormPods))], "turn", string("abc"[random.IntN(3)]))
+}
+
+// label gives a pod a label.
+func (c *cluster) label(t *testing.T, pod, key, value string) {
+	t.Helper()
+	name, err := api.WorkloadEndpointName(api.WorkloadEndpointSpec{Node: c.pod(t, pod).Node, Orchestrator: api.OrchestratorKubernetes, Pod: pod, Endpoint: "eth0"})
+	require.NoError(t, err)
+	eventually(t, patience, func() string { // the endpoint is written when felix has told of it
+		if code, said := c.try(t, "master", "calicoctl", "patch", "workloadendpoint", name, "-n", "default", "-p", fmt.Sprintf("{metadata: {labels: {%s: %s}}}", key, value)); code != 0 {
+			return said
+		}
+		return ""
+	})
 }
 
 // forbidden is what is tried all the time and must never succeed.

@@ -50,20 +50,22 @@ func (c *Client) ExplainItem(ctx context.Context, node, item string) ([]Reason, 
 	return out, err
 }
 
-// Packet describes a packet by its ends: endpoint ids as orchestrator/workload/endpoint, or addresses.
+// Packet describes a packet by its ends: endpoint ids as orchestrator/workload/endpoint, names of host endpoints or nodes, or
+// addresses.
 type Packet struct {
 	From, To string
 	Protocol view.Protocol
 	Port     uint16
 }
 
-// Decision is the outcome of policy on one side.
+// Decision is the outcome of policy at one endpoint, of a host endpoint in one pass.
 type Decision struct {
-	Endpoint string // whose policy decided
+	Endpoint string // whose policy decided; "host/" and the name of a host endpoint
 	Egress   bool
+	Pass     string // of a host endpoint: "untracked", "preDNAT", "forward" or "normal"; empty for workloads
 	Allowed  bool
-	By       string // the policy or profile, or the tier whose end was reached
-	Rule     int    // index within the policy; -1 for the end of a tier or of all
+	By       string // the policy or profile, or in words the tier whose end was reached, a failsafe port or a setting
+	Rule     int    // index within the policy; -1 where no rule decided
 }
 
 // ExplainPolicy says which policies decide over a packet, and how.
@@ -75,7 +77,7 @@ func (c *Client) ExplainPolicy(ctx context.Context, p Packet) (allowed bool, dec
 		allowed = answer.GetAllowed()
 		for _, d := range answer.GetDecisions() {
 			decisions = append(decisions, Decision{
-				Endpoint: d.GetEndpoint(), Egress: d.GetEgress(), Allowed: d.GetAllowed(), By: d.GetBy(), Rule: int(d.GetRule()),
+				Endpoint: d.GetEndpoint(), Egress: d.GetEgress(), Pass: d.GetPass(), Allowed: d.GetAllowed(), By: d.GetBy(), Rule: int(d.GetRule()),
 			})
 		}
 		return err

@@ -22,6 +22,7 @@ import (
 	"net/netip"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/typha/cache"
 	"github.com/muslin-net/muslin/typha/views"
@@ -132,8 +133,8 @@ func (e *Engine) apply(c cache.Change) {
 		o, _ := c.Object.(*api.Tier)
 		e.setTier(c.Key.Name, o)
 	case "NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy",
-		"StagedKubernetesNetworkPolicy":
-		e.setPolicy(c.Key, parsePolicy(c.Object))
+		"StagedKubernetesNetworkPolicy", kubernetes.KindCluster, kubernetes.KindAdmin, kubernetes.KindBaseline:
+		e.setPolicy(c.Key, parsePolicy(c.Key.Kind, c.Object))
 	case "Node":
 		o, _ := c.Object.(*api.Node)
 		e.setNode(c.Key.Name, o)

@@ -264,7 +264,7 @@ func oracleTier(w *world, name string) (rank float64, order float64, action view
 func oraclePolicy(w *world, out map[views.Scope]oracleView) {
 	var policies []*policy
 	for _, o := range w.objects {
-		if p := parsePolicy(o); p != nil {
+		if p := parsePolicy(api.KeyOf(o).Kind, o); p != nil {
 			policies = append(policies, p)
 		}
 	}

@@ -39,31 +39,34 @@ var shortKinds = map[string]string{
 	"StagedNetworkPolicy":           "snp",
 	"StagedGlobalNetworkPolicy":     "sgnp",
 	"StagedKubernetesNetworkPolicy": "sknp",
+	kubernetes.KindCluster:          "kcnp",
+	kubernetes.KindAdmin:            "kanp",
+	kubernetes.KindBaseline:         "kbanp",
 }
 
 // parsePolicy understands a policy of any kind. It returns nil for one that is gone, cannot be understood, or is staged
-// without anything to evaluate.
-func parsePolicy(o api.Object) *policy {
+// without anything to evaluate. Cluster-wide policies of Kubernetes come as global ones of ours, under kinds of their own.
+func parsePolicy(kind string, o api.Object) *policy {
 	switch o := o.(type) {
 	case *api.NetworkPolicy:
-		return namespacedPolicy(o, &o.Spec, "NetworkPolicy")
+		return namespacedPolicy(o, &o.Spec, kind)
 	case *api.GlobalNetworkPolicy:
-		return globalPolicy(o, &o.Spec, "GlobalNetworkPolicy")
+		return globalPolicy(o, &o.Spec, kind)
 	case *api.StagedNetworkPolicy:
 		if !evaluated(o.Spec.StagedAction) {
 			return nil
 		}
-		return namespacedPolicy(o, &o.Spec.NetworkPolicySpec, "StagedNetworkPolicy")
+		return namespacedPolicy(o, &o.Spec.NetworkPolicySpec, kind)
 	case *api.StagedGlobalNetworkPolicy:
 		if !evaluated(o.Spec.StagedAction) {
 			return nil
 		}
-		return globalPolicy(o, &o.Spec.GlobalNetworkPolicySpec, "StagedGlobalNetworkPolicy")
+		return globalPolicy(o, &o.Spec.GlobalNetworkPolicySpec, kind)
 	case *api.StagedKubernetesNetworkPolicy:
 		if !evaluated(o.Spec.StagedAction) {
 			return nil
 		}
-		return namespacedPolicy(o, kubernetes.Spec(&o.Spec), "StagedKubernetesNetworkPolicy")
+		return namespacedPolicy(o, kubernetes.Spec(&o.Spec), kind)
 	}
 	return nil
 }

@@ -3,7 +3,8 @@
 // on as one batch. It also takes what felix reports of its endpoints, and keeps that before the datastore's word until
 // the datastore shows it.
 //
-// Services, EndpointSlices and the values of secrets come in by the same way, from where Options say.
+// Services, EndpointSlices, cluster-wide policies of Kubernetes and the values of secrets come in by the same way, from where
+// Options say.
 //
 // It refuses to interpret: what an object means is for package compute.
 package intake
@@ -61,6 +62,8 @@ type Options struct {
 	Metrics       *Metrics     // nil means none
 	// Services, if set, tells of Services and EndpointSlices. Without it there are none.
 	Services ServiceSource
+	// Policies, if set, tells of the cluster-wide policies of Kubernetes. Without it there are none.
+	Policies PolicySource
 	// Secrets, if set, looks up the secrets that are used. Without it all are missing.
 	Secrets SecretSource
 	// Trouble, if set, is told each failure to follow a kind, and nil once it is followed again.
@@ -89,6 +92,7 @@ type message struct {
 
 	services *Told[compute.Service]
 	slices   *Told[compute.EndpointSlice]
+	policies *toldPolicies
 	secret   *secretValue
 }
 
@@ -171,7 +175,8 @@ func (in *Intake) loop(ctx context.Context, apply func(Batch) error) error {
 }
 
 // Invalid returns the objects that fail validation, with what is wrong with them. A policy among them denies everything to
-// whom it selects; others are handled as absent (api.Closed).
+// whom it selects; others are handled as absent (api.Closed). Of cluster-wide policies of Kubernetes it has those of which
+// something could not be said in our terms, and was closed (package api/kubernetes).
 func (in *Intake) Invalid() map[api.Key]error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -188,6 +193,12 @@ func (in *Intake) judge(key api.Key, o api.Object) bool {
 		full.Default()
 		err = full.Validate()
 	}
+	in.note(key, err, "object is not valid: a policy denies everything to whom it selects, anything else is handled as if it did not exist; correct it")
+	return err == nil
+}
+
+// note keeps account of what is wrong with an object, and logs what that means.
+func (in *Intake) note(key api.Key, err error, means string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	was := in.invalid[key]
@@ -202,10 +213,9 @@ func (in *Intake) judge(key api.Key, o api.Object) bool {
 		}
 		in.invalid[key] = err
 		if was == nil || was.Error() != err.Error() {
-			in.log.Warn("object is not valid: a policy denies everything to whom it selects, anything else is handled as if it did not exist; correct it", "object", key.String(), "error", err)
+			in.log.Warn(means, "object", key.String(), "error", err)
 		}
 	}
-	return err == nil
 }
 
 // errForeign is why a report of another node's endpoint is not believed.

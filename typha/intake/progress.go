@@ -4,6 +4,7 @@ import (
 	"maps"
 	"strconv"
 
+	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/api/view"
 )
 
@@ -27,7 +28,10 @@ type point struct{ seen, reached uint64 }
 func newProgress(opts Options) progress {
 	p := progress{perKind: opts.SourcePerKind, reached: map[string]uint64{}, synced: map[string]bool{}, told: map[string]point{}}
 	if opts.Services != nil {
-		p.kubernetes = []string{serviceKind, sliceKind}
+		p.kubernetes = append(p.kubernetes, serviceKind, sliceKind)
+	}
+	if opts.Policies != nil {
+		p.kubernetes = append(p.kubernetes, kubernetes.ClusterKinds()...)
 	}
 	return p
 }

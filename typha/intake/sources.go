@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/typha/compute"
 )
 
@@ -45,6 +47,25 @@ type SecretSource interface {
 	Run(ctx context.Context, tell func(ref compute.SecretRef, value []byte) error) error
 }
 
+// PolicySource tells of the cluster-wide policies of Kubernetes.
+type PolicySource interface {
+	// Policies follows those of a kind (kubernetes.ClusterKinds) by the rules of ServiceSource. A kind that the cluster does
+	// not know is one of which there are none.
+	Policies(ctx context.Context, kind string, tell func(Told[ClusterPolicy]) error) error
+}
+
+// ClusterPolicy is a cluster-wide policy of Kubernetes.
+type ClusterPolicy struct {
+	Policy *api.GlobalNetworkPolicy // in our terms; nil if it is for nobody
+	Wrong  error                    // what of it could not be said and was closed, if anything
+}
+
+// toldPolicies is what a PolicySource tells of a kind.
+type toldPolicies struct {
+	kind string
+	Told[ClusterPolicy]
+}
+
 // secretValue is one answer of a SecretSource.
 type secretValue struct {
 	ref   compute.SecretRef
@@ -60,6 +81,15 @@ func (in *Intake) followSources(ctx context.Context, group *errgroup.Group) {
 		group.Go(func() error {
 			return s.EndpointSlices(ctx, func(t Told[compute.EndpointSlice]) error { return in.send(ctx, message{slices: &t}) })
 		})
+	}
+	if s := in.opts.Policies; s != nil {
+		for _, kind := range kubernetes.ClusterKinds() {
+			group.Go(func() error {
+				return s.Policies(ctx, kind, func(t Told[ClusterPolicy]) error {
+					return in.send(ctx, message{policies: &toldPolicies{kind, t}})
+				})
+			})
+		}
 	}
 	if s := in.opts.Secrets; s != nil {
 		v := newVanished(func(ref compute.SecretRef, value []byte) error {
@@ -80,11 +110,31 @@ func (b *builder) takeTold(m message) {
 	if m.slices != nil {
 		takeKind(b, sliceKind, m.slices, &b.batch.Slices)
 	}
+	if m.policies != nil {
+		b.takePolicies(m.policies)
+	}
 	if m.secret != nil {
 		if b.batch.Secrets == nil {
 			b.batch.Secrets = map[compute.SecretRef][]byte{}
 		}
 		b.batch.Secrets[m.secret.ref] = m.secret.value
+	}
+}
+
+// takePolicies takes in policies among the datastore's objects, beside which they stand under kinds of their own.
+func (b *builder) takePolicies(t *toldPolicies) {
+	b.in.now.tell(t.kind, t.Seen, t.Reached, t.InSync)
+	for name, p := range t.Changes {
+		key := api.Key{Kind: t.kind, Name: name}
+		if p == nil {
+			p = &ClusterPolicy{}
+		}
+		b.in.note(key, p.Wrong, "a policy of Kubernetes says what cannot be enforced: it is closed instead; correct it")
+		if p.Policy == nil {
+			b.set(key, nil)
+		} else {
+			b.set(key, p.Policy)
+		}
 	}
 }
 

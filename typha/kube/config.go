@@ -1,5 +1,6 @@
-// Package kube brings to typha what only the API of Kubernetes has: Services and EndpointSlices, and the Secrets that
-// passwords of BGP are in. Objects are cut down to what the computation uses as soon as they arrive.
+// Package kube brings to typha what only the API of Kubernetes has: Services and EndpointSlices, cluster-wide network policies,
+// and the Secrets that passwords of BGP are in. Objects are cut down to what the computation uses as soon as they arrive, and
+// policies become what package api/kubernetes makes of them.
 //
 // It refuses to interpret. Trouble with the API server it survives: what was told stays as it is, and is brought up to date
 // when the server is back, retried with growing, jittered waits.
@@ -19,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha1"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // Config returns how to reach the API: as a kubeconfig file says or, without one, as a pod reaches its own cluster's. It
@@ -51,6 +54,11 @@ func client(c *rest.Config, gv schema.GroupVersion, prefix string) (rest.Interfa
 		scheme.AddKnownTypes(gv, &corev1.Service{}, &corev1.ServiceList{}, &corev1.Secret{}, &corev1.SecretList{})
 	case discoveryv1.SchemeGroupVersion:
 		scheme.AddKnownTypes(gv, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
+	case schema.GroupVersion(v1alpha1.GroupVersion):
+		scheme.AddKnownTypes(gv, &v1alpha1.AdminNetworkPolicy{}, &v1alpha1.AdminNetworkPolicyList{},
+			&v1alpha1.BaselineAdminNetworkPolicy{}, &v1alpha1.BaselineAdminNetworkPolicyList{})
+	case schema.GroupVersion(v1alpha2.GroupVersion):
+		scheme.AddKnownTypes(gv, &v1alpha2.ClusterNetworkPolicy{}, &v1alpha2.ClusterNetworkPolicyList{})
 	}
 	own := rest.CopyConfig(c)
 	own.GroupVersion, own.APIPath = &gv, prefix

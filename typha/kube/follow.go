@@ -31,7 +31,10 @@ type follower[T any] struct {
 	slim      func(runtime.Object) (name string, o *T)
 	tell      func(intake.Told[T]) error
 	forbidden func() error // told once if for a while nothing may be read from the start; nil goes on as with any trouble
-	log       *slog.Logger
+	// absent says of an error whether it means that the cluster has no such kind, and at which revision. It is nil if every
+	// cluster has it.
+	absent func(context.Context, error) (revision uint64, none bool)
+	log    *slog.Logger
 
 	known    map[string]string // resourceVersions of the objects that were told
 	revision string            // where we are
@@ -39,6 +42,7 @@ type follower[T any] struct {
 	troubled bool
 	refused  time.Time // since when nothing may be read, from the start
 	given    bool      // up: forbidden was told
+	missing  time.Time // since when the cluster has seemed not to have the kind
 }
 
 // forbiddenFor is how long reading must be forbidden to be taken for what is meant: an API server that has just started
@@ -56,14 +60,20 @@ func (f *follower[T]) run(ctx context.Context) error {
 	for relist := true; ; {
 		var err error
 		if relist {
-			err = f.listAll(ctx)
+			if err = f.listAll(ctx); err == nil {
+				f.missing = time.Time{}
+			}
 		}
 		if err == nil {
 			relist = false
 			var heard bool
 			if heard, err = f.watch(ctx); heard {
+				f.missing = time.Time{}
 				retry.Reset()
 			}
+		}
+		if at, none := f.seemsAbsent(ctx, err); none {
+			relist, err = true, f.none(at)
 		}
 		var fatal tellError
 		switch {
@@ -164,6 +174,37 @@ func (f *follower[T]) listAll(ctx context.Context) error {
 	f.known = present
 	told.Reached, told.InSync = number(f.revision), !f.inSync
 	f.inSync = true
+	return f.emit(told)
+}
+
+// seemsAbsent tells whether an error means that the cluster has no such kind. An API server that has just started may know
+// neither roles nor kinds, so that it has to say so for a while where that would take anything away.
+func (f *follower[T]) seemsAbsent(ctx context.Context, err error) (revision uint64, is bool) {
+	if err == nil || f.absent == nil {
+		return 0, false
+	}
+	if revision, is = f.absent(ctx, err); !is {
+		f.missing = time.Time{}
+		return 0, false
+	}
+	if f.missing.IsZero() {
+		f.missing = time.Now()
+	}
+	return revision, apierrors.IsNotFound(err) && len(f.known) == 0 || time.Since(f.missing) >= forbiddenFor
+}
+
+// none tells that there is nothing, since there is no such kind.
+func (f *follower[T]) none(revision uint64) error {
+	f.well()
+	if f.inSync && len(f.known) == 0 {
+		return nil
+	}
+	told := intake.Told[T]{Changes: map[string]*T{}, Reached: revision, InSync: !f.inSync}
+	for name := range f.known {
+		told.Changes[name] = nil
+	}
+	f.known, f.inSync = map[string]string{}, true
+	f.log.Info("the cluster does not know this kind, hence there are none", "gone", len(told.Changes))
 	return f.emit(told)
 }
 

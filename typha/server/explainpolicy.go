@@ -18,15 +18,17 @@ import (
 	"github.com/muslin-net/muslin/typha/views"
 )
 
-// end is one end of a packet: a workload endpoint, or an address outside of all.
+// end is one end of a packet: a workload endpoint, a node itself, or an address outside of all.
 type end struct {
-	scope    views.Scope            // of the endpoint
-	endpoint *view.WorkloadEndpoint // nil for an address that no endpoint has
+	scope    views.Scope            // of the node; of none for an address outside
+	endpoint *view.WorkloadEndpoint // nil if it is none
+	host     bool                   // it is the node itself
+	named    *view.HostEndpoint     // that was asked about; nil: none in particular
 	addrs    []netip.Addr
 }
 
-// ExplainPolicy says what policy does to a packet, and what decides: egress of the source, then ingress of the destination;
-// each is judged whatever the other says. Policies of host endpoints are not looked at.
+// ExplainPolicy says what policy does to a packet, and what decides, in the order in which the packet meets those who do; each
+// is asked whatever the others say.
 func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolicyRequest) (*typhav1.ExplainPolicyResponse, error) {
 	if err := mustBeOperator(ctx); err != nil {
 		return nil, err
@@ -48,18 +50,13 @@ func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolic
 		return nil, status.Errorf(codes.FailedPrecondition, "%s (%v) and %s (%v) have no addresses of one family", m.GetFrom(), from.addrs, m.GetTo(), to.addrs)
 	}
 	answer := &typhav1.ExplainPolicyResponse{Allowed: true}
-	for _, side := range []struct {
-		end
-		egress bool
-	}{{from, true}, {to, false}} {
-		if side.endpoint == nil {
-			continue
+	for _, at := range s.passages(from, to, p.Source, p.Destination) {
+		for _, d := range verdict.Cross(nodeView{s.cfg.Views, at.scope}, at.node, at.way, p) {
+			answer.Decisions = append(answer.Decisions, &typhav1.Decision{
+				Endpoint: d.Endpoint, Egress: d.Egress, Pass: string(d.Pass), Allowed: d.Allowed, By: d.By, Rule: int32(d.Rule),
+			})
+			answer.Allowed = answer.GetAllowed() && d.Allowed
 		}
-		d := verdict.Decide(nodeView{s.cfg.Views, side.scope}, *side.endpoint, side.egress, p)
-		answer.Decisions = append(answer.Decisions, &typhav1.Decision{
-			Endpoint: side.endpoint.ID.String(), Egress: side.egress, Allowed: d.Allowed, By: d.By, Rule: int32(d.Rule),
-		})
-		answer.Allowed = answer.GetAllowed() && d.Allowed
 	}
 	return answer, nil
 }
@@ -68,20 +65,18 @@ func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolic
 func (s *Server) end(text string) (end, error) {
 	now := s.cfg.Cache.Snapshot()
 	if a, err := netip.ParseAddr(text); err == nil {
-		a = a.Unmap()
-		single := netip.PrefixFrom(a, a.BitLen()).String()
-		for o := range cache.All[*api.WorkloadEndpoint](now, "WorkloadEndpoint") {
-			if slices.Contains(o.Spec.IPNetworks, single) {
-				scope := views.Scope{Node: o.Spec.Node, View: views.NodeView}
-				if e := s.endpointWith(scope, a); e != nil {
-					return end{scope: scope, endpoint: e, addrs: []netip.Addr{a}}, nil
-				}
-			}
-		}
-		return end{addrs: []netip.Addr{a}}, nil
+		return s.endWith(now, a.Unmap()), nil
 	}
-	if n := strings.Count(text, "/"); n != 3 && n != 1 {
-		return end{}, status.Errorf(codes.InvalidArgument, "%q is neither an address nor an endpoint: write namespace/pod or orchestrator/namespace/workload/interface", text)
+	name, isHost := strings.CutPrefix(text, verdict.HostPrefix)
+	if !strings.Contains(name, "/") {
+		if e, found := s.hostNamed(now, name); found {
+			return e, nil
+		}
+	}
+	if n := strings.Count(text, "/"); isHost {
+		return end{}, status.Errorf(codes.NotFound, "there is no host endpoint and no node %q", name)
+	} else if n != 3 && n != 1 {
+		return end{}, status.Errorf(codes.InvalidArgument, "%q is neither an address nor an endpoint nor a node: write namespace/pod, orchestrator/namespace/workload/interface, or the name of a host endpoint or node", text)
 	}
 	for n := range now.Nodes() {
 		scope := views.Scope{Node: n.Name, View: views.NodeView}
@@ -90,6 +85,55 @@ func (s *Server) end(text string) (end, error) {
 		}
 	}
 	return end{}, status.Errorf(codes.NotFound, "there is no endpoint %q on any node", text)
+}
+
+// endWith finds who has an address.
+func (s *Server) endWith(now *cache.Snapshot, a netip.Addr) end {
+	single := netip.PrefixFrom(a, a.BitLen()).String()
+	for o := range cache.All[*api.WorkloadEndpoint](now, "WorkloadEndpoint") {
+		if slices.Contains(o.Spec.IPNetworks, single) {
+			scope := views.Scope{Node: o.Spec.Node, View: views.NodeView}
+			if e := s.endpointWith(scope, a); e != nil {
+				return end{scope: scope, endpoint: e, addrs: []netip.Addr{a}}
+			}
+		}
+	}
+	for n := range now.Nodes() {
+		if slices.Contains(s.addressesOf(n.Name, ""), a) {
+			return end{scope: views.Scope{Node: n.Name, View: views.NodeView}, host: true, addrs: []netip.Addr{a}}
+		}
+	}
+	for n := range now.Nodes() {
+		scope := views.Scope{Node: n.Name, View: views.NodeView}
+		for _, h := range s.hostEndpoints(scope) {
+			if slices.Contains(h.ExpectedIPs, a) {
+				return end{scope: scope, host: true, named: &h, addrs: []netip.Addr{a}}
+			}
+		}
+	}
+	return end{addrs: []netip.Addr{a}}
+}
+
+// hostNamed finds a node by the name of a host endpoint of it, or by its own.
+func (s *Server) hostNamed(now *cache.Snapshot, name string) (end, bool) {
+	for n := range now.Nodes() {
+		scope := views.Scope{Node: n.Name, View: views.NodeView}
+		if e := s.cfg.Views.Get(scope, view.Key{Kind: view.KindHostEndpoint, ID: name}); e != nil {
+			h := e.Item.(view.HostEndpoint)
+			addrs := h.ExpectedIPs
+			if len(addrs) == 0 && h.Interface != "*" {
+				addrs = s.addressesOf(n.Name, h.Interface)
+			}
+			if len(addrs) == 0 {
+				addrs = s.addressesOf(n.Name, "")
+			}
+			return end{scope: scope, host: true, named: &h, addrs: addrs}, true
+		}
+	}
+	if now.Node(name) != nil {
+		return end{scope: views.Scope{Node: name, View: views.NodeView}, host: true, addrs: s.addressesOf(name, "")}, true
+	}
+	return end{}, false
 }
 
 // endpointNamed finds an endpoint of a node by its id, or by its workload (the first by id, if that has several).

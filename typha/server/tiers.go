@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/typha/cache"
 	"github.com/muslin-net/muslin/typha/conditions"
 )
@@ -48,14 +49,14 @@ func (s *statuses) runTiers(ctx context.Context) error {
 	})
 }
 
-// faultsOf are the policies that do not make sense: those that are not valid, and those of tiers that nobody made. Where
-// there is no tier to show it, the default one does.
+// faultsOf are the policies that do not make sense: those that are not valid, those of Kubernetes of which something was closed,
+// and those of tiers that nobody made. Where there is no tier to show it, the default one does.
 func faultsOf(snapshot *cache.Snapshot, invalid map[api.Key]error) (faults []conditions.Fault) {
 	exists := func(tier string) bool {
 		return api.IsBuiltinTier(tier) || snapshot.Get(api.Key{Kind: "Tier", Name: tier}) != nil
 	}
 	for key, wrong := range invalid {
-		if !slices.Contains(policyKinds, key.Kind) {
+		if !slices.Contains(policyKinds, key.Kind) && !slices.Contains(kubernetes.ClusterKinds(), key.Kind) {
 			continue
 		}
 		f := conditions.Fault{Policy: key, Tier: api.TierDefault, Wrong: wrong}

@@ -20,7 +20,7 @@ const EndOfAll = -1
 // Decision is the outcome, and what decided.
 type Decision struct {
 	Allowed bool
-	By      string // policy or profile id, or in words that the end of a tier or of all was reached
+	By      string // policy or profile id, or in words what else it was: the end of a tier or of all, a failsafe port, a setting
 	Rule    int    // index within the policy, or EndOfAll
 }
 
@@ -29,29 +29,41 @@ func Decide(v View, e view.WorkloadEndpoint, egress bool, p packet.Packet) Decis
 	if len(e.Incomplete) > 0 {
 		return Decision{By: "the endpoint is closed: not known yet: " + e.Incomplete[0], Rule: EndOfAll}
 	}
-	list, ok := v.List(e.PolicyList)
+	d, _ := decide(v, e.PolicyList, Normal, egress, p)
+	return d
+}
+
+// decide is the decision of a policy list in a pass. Only the normal pass always decides.
+func decide(v View, id string, in Pass, egress bool, p packet.Packet) (d Decision, decides bool) {
+	list, ok := v.List(id)
 	if !ok {
-		return Decision{By: "the endpoint is closed: its policies are not known yet", Rule: EndOfAll}
+		return Decision{By: "the endpoint is closed: its policies are not known yet", Rule: EndOfAll}, true
 	}
 	for _, tier := range list.Tiers {
-		ids := tier.Ingress
-		if egress {
-			ids = tier.Egress
-		}
-		f := first(v, ids, egress, p)
+		f := first(v, tierPolicies(tier, egress), egress, p)
 		switch {
 		case f.decides():
-			return Decision{Allowed: f.action == view.Allow, By: f.policy, Rule: f.rule}
-		case f.action != view.Pass && f.enforced && tier.DefaultAction != view.Pass:
-			return Decision{By: "end of tier " + tier.Name, Rule: EndOfAll}
+			return Decision{Allowed: f.action == view.Allow, By: f.policy, Rule: f.rule}, true
+		case f.action != view.Pass && f.enforced && tier.DefaultAction != view.Pass && in.ends():
+			return Decision{By: "end of tier " + tier.Name, Rule: EndOfAll}, true
 		}
+	}
+	if in != Normal {
+		return Decision{}, false
 	}
 	for _, id := range list.Profiles { // one by one: Pass leaves a profile for the next
 		if f := first(v, []string{id}, egress, p); f.decides() {
-			return Decision{Allowed: f.action == view.Allow, By: f.policy, Rule: f.rule}
+			return Decision{Allowed: f.action == view.Allow, By: f.policy, Rule: f.rule}, true
 		}
 	}
-	return Decision{By: "no policy and no profile allows it", Rule: EndOfAll}
+	return Decision{By: "no policy and no profile allows it", Rule: EndOfAll}, true
+}
+
+func tierPolicies(t view.TierPolicies, egress bool) []string {
+	if egress {
+		return t.Egress
+	}
+	return t.Ingress
 }
 
 // found is the first rule that says something other than to log; its action is 0 if there is none.

@@ -28,13 +28,15 @@ type Generator struct {
 }
 
 // New returns a generator with a world that follows from the seed.
-func New(seed uint64) *Generator { return generator(rand.NewPCG(seed, 0x6d75736c696e)) }
+func New(seed uint64) *Generator {
+	return generator(rand.NewPCG(seed, 0x6d75736c696e), rand.NewPCG(seed, 0x77696465))
+}
 
 // From returns a generator that makes its choices by the bytes, one each, and when there are no more by what they add up to.
 func From(data []byte) *Generator {
 	sum := fnv.New64()
 	_, _ = sum.Write(data)
-	return generator(&choices{data, rand.NewPCG(sum.Sum64(), 1)})
+	return generator(&choices{data, rand.NewPCG(sum.Sum64(), 1)}, rand.NewPCG(sum.Sum64(), 2))
 }
 
 // choices is a source of numbers that are chosen by bytes.
@@ -53,7 +55,9 @@ func (c *choices) Uint64() uint64 {
 	return uint64(b) * 0x0101010101010101
 }
 
-func generator(source rand.Source) *Generator {
+// generator makes a world out of two sources: cluster-wide policies of Kubernetes have one of their own, so that a seed is the
+// same world but for them as it was before they were there.
+func generator(source, wide rand.Source) *Generator {
 	g := &Generator{r: rand.New(source)}
 	g.settings = oracle.Settings{
 		Node: Node, EndpointToHost: pick(g, "Drop", "Accept", "Return"), VXLANPort: pick[uint16](g, 4789, 8000), AllowVXLAN: g.chance(30), AllowIPIP: g.chance(30),
@@ -94,6 +98,12 @@ func generator(source rand.Source) *Generator {
 	for i := range 1 + g.r.IntN(7) {
 		g.policy(i)
 	}
+	rest := g.r
+	g.r = rand.New(wide)
+	for i := range g.r.IntN(3) {
+		g.clusterWide(i)
+	}
+	g.r = rest
 	return g
 }
 

@@ -4,6 +4,9 @@ import (
 	"reflect"
 	"slices"
 
+	"sigs.k8s.io/network-policy-api/apis/v1alpha1"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/integration/oracle"
 )
@@ -25,16 +28,11 @@ func Shrink(w oracle.World, fails func(oracle.World) bool) oracle.World {
 			smaller.Objects = without(w.Objects, i)
 			try(smaller)
 		}
-		for i := range slices.Backward(w.Kubernetes) {
-			smaller := w
-			smaller.Kubernetes = without(w.Kubernetes, i)
-			try(smaller)
-		}
-		for i := range slices.Backward(w.Services) {
-			smaller := w
-			smaller.Services = without(w.Services, i)
-			try(smaller)
-		}
+		fewer(&w, func(w *oracle.World) *[]oracle.KubernetesPolicy { return &w.Kubernetes }, try)
+		fewer(&w, func(w *oracle.World) *[]v1alpha2.ClusterNetworkPolicy { return &w.Cluster }, try)
+		fewer(&w, func(w *oracle.World) *[]v1alpha1.AdminNetworkPolicy { return &w.Admin }, try)
+		fewer(&w, func(w *oracle.World) *[]v1alpha1.BaselineAdminNetworkPolicy { return &w.Baseline }, try)
+		fewer(&w, func(w *oracle.World) *[]oracle.Service { return &w.Services }, try)
 		for i, o := range w.Objects {
 			switch o.(type) {
 			case *api.WorkloadEndpoint, *api.Profile: // what is local, and what is known, is the world's own matter
@@ -55,24 +53,49 @@ func Shrink(w oracle.World, fails func(oracle.World) bool) oracle.World {
 				}
 			}
 		}
-		for i := range w.Kubernetes {
-			for n := 0; ; n++ {
-				c := w.Kubernetes[i]
-				c.Spec = *c.Spec.DeepCopy()
-				steps := n
-				if !simplify(reflect.ValueOf(&c.Spec).Elem(), &steps) {
-					break
-				}
-				smaller := w
-				smaller.Kubernetes = slices.Clone(w.Kubernetes)
-				smaller.Kubernetes[i] = c
-				if try(smaller) {
-					n--
-				}
+		simpler(&w, func(w *oracle.World) *[]oracle.KubernetesPolicy { return &w.Kubernetes }, func(k *oracle.KubernetesPolicy) any {
+			k.Spec = *k.Spec.DeepCopy()
+			return &k.Spec
+		}, try)
+		simpler(&w, func(w *oracle.World) *[]v1alpha2.ClusterNetworkPolicy { return &w.Cluster }, func(k *v1alpha2.ClusterNetworkPolicy) any {
+			k.Spec = *k.Spec.DeepCopy()
+			return &k.Spec
+		}, try)
+		simpler(&w, func(w *oracle.World) *[]v1alpha1.AdminNetworkPolicy { return &w.Admin }, func(k *v1alpha1.AdminNetworkPolicy) any {
+			k.Spec = *k.Spec.DeepCopy()
+			return &k.Spec
+		}, try)
+		simpler(&w, func(w *oracle.World) *[]v1alpha1.BaselineAdminNetworkPolicy { return &w.Baseline }, func(k *v1alpha1.BaselineAdminNetworkPolicy) any {
+			k.Spec = *k.Spec.DeepCopy()
+			return &k.Spec
+		}, try)
+	}
+	return w
+}
+
+// fewer takes items out of a list.
+func fewer[T any](w *oracle.World, list func(*oracle.World) *[]T, try func(oracle.World) bool) {
+	for i := range slices.Backward(*list(w)) {
+		smaller := *w
+		*list(&smaller) = without(*list(w), i)
+		try(smaller)
+	}
+}
+
+// simpler takes things out of the items of a list. own gives an item a spec that it shares with nobody, and returns it.
+func simpler[T any](w *oracle.World, list func(*oracle.World) *[]T, own func(*T) any, try func(oracle.World) bool) {
+	for i := range *list(w) {
+		for n := 0; ; n++ {
+			smaller, items, steps := *w, slices.Clone(*list(w)), n
+			if !simplify(reflect.ValueOf(own(&items[i])).Elem(), &steps) {
+				break
+			}
+			*list(&smaller) = items
+			if try(smaller) {
+				n--
 			}
 		}
 	}
-	return w
 }
 
 func without[T any](all []T, i int) []T { return slices.Delete(slices.Clone(all), i, i+1) }

@@ -72,6 +72,23 @@ func Items(w oracle.World, node string) []view.Item {
 	for i := range w.Kubernetes {
 		put(kubernetes.NetworkPolicy(w.Kubernetes[i].ObjectMeta, &w.Kubernetes[i].Spec))
 	}
+	wide := func(kind, name string, p *api.GlobalNetworkPolicy) {
+		if p != nil {
+			e.Apply(cache.Change{Key: api.Key{Kind: kind, Name: name}, Object: p})
+		}
+	}
+	for i := range w.Cluster {
+		p, _ := kubernetes.ClusterNetworkPolicy(&w.Cluster[i])
+		wide(kubernetes.KindCluster, w.Cluster[i].Name, p)
+	}
+	for i := range w.Admin {
+		p, _ := kubernetes.AdminNetworkPolicy(&w.Admin[i])
+		wide(kubernetes.KindAdmin, w.Admin[i].Name, p)
+	}
+	for i := range w.Baseline {
+		p, _ := kubernetes.BaselineAdminNetworkPolicy(&w.Baseline[i])
+		wide(kubernetes.KindBaseline, w.Baseline[i].Name, p)
+	}
 	for _, s := range w.Services {
 		e.SetEndpointSlice(s.Name+"-1", slice(s))
 	}

@@ -1,8 +1,8 @@
 // Package recipe reads small worlds with questions and their answers, as people write them: the recipes of Kubernetes'
 // documents and of Calico's tutorials, and worlds in which something was once wrong.
 //
-// A recipe is a stream of YAML documents. Those with a kind are what users apply: objects of ours, and NetworkPolicies of
-// Kubernetes. One without a kind says what there is, and asks:
+// A recipe is a stream of YAML documents. Those with a kind are what users apply: objects of ours, and policies of Kubernetes.
+// One without a kind says what there is, and asks:
 //
 //	namespaces: {shop: {team: a}}                      # with their labels
 //	pods:                                              # all on one node; addresses 10.65.0.1, fd00:65::1 and so on
@@ -26,6 +26,8 @@ import (
 	"strconv"
 	"strings"
 
+	"sigs.k8s.io/network-policy-api/apis/v1alpha1"
+	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
 	"sigs.k8s.io/yaml"
 
 	"github.com/muslin-net/muslin/api"
@@ -102,12 +104,13 @@ func (r *reader) document(doc []byte) error {
 	}
 	switch {
 	case head.Kind == "NetworkPolicy" && head.APIVersion == "networking.k8s.io/v1":
-		var k oracle.KubernetesPolicy
-		if err := yaml.UnmarshalStrict(doc, &k); err != nil {
-			return err
-		}
-		r.World.Kubernetes = append(r.World.Kubernetes, k)
-		return nil
+		return take(doc, &r.World.Kubernetes)
+	case head.APIVersion == v1alpha2.GroupVersion.String() && head.Kind == "ClusterNetworkPolicy":
+		return take(doc, &r.World.Cluster)
+	case head.APIVersion == v1alpha1.GroupVersion.String() && head.Kind == "AdminNetworkPolicy":
+		return take(doc, &r.World.Admin)
+	case head.APIVersion == v1alpha1.GroupVersion.String() && head.Kind == "BaselineAdminNetworkPolicy":
+		return take(doc, &r.World.Baseline)
 	case head.Kind != "":
 		objects, err := api.Decode(doc)
 		if err != nil {
@@ -127,6 +130,14 @@ func (r *reader) document(doc []byte) error {
 		return err
 	}
 	return r.plain(&p)
+}
+
+// take reads a document of Kubernetes.
+func take[T any](doc []byte, into *[]T) error {
+	var o T
+	err := yaml.UnmarshalStrict(doc, &o)
+	*into = append(*into, o)
+	return err
 }
 
 func (r *reader) plain(p *plain) error {

@@ -213,7 +213,7 @@ func (s *sets) fillOne(ctx context.Context, name string, members int) error {
 		return nil
 	}
 	if members > s.limit {
-		return fmt.Errorf("%d members, and no set may have more than %d (maxIpsetSize); rules that name it drop", members, s.limit)
+		return &dataplane.SetLimitError{Members: members, Limit: s.limit}
 	}
 	want.Max = uint32(s.limit)
 	if there && !have.Fits(want) { // of another kind: nothing may name it, and it goes

@@ -205,8 +205,15 @@ func (d *Driver) transact(ctx context.Context, units []*unit, failed map[datapla
 			return false, err
 		}
 		refused := map[*unit]bool{}
+		looped := false
 		for i, err := range results {
 			if u := owner[i]; err != nil && !refused[u] {
+				if errors.Is(err, unix.EMLINK) { // what follows the one that closes a loop is refused with it, and is tried without
+					if looped {
+						continue
+					}
+					looped = true
+				}
 				refused[u] = true
 				if !u.split {
 					failed[u.Object] = err

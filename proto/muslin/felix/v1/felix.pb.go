@@ -1235,7 +1235,8 @@ func (x *DumpEntry) GetError() string {
 // EndpointsRequest chooses endpoints.
 type EndpointsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only this one: orchestrator/workload/endpoint, interface name, address, or namespace/pod.
+	// Only this one: orchestrator/workload/endpoint, interface name, address, namespace/pod, or the name of a host endpoint,
+	// with or without "host/" before it.
 	Endpoint      string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1327,9 +1328,10 @@ func (x *EndpointsResponse) GetEndpoints() []*Endpoint {
 // Endpoint is one endpoint of the node.
 type Endpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Id as orchestrator/workload/endpoint.
+	// Id as orchestrator/workload/endpoint, or "host/" and the name of a host endpoint.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Host side interface.
+	// Host side interface. Of a host endpoint those at which it judges, with commas between them; "*" is all that have none of
+	// their own.
 	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
 	// Ethernet address of the pod's side, as text.
 	Mac string `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
@@ -1341,8 +1343,12 @@ type Endpoint struct {
 	Closed bool `protobuf:"varint,6,opt,name=closed,proto3" json:"closed,omitempty"`
 	// Why it is closed.
 	ClosedBecause []string `protobuf:"bytes,7,rep,name=closed_because,json=closedBecause,proto3" json:"closed_because,omitempty"`
-	// What applies, in order, with counters.
-	Policies      []*PolicyCounter `protobuf:"bytes,8,rep,name=policies,proto3" json:"policies,omitempty"`
+	// What applies, in order, with counters. Of a host endpoint pass by pass, in each direction.
+	Policies []*PolicyCounter `protobuf:"bytes,8,rep,name=policies,proto3" json:"policies,omitempty"`
+	// Ports of a host endpoint that stay open whatever policy says, in words: "tcp/22", "tcp/6443 with 10.0.0.0/8".
+	FailsafeIn []string `protobuf:"bytes,9,rep,name=failsafe_in,json=failsafeIn,proto3" json:"failsafe_in,omitempty"`
+	// The same, of what leaves.
+	FailsafeOut   []string `protobuf:"bytes,10,rep,name=failsafe_out,json=failsafeOut,proto3" json:"failsafe_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1433,6 +1439,20 @@ func (x *Endpoint) GetPolicies() []*PolicyCounter {
 	return nil
 }
 
+func (x *Endpoint) GetFailsafeIn() []string {
+	if x != nil {
+		return x.FailsafeIn
+	}
+	return nil
+}
+
+func (x *Endpoint) GetFailsafeOut() []string {
+	if x != nil {
+		return x.FailsafeOut
+	}
+	return nil
+}
+
 // PolicyCounter counts what a policy did to an endpoint's packets.
 type PolicyCounter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1455,7 +1475,9 @@ type PolicyCounter struct {
 	// What the rule matches, in words; empty if everything.
 	Match string `protobuf:"bytes,8,opt,name=match,proto3" json:"match,omitempty"`
 	// True for a staged policy: it decides nothing.
-	Staged        bool `protobuf:"varint,9,opt,name=staged,proto3" json:"staged,omitempty"`
+	Staged bool `protobuf:"varint,9,opt,name=staged,proto3" json:"staged,omitempty"`
+	// Pass of a host endpoint: "untracked", "preDNAT", "forward" or "normal"; empty for workloads.
+	Pass          string `protobuf:"bytes,10,opt,name=pass,proto3" json:"pass,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1551,6 +1573,13 @@ func (x *PolicyCounter) GetStaged() bool {
 		return x.Staged
 	}
 	return false
+}
+
+func (x *PolicyCounter) GetPass() string {
+	if x != nil {
+		return x.Pass
+	}
+	return ""
 }
 
 // ExplainRequest names a kernel object.
@@ -2406,7 +2435,7 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\x10EndpointsRequest\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\"L\n" +
 	"\x11EndpointsResponse\x127\n" +
-	"\tendpoints\x18\x01 \x03(\v2\x19.muslin.felix.v1.EndpointR\tendpoints\"\x86\x02\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x19.muslin.felix.v1.EndpointR\tendpoints\"\xca\x02\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x10\n" +
@@ -2415,7 +2444,11 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\fcontainer_id\x18\x05 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06closed\x18\x06 \x01(\bR\x06closed\x12%\n" +
 	"\x0eclosed_because\x18\a \x03(\tR\rclosedBecause\x12:\n" +
-	"\bpolicies\x18\b \x03(\v2\x1e.muslin.felix.v1.PolicyCounterR\bpolicies\"\xdd\x01\n" +
+	"\bpolicies\x18\b \x03(\v2\x1e.muslin.felix.v1.PolicyCounterR\bpolicies\x12\x1f\n" +
+	"\vfailsafe_in\x18\t \x03(\tR\n" +
+	"failsafeIn\x12!\n" +
+	"\ffailsafe_out\x18\n" +
+	" \x03(\tR\vfailsafeOut\"\xf1\x01\n" +
 	"\rPolicyCounter\x12\x12\n" +
 	"\x04tier\x18\x01 \x01(\tR\x04tier\x12\x16\n" +
 	"\x06policy\x18\x02 \x01(\tR\x06policy\x12\x16\n" +
@@ -2425,7 +2458,9 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x16\n" +
 	"\x06action\x18\a \x01(\tR\x06action\x12\x14\n" +
 	"\x05match\x18\b \x01(\tR\x05match\x12\x16\n" +
-	"\x06staged\x18\t \x01(\bR\x06staged\"<\n" +
+	"\x06staged\x18\t \x01(\bR\x06staged\x12\x12\n" +
+	"\x04pass\x18\n" +
+	" \x01(\tR\x04pass\"<\n" +
 	"\x0eExplainRequest\x12\x18\n" +
 	"\asection\x18\x01 \x01(\tR\asection\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\"D\n" +

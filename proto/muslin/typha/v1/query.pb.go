@@ -526,9 +526,10 @@ func (x *Reason) GetBecause() string {
 // ExplainPolicyRequest describes a packet.
 type ExplainPolicyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Source: an endpoint id as orchestrator/workload/endpoint, or an address.
+	// Source: an endpoint id as orchestrator/workload/endpoint, or namespace/pod, the name of a host endpoint (with or without
+	// "host/" before it) or of a node, or an address.
 	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	// Destination: an endpoint id or an address.
+	// Destination: the same; an address as it is after the translation of a service's.
 	To string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	// IP protocol number.
 	Protocol uint32 `protobuf:"varint,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -599,9 +600,9 @@ func (x *ExplainPolicyRequest) GetPort() uint32 {
 // ExplainPolicyResponse is the verdict with its reasons.
 type ExplainPolicyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// True if the packet passes both sides.
+	// True if the packet passes everywhere.
 	Allowed bool `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
-	// What decided: egress of the source first, then ingress of the destination.
+	// What decided, in the order in which the packet meets it: on the node of the source, then on that of the destination.
 	Decisions     []*Decision `protobuf:"bytes,2,rep,name=decisions,proto3" json:"decisions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -651,19 +652,21 @@ func (x *ExplainPolicyResponse) GetDecisions() []*Decision {
 	return nil
 }
 
-// Decision is the outcome on one side.
+// Decision is the outcome at one endpoint, of a host endpoint in one pass.
 type Decision struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Endpoint whose policy decided.
+	// Endpoint whose policy decided: orchestrator/workload/endpoint, or "host/" and the name of a host endpoint.
 	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// True for egress.
 	Egress bool `protobuf:"varint,2,opt,name=egress,proto3" json:"egress,omitempty"`
 	// True if it allows.
 	Allowed bool `protobuf:"varint,3,opt,name=allowed,proto3" json:"allowed,omitempty"`
-	// Policy or profile id that decided, or the tier whose end was reached.
+	// Policy or profile id that decided, or in words the tier whose end was reached, a failsafe port, or a setting.
 	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
-	// Index of the rule within the policy; -1 for the end of a tier or of all.
-	Rule          int32 `protobuf:"varint,5,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Index of the rule within the policy; -1 where no rule decided.
+	Rule int32 `protobuf:"varint,5,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Pass of a host endpoint: "untracked", "preDNAT", "forward" or "normal"; empty for workloads.
+	Pass          string `protobuf:"bytes,6,opt,name=pass,proto3" json:"pass,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -731,6 +734,13 @@ func (x *Decision) GetRule() int32 {
 		return x.Rule
 	}
 	return 0
+}
+
+func (x *Decision) GetPass() string {
+	if x != nil {
+		return x.Pass
+	}
+	return ""
 }
 
 // StatusRequest asks for the connected clients.
@@ -973,13 +983,14 @@ const file_muslin_typha_v1_query_proto_rawDesc = "" +
 	"\x04port\x18\x04 \x01(\rR\x04port\"j\n" +
 	"\x15ExplainPolicyResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x127\n" +
-	"\tdecisions\x18\x02 \x03(\v2\x19.muslin.typha.v1.DecisionR\tdecisions\"|\n" +
+	"\tdecisions\x18\x02 \x03(\v2\x19.muslin.typha.v1.DecisionR\tdecisions\"\x90\x01\n" +
 	"\bDecision\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x16\n" +
 	"\x06egress\x18\x02 \x01(\bR\x06egress\x12\x18\n" +
 	"\aallowed\x18\x03 \x01(\bR\aallowed\x12\x0e\n" +
 	"\x02by\x18\x04 \x01(\tR\x02by\x12\x12\n" +
-	"\x04rule\x18\x05 \x01(\x05R\x04rule\"\x0f\n" +
+	"\x04rule\x18\x05 \x01(\x05R\x04rule\x12\x12\n" +
+	"\x04pass\x18\x06 \x01(\tR\x04pass\"\x0f\n" +
 	"\rStatusRequest\"I\n" +
 	"\x0eStatusResponse\x127\n" +
 	"\aclients\x18\x01 \x03(\v2\x1d.muslin.typha.v1.ClientStatusR\aclients\"\xe4\x01\n" +
