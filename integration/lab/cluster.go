@@ -18,13 +18,20 @@ import (
 
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/yaml"
+
+	"github.com/muslin-net/muslin/integration/vm"
 )
 
 // How long a step of the cluster's start may take before the lab is given up, and how often its state is looked at.
-const (
-	stepDeadline = 2 * time.Minute
-	pollInterval = 50 * time.Millisecond
-)
+const pollInterval = 50 * time.Millisecond
+
+// stepDeadline is longer where the processor is emulated.
+var stepDeadline = func() time.Duration {
+	if vm.Inside() {
+		return 8 * time.Minute
+	}
+	return 2 * time.Minute
+}()
 
 // startControlPlane starts etcd and then typha, and waits until they do their work.
 func (s *supervisor) startControlPlane(ctx context.Context) error {

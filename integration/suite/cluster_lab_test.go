@@ -22,11 +22,19 @@ import (
 // envBin says where the binaries are, if not where make build puts them.
 const envBin = "MUSLIN_BIN"
 
-// How long a test waits for what should come at once, and how often it looks.
-const (
-	patience = time.Minute
-	glance   = 20 * time.Millisecond
-)
+// glance is how often a test looks for what should come at once.
+const glance = 20 * time.Millisecond
+
+// patience bounds every wait. Nothing hangs on it but how soon a failure is told.
+var patience = patient(time.Minute)
+
+// patient is a wait that is long enough in an emulated kernel, too.
+func patient(d time.Duration) time.Duration {
+	if vm.Inside() {
+		return 4 * d
+	}
+	return d
+}
 
 // logTail is how much of each log a failed test shows, in bytes.
 const logTail = 4000
@@ -87,7 +95,7 @@ func launch(t *testing.T, name string, topology lab.Topology) *cluster {
 	dir, err := os.MkdirTemp("", "suite")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
-	l, err := lab.Up(within(t, 3*time.Minute), lab.Options{
+	l, err := lab.Up(within(t, patient(3*time.Minute)), lab.Options{
 		Name: name, StateDir: filepath.Join(dir, "state"), BinDir: bin(t), Topology: topology, Attached: true,
 	})
 	require.NoError(t, err)

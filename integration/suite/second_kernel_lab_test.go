@@ -29,7 +29,7 @@ func TestInTheSecondKernel(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			guest := vm.Config{Timeout: 15 * time.Minute, Modules: []string{"ipip"}, Env: append(os.Environ(), envBPF+"="+c.bpf)}
+			guest := vm.Config{Timeout: 25 * time.Minute, Modules: []string{"ipip"}, Env: append(os.Environ(), envBPF+"="+c.bpf)}
 			guest.Test(t, c.pkg, c.args...)
 		})
 	}
