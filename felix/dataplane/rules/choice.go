@@ -33,7 +33,12 @@ type choice struct {
 // Reading is what was found on the node.
 type Reading struct {
 	Proxy Kind // by which means kube-proxy programs its rules; none if there is no kube-proxy
-	Host  Kind // which iptables the host uses
+	Host  Kind // which iptables the host uses; none unless that was asked for
+}
+
+// asksHost tells whether it matters which iptables the host uses. To find that out costs running programs.
+func asksHost(s desired.Rules, proxy Kind) bool {
+	return s.NFTables == desired.Avoid && s.Backend == desired.AutoBackend && (proxy == "" || proxy == NFTables)
 }
 
 // choose is the driver that configuration and a reading lead to.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nft"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nlsock"
+	"github.com/muslin-net/muslin/felix/desired"
 )
 
 // Chains by which others are known: kube-proxy's, and kubelet's, which it makes in the iptables that the host uses.
@@ -20,8 +21,8 @@ const proxyChain = "KUBE-SERVICES"
 
 var kubeletChains = []string{"KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"}
 
-// look finds out what is used on the node. What cannot be read is not there.
-func look(ctx context.Context, in func(func() error) error) (r Reading) {
+// look finds out what is used on the node, as far as it matters. What cannot be read is not there.
+func look(ctx context.Context, in func(func() error) error, s desired.Rules) (r Reading) {
 	_ = in(func() error {
 		chains := nftChains(ctx)
 		has := func(table string, names ...string) bool {
@@ -38,6 +39,7 @@ func look(ctx context.Context, in func(func() error) error) (r Reading) {
 			r.Proxy = IPTablesLegacy
 		}
 		switch {
+		case !asksHost(s, r.Proxy):
 		case has("mangle", kubeletChains...):
 			r.Host = IPTablesNFT
 		case legacyHas("mangle", kubeletChains...):

@@ -40,7 +40,7 @@ type Config struct {
 // Rules is the firewall by whichever driver. Its methods may be called from several goroutines.
 type Rules struct {
 	cfg     Config
-	probe   func(context.Context) Reading
+	probe   func(context.Context, desired.Rules) Reading
 	changed chan struct{} // there is another driver to watch
 
 	mu       sync.Mutex // guards the following
@@ -63,8 +63,8 @@ func New(cfg Config) (*Rules, error) {
 	if cfg.In == nil {
 		cfg.In = func(f func() error) error { return f() }
 	}
-	r := &Rules{cfg: cfg, changed: make(chan struct{}, 1), probe: func(ctx context.Context) Reading { return look(ctx, cfg.In) }}
-	r.found.counts = r.probe(context.Background())
+	r := &Rules{cfg: cfg, changed: make(chan struct{}, 1), probe: func(ctx context.Context, s desired.Rules) Reading { return look(ctx, cfg.In, s) }}
+	r.found.counts = r.probe(context.Background(), r.settings)
 	r.choice = choose(r.settings, r.found.counts)
 	var err error
 	if r.driver, err = r.open(r.choice); err != nil {
@@ -136,7 +136,7 @@ func (r *Rules) Resync() {
 func (r *Rules) Apply(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.follow()
+	r.follow(ctx)
 	if r.next != nil {
 		if err := r.takeOver(ctx); err != nil {
 			// The former goes on to say what is allowed, too.
@@ -151,7 +151,10 @@ func (r *Rules) Apply(ctx context.Context) error {
 }
 
 // follow begins to move to the driver that is wanted.
-func (r *Rules) follow() {
+func (r *Rules) follow(ctx context.Context) {
+	if r.found.counts.Host == "" && asksHost(r.settings, r.found.counts.Proxy) {
+		r.found.counts = r.probe(ctx, r.settings)
+	}
 	want := choose(r.settings, r.found.counts)
 	if r.next != nil && r.coming != want {
 		_ = r.next.Close() // what it wrote goes with what others left

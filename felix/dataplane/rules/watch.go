@@ -55,12 +55,13 @@ func (r *Rules) watchOne(ctx context.Context, wake dataplane.Wake, again <-chan 
 // lookAgain tells whether another driver is wanted now.
 func (r *Rules) lookAgain(ctx context.Context) bool {
 	r.mu.Lock()
-	asks := r.settings.NFTables == desired.Auto || r.settings.NFTables == desired.Avoid && r.settings.Backend == desired.AutoBackend
+	s := r.settings
+	asks := s.NFTables == desired.Auto || s.NFTables == desired.Avoid && s.Backend == desired.AutoBackend
 	r.mu.Unlock()
 	if !asks {
 		return false
 	}
-	found := r.probe(ctx)
+	found := r.probe(ctx, s)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	changed := r.found.add(found) && choose(r.settings, r.found.counts) != r.choice
