@@ -4,8 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
 # name of the binary and its package
-BINARIES := typha:typha kube-controllers:kube-controllers felix:felix confd:confd bird:bird calicoctl:calicoctl calico-node:node \
-            calico:cni/calico calico-ipam:cni/calico-ipam lab:integration/lab/cmd/lab vm:integration/vm/cmd/vm
+BINARIES := typha:typha kube-controllers:kube-controllers felix:felix confd:confd bird:bird calicoctl:calicoctl calico-node:node csi-node-driver:csi \
+            calico:cni/calico calico-ipam:cni/calico-ipam lab:integration/lab/cmd/lab k8s:integration/k8s/cmd/k8s vm:integration/vm/cmd/vm
 TOOL     := go tool -modfile=tools.mod
 # the flags of everything that is run: one set, so that compiled packages are shared between binaries and suites
 BUILD    := -trimpath
@@ -28,6 +28,10 @@ build: ## every binary, into bin/ (about 5 minutes the first time, seconds after
 		CGO_ENABLED=0 go build $(BUILD) -ldflags='-s -w' -o bin/$${b%%:*} ./$${b##*:}; \
 	done
 
+.PHONY: images
+images: ## container images, as archives for ctr -n k8s.io images import, into bin/images (2 minutes); IMAGES=node for one, TAG=v1 for another tag
+	CGO_ENABLED=0 go run $(BUILD) ./deploy/image/cmd/images -o bin/images $(if $(TAG),-tag $(TAG)) $(IMAGES)
+
 .PHONY: demo
 demo: demo-deps build ## a cluster of four nodes on this machine, every routing mode shown with its packets (20 seconds once built)
 	@bin/lab demo
@@ -41,6 +45,20 @@ walkthrough: demo-deps build ## docs/walkthrough.md anew, from what a real clust
 demo-deps:
 	@integration/deps/install demo
 
+.PHONY: k8s-up
+k8s-up: k8s-deps build ## a Kubernetes of three machines on this one, with Muslin in it; needs root (the first time 10 minutes, a minute once built)
+	@$(MAKE) -s images
+	@bin/k8s up
+
+.PHONY: k8s-down
+k8s-down: ## remove it
+	@bin/k8s down
+
+.PHONY: k8s-deps
+k8s-deps:
+	@[ "$$(id -u)" = 0 ] || { echo "a Kubernetes on this machine needs root: it runs containers; use sudo" >&2; exit 1; }
+	@integration/deps/install k8s
+
 .PHONY: unit
 unit: ## tests that need no root, with the race detector (less than a minute on two cores once compiled)
 	@# Many packages and tests wait for timers and sockets, so more run at a time than there are cores. Tests of random
@@ -53,8 +71,12 @@ unit: ## tests that need no root, with the race detector (less than a minute on 
 property: ## tests of random changes by the thousand, without the race detector (half a minute once compiled)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off $(RANDOM_TESTS)
 
+.PHONY: nightly
+nightly: ## a million courses of events of nodes that lease addresses (15 minutes on two cores)
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -timeout 2h -v ./ipam/lease/sim -courses 1000000
+
 # what is fuzzed when CI runs, as package:target, and for how long each; what a fuzzer finds stays in its package's testdata
-FUZZERS  := integration/oracle:FuzzSelectors integration/oracle:FuzzPolicies integration/oracle:FuzzRules
+FUZZERS  := integration/oracle:FuzzSelectors integration/oracle:FuzzPolicies integration/oracle:FuzzRules ipam/lease:FuzzDecode deploy/render:FuzzParse
 FUZZTIME := 30s
 
 .PHONY: fuzz
@@ -66,7 +88,7 @@ fuzz: ## fuzzers of selectors, policies and rule renderers, FUZZTIME=30s each (3
 	done
 
 .PHONY: test
-test: test-deps build unit property fuzz lab-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels (33 minutes)
+test: test-deps build unit property fuzz lab-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels
 
 .PHONY: test-deps
 test-deps:
@@ -77,9 +99,14 @@ lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
 	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(SUITES)
 
+.PHONY: k8s-test
+k8s-test: k8s-deps build images ## Muslin in a real Kubernetes, and the manifests by kustomize and Helm; needs root (8 minutes; the first time 20 more to build Kubernetes and Helm)
+	CGO_ENABLED=0 go test $(BUILD) -tags k8s -p 1 -timeout 60m ./integration/k8s/suite ./integration/k8s/cluster ./deploy/render
+
 .PHONY: bench
-bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|cni|bgp|policy|typha for one area
-	@[ "$(BENCH)" = typha ] || bin/lab bench $(BENCH)
+bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|cni|bgp|policy|typha|k8s for one area
+	@[ "$(BENCH)" = typha ] || [ "$(BENCH)" = k8s ] || bin/lab bench $(BENCH)
+	@[ -n "$(filter-out k8s,$(BENCH))" ] || { integration/deps/install k8s && $(MAKE) -s images && bin/k8s bench; }
 	@[ -n "$(filter-out dataplane,$(BENCH))" ] || $(MAKE) -s bench-module
 	@[ -n "$(filter-out policy,$(BENCH))" ] || CGO_ENABLED=0 go test $(BUILD) -run '^$$' -bench Policy100k ./typha/compute | \
 		awk '/^BenchmarkPolicy100k/ { split($$1, name, /[\/-]/); for (i = 3; i < NF; i += 2) if ($$(i+1) == "ns/op") print "BENCH policy.compute." name[2], $$i/1e6, "ms"; else { split($$(i+1), unit, "/"); print "BENCH policy.compute." name[2] "." unit[1], $$i, $$(i+1) } }'

@@ -10,8 +10,13 @@ import (
 // object may set listenPort, logSeverityScreen, and prefixAdvertisements with their communities.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,shortName={bgpconfig,bgpconfigs}
+// +kubebuilder:resource:scope=Cluster,shortName={bgpconfig,bgpconfigs},categories=calico
 // +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="LogSeverity",type=string,JSONPath=`.spec.logSeverityScreen`
+// +kubebuilder:printcolumn:name="MeshEnabled",type=boolean,JSONPath=`.spec.nodeToNodeMeshEnabled`
+// +kubebuilder:printcolumn:name="ASNumber",type=string,JSONPath=`.spec.asNumber`
+// +kubebuilder:printcolumn:name="Reflection",type=string,JSONPath=`.status.reflection.message`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('node.') || !(has(self.spec.asNumber) || has(self.spec.nodeToNodeMeshEnabled) || has(self.spec.nodeMeshPassword) || has(self.spec.nodeMeshMaxRestartTime) || has(self.spec.nodeMeshHoldTime) || has(self.spec.nodeMeshFailureDetectionMode) || has(self.spec.bfd) || has(self.spec.routeReflectors) || has(self.spec.serviceClusterIPs) || has(self.spec.serviceExternalIPs) || has(self.spec.serviceLoadBalancerIPs))",message="asNumber, the mesh, BFD, reflectors and the service addresses are set in the object named default only",fieldPath=".spec"
 type BGPConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -30,6 +35,7 @@ type BGPConfiguration struct {
 // +kubebuilder:validation:XValidation:rule=`self.?localWorkloadPeeringIPV4.orValue("") == "" || (isIP(self.localWorkloadPeeringIPV4) && ip(self.localWorkloadPeeringIPV4).family() == 4)`,message="must be an IPv4 address",fieldPath=".localWorkloadPeeringIPV4"
 // +kubebuilder:validation:XValidation:rule=`self.?localWorkloadPeeringIPV6.orValue("") == "" || (isIP(self.localWorkloadPeeringIPV6) && ip(self.localWorkloadPeeringIPV6).family() == 6)`,message="must be an IPv6 address",fieldPath=".localWorkloadPeeringIPV6"
 // +kubebuilder:validation:XValidation:rule="!has(self.asNumber) || !string(self.asNumber).matches('^[0.]+$')",message="there is no AS 0",fieldPath=".asNumber"
+// +kubebuilder:validation:XValidation:rule="!has(self.nodeMeshHoldTime) || (duration(self.nodeMeshHoldTime) >= duration('3s') && duration(self.nodeMeshHoldTime) <= duration('65535s'))",message="is not a hold time of BGP: write 3s to 65535s: 90s is common",fieldPath=".nodeMeshHoldTime"
 type BGPConfigurationSpec struct {
 	// LogSeverityScreen is how much the BGP components log.
 	// +kubebuilder:validation:Pattern=`^(?i)(Trace|Debug|Info|Warning|Error|Fatal)?$`
@@ -56,7 +62,8 @@ type BGPConfigurationSpec struct {
 	ServiceLoadBalancerAggregation *string `json:"serviceLoadBalancerAggregation,omitempty"`
 	// Communities give names to community values, for PrefixAdvertisements.
 	// +kubebuilder:validation:MaxItems=500
-	// +listType=atomic
+	// +listType=map
+	// +listMapKey=name
 	Communities []Community `json:"communities,omitempty"`
 	// PrefixAdvertisements tag the routes inside a range with communities.
 	// +kubebuilder:validation:MaxItems=500

@@ -10,7 +10,7 @@ import (
 // that no rule matches are treated as without the filter.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster
+// +kubebuilder:resource:scope=Cluster,shortName={bgpf,bgpfs},categories=calico
 type BGPFilter struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
@@ -194,6 +194,7 @@ type BGPFilterAddCommunity struct {
 type BGPFilterPrependASPath struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=10
+	// +kubebuilder:validation:items:XValidation:rule="type(self) == int ? self != 0 : !(self in ['0', '0.0'])",message="there is no AS 0"
 	// +listType=atomic
 	Prefix []ASNumber `json:"prefix"`
 }

@@ -11,13 +11,14 @@ import (
 // BGPPeer is a peering: on which nodes, with whom, and how. With neither node nor nodeSelector it is for all nodes.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster
-// +kubebuilder:printcolumn:name="Node Selector",type=string,JSONPath=`.spec.nodeSelector`
-// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.node`
-// +kubebuilder:printcolumn:name="Local ASN",type=string,JSONPath=`.spec.localASNumber`
-// +kubebuilder:printcolumn:name="Peer Selector",type=string,JSONPath=`.spec.peerSelector`
+// +kubebuilder:resource:scope=Cluster,shortName={bgpp,bgpps},categories=calico
 // +kubebuilder:printcolumn:name="Peer IP",type=string,JSONPath=`.spec.peerIP`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.node`
+// +kubebuilder:printcolumn:name="Node Selector",type=string,JSONPath=`.spec.nodeSelector`
 // +kubebuilder:printcolumn:name="Peer ASN",type=string,JSONPath=`.spec.asNumber`
+// +kubebuilder:printcolumn:name="Peer Selector",type=string,JSONPath=`.spec.peerSelector`,priority=1
+// +kubebuilder:printcolumn:name="Local ASN",type=string,JSONPath=`.spec.localASNumber`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type BGPPeer struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
@@ -41,6 +42,7 @@ type BGPPeer struct {
 // +kubebuilder:validation:XValidation:rule=`!has(self.longLivedStaleTime) || self.?restartMode.orValue("") == "LongLivedGracefulRestart"`,message="longLivedStaleTime needs restartMode LongLivedGracefulRestart",fieldPath=".longLivedStaleTime"
 // +kubebuilder:validation:XValidation:rule="!has(self.localASNumber) || !string(self.localASNumber).matches('^[0.]+$')",message="there is no AS 0",fieldPath=".localASNumber"
 // +kubebuilder:validation:XValidation:rule="!self.?keepOriginalNextHop.orValue(false) || !has(self.nextHopMode)",message="keepOriginalNextHop and nextHopMode exclude each other",fieldPath=".nextHopMode"
+// +kubebuilder:validation:XValidation:rule="!has(self.holdTime) || (duration(self.holdTime) >= duration('3s') && duration(self.holdTime) <= duration('65535s'))",message="is not a hold time of BGP: write 3s to 65535s: 90s is common",fieldPath=".holdTime"
 type BGPPeerSpec struct {
 	// Node is the one node that has the peering.
 	// +kubebuilder:validation:MaxLength=253
@@ -127,6 +129,9 @@ const (
 )
 
 // BFD are the parameters of BFD sessions. Both ends negotiate: each sends no oftener than the other wants to receive.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.minimumSendInterval) || (duration(self.minimumSendInterval) >= duration('10ms') && duration(self.minimumSendInterval) <= duration('1m'))",message="is out of range: write 10ms to 60s",fieldPath=".minimumSendInterval"
+// +kubebuilder:validation:XValidation:rule="!has(self.minimumReceiveInterval) || (duration(self.minimumReceiveInterval) >= duration('10ms') && duration(self.minimumReceiveInterval) <= duration('1m'))",message="is out of range: write 10ms to 60s",fieldPath=".minimumReceiveInterval"
 type BFD struct {
 	// MinimumSendInterval is the least time between our packets. Unset means 300ms.
 	// +kubebuilder:validation:Type=string
@@ -197,6 +202,8 @@ const (
 )
 
 // BGPPassword points to a session's password.
+//
+// +kubebuilder:validation:XValidation:rule=`has(self.secretKeyRef) && size(self.secretKeyRef.?name.orValue("")) > 0`,message="a password is a key of a Secret: secretKeyRef with name and key",fieldPath=".secretKeyRef"
 type BGPPassword struct {
 	SecretKeyRef *SecretKeySelector `json:"secretKeyRef,omitempty"`
 }

@@ -5,10 +5,12 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // CalicoNodeStatus asks a node to report on its BGP, and holds the report.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=caliconodestatuses
+// +kubebuilder:resource:scope=Cluster,path=caliconodestatuses,shortName={nodestatus,nodestatuses},categories=calico
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="Classes",type=string,JSONPath=`.spec.classes`
+// +kubebuilder:printcolumn:name="Updated",type=date,JSONPath=`.status.lastUpdated`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type CalicoNodeStatus struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`

@@ -5,11 +5,13 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // ClusterInformation identifies the cluster. There is one, named "default", written by the system.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=clusterinformations,shortName={clusterinfo,clusterinfos}
-// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.spec.calicoVersion`
-// +kubebuilder:printcolumn:name="Ready",type=boolean,JSONPath=`.spec.datastoreReady`
-// +kubebuilder:printcolumn:name="Types",type=string,JSONPath=`.spec.clusterType`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="there is only one ClusterInformation, named default"
+// +kubebuilder:resource:scope=Cluster,path=clusterinformations,shortName={clusterinfo,clusterinfos},categories=calico
+// +kubebuilder:printcolumn:name="ClusterGUID",type=string,JSONPath=`.spec.clusterGUID`
+// +kubebuilder:printcolumn:name="ClusterType",type=string,JSONPath=`.spec.clusterType`
+// +kubebuilder:printcolumn:name="CalicoVersion",type=string,JSONPath=`.spec.calicoVersion`
+// +kubebuilder:printcolumn:name="DatastoreReady",type=boolean,JSONPath=`.spec.datastoreReady`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="there is only one ClusterInformation, named default",fieldPath=".metadata"
 type ClusterInformation struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
@@ -30,6 +32,11 @@ type ClusterInformationSpec struct {
 	DatastoreReady *bool `json:"datastoreReady,omitempty"`
 	// Variant of the software.
 	Variant string `json:"variant,omitempty"`
+}
+
+// Locked tells whether the datastore is locked for a migration: new addresses and endpoints have to wait.
+func (i *ClusterInformation) Locked() bool {
+	return i.Spec.DatastoreReady != nil && !*i.Spec.DatastoreReady
 }
 
 // DefaultName is the name of the kinds that exist once in a cluster.

@@ -66,7 +66,7 @@ func loadCRD(t *testing.T, kind api.Kind) *crd {
 }
 
 // judge is what an API server does with a write: prune, default, validate; old is nil for a create.
-func (c *crd) judge(o, old map[string]any) error {
+func (c *crd) judge(o, old map[string]any) field.ErrorList {
 	pruning.Prune(o, c.structural, true)
 	defaulting.Default(o, c.structural)
 	errs := validation.ValidateCustomResource(nil, o, c.schema)
@@ -79,7 +79,7 @@ func (c *crd) judge(o, old map[string]any) error {
 		found, _ := c.rules.Validate(context.Background(), nil, c.structural, o, before, celconfig.RuntimeCELCostBudget)
 		errs = append(errs, found...)
 	}
-	return field.ErrorList(errs).ToAggregate()
+	return errs
 }
 
 // asServer turns an object into what an API server works on.
@@ -153,4 +153,28 @@ func TestCRDFiles(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join("..", "deploy", "crds", "*.yaml"))
 	require.NoError(t, err)
 	require.Len(t, files, len(api.Kinds())-len(withoutCRD), fmt.Sprint(files))
+}
+
+// TestClassicDefinitions checks that clusters whose data is in Calico's own group can be given every kind that they lack.
+func TestClassicDefinitions(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "deploy", "classic", "crds.yaml"))
+	require.NoError(t, err)
+	var have, want []string
+	for doc := range strings.SplitSeq(string(text), "\n---\n") {
+		var definition apiextensionsv1.CustomResourceDefinition
+		require.NoError(t, yaml.UnmarshalStrict([]byte(doc), &definition))
+		if definition.Name != "" {
+			have = append(have, definition.Name)
+		}
+	}
+	for _, kind := range api.Kinds() {
+		plural := kind.Plural
+		if kind.Name == "IPAMConfiguration" {
+			plural = "ipamconfigs" // as it is called there
+		}
+		if !slices.Contains(withoutCRD, kind.Name) {
+			want = append(want, plural+".crd.projectcalico.org")
+		}
+	}
+	require.Equal(t, want, have)
 }

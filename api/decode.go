@@ -12,6 +12,8 @@ import (
 
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/muslin-net/muslin/api/spelling"
 )
 
 // Decode reads the documents that users write: one JSON or YAML document or a stream of YAML documents, each an object,
@@ -194,7 +196,7 @@ func header(fields map[string]any) (Kind, Errors) {
 
 func nearestKind(name string) string {
 	for _, kind := range kinds {
-		if distance(strings.ToLower(name), strings.ToLower(kind.Name)) <= 2 {
+		if spelling.Distance(name, kind.Name) <= 2 {
 			return fmt.Sprintf("did you mean %s?", kind.Name)
 		}
 	}

@@ -12,7 +12,9 @@ import (
 // nodeSelector for the nodes it selects. What is set in a narrower one wins.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,shortName={felixconfig,felixconfigs}
+// +kubebuilder:resource:scope=Cluster,shortName={felixconfig,felixconfigs},categories=calico
+// +kubebuilder:printcolumn:name="Node Selector",type=string,JSONPath=`.spec.nodeSelector`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="!has(self.spec.nodeSelector) || !(self.metadata.name == 'default' || self.metadata.name.startsWith('node.'))",message="nodeSelector is for objects of other names: default is for all nodes, node.<name> for one",fieldPath=".spec.nodeSelector"
 type FelixConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`

@@ -12,6 +12,9 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:validation:XValidation:rule=`self.?natOutgoingAddress.orValue("") == "" || (isIP(self.natOutgoingAddress) && ip(self.natOutgoingAddress).family() == 4)`,message="must be an IPv4 address",fieldPath=".natOutgoingAddress"
 // +kubebuilder:validation:XValidation:rule=`self.?deviceRouteSourceAddress.orValue("") == "" || (isIP(self.deviceRouteSourceAddress) && ip(self.deviceRouteSourceAddress).family() == 4)`,message="must be an IPv4 address",fieldPath=".deviceRouteSourceAddress"
 // +kubebuilder:validation:XValidation:rule=`self.?deviceRouteSourceAddressIPv6.orValue("") == "" || (isIP(self.deviceRouteSourceAddressIPv6) && ip(self.deviceRouteSourceAddressIPv6).family() == 6)`,message="must be an IPv6 address",fieldPath=".deviceRouteSourceAddressIPv6"
+// +kubebuilder:validation:XValidation:rule="!has(self.natPortRange) || type(self.natPortRange) == int || self.natPortRange.matches('^[0-9:]+$')",message="is a name where numbers are needed: write a range such as 30000:32767",fieldPath=".natPortRange"
+// +kubebuilder:validation:XValidation:rule="!has(self.kubeNodePortRanges) || self.kubeNodePortRanges.all(p, type(p) == int || p.matches('^[0-9:]+$'))",message="is a name where numbers are needed: write a range such as 30000:32767",fieldPath=".kubeNodePortRanges"
+// +kubebuilder:validation:XValidation:rule="!has(self.routeTableRanges) || self.routeTableRanges.map(r, r.max - r.min + 1).sum() <= 65535",message="at most 65535 route tables",fieldPath=".routeTableRanges"
 type FelixConfigurationSpec struct {
 	// Selection.
 
@@ -44,6 +47,8 @@ type FelixConfigurationSpec struct {
 	// +kubebuilder:validation:Pattern=`^(?i)(Trace|Debug|Info|Warning|Error|Fatal)?$`
 	LogSeveritySys string `json:"logSeveritySys,omitempty" oneof:"Trace Debug Info Warning Error Fatal" default:"Info"`
 	// LogDebugFilenameRegex limits debug lines to those of source files it matches.
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="''.matches(self) in [true, false]",message="must be a regular expression"
 	LogDebugFilenameRegex string `json:"logDebugFilenameRegex,omitempty" form:"regexp"`
 	// HealthEnabled serves /liveness and /readiness.
 	HealthEnabled *bool `json:"healthEnabled,omitempty" default:"false"`
@@ -156,6 +161,8 @@ type FelixConfigurationSpec struct {
 	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ms|s|m|h))*$`
 	InterfaceRefreshInterval *metav1.Duration `json:"interfaceRefreshInterval,omitempty" default:"90s"`
 	// MTUIfacePattern says which interfaces carry traffic to other nodes; the smallest MTU of them counts.
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="''.matches(self) in [true, false]",message="must be a regular expression"
 	MTUIfacePattern string `json:"mtuIfacePattern,omitempty" form:"regexp" default:"^((en|wl|ww|sl|ib)[Pcopsvx].*|(eth|wlan|wwan).*)"`
 	// DefaultEndpointToHostAction is what becomes of traffic from a workload to its own host after policy.
 	// +kubebuilder:validation:Pattern=`^(?i)(Drop|Accept|Return)?$`
@@ -250,6 +257,8 @@ type FelixConfigurationSpec struct {
 	// +kubebuilder:validation:Pattern=`^(?i)(All|Disabled)?$`
 	NFTablesFlowTableOffload *string `json:"nftablesFlowTableOffload,omitempty" oneof:"All Disabled" default:"Disabled"`
 	// NFTablesFlowTableDataIfacePattern says on which host interfaces.
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="''.matches(self) in [true, false]",message="must be a regular expression"
 	NFTablesFlowTableDataIfacePattern string `json:"nftablesFlowTableDataIfacePattern,omitempty" form:"regexp"`
 	// NftablesRefreshInterval is the time between full comparisons of the rules; 0 is never.
 	// +kubebuilder:validation:Type=string
@@ -361,7 +370,7 @@ type FelixConfigurationSpec struct {
 	// +kubebuilder:validation:Pattern=`^([0-9]+(\.[0-9]+)?(ms|s|m|h))*$`
 	LiveMigrationRouteConvergenceTime *metav1.Duration `json:"liveMigrationRouteConvergenceTime,omitempty" default:"30s"`
 	// ExternalNodesCIDRList are outside sources of tunnelled packets to accept.
-	// +kubebuilder:validation:items:Pattern=`^[0-9a-fA-F:.]+(/[0-9]{1,3})?$`
+	// +kubebuilder:validation:items:Pattern=`^[0-9.]+(/[0-9]{1,2})?$`
 	// +listType=atomic
 	ExternalNodesCIDRList *[]string `json:"externalNodesList,omitempty" form:"cidr4"`
 	// IPIPEnabled overrules whether the IP-in-IP device is there; unset means if a pool needs it.

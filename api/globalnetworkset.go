@@ -5,7 +5,9 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // GlobalNetworkSet gives labels to networks, so that global policies can select them. It belongs to no namespace.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,shortName={gnetsets}
+// +kubebuilder:resource:scope=Cluster,shortName={gnetsets},categories=calico
+// +kubebuilder:printcolumn:name="Nets",type=string,JSONPath=`.spec.nets`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type GlobalNetworkSet struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`

@@ -5,9 +5,12 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // HostEndpoint puts interfaces of a node itself under policy.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,shortName={hep,heps}
+// +kubebuilder:resource:scope=Cluster,shortName={hep,heps},categories=calico
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.spec.interfaceName`
+// +kubebuilder:printcolumn:name="IPs",type=string,JSONPath=`.spec.expectedIPs`,priority=1
+// +kubebuilder:printcolumn:name="Profiles",type=string,JSONPath=`.spec.profiles`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type HostEndpoint struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`

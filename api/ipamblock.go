@@ -16,6 +16,7 @@ import (
 // +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
 // +kubebuilder:printcolumn:name="Affinity",type=string,JSONPath=`.spec.affinity`
 // +kubebuilder:printcolumn:name="ClaimTime",type=date,JSONPath=`.spec.affinityClaimTime`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IPAMBlock struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
@@ -100,9 +101,18 @@ const (
 	OwnerTimestamp = "timestamp" // as time.Time prints itself, in UTC
 	OwnerPod       = "pod"
 	OwnerNamespace = "namespace"
-	OwnerType      = "type" // what a tunnel's address is for, or "warmPool"
+	OwnerType      = "type" // what a tunnel's address is for, or TypeWarmPool
 	OwnerService   = "service"
+	// OwnerEndpoint is the id of the workload endpoint (orchestrator/namespace/name/interface) that felix made with the
+	// address and reports as long as it lives. It is an addition to Calico's keys: an address without it may belong to
+	// something that nobody reports.
+	OwnerEndpoint = "endpoint"
+	// OwnerMachine is the name of the KubeVirt machine that keeps the address.
+	OwnerMachine = "vmi-name"
 )
+
+// TypeWarmPool is the OwnerType of an address that a node holds ready for its pods.
+const TypeWarmPool = "warmPool"
 
 // Default leaves the block as it is.
 func (b *IPAMBlock) Default() {}

@@ -5,11 +5,12 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // IPAMConfiguration tunes address management. There is one, named "default".
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,shortName={ipamconfig,ipamconfigs}
+// +kubebuilder:resource:scope=Cluster,shortName={ipamconfig,ipamconfigs},categories=calico
 // +kubebuilder:printcolumn:name="StrictAffinity",type=boolean,JSONPath=`.spec.strictAffinity`
-// +kubebuilder:printcolumn:name="MaxBlocksPerHost",type=integer,JSONPath=`.spec.maxBlocksPerHost`
 // +kubebuilder:printcolumn:name="AutoAllocateBlocks",type=boolean,JSONPath=`.spec.autoAllocateBlocks`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="there is only one IPAMConfiguration, named default"
+// +kubebuilder:printcolumn:name="MaxBlocksPerHost",type=integer,JSONPath=`.spec.maxBlocksPerHost`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="there is only one IPAMConfiguration, named default",fieldPath=".metadata"
 type IPAMConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`

@@ -11,13 +11,16 @@ import (
 // IPPool is a range of addresses for workloads and tunnels, and how packets to it travel between nodes.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster
+// +kubebuilder:resource:scope=Cluster,shortName={ipp,ipps},categories=calico
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
 // +kubebuilder:printcolumn:name="VXLAN",type=string,JSONPath=`.spec.vxlanMode`
 // +kubebuilder:printcolumn:name="IPIP",type=string,JSONPath=`.spec.ipipMode`
 // +kubebuilder:printcolumn:name="NAT",type=boolean,JSONPath=`.spec.natOutgoing`
 // +kubebuilder:printcolumn:name="Allocatable",type=string,JSONPath=`.status.conditions[?(@.type=='Allocatable')].status`
+// +kubebuilder:printcolumn:name="Disabled",type=boolean,JSONPath=`.spec.disabled`,priority=1
+// +kubebuilder:printcolumn:name="Selector",type=string,JSONPath=`.spec.nodeSelector`,priority=1
+// +kubebuilder:printcolumn:name="Sends",type=string,JSONPath=`.status.transport.send`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IPPool struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -44,6 +47,7 @@ type IPPool struct {
 // +kubebuilder:validation:XValidation:rule=`!has(self.allowedUses) || !('Tunnel' in self.allowedUses) || size(self.?namespaceSelector.orValue("")) == 0`,message="namespaceSelector cannot be combined with allowedUses Tunnel",fieldPath=".namespaceSelector"
 // +kubebuilder:validation:XValidation:rule="!has(self.nodeSelector) || !self.nodeSelector.contains('global(')",message="global() selects no node",fieldPath=".nodeSelector"
 // +kubebuilder:validation:XValidation:rule="!has(self.namespaceSelector) || !self.namespaceSelector.contains('global(')",message="global() selects no namespace",fieldPath=".namespaceSelector"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.cidr) || !isCIDR(oldSelf.cidr) || (self.?blockSize.orValue(0) != 0 ? self.blockSize : (cidr(self.cidr).ip().family() == 4 ? 26 : 122)) == (oldSelf.?blockSize.orValue(0) != 0 ? oldSelf.blockSize : (cidr(oldSelf.cidr).ip().family() == 4 ? 26 : 122))",message="blockSize cannot be changed",fieldPath=".blockSize"
 type IPPoolSpec struct {
 	// CIDR is the pool's range. It cannot be changed.
 	// +kubebuilder:validation:MaxLength=49
@@ -62,7 +66,6 @@ type IPPoolSpec struct {
 	// BlockSize is the prefix length of the blocks that nodes take from the pool. It cannot be changed.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=128
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="blockSize cannot be changed"
 	BlockSize int `json:"blockSize,omitempty"`
 	// NodeSelector says which nodes may take addresses from the pool.
 	// +kubebuilder:default="all()"

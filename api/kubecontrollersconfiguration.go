@@ -9,9 +9,9 @@ import (
 // KubeControllersConfiguration configures kube-controllers. There is one, named "default".
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,shortName={kcc,kccs}
+// +kubebuilder:resource:scope=Cluster,shortName={kcc,kccs},categories=calico
 // +kubebuilder:subresource:status
-// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="there is only one KubeControllersConfiguration, named default"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="there is only one KubeControllersConfiguration, named default",fieldPath=".metadata"
 type KubeControllersConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
@@ -98,6 +98,7 @@ type AutoHostEndpointConfig struct {
 	// CreateDefaultHostEndpoint makes the one for all interfaces. Unset means Enabled.
 	CreateDefaultHostEndpoint Switch `json:"createDefaultHostEndpoint,omitempty"`
 	// Templates for further ones.
+	// +kubebuilder:validation:MaxItems=64
 	// +listType=atomic
 	Templates []HostEndpointTemplate `json:"templates,omitempty"`
 }
@@ -114,6 +115,8 @@ type HostEndpointTemplate struct {
 	// +listType=set
 	InterfaceCIDRs []string `json:"interfaceCIDRs,omitempty"`
 	// InterfacePattern is a regular expression of interface names; each match gets an endpoint.
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="''.matches(self) in [true, false]",message="must be a regular expression"
 	InterfacePattern string `json:"interfacePattern,omitempty"`
 	// Labels of the endpoints.
 	Labels map[string]string `json:"labels,omitempty"`

@@ -5,10 +5,12 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // NetworkPolicy decides about the traffic of the endpoints it selects in its own namespace.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,shortName={cnp,caliconetworkpolicy}
+// +kubebuilder:resource:scope=Namespaced,shortName={cnp,caliconetworkpolicy},categories=calico
 // +kubebuilder:printcolumn:name="Tier",type=string,JSONPath=`.spec.tier`
 // +kubebuilder:printcolumn:name="Order",type=number,JSONPath=`.spec.order`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^(([a-z0-9]([-a-z0-9]*[a-z0-9])?)([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)?|(knp|ossg)[.]default[.].+)$')",message="a policy's name is one label or two joined by a dot"
+// +kubebuilder:printcolumn:name="Selector",type=string,JSONPath=`.spec.selector`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^(([a-z0-9]([-a-z0-9]*[a-z0-9])?)([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)?|(knp|ossg)[.]default[.].+)$')",message="a policy's name is one label or two joined by a dot",fieldPath=".metadata"
 type NetworkPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`

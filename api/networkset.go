@@ -5,7 +5,9 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // NetworkSet gives labels to networks, so that the policies of its namespace can select them.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,shortName={netsets}
+// +kubebuilder:resource:scope=Namespaced,shortName={netsets},categories=calico
+// +kubebuilder:printcolumn:name="Nets",type=string,JSONPath=`.spec.nets`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type NetworkSet struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`

@@ -4,6 +4,7 @@ import (
 	"crypto/sha1" //nolint:gosec // see VXLANMAC
 	"encoding/base64"
 	"fmt"
+	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -88,6 +89,27 @@ type NodeInterface struct {
 type OrchRef struct {
 	NodeName     string `json:"nodeName,omitempty"`
 	Orchestrator string `json:"orchestrator"`
+}
+
+// Annotations of nodes, which are additions to Calico's.
+const (
+	// AnnotationIPAMEpoch is the epoch of the node's journal of addresses, a number that only grows.
+	AnnotationIPAMEpoch = "muslin.net/ipam-epoch"
+	// AnnotationEndpointsAsked is the name of a question to the node: which endpoints has it? kube-controllers puts it before
+	// they release addresses that nothing on the node seems to have.
+	AnnotationEndpointsAsked = "muslin.net/endpoints-asked"
+	// AnnotationEndpointsTold is the name of the last such question that has been answered: felix has reported all its
+	// endpoints since it was put, and all of them are stored. It is typha's word.
+	AnnotationEndpointsTold = "muslin.net/endpoints-told"
+)
+
+// IPAMEpoch is the epoch of the node's journal of addresses; 0 if it has none.
+func (n *Node) IPAMEpoch() uint64 {
+	epoch, err := strconv.ParseUint(n.Annotations[AnnotationIPAMEpoch], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return epoch
 }
 
 // NodeStatus is what the node has reported.

@@ -15,7 +15,9 @@ import (
 // +kubebuilder:validation:Type=""
 // +kubebuilder:validation:Format=""
 // +kubebuilder:validation:XIntOrString
-// +kubebuilder:validation:Pattern=`^([0-9]{1,10}|[0-9]{1,5}\.[0-9]{1,5})$`
+// +kubebuilder:validation:MaxLength=11
+// +kubebuilder:validation:Pattern=`^([0-9]{1,9}|[1-3][0-9]{9}|4[01][0-9]{8}|42[0-8][0-9]{7}|429[0-3][0-9]{6}|4294[0-8][0-9]{5}|42949[0-5][0-9]{4}|429496[0-6][0-9]{3}|4294967[01][0-9]{2}|42949672[0-8][0-9]|429496729[0-5]|([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])\.([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))$`
+// +kubebuilder:validation:XValidation:rule="type(self) != int || (self >= 0 && self <= 4294967295)",message="is not an AS number: write 1 to 4294967295, or two 16-bit halves such as 1.10"
 type ASNumber uint32
 
 // ParseASNumber reads a number or the dotted form, whose halves have 16 bits each.
@@ -55,7 +57,9 @@ func (a ASNumber) String() string { return strconv.FormatUint(uint64(a), 10) }
 //
 // +kubebuilder:validation:Type=""
 // +kubebuilder:validation:XIntOrString
-// +kubebuilder:validation:Pattern=`^([0-9]{1,5}(:[0-9]{1,5})?|[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?)$`
+// +kubebuilder:validation:MaxLength=15
+// +kubebuilder:validation:Pattern=`^(0*(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})(:0*(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}))?|[0-9]{0,13}[-a-z]([-a-z0-9]{0,13}[a-z0-9])?)$`
+// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 1 && self <= 65535 : !self.contains(':') || int(self.split(':')[0]) <= int(self.split(':')[1])",message="is not a port: write 1 to 65535, a range such as 8000:8080 with the lower port first, or a name"
 type Port struct {
 	First uint16 `json:"-"`
 	Last  uint16 `json:"-"`
@@ -135,7 +139,9 @@ func (p *Port) UnmarshalJSON(b []byte) error {
 //
 // +kubebuilder:validation:Type=""
 // +kubebuilder:validation:XIntOrString
-// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,2}|TCP|tcp|UDP|udp|ICMP|icmp|ICMPv6|icmpv6|SCTP|sctp|UDPLite|udplite)$`
+// +kubebuilder:validation:MaxLength=7
+// +kubebuilder:validation:XValidation:rule="type(self) != int || (self >= 1 && self <= 255)",message="is not a protocol: write a name or a number from 1 to 255"
+// +kubebuilder:validation:Pattern=`^([1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]|TCP|tcp|UDP|udp|ICMP|icmp|ICMPv6|icmpv6|SCTP|sctp|UDPLite|udplite)$`
 type Protocol string
 
 // The protocols that have names.
@@ -202,7 +208,9 @@ func (p *Protocol) UnmarshalJSON(b []byte) error {
 //
 // +kubebuilder:validation:Type=""
 // +kubebuilder:validation:XIntOrString
-// +kubebuilder:validation:Pattern=`^([0-9]{1,2}|(?i:DF|EF|AF[1-4][1-3]|CS[0-6]))$`
+// +kubebuilder:validation:MaxLength=4
+// +kubebuilder:validation:XValidation:rule="type(self) != int || (self >= 0 && self <= 63)",message="is not a DSCP: write 0 to 63, or a name such as EF, AF11 or CS3"
+// +kubebuilder:validation:Pattern=`^([0-9]|[1-5][0-9]|6[0-3]|(?i:DF|EF|AF[1-4][1-3]|CS[0-6]))$`
 type DSCP string
 
 // Number is the code point; ok is false if the text is neither a known name nor 0 to 63.

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/muslin-net/muslin/api/spelling"
 )
 
 // checkShape compares decoded JSON with a Go type: every key must be a field of the type, and every value of the kind
@@ -124,7 +126,7 @@ func (s shape) unknown(at path, key string, v any, siblings map[string]reflect.T
 // place proposes what an unknown field was meant to be: one with almost this name here, or one of this name elsewhere.
 func (s shape) place(key string, siblings map[string]reflect.Type) string {
 	for _, name := range slices.Sorted(maps.Keys(siblings)) {
-		if distance(strings.ToLower(key), strings.ToLower(name)) <= 2 && len(key) > 2 {
+		if spelling.Distance(key, name) <= 2 && len(key) > 2 {
 			return fmt.Sprintf("did you mean %s?", name)
 		}
 	}
@@ -228,25 +230,4 @@ func numbers(t reflect.Type) string {
 	default:
 		return fmt.Sprintf("whole numbers up to %d", int64(^uint64(0)>>1)>>(64-t.Bits()))
 	}
-}
-
-// distance is the number of letters to insert, remove or replace to get from a to b (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

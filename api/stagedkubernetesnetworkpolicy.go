@@ -8,7 +8,9 @@ import (
 // StagedKubernetesNetworkPolicy is a Kubernetes NetworkPolicy that is evaluated for reports and never enforced.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,shortName={sknp}
+// +kubebuilder:resource:scope=Namespaced,shortName={sknp},categories=calico
+// +kubebuilder:printcolumn:name="Action",type=string,JSONPath=`.spec.stagedAction`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type StagedKubernetesNetworkPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
@@ -19,7 +21,7 @@ type StagedKubernetesNetworkPolicy struct {
 
 // StagedKubernetesNetworkPolicySpec is the spec of networking.k8s.io/v1 NetworkPolicy and what would be done with it.
 //
-// +kubebuilder:validation:XValidation:rule="self.?stagedAction.orValue('Set') != 'Delete' || !(has(self.ingress) || has(self.egress) || has(self.policyTypes) || (has(self.podSelector) && (has(self.podSelector.matchLabels) || has(self.podSelector.matchExpressions))))",message="with stagedAction Delete no other field may be given"
+// +kubebuilder:validation:XValidation:rule="self.?stagedAction.orValue('Set') != 'Delete' || !(has(self.ingress) || has(self.egress) || has(self.policyTypes) || (has(self.podSelector) && (has(self.podSelector.matchLabels) || has(self.podSelector.matchExpressions))))",message="with stagedAction Delete no other field may be given",fieldPath=".stagedAction"
 type StagedKubernetesNetworkPolicySpec struct {
 	// +kubebuilder:default=Set
 	StagedAction StagedAction `json:"stagedAction,omitempty"`
@@ -42,29 +44,41 @@ type StagedKubernetesNetworkPolicySpec struct {
 
 // KubernetesIngressRule allows traffic from the peers to the ports; an empty list stands for all.
 type KubernetesIngressRule struct {
+	// +kubebuilder:validation:MaxItems=256
 	// +listType=atomic
 	Ports []KubernetesPort `json:"ports,omitempty"`
+	// +kubebuilder:validation:MaxItems=256
 	// +listType=atomic
 	From []KubernetesPeer `json:"from,omitempty"`
 }
 
 // KubernetesEgressRule allows traffic to the ports of the peers; an empty list stands for all.
 type KubernetesEgressRule struct {
+	// +kubebuilder:validation:MaxItems=256
 	// +listType=atomic
 	Ports []KubernetesPort `json:"ports,omitempty"`
+	// +kubebuilder:validation:MaxItems=256
 	// +listType=atomic
 	To []KubernetesPeer `json:"to,omitempty"`
 }
 
 // KubernetesPort is a port of the destination, by number or name; EndPort makes it a range. No port means all ports.
+// +kubebuilder:validation:XValidation:rule="!has(self.endPort) || (has(self.port) && type(self.port) == int)",message="endPort needs a numeric port",fieldPath=".endPort"
+// +kubebuilder:validation:XValidation:rule="!has(self.endPort) || !has(self.port) || type(self.port) != int || self.endPort >= self.port",message="endPort is not below port",fieldPath=".endPort"
+// +kubebuilder:validation:XValidation:rule="!has(self.port) || type(self.port) != int || (self.port >= 1 && self.port <= 65535)",message="port is 1 to 65535",fieldPath=".port"
+// +kubebuilder:validation:XValidation:rule="!has(self.protocol) || self.protocol in ['TCP', 'tcp', 'UDP', 'udp', 'SCTP', 'sctp', '6', '17', '132'] || self.protocol == 6 || self.protocol == 17 || self.protocol == 132",message="must be TCP, UDP or SCTP",fieldPath=".protocol"
 type KubernetesPort struct {
 	// Protocol is TCP (also when unset), UDP or SCTP.
 	Protocol *Protocol           `json:"protocol,omitempty"`
 	Port     *intstr.IntOrString `json:"port,omitempty"`
-	EndPort  *int32              `json:"endPort,omitempty"`
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	EndPort *int32 `json:"endPort,omitempty"`
 }
 
 // KubernetesPeer is either an address range or pods, by their labels and those of their namespaces.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.ipBlock) || !(has(self.podSelector) || has(self.namespaceSelector))",message="ipBlock cannot be combined with selectors: write two peers",fieldPath=".ipBlock"
 type KubernetesPeer struct {
 	PodSelector       *metav1.LabelSelector `json:"podSelector,omitempty"`
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
@@ -73,7 +87,11 @@ type KubernetesPeer struct {
 
 // KubernetesIPBlock is an address range less some parts of it.
 type KubernetesIPBlock struct {
+	// +kubebuilder:validation:MaxLength=49
+	// +kubebuilder:validation:Pattern=`^[0-9a-fA-F:.]+(/[0-9]{1,3})?$`
 	CIDR string `json:"cidr"`
+	// +kubebuilder:validation:items:MaxLength=49
+	// +kubebuilder:validation:items:Pattern=`^[0-9a-fA-F:.]+(/[0-9]{1,3})?$`
 	// +listType=atomic
 	Except []string `json:"except,omitempty"`
 }

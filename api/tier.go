@@ -10,15 +10,16 @@ import (
 // tier's default action.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster
+// +kubebuilder:resource:scope=Cluster,categories=calico
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Order",type=number,JSONPath=`.spec.order`
 // +kubebuilder:printcolumn:name="DefaultAction",type=string,JSONPath=`.spec.defaultAction`
 // +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=='Ready')].reason`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63",message="a tier's name is one label of at most 63 characters, without dots"
-// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'default' || (self.spec.?order.orValue(1000000.0) == 1000000.0 && self.spec.?defaultAction.orValue('Deny') == 'Deny')",message="tier default keeps order 1000000 and defaultAction Deny"
-// +kubebuilder:validation:XValidation:rule=`self.metadata.name != 'kube-admin' || (self.spec.?order.orValue(0.0) == 1000.0 && self.spec.?defaultAction.orValue("") == 'Pass')`,message="tier kube-admin keeps order 1000 and defaultAction Pass"
-// +kubebuilder:validation:XValidation:rule=`self.metadata.name != 'kube-baseline' || (self.spec.?order.orValue(0.0) == 10000000.0 && self.spec.?defaultAction.orValue("") == 'Pass')`,message="tier kube-baseline keeps order 10000000 and defaultAction Pass"
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63",message="a tier's name is one label of at most 63 characters, without dots",fieldPath=".metadata"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'default' || (self.spec.?order.orValue(1000000.0) == 1000000.0 && self.spec.?defaultAction.orValue('Deny') == 'Deny')",message="tier default keeps order 1000000 and defaultAction Deny",fieldPath=".metadata"
+// +kubebuilder:validation:XValidation:rule=`self.metadata.name != 'kube-admin' || (self.spec.?order.orValue(0.0) == 1000.0 && self.spec.?defaultAction.orValue("") == 'Pass')`,message="tier kube-admin keeps order 1000 and defaultAction Pass",fieldPath=".metadata"
+// +kubebuilder:validation:XValidation:rule=`self.metadata.name != 'kube-baseline' || (self.spec.?order.orValue(0.0) == 10000000.0 && self.spec.?defaultAction.orValue("") == 'Pass')`,message="tier kube-baseline keeps order 10000000 and defaultAction Pass",fieldPath=".metadata"
 type Tier struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`

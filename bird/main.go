@@ -30,8 +30,12 @@ type settings struct {
 	GobgpSocket string `flag:"gobgp-socket" default:"/run/calico/gobgp.sock" usage:"unix socket for the stock gobgp command, read-only; empty serves none"`
 	Backend     string `flag:"backend" env:"CALICO_NETWORKING_BACKEND" default:"bird" usage:"with vxlan or none the node speaks no BGP, and bird does nothing"`
 	LibDir      string `flag:"lib-dir" default:"/var/lib/calico" usage:"directory for what a restart needs"`
+	HealthAt    string `flag:"health-default" env:"BIRD_HEALTHADDR" default:"localhost:9097" usage:"where health and metrics are served if --health does not say; calico-node's probes ask there"`
 	PeerMetrics string `flag:"peer-metrics" env:"BIRD_PEER_METRICS" default:"auto" usage:"which sessions have metrics of their own: individual (all), aggregate (none, only sums), auto (those of BGPPeers, and of the mesh while it has at most 50)"`
 }
+
+// Serve says where health and metrics are served.
+func (s *settings) Serve() (health, metrics string) { return s.HealthAt, "" }
 
 func main() {
 	cfg := settings{Socket: client.DefaultSocket}

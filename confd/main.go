@@ -5,7 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
+	"os"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
@@ -21,21 +21,18 @@ import (
 )
 
 type settings struct {
-	Node       string   `flag:"node" env:"NODENAME" usage:"name of this node"`
-	Typha      []string `flag:"typha" env:"MUSLIN_TYPHA" usage:"addresses of typha, each host:port"`
-	ServerName string   `flag:"typha-name" usage:"name in typha's certificate; empty means the host that is dialled"`
-	CA         string   `flag:"ca" usage:"file with the CA's certificate"`
-	Cert       string   `flag:"cert" usage:"file with this node's certificate"`
-	Key        string   `flag:"key" usage:"file with its key"`
-	BirdSocket string   `flag:"bird-socket" usage:"unix socket of bird"`
-	RouterID   string   `flag:"router-id" env:"CALICO_ROUTER_ID" usage:"IPv4 address, or hash for one made of the node's name; empty means the node's IPv4 address"`
-	Backend    string   `flag:"backend" env:"CALICO_NETWORKING_BACKEND" default:"bird" usage:"with vxlan or none there is no bird to configure, and confd does nothing"`
-	Speaker    string   `flag:"speaker" env:"CALICO_BGP_SPEAKER" default:"muslin" usage:"program that speaks BGP: muslin for our bird, bird2 for BIRD 2"`
-	BIRD2File  string   `flag:"bird2-file" default:"/etc/calico/bird2.conf" usage:"file to write for BIRD 2"`
-	BIRD2Ctl   string   `flag:"bird2-socket" default:"/run/calico/bird2.ctl" usage:"control socket of BIRD 2"`
-	BIRD2      string   `flag:"bird2-program" default:"/usr/sbin/bird" usage:"BIRD 2, to check the file with"`
-	Severity   string   `flag:"log-severity" env:"BGP_LOGSEVERITYSCREEN" usage:"Trace, Debug, Info, Warning, Error or Fatal, for good; empty means what BGPConfiguration says, or else log-level"`
-	LibDir     string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory for the saved view and bird.yaml"`
+	typha.Settings
+
+	Node       string `flag:"node" env:"NODENAME" usage:"name of this node"`
+	BirdSocket string `flag:"bird-socket" usage:"unix socket of bird"`
+	RouterID   string `flag:"router-id" env:"CALICO_ROUTER_ID" usage:"IPv4 address, or hash for one made of the node's name; empty means the node's IPv4 address"`
+	Backend    string `flag:"backend" env:"CALICO_NETWORKING_BACKEND" default:"bird" usage:"with vxlan or none there is no bird to configure, and confd does nothing"`
+	Speaker    string `flag:"speaker" env:"CALICO_BGP_SPEAKER" default:"muslin" usage:"program that speaks BGP: muslin for our bird, bird2 for BIRD 2"`
+	BIRD2File  string `flag:"bird2-file" default:"/etc/calico/bird2.conf" usage:"file to write for BIRD 2"`
+	BIRD2Ctl   string `flag:"bird2-socket" default:"/run/calico/bird2.ctl" usage:"control socket of BIRD 2"`
+	BIRD2      string `flag:"bird2-program" default:"/usr/sbin/bird" usage:"BIRD 2, to check the file with"`
+	Severity   string `flag:"log-severity" env:"BGP_LOGSEVERITYSCREEN" usage:"Trace, Debug, Info, Warning, Error or Fatal, for good; empty means what BGPConfiguration says, or else log-level"`
+	LibDir     string `flag:"lib-dir" default:"/var/lib/calico" usage:"directory for the saved view and bird.yaml"`
 }
 
 func main() {
@@ -49,16 +46,18 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
 		return fmt.Errorf("setting backend: %w", err)
 	}
 	if cfg.Severity != "" {
-		level, err := client.ParseSeverity(cfg.Severity)
+		level, err := daemon.ParseSeverity(cfg.Severity)
 		if err != nil {
 			return fmt.Errorf("setting log-severity: %w", err)
 		}
 		d.Level.Set(level)
 	}
-	view, err := typha.New(typha.Config{
-		Addresses: cfg.Typha, ServerName: cfg.ServerName, Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key},
-		Node: cfg.Node, View: typha.BGPView, StatePath: filepath.Join(cfg.LibDir, "confd", "view"), Log: d.Log,
-	})
+	following, err := cfg.Config(cfg.Node, os.LookupEnv, d.Log)
+	if err != nil {
+		return err
+	}
+	following.View, following.StatePath = typha.BGPView, filepath.Join(cfg.LibDir, "confd", "view")
+	view, err := typha.New(following)
 	if err != nil {
 		return err
 	}
@@ -75,7 +74,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
 	}
 	defer func() { _ = asked.Close() }()
 	group, ctx := errgroup.WithContext(ctx)
-	target, err := speakerOf(ctx, d.Log, group, cfg, asked)
+	target, err := speakerOf(ctx, d, group, cfg, asked)
 	if err != nil {
 		return err
 	}
@@ -92,8 +91,8 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
 }
 
 // speakerOf is who speaks BGP on this node, to be configured. For a BIRD 2 that speaks in the place of our bird, confd answers on
-// bird's socket until ctx ends.
-func speakerOf(ctx context.Context, log *slog.Logger, group *errgroup.Group, cfg settings, ours *bird.Client) (client.Target, error) {
+// bird's socket until ctx ends, and has its metrics.
+func speakerOf(ctx context.Context, d *daemon.Daemon, group *errgroup.Group, cfg settings, ours *bird.Client) (client.Target, error) {
 	speaker, err := api.ParseSpeaker(cfg.Speaker)
 	if err != nil {
 		return nil, fmt.Errorf("setting speaker: %w", err)
@@ -107,7 +106,8 @@ func speakerOf(ctx context.Context, log *slog.Logger, group *errgroup.Group, cfg
 	}
 	theirs := &client.BIRD2{File: cfg.BIRD2File, Socket: cfg.BIRD2Ctl, Program: cfg.BIRD2}
 	server := rpc.NewServer(nil)
-	birdv1.RegisterBirdServiceServer(server, client.NewStandin(log, theirs))
+	birdv1.RegisterBirdServiceServer(server, client.NewStandin(d.Log, theirs))
+	d.Metrics.MustRegister(client.NewMetrics(ours.Peers))
 	group.Go(func() error {
 		stop := context.AfterFunc(ctx, server.Stop)
 		defer stop()

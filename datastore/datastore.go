@@ -56,13 +56,20 @@ func Prompt(c Reader) {
 type ListOptions struct {
 	Namespace  string // only this namespace
 	NamePrefix string // only names that begin with it
+	Node       string // of workload endpoints: those of others may be left out, which a backend does where it is cheaper
 }
 
 // List is a listing at one revision.
 type List struct {
 	Items    []api.Object
 	Revision string // where a Watch takes over without gap or overlap
+	Seen     Seen
 }
+
+// Seen is the highest revision of anything told, in the form of a Revision. It is what others who read the same come to see too,
+// while the Revision of a listing or a Bookmark is one at which nothing need have happened. It is empty where revisions count the
+// writes of all kinds.
+type Seen string
 
 // WatchOptions say from where to watch.
 type WatchOptions struct {
@@ -95,6 +102,7 @@ type Event struct {
 	Key      api.Key
 	Object   api.Object
 	Revision string
+	Seen     Seen // by this watch
 }
 
 // Precondition of a delete. Empty fields are not checked.

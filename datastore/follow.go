@@ -16,6 +16,7 @@ import (
 type Delta[T api.Object] struct {
 	Changes  []Change[T] // empty when only the revision moved on
 	Revision string      // all changes of the kind up to here have been told
+	Seen     Seen        // the highest revisions of what happened; empty if nothing did, or where it is not told
 	InSync   bool        // true exactly once: the state is complete for the first time
 }
 
@@ -30,7 +31,8 @@ type Change[T api.Object] struct {
 type FollowOptions struct {
 	Namespace string
 	Logger    *slog.Logger // for the begin and end of trouble; nil means slog.Default
-	// Trouble, if set, is told each failure to reach the datastore, and nil once it is reached again. Health reads it.
+	// Trouble, if set, is told each failure to reach the datastore, and nil once it is reached again; the log says it no
+	// louder than Debug then.
 	Trouble func(error)
 }
 
@@ -111,10 +113,18 @@ func (f *follower[T]) run(ctx context.Context) error {
 	}
 }
 
+// level is how loud trouble is told: whoever is told of it tells of all kinds at once.
+func (f *follower[T]) level(alone slog.Level) slog.Level {
+	if f.opts.Trouble != nil {
+		return slog.LevelDebug
+	}
+	return alone
+}
+
 // trouble reports that the datastore fails; log and consumer hear of the begin, the consumer of each repetition too.
 func (f *follower[T]) trouble(err error) {
 	if !f.troubled {
-		f.log.Warn("cannot follow the datastore, trying again", "error", err)
+		f.log.Log(context.Background(), f.level(slog.LevelWarn), "cannot follow the datastore, trying again", "error", err)
 	}
 	f.troubled = true
 	if f.opts.Trouble != nil {
@@ -128,7 +138,7 @@ func (f *follower[T]) well() {
 		return
 	}
 	f.troubled = false
-	f.log.Info("following the datastore again")
+	f.log.Log(context.Background(), f.level(slog.LevelInfo), "following the datastore again")
 	if f.opts.Trouble != nil {
 		f.opts.Trouble(nil)
 	}
@@ -141,7 +151,7 @@ func (f *follower[T]) list(ctx context.Context) error {
 		return err
 	}
 	f.well()
-	d := Delta[T]{Revision: l.Revision, InSync: !f.inSync}
+	d := Delta[T]{Revision: l.Revision, Seen: l.Seen, InSync: !f.inSync}
 	present := make(map[api.Key]string, len(l.Items))
 	for _, o := range l.Items {
 		key := api.Key{Kind: f.kind.Name, Namespace: o.GetNamespace(), Name: o.GetName()}
@@ -185,7 +195,7 @@ func (f *follower[T]) watch(ctx context.Context) error {
 func (f *follower[T]) gather(e Event, more <-chan Event) Delta[T] {
 	var d Delta[T]
 	for {
-		d.Revision = e.Revision
+		d.Revision, d.Seen = e.Revision, e.Seen
 		if c, ok := f.change(e); ok {
 			d.Changes = append(d.Changes, c)
 		}

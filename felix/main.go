@@ -22,31 +22,17 @@ import (
 	"github.com/muslin-net/muslin/felix/check"
 	"github.com/muslin-net/muslin/felix/dataplane/foreign"
 	"github.com/muslin-net/muslin/felix/dataplane/ipip"
-	"github.com/muslin-net/muslin/felix/dataplane/link"
 	"github.com/muslin-net/muslin/felix/dataplane/tunnel"
 	"github.com/muslin-net/muslin/felix/host"
+	"github.com/muslin-net/muslin/felix/policysync"
 	"github.com/muslin-net/muslin/felix/server"
 	"github.com/muslin-net/muslin/felix/state"
 	"github.com/muslin-net/muslin/felix/store"
 	"github.com/muslin-net/muslin/felix/uplink"
 	"github.com/muslin-net/muslin/internal/daemon"
-	"github.com/muslin-net/muslin/internal/rpc"
+	"github.com/muslin-net/muslin/ipam/lease"
 	"github.com/muslin-net/muslin/typha/client"
 )
-
-type config struct {
-	Node      string   `flag:"node" env:"FELIX_FELIXHOSTNAME" usage:"name of this node; required"`
-	Typha     []string `flag:"typha" env:"FELIX_TYPHAADDR" usage:"addresses of typha, host:port"`
-	TyphaName string   `flag:"typha-name" default:"typha" usage:"name in typha's certificate"`
-	CA        string   `flag:"ca" default:"/etc/calico/ca.pem" usage:"CA certificate, PEM"`
-	Cert      string   `flag:"cert" default:"/etc/calico/node.pem" usage:"this node's certificate, PEM"`
-	Key       string   `flag:"key" default:"/etc/calico/node-key.pem" usage:"its key, PEM"`
-	Backend   string   `flag:"backend" env:"CALICO_NETWORKING_BACKEND" default:"bird" usage:"who brings routes: bird, or vxlan or none, with which no bird runs"`
-	Speaker   string   `flag:"speaker" env:"CALICO_BGP_SPEAKER" default:"muslin" usage:"program that speaks BGP: muslin for our bird, or bird2 for BIRD 2, which programs what it learns itself"`
-	IPIP      string   `flag:"ipip-driver" env:"FELIX_IPIPDRIVER" default:"Auto" usage:"what carries IP-in-IP: the Kernel's tunl0, BPF, or Auto for the first of them that works"`
-	RunDir    string   `flag:"run-dir" default:"/run/calico" usage:"directory of sockets"`
-	LibDir    string   `flag:"lib-dir" default:"/var/lib/calico" usage:"directory that outlives reboots"`
-}
 
 // init keeps the first thread for main; in main itself it is too late, since main may have moved to another thread. The
 // first thread stands for the process in /proc, and cannot end: if it were the one that visits a pod's network namespace,
@@ -68,16 +54,26 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 	ready := readiness(d) // before anything takes time: a daemon of which nothing is known yet counts as ready
 	var reporter *uplink.Reporter
 	var status *uplink.Status
-	typha, err := client.New(client.Config{
-		Addresses: cfg.Typha, ServerName: cfg.TyphaName, Files: rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key},
-		Node: cfg.Node, View: client.NodeView, StatePath: filepath.Join(cfg.LibDir, "felix", "view"), SetDeltas: true, Log: d.Log,
-		OnStatus: func(s client.Status) { // another replica, or one that was restarted, may not know the endpoints
-			if s.InSync {
-				reporter.Again()
-				status.Again()
-			}
-		},
-	})
+	var pool *lease.Pool
+	var pods *policysync.Server
+	severity, err := cfg.severity(d)
+	if err != nil {
+		return err
+	}
+	following, err := cfg.following(d)
+	if err != nil {
+		return err
+	}
+	var loop *agent.Agent
+	following.OnStatus = func(s client.Status) { // another replica, or one that was restarted, may not know the endpoints
+		loop.FollowsPods(s.Pods)
+		if s.InSync {
+			reporter.Again()
+			status.Again()
+			pool.Ask()
+		}
+	}
+	typha, err := client.New(following)
 	if err != nil {
 		return fmt.Errorf("typha: %w", err)
 	}
@@ -101,31 +97,42 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 		d.Log.Warn("others' rules are in the way", "what", obstacle)
 	}
 
-	ipam := uplink.IPAM{Typha: typha}
-	releases, err := uplink.OpenReleases(filepath.Join(cfg.LibDir, "felix", "releases"), ipam.Release, d.Log)
+	records, found, err := loadEndpoints(cfg.LibDir, d)
 	if err != nil {
 		return err
 	}
-	records, local, err := loadEndpoints(cfg.LibDir, kernel.Links, releases, d)
+	local, gone, err := sift(found, kernel.Links)
 	if err != nil {
 		return err
 	}
+	var serve server.Server
+	pool, err = openPool(ctx, cfg, typha, local, &serve, d)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = pool.Close() }()
+	if err := forget(gone, records, pool); err != nil {
+		return err
+	}
+	reserve := uplink.NewReserve(pool, uplink.IPAM{Typha: typha}, d.Log)
 	status = uplink.NewStatus(typha, d.Log)
 	reporter, bgp, watcher := uplink.NewReporter(typha, d.Log), uplink.NewBGP(routes), host.New(d.Log)
-	loop := agent.New(cfg.Node, kernel, bgp, local, agent.Events{
+	loop = agent.New(cfg.Node, kernel, bgp, local, agent.Events{
 		LocalChanged: reporter.Set,
 		MTU:          func(mtu int) { writeMTU(cfg.LibDir, mtu, d) },
 		Peers:        watcher.Peers,
 		Bearers:      func(interfaces map[string][]string) { saveBearers(cfg.LibDir, interfaces, d) },
 		Ready:        ready,
 		Trouble:      status.SetTrouble,
+		PolicySync:   func(home string) { pods.SetHome(home) },
 	}, d.Log)
-	serve := server.Server{
-		Agent: loop, Pods: agent.Pods{Links: kernel.Links}, Checks: check.Checks{Agent: loop, Checksums: kernel.Checksums}, IPAM: ipam, Records: records, Releases: releases,
-		Counters: kernel, Log: d.Log, Software: daemon.Version(),
-	}
+	pods = policysync.New(loop, d.Log)
+	serve.Agent, serve.Pods, serve.Counters = loop, agent.Pods{Links: kernel.Links}, kernel
+	serve.Checks = check.Checks{Agent: loop, Checksums: kernel.Checksums}
+	serve.IPAM, serve.Records, serve.Releases, serve.Reserve = reserve, records, reserve, pool
+	serve.Log, serve.Software = d.Log, daemon.Version()
 
-	d.Metrics.MustRegister(agent.Metrics{Agent: loop, Drivers: kernel}, agent.Alarms{Agent: loop})
+	d.Metrics.MustRegister(agent.Metrics{Agent: loop, Drivers: kernel}, agent.Alarms{Agent: loop}, reserve, pods)
 
 	can := probes.Probe()
 	d.Log.Info("what the kernel can do was tried", "has", can.Has, "lacks", can.Lacks)
@@ -144,7 +151,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 	group.Go(func() error { return kernel.Watch(ctx, loop.Wake) })
 	group.Go(func() error { return watcher.Run(ctx, func(h state.Host) { loop.SetHost(ctx, h); bgp.Reachable(h) }) })
 	group.Go(func() error {
-		return typha.Run(ctx, uplink.View{Agent: loop, Server: &serve, Environment: environment(d)})
+		return typha.Run(ctx, uplink.View{Agent: loop, Server: &serve, Environment: environment(d), Severity: severity})
 	})
 	group.Go(func() error {
 		return bgp.Run(ctx, watcher.Resolve, func(changed []state.Path, known bool, applied func()) {
@@ -152,7 +159,8 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 		})
 	})
 	group.Go(func() error { return reporter.Run(ctx) })
-	group.Go(func() error { return releases.Run(ctx) })
+	group.Go(func() error { return pool.Run(ctx) })
+	group.Go(func() error { return pods.Run(ctx) })
 	group.Go(func() error { return serve.Run(ctx, filepath.Join(cfg.RunDir, "felix.sock")) })
 	return group.Wait()
 }
@@ -203,8 +211,8 @@ func exchange(cfg config, d *daemon.Daemon) (_ uplink.Exchange, stop func(), _ e
 	return bird.Routes(d.Log), func() { _ = bird.Close() }, nil
 }
 
-// loadEndpoints opens the records of endpoints and takes up those that an earlier felix left.
-func loadEndpoints(libDir string, links *link.Driver, releases *uplink.Releases, d *daemon.Daemon) (*store.Dir[state.Endpoint], []state.Endpoint, error) {
+// loadEndpoints opens the records of endpoints and reads those that an earlier felix left.
+func loadEndpoints(libDir string, d *daemon.Daemon) (*store.Dir[state.Endpoint], map[string]state.Endpoint, error) {
 	records, err := store.Open[state.Endpoint](filepath.Join(libDir, "felix", "endpoints"))
 	if err != nil {
 		return nil, nil, err
@@ -213,8 +221,22 @@ func loadEndpoints(libDir string, links *link.Driver, releases *uplink.Releases,
 	if err != nil {
 		d.Log.Error("part of the records of endpoints cannot be read; these pods lose their network until they are started anew", "error", err)
 	}
-	local, err := settle(found, records, links, releases)
-	return records, local, err
+	return records, found, nil
+}
+
+// openPool opens the reserve of addresses, with the journal that an earlier felix left.
+func openPool(ctx context.Context, cfg config, typha *client.Client, local []state.Endpoint, serve *server.Server, d *daemon.Daemon) (*lease.Pool, error) {
+	terms := lease.DefaultTerms()
+	terms.Max = max(cfg.WarmPool, 0)
+	return lease.Open(lease.Config{
+		Dir: filepath.Join(cfg.LibDir, "felix", "addresses"), Witness: filepath.Join(cfg.RunDir, "felix-addresses"),
+		Terms: terms, Typha: uplink.Authority{Typha: typha}, Living: living(local), Log: d.Log,
+		Lost: func(l lease.Lost) {
+			if err := serve.Lose(ctx, l.Handle); err != nil {
+				d.Log.Error("a pod keeps the network of an address that is another's", "handle", l.Handle, "address", l.Addr, "error", err)
+			}
+		},
+	})
 }
 
 // saveBearers keeps where host endpoints were found by their addresses, for the next start: interfaces get theirs late.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/muslin-net/muslin/datastore/embedded"
 	"github.com/muslin-net/muslin/internal/daemon"
+	"github.com/muslin-net/muslin/internal/loopback"
 )
 
 // start runs kube-controllers until ctx ends, and returns the exit code.
@@ -51,10 +51,7 @@ func TestOneOfTwoLeads(t *testing.T) {
 		address string
 	}
 	launch := func() process {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		p := process{address: l.Addr().String(), code: make(chan int, 1)}
-		require.NoError(t, l.Close())
+		p := process{address: loopback.Address(), code: make(chan int, 1)}
 		var ctx context.Context
 		ctx, p.stop = context.WithCancel(t.Context())
 		go func() {

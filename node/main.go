@@ -1,4 +1,5 @@
-// Command calico-node prepares a node (-startup), follows its addresses (-monitor-addresses) and answers its probes.
+// Command calico-node prepares a node (-startup), installs the CNI plugins there (-install-cni), keeps its registration and its
+// certificate (-monitor-addresses, -monitor-token), and answers its probes.
 package main
 
 import (
@@ -6,78 +7,101 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	bird "github.com/muslin-net/muslin/bird/client"
 	"github.com/muslin-net/muslin/internal/daemon"
-	"github.com/muslin-net/muslin/internal/rpc"
+	"github.com/muslin-net/muslin/node/certificate"
+	"github.com/muslin-net/muslin/node/install"
 	"github.com/muslin-net/muslin/node/probe"
-	"github.com/muslin-net/muslin/node/startup"
-	"github.com/muslin-net/muslin/node/watch"
 	"github.com/muslin-net/muslin/typha/client"
 )
 
-// config is what the command line says.
+// config is what the command line and the environment say.
 type config struct {
-	startup, monitor, version                  bool
-	felixLive, felixReady, birdLive, birdReady bool
-	drain, undrain                             bool
-	drainWait                                  time.Duration
-	birdSocket                                 string
-	felixHealth, birdHealth                    string
-	node, libDir, typha, typhaName             string
-	files                                      rpc.Files
+	jobs
+	client.Settings
+	Enrol certificate.Settings
+
+	CNIFrom string `flag:"cni-from" default:"/opt/cni/bin" usage:"directory of the plugins to install"`
+	CNIBin  string `flag:"cni-bin-dir" default:"/host/opt/cni/bin" usage:"the host's directory of plugins"`
+	CNIConf string `flag:"cni-conf-dir" default:"/host/etc/cni/net.d" usage:"the host's directory of network configurations"`
+
+	DrainWait   time.Duration `flag:"drain-wait" default:"30s" usage:"how long -drain-bgp gives peers to find other ways"`
+	BirdSocket  string        `flag:"bird-socket" default:"/run/calico/bird.sock" usage:"where bird serves"`
+	FelixHealth string        `flag:"felix-health" usage:"felix's health address; without one what FELIX_HEALTHHOST and FELIX_HEALTHPORT say"`
+	HealthHost  string        `flag:"felix-health-host" env:"FELIX_HEALTHHOST" default:"localhost" usage:"host of felix's health address"`
+	HealthPort  string        `flag:"felix-health-port" env:"FELIX_HEALTHPORT" default:"9099" usage:"port of felix's health address"`
+	BirdHealth  string        `flag:"bird-health" env:"BIRD_HEALTHADDR" default:"localhost:9097" usage:"bird's health address"`
+	Threshold   time.Duration `flag:"threshold-time" usage:"accepted for compatibility: bird's readiness does not depend on its age, nor on other nodes"`
+
+	LogLevel string `flag:"log-level" env:"CALICO_STARTUP_LOGLEVEL" default:"info" usage:"debug, info, warning or error"`
+
+	Node   string `flag:"node" usage:"name of this node; without one what NODENAME, an earlier start, or HOSTNAME say"`
+	LibDir string `flag:"lib-dir" default:"/var/lib/calico" usage:"directory that outlives reboots"`
 }
 
-// rewatch is how long to wait after the kernel's messages were lost.
-const rewatch = 5 * time.Second
+// jobs are what can be asked for.
+type jobs struct {
+	Startup    bool `flag:"startup" usage:"get the node's certificate, find its addresses, register it, propose default pools, and end"`
+	InstallCNI bool `flag:"install-cni" usage:"install the CNI plugins and their configuration on the host, and end"`
+	Follow     bool `flag:"monitor-addresses" usage:"keep the node's registration at its addresses and its certificate from ending, and do not end"`
+	Renew      bool `flag:"monitor-token" usage:"the same for the certificate alone"`
+	FelixLive  bool `flag:"felix-live" usage:"succeed if felix lives"`
+	FelixReady bool `flag:"felix-ready" usage:"succeed if felix is ready"`
+	BirdLive   bool `flag:"bird-live" usage:"succeed if bird lives"`
+	BirdReady  bool `flag:"bird-ready" usage:"succeed if bird holds a configuration and serves its sessions, whether or not they are up"`
+	Bird6Live  bool `flag:"bird6-live" usage:"the same as -bird-live: one bird serves both families"`
+	Bird6Ready bool `flag:"bird6-ready" usage:"the same as -bird-ready"`
+	Shutdown   bool `flag:"shutdown" usage:"for felix's preStop: have Kubernetes told that the node has no network, so that no pods come until the next felix is in sync; pods that are there keep theirs"`
+	Drain      bool `flag:"drain-bgp" usage:"for preStop of a node that goes: announce its routes as about to go (RFC 8326), wait, withdraw them, and end"`
+	Undrain    bool `flag:"undrain-bgp" usage:"put the node back into service after -drain-bgp"`
+	Version    bool `flag:"v" usage:"print the version"`
+}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, parse()); err != nil {
+	cfg, err := parse(os.Args[1:], os.LookupEnv)
+	if err == nil {
+		err = run(ctx, cfg)
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "calico-node:", err)
 		stop()
 		os.Exit(1) //nolint:gocritic // stop was called
 	}
 }
 
-func parse() (c config) {
-	flag.BoolVar(&c.startup, "startup", false, "find the node's addresses, register it, propose default pools, and end")
-	flag.BoolVar(&c.monitor, "monitor-addresses", false, "keep the node's registration at its addresses, and do not end")
-	flag.BoolVar(&c.felixLive, "felix-live", false, "succeed if felix lives")
-	flag.BoolVar(&c.felixReady, "felix-ready", false, "succeed if felix is ready")
-	flag.BoolVar(&c.birdLive, "bird-live", false, "succeed if bird lives")
-	flag.BoolVar(&c.birdReady, "bird-ready", false, "succeed if bird holds a configuration and serves its sessions, whether or not they are up")
-	flag.BoolVar(&c.birdLive, "bird6-live", false, "the same as -bird-live: one bird serves both families")
-	flag.BoolVar(&c.birdReady, "bird6-ready", false, "the same as -bird-ready")
-	flag.Duration("threshold-time", 0, "accepted for compatibility: bird's readiness does not depend on its age, nor on other nodes")
-	flag.BoolVar(&c.drain, "drain-bgp", false, "for preStop: announce the node's routes as about to go (RFC 8326), wait, withdraw them, and end")
-	flag.DurationVar(&c.drainWait, "drain-wait", 30*time.Second, "how long -drain-bgp gives peers to find other ways")
-	flag.BoolVar(&c.undrain, "undrain-bgp", false, "put the node back into service after -drain-bgp")
-	flag.StringVar(&c.birdSocket, "bird-socket", bird.DefaultSocket, "where bird serves")
-	flag.BoolVar(&c.version, "v", false, "print the version")
-	flag.StringVar(&c.felixHealth, "felix-health", "localhost:9099", "felix's health address")
-	flag.StringVar(&c.birdHealth, "bird-health", "localhost:9097", "bird's health address")
-	flag.StringVar(&c.node, "node", "", "name of this node [$NODENAME]")
-	flag.StringVar(&c.libDir, "lib-dir", "/var/lib/calico", "directory that outlives reboots")
-	flag.StringVar(&c.typha, "typha", os.Getenv("FELIX_TYPHAADDR"), "addresses of typha, host:port, separated by commas [$FELIX_TYPHAADDR]")
-	flag.StringVar(&c.typhaName, "typha-name", "typha", "name in typha's certificate")
-	flag.StringVar(&c.files.CA, "ca", "/etc/calico/ca.pem", "CA certificate, PEM")
-	flag.StringVar(&c.files.Cert, "cert", "/etc/calico/node.pem", "this node's certificate, PEM")
-	flag.StringVar(&c.files.Key, "key", "/etc/calico/node-key.pem", "its key, PEM")
-	flag.Parse()
-	return c
+func parse(args []string, lookupEnv func(string) (string, bool)) (cfg config, err error) {
+	flags := flag.NewFlagSet("calico-node", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // a mistake is one line
+	declared := daemon.Declare(flags, &cfg, &cfg.Enrol)
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		flags.SetOutput(os.Stdout)
+		flags.PrintDefaults()
+		return cfg, err
+	} else if err != nil {
+		return cfg, err
+	}
+	if flags.NArg() > 0 {
+		return cfg, fmt.Errorf("%q is no flag; --help lists them", flags.Arg(0))
+	}
+	return cfg, declared.Resolve(lookupEnv)
 }
 
-func run(ctx context.Context, c config) error {
+func run(ctx context.Context, cfg config) error {
+	level, err := daemon.ParseSeverity(cfg.LogLevel)
+	if err != nil {
+		return fmt.Errorf("setting log-level: %w", err)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	group, ctx := errgroup.WithContext(ctx)
 	asked := false
 	do := func(wanted bool, job func() error) {
@@ -86,96 +110,21 @@ func run(ctx context.Context, c config) error {
 			group.Go(job)
 		}
 	}
-	do(c.version, func() error { fmt.Println(daemon.Version()); return nil })
-	do(c.startup, func() error { return register(ctx, c, startup.Run) })
-	do(c.monitor, func() error { return register(ctx, c, follow) })
-	do(c.felixLive, func() error { return probe.Check(ctx, "felix", c.felixHealth, "/liveness") })
-	do(c.felixReady, func() error { return probe.Check(ctx, "felix", c.felixHealth, "/readiness") })
-	do(c.birdLive, func() error { return checkBird(ctx, c, "/liveness") })
-	do(c.birdReady, func() error { return checkBird(ctx, c, "/readiness") })
-	do(c.drain || c.undrain, func() error { return drain(ctx, c) })
+	do(cfg.Version, func() error { fmt.Println(daemon.Version()); return nil })
+	do(cfg.InstallCNI, func() error {
+		return install.Main(ctx, install.Config{From: cfg.CNIFrom, Bin: cfg.CNIBin, Conf: cfg.CNIConf}, os.Getenv, log)
+	})
+	do(cfg.Startup, func() error { return start(ctx, cfg, log) })
+	do(cfg.Follow, func() error { return monitorAddresses(ctx, cfg, log) })
+	do(cfg.Renew || cfg.Follow, func() error { return monitorToken(ctx, cfg, log) })
+	do(cfg.FelixLive, func() error { return probe.Check(ctx, "felix", cfg.felixHealth(), "/liveness") })
+	do(cfg.FelixReady, func() error { return probe.Check(ctx, "felix", cfg.felixHealth(), "/readiness") })
+	do(cfg.BirdLive || cfg.Bird6Live, func() error { return checkBird(ctx, cfg, "/liveness") })
+	do(cfg.BirdReady || cfg.Bird6Ready, func() error { return checkBird(ctx, cfg, "/readiness") })
+	do(cfg.Drain || cfg.Undrain, func() error { return drain(ctx, cfg) })
+	do(cfg.Shutdown, func() error { return shutdown(ctx, cfg, log) })
 	if !asked {
 		return errors.New("nothing was asked for; --help lists what can be")
 	}
 	return group.Wait()
-}
-
-// checkBird passes where no bird is wanted, so that one set of probes does for every backend.
-func checkBird(ctx context.Context, c config, path string) error {
-	backend, err := startup.Backend(os.Getenv)
-	if err != nil || !backend.BGP() {
-		return err
-	}
-	return probe.Check(ctx, "bird", c.birdHealth, path)
-}
-
-// drain takes the node out of BGP, or puts it back. Where no bird is wanted there is nothing to do.
-func drain(ctx context.Context, c config) error {
-	backend, err := startup.Backend(os.Getenv)
-	if err != nil || !backend.BGP() {
-		return err
-	}
-	speaker, err := bird.New(c.birdSocket)
-	if err != nil {
-		return err
-	}
-	defer speaker.Close()
-	if c.undrain {
-		return speaker.Undrain(ctx)
-	}
-	return speaker.Drain(ctx, c.drainWait)
-}
-
-// follow keeps the registration at the host's addresses. What the kernel tells makes it quick; the polls alone would do.
-func follow(ctx context.Context, cfg startup.Config, typha startup.Typha) error {
-	changed := make(chan struct{}, 1)
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return startup.Follow(ctx, cfg, typha, changed) })
-	group.Go(func() error {
-		for {
-			err := watch.Addresses(ctx, func() {
-				select {
-				case changed <- struct{}{}:
-				default:
-				}
-			})
-			if ctx.Err() != nil {
-				return nil
-			}
-			cfg.Log.Warn("changes of addresses are seen by polling until they can be watched again", "error", err)
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(rewatch):
-			}
-		}
-	})
-	return group.Wait()
-}
-
-// register does what tells typha of the node.
-func register(ctx context.Context, c config, do func(context.Context, startup.Config, startup.Typha) error) error {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	name, err := startup.NodeName(c.node, c.libDir, os.Getenv, log)
-	if err != nil {
-		return err
-	}
-	typha := onDemand{client.Config{
-		Addresses: strings.FieldsFunc(c.typha, func(r rune) bool { return r == ',' }), ServerName: c.typhaName,
-		Files: c.files, Node: name, Log: log,
-	}}
-	return do(ctx, startup.Config{Node: name, LibDir: c.libDir, Env: os.Getenv, Log: log}, typha)
-}
-
-// onDemand connects to typha for each call: calls are rare, and a connection from an address that the node no longer has
-// would hold the next one up until it times out.
-type onDemand struct{ config client.Config }
-
-func (o onDemand) Register(ctx context.Context, r client.Registration) (client.Registered, error) {
-	typha, err := client.New(o.config)
-	if err != nil {
-		return client.Registered{}, fmt.Errorf("typha: %w", err)
-	}
-	defer typha.Close()
-	return typha.Register(ctx, r)
 }

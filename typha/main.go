@@ -3,12 +3,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,10 +21,13 @@ import (
 	"github.com/muslin-net/muslin/typha/compute"
 	"github.com/muslin-net/muslin/typha/intake"
 	"github.com/muslin-net/muslin/typha/server"
+	"github.com/muslin-net/muslin/typha/trouble"
 	"github.com/muslin-net/muslin/typha/views"
 )
 
 type settings struct {
+	InCluster
+
 	Listen       string   `flag:"listen" env:"TYPHA_LISTEN" default:":5473" usage:"address to serve nodes and operators on"`
 	EnrollListen string   `flag:"enroll-listen" env:"TYPHA_ENROLLLISTEN" usage:"address to enrol new nodes on; empty enrols none"`
 	CA           string   `flag:"ca" env:"TYPHA_CAFILE" usage:"file with the certificates of the CA, PEM"`
@@ -35,6 +36,7 @@ type settings struct {
 	CAKey        string   `flag:"ca-key" env:"TYPHA_CAKEYFILE" usage:"file with the key of the CA, to sign certificates of nodes with"`
 	Tokens       string   `flag:"tokens" env:"TYPHA_TOKENS" usage:"file with join tokens; it is made when the first one is"`
 	NewToken     string   `flag:"new-token" usage:"print a join token for the node of this name, good for a day and one enrolment, and exit"`
+	Unmanaged    []string `flag:"unmanaged" env:"TYPHA_UNMANAGED" usage:"CIDRs whose addresses nodes may give to pods without IPAM, by another plugin such as host-local; the ranges that Kubernetes gives to nodes are known"`
 	Replicas     []string `flag:"replicas" env:"TYPHA_REPLICAS" usage:"addresses of all replicas as nodes reach them, this one's first"`
 
 	Datastore  string `flag:"datastore" usage:"etcdv3, kubernetes or embedded [$DATASTORE_TYPE]"`
@@ -58,7 +60,12 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	if cfg.NewToken != "" {
 		return printToken(cfg)
 	}
+	cfg.complete(&cfg)
 	computing, err := cfg.computing()
+	if err != nil {
+		return err
+	}
+	unmanaged, err := cfg.unmanaged()
 	if err != nil {
 		return err
 	}
@@ -66,18 +73,27 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	if err != nil {
 		return err
 	}
-	files := rpc.Files{CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key}
-	if _, err := rpc.ServerTLS(files); err != nil { // before anything is written
+	starting := d.Health.Add("start", 0)
+	starting.NotReady("waiting for the CA and the datastore")
+	cluster, err := cfg.cluster(d)
+	if err != nil {
 		return err
 	}
-	store, err := openDatastore(ctx, d, cfg)
+	identity, err := cluster.identity(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if _, err := rpc.ServerTLS(identity.files); err != nil { // before anything is written
+		return err
+	}
+	store, bare, err := openDatastore(ctx, d, cfg, cluster.board)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 
 	state := cache.New()
-	options, err := cfg.sources(d)
+	options, err := cfg.sources(d, cluster)
 	if err != nil {
 		return err
 	}
@@ -87,15 +103,19 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	engine.Configure(computing)
 	loop := intake.NewLoop(in, engine, nodeViews)
 	srv, err := server.New(server.Config{
-		Views: nodeViews, Cache: state, Intake: in, Applied: loop.Applied, Datastore: store,
+		Unmanaged: unmanaged,
+		Views:     nodeViews, Cache: state, Intake: in, Applied: loop.Applied, Datastore: store,
 		Alloc: alloc.New(store, alloc.Options{Log: d.Log}),
-		Files: files, CAKey: cfg.CAKey, Tokens: cfg.Tokens,
-		Replicas: cfg.Replicas, Log: d.Log, Metrics: d.Metrics, Health: d.Health,
+		Files: identity.files, CAKey: identity.caKey, Tokens: cfg.Tokens, TokenReviewer: cluster.tokens,
+		Replicas: cfg.Replicas, ReplicaName: cluster.replicaName, Discover: cluster.replicas != nil, NodeNetwork: cluster.network,
+		Pods: options.Pods != nil, Kubernetes: options.PodsAreEndpoints, Endpoints: bare,
+		Log: d.Log, Metrics: d.Metrics, Health: d.Health,
 	})
 	if err != nil {
 		return err
 	}
 	loop.Observe(srv)
+	starting.Ready()
 	d.Log.Info("serving", "address", listener.Addr().String())
 	// The server stops first: until the last client has gone its view must keep up.
 	flow, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -109,6 +129,11 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	group.Go(func() error {
 		defer stop()
 		return srv.Serve(ctx, listener, enroll)
+	})
+	group.Go(func() error { return identity.keep(flow) })
+	group.Go(func() error {
+		own, port := cfg.self(listener.Addr())
+		return cluster.discover(flow, own, port, srv.SetReplicas)
 	})
 	return group.Wait()
 }
@@ -126,31 +151,39 @@ func listen(cfg settings) (main, enroll net.Listener, err error) {
 	return main, enroll, nil
 }
 
-// openDatastore opens the datastore, waits for it to answer, and writes what must be there in every cluster.
-func openDatastore(ctx context.Context, d *daemon.Daemon, cfg settings) (datastore.Client, error) {
-	conf, err := open.FromEnvironment(os.LookupEnv)
+// openDatastore opens the datastore, waits for it to answer, and writes what must be there in every cluster. bare is the same
+// without checks where endpoints are pods. A Kubernetes that does not let typha in is waited for: what is wrong there is put right
+// without anybody looking at typha.
+func openDatastore(ctx context.Context, d *daemon.Daemon, cfg settings, board *trouble.Board) (store, bare datastore.Client, err error) {
+	conf, err := cfg.datastore()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	conf.Type = cmp.Or(cfg.Datastore, conf.Type)
-	conf.EtcdEndpoints = cmp.Or(cfg.Endpoints, conf.EtcdEndpoints)
-	conf.Directory = cmp.Or(cfg.Directory, conf.Directory)
-	conf.Listen = cmp.Or(cfg.Reachable, conf.Listen)
 	conf.Logger = d.Log
-	client, err := open.Open(ctx, conf, embedded.Backend())
+	bare, err = open.Open(ctx, conf, embedded.Backend())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	client = datastore.Validating(client)
-	start, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if err = client.Ready(start); err == nil {
-		err = datastore.Init(start, client)
+	store = datastore.Validating(bare)
+	prepare := func(ctx context.Context) error {
+		err := store.Ready(ctx)
+		if err == nil {
+			err = datastore.Init(ctx, store)
+		}
+		return err
+	}
+	if conf.Type == open.TypeKubernetes {
+		err = board.Until(ctx, "the datastore", prepare)
+	} else {
+		bare = nil
+		start, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		err = prepare(start)
 	}
 	if err != nil {
-		return nil, errors.Join(err, client.Close())
+		return nil, nil, errors.Join(err, store.Close())
 	}
-	return client, nil
+	return store, bare, nil
 }
 
 func printToken(cfg settings) error {

@@ -21,6 +21,7 @@ import (
 	"github.com/muslin-net/muslin/datastore/etcd"
 	"github.com/muslin-net/muslin/integration/lab/pki"
 	"github.com/muslin-net/muslin/internal/daemon"
+	"github.com/muslin-net/muslin/internal/loopback"
 	"github.com/muslin-net/muslin/internal/rpc"
 	"github.com/muslin-net/muslin/typha/client"
 )
@@ -42,13 +43,6 @@ func certificates(t *testing.T) string {
 func files(dir, name string) rpc.Files {
 	at := func(f string) string { return filepath.Join(dir, name, f) }
 	return rpc.Files{CA: at("ca.crt"), Cert: at("tls.crt"), Key: at("tls.key")}
-}
-
-func free(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // start runs typha until ctx ends, and returns its exit code.
@@ -86,7 +80,7 @@ func TestTroubleAtTheStartIsOneClearLine(t *testing.T) {
 		{"enrolment without a CA key", map[string]string{"enroll-listen": "127.0.0.1:0"}, []string{"--ca-key"}},
 		{"unknown datastore", map[string]string{"datastore": "mongodb"}, []string{"mongodb", "etcdv3"}},
 		{"embedded without a directory", map[string]string{"datastore-dir": ""}, []string{"directory"}},
-		{"unreachable datastore", map[string]string{"datastore": "etcdv3", "datastore-endpoints": "http://" + free(t)}, []string{"cannot be reached"}},
+		{"unreachable datastore", map[string]string{"datastore": "etcdv3", "datastore-endpoints": "http://" + loopback.Address()}, []string{"cannot be reached"}},
 		{"cluster addresses that are no range", map[string]string{"advertise-cluster-ips": "10.96.0.1"}, []string{"setting advertise-cluster-ips", "not a CIDR"}},
 		{"no such kubeconfig", map[string]string{"kubeconfig": "/nonexistent"}, []string{"setting kubeconfig", "/nonexistent"}},
 		{"token without a store", map[string]string{"new-token": "n1"}, []string{"setting tokens"}},
@@ -116,7 +110,7 @@ func TestTroubleAtTheStartIsOneClearLine(t *testing.T) {
 func TestTyphaWithItsOwnDatastore(t *testing.T) {
 	t.Setenv("KUBECONFIG", "")
 	dir := certificates(t)
-	tls, listen, enroll, store, tokens := files(dir, "typha"), free(t), free(t), free(t), filepath.Join(dir, "tokens")
+	tls, listen, enroll, store, tokens := files(dir, "typha"), loopback.Address(), loopback.Address(), loopback.Address(), filepath.Join(dir, "tokens")
 	args := []string{
 		"--listen=" + listen, "--enroll-listen=" + enroll, "--ca=" + tls.CA, "--cert=" + tls.Cert, "--key=" + tls.Key,
 		"--ca-key=" + filepath.Join(dir, "ca.key"), "--tokens=" + tokens,

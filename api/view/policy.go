@@ -53,6 +53,20 @@ type Rule struct {
 	Source      Match             `json:"source"`
 	Destination Match             `json:"destination"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	// HTTP limits the rule to some requests, for the proxy in the pod; the kernel lets all of them pass.
+	HTTP *HTTP `json:"http,omitempty"`
+}
+
+// HTTP matches requests: any of the methods together with any of the paths; an empty list matches all.
+type HTTP struct {
+	Methods []string   `json:"methods,omitempty"`
+	Paths   []HTTPPath `json:"paths,omitempty"`
+}
+
+// HTTPPath matches a request's path: the whole of it, or its beginning. One of the two is given.
+type HTTPPath struct {
+	Exact  string `json:"exact,omitempty"`
+	Prefix string `json:"prefix,omitempty"`
 }
 
 // Policy is the rules of one policy or profile. Its id is "<short kind>/<namespace>/<name>", without the namespace for

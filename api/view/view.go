@@ -91,6 +91,8 @@ type Node struct {
 	IPIPAddr, VXLANAddr4, VXLANAddr6 netip.Addr
 	// VXLANMAC4 and VXLANMAC6 are the Ethernet addresses of its VXLAN devices, "66:…".
 	VXLANMAC4, VXLANMAC6 string
+	// PodCIDRs are the ranges that Kubernetes gave to the node.
+	PodCIDRs []netip.Prefix `json:",omitempty"`
 }
 
 // Key is the node's name.

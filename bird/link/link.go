@@ -7,6 +7,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -120,7 +121,8 @@ func (m *Monitor) follow(ctx context.Context) error {
 	updates, failed, done := make(chan netlink.LinkUpdate, 256), make(chan error, 1), make(chan struct{})
 	defer close(done)
 	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{
-		ListExisting: true,
+		// Not ListExisting: its request goes to all who subscribe to links in this namespace, felix for one, as a message that
+		// is not the kernel's.
 		ErrorCallback: func(err error) {
 			select {
 			case failed <- err:
@@ -130,6 +132,9 @@ func (m *Monitor) follow(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("subscribing to links: %w", err)
+	}
+	if err := m.list(ctx); err != nil {
+		return err
 	}
 	look := time.NewTimer(lookSeldom)
 	defer look.Stop()
@@ -148,9 +153,9 @@ func (m *Monitor) follow(ctx context.Context) error {
 				continue // of a bridge about its ports
 			}
 			changed = time.Now()
-			const running = unix.IFF_UP | unix.IFF_RUNNING
-			s := state{name: u.Attrs().Name, up: u.Flags&running == running}
-			m.judge(func(t *tracker) []verdict { return t.changed(int(u.Index), s, u.Header.Type == unix.RTM_DELLINK) })
+			if err := m.ask(int(u.Index)); err != nil {
+				return err
+			}
 		case <-m.wake:
 			m.judge(func(*tracker) []verdict { return nil })
 		case <-look.C:
@@ -165,6 +170,43 @@ func (m *Monitor) follow(ctx context.Context) error {
 			look.Reset(lookOften)
 		}
 	}
+}
+
+// list asks for all links, after the subscription, so that nothing falls between.
+func (m *Monitor) list(ctx context.Context) error {
+	links, err := m.kernel.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) && ctx.Err() == nil {
+		links, err = m.kernel.LinkList()
+	}
+	if err != nil {
+		return fmt.Errorf("listing links: %w", err)
+	}
+	now := make(map[int]state, len(links))
+	for _, l := range links {
+		now[l.Attrs().Index] = stateOf(l)
+	}
+	m.judge(func(t *tracker) []verdict { return t.are(now) })
+	return nil
+}
+
+// ask asks for the link that a message is about: the message may be older than what list has found.
+func (m *Monitor) ask(index int) error {
+	l, err := m.kernel.LinkByIndex(index)
+	_, gone := errors.AsType[netlink.LinkNotFoundError](err)
+	if err != nil && !gone {
+		return fmt.Errorf("asking for link %d: %w", index, err)
+	}
+	var s state
+	if !gone {
+		s = stateOf(l)
+	}
+	m.judge(func(t *tracker) []verdict { return t.changed(index, s, gone) })
+	return nil
+}
+
+func stateOf(l netlink.Link) state {
+	const running = unix.IFF_UP | unix.IFF_RUNNING
+	return state{name: l.Attrs().Name, up: l.Attrs().RawFlags&running == running}
 }
 
 func (m *Monitor) lost() bool {

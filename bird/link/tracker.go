@@ -81,12 +81,30 @@ func (t *tracker) locate(one *track, anywhere bool) bool {
 	return true
 }
 
+// are takes news of all links. Those that are up come first: a peer may have another way.
+func (t *tracker) are(now map[int]state) []verdict {
+	var out []verdict
+	for _, up := range []bool{true, false} {
+		for index, s := range now {
+			if s.up == up {
+				out = append(out, t.changed(index, s, false)...)
+			}
+		}
+	}
+	for index := range t.links {
+		if _, there := now[index]; !there {
+			out = append(out, t.changed(index, state{}, true)...)
+		}
+	}
+	return sorted(out)
+}
+
 // changed takes news of a link; gone says that it no longer exists.
-func (t *tracker) changed(index int, s state, gone bool) []verdict {
-	before, now := t.links[index], s
+func (t *tracker) changed(index int, now state, gone bool) []verdict {
+	before := t.links[index]
 	t.links[index] = now
 	if gone {
-		now.up = false
+		now = state{name: before.name}
 		delete(t.links, index)
 	}
 	if before.up == now.up {
@@ -101,7 +119,7 @@ func (t *tracker) changed(index int, s state, gone bool) []verdict {
 			if !one.path.direct && t.locate(one, true) {
 				continue // by another way
 			}
-			one.lost = "link " + s.name + " is down"
+			one.lost = "link " + now.name + " is down"
 			out = append(out, verdict{a, one.lost})
 		}
 	}
@@ -145,6 +163,6 @@ func (t *tracker) state(peer netip.Addr) string {
 }
 
 func sorted(list []verdict) []verdict {
-	slices.SortFunc(list, func(a, b verdict) int { return a.peer.Compare(b.peer) })
+	slices.SortStableFunc(list, func(a, b verdict) int { return a.peer.Compare(b.peer) })
 	return list
 }

@@ -63,6 +63,15 @@ func TestTracker(t *testing.T) {
 		k[near.peer] = path{2, true}
 		require.Equal(t, []verdict{found(near)}, tr.refresh())
 	})
+	t.Run("what happened while nobody watched", func(t *testing.T) {
+		k := kernel{near.peer: {1, true}, far.peer: {1, false}}
+		tr := k.tracker()
+		tr.watch([]target{near, far})
+		require.Empty(t, tr.are(map[int]state{1: up, 2: up}))
+		k[far.peer] = path{3, false}
+		require.Equal(t, []verdict{lost(near)}, tr.are(map[int]state{2: up, 3: {"eth2", true}}), "the other is reached by a link that is new")
+		require.Equal(t, []verdict{found(near)}, tr.are(map[int]state{1: up, 3: {"eth2", true}}))
+	})
 	t.Run("the route comes later than the link", func(t *testing.T) {
 		k := kernel{near.peer: {1, true}}
 		tr := k.tracker()

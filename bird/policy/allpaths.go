@@ -10,11 +10,10 @@ import (
 // takes them. A reflector's peers are: each chooses by its own lights then, and spreads over those that are equally good. So
 // is one that is told the next hops of others. Elsewhere this node is the next hop, and one path says all.
 //
-// Sessions of the mesh are not: what goes over them has one source, but for services, by which no node routes. Nor are those
-// with long-lived graceful restart, of which the engine is able to do one at a time (see TakeBack).
+// Sessions of the mesh are not: what goes over them has one source, but for services, by which no node routes.
 func (p *Peer) AllPaths(c *Config) bool {
 	switch {
-	case p.Switches(c), p.LongLivedStaleTime > 0:
+	case p.Switches(c):
 		return false
 	case p.NextHop == NextHopKeep:
 		return true

@@ -17,7 +17,8 @@ import (
 // routes get theirs on import. The export side only reads tags, and a route whose tags changed is re-evaluated before and
 // after, which is what yields the withdrawal.
 const (
-	tagAdmin = 1<<32 - 1 // reserved by RFC 7300
+	// TagAdmin is the AS number of tags, which RFC 7300 reserves.
+	TagAdmin = 1<<32 - 1
 
 	tagGeneral  = 0 // second part of tags that concern every session; others have the id of a filter class there
 	tagInternal = 1 // tagGeneral: the default decision allows iBGP
@@ -29,10 +30,10 @@ const (
 // shutdownPreference is what GRACEFUL_SHUTDOWN makes of local preference: the lowest but 0, which engines read as unset.
 const shutdownPreference = 1
 
-var anyTag = fmt.Sprintf("^%d:", uint32(tagAdmin))
+var anyTag = fmt.Sprintf("^%d:", uint32(TagAdmin))
 
 func tag(class, value uint32) Community {
-	return Community{Large: true, Parts: [3]uint32{tagAdmin, class, value}}
+	return Community{Large: true, Parts: [3]uint32{TagAdmin, class, value}}
 }
 
 func generalTag(internal bool) Community {
@@ -43,10 +44,12 @@ func generalTag(internal bool) Community {
 }
 
 // IsTag tells whether a community is one of bird's own marks.
-func IsTag(c Community) bool { return c.Large && c.Parts[0] == tagAdmin }
+func IsTag(c Community) bool { return c.Large && c.Parts[0] == TagAdmin }
 
 // LetsOut tells whether a community is a mark by which a route may go out to any session. Without one no program lets it out.
-func LetsOut(c Community) bool { return IsTag(c) && c.Parts[2] != tagReject && c != refused }
+func LetsOut(c Community) bool {
+	return IsTag(c) && c.Parts[2] != tagReject && c != refused && c != ofWorkload
+}
 
 // class is the sessions on which the same filters mean the same.
 type class struct {
@@ -226,11 +229,31 @@ func (k *compiler) importProgram(peers []Peer, exports []class, ctx Context) {
 			}
 		}
 	}
+	k.ofWorkloads(peers, decided)
 	if ctx.Drain != Drained && k.passesOn(peers) {
 		k.tagLearned(exports)
 		k.splitHorizon(sorted, exports)
 	}
 	add(Statement{Name: "done", LargeCommunity: k.tagged(decided), RemoveLargeCommunities: "^" + decided.String() + "$"})
+}
+
+// ofWorkloads refuses what pods announce and no filter has accepted, since any pod could draw the cluster's traffic so; what
+// remains is marked.
+func (k *compiler) ofWorkloads(peers []Peer, decided Community) {
+	var pods []Peer
+	for _, p := range peers {
+		if p.Type == PeerLocalWorkload {
+			pods = append(pods, p)
+		}
+	}
+	if len(pods) == 0 {
+		return
+	}
+	who, undecided := k.neighbors("workloads", pods), k.tagged(decided)
+	undecided.Invert = true
+	k.imports = append(k.imports,
+		Statement{Name: "not accepted of workloads", Neighbor: who, LargeCommunity: undecided, Action: Reject},
+		Statement{Name: "workloads", Neighbor: who, AddCommunities: []Community{ofWorkload}})
 }
 
 // passesOn tells whether any session can be sent routes that were learned: eBGP, or a reflector's.

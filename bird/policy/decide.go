@@ -17,6 +17,7 @@ const (
 	byPool        = "inside a pool"
 	byNoPool      = "outside every pool"
 	byDefault     = "no filter matched"
+	byWorkload    = "no BGPFilter accepts it, and what a pod announces is taken only where one does"
 )
 
 // ExportOwn decides whether a route of this node goes to the peer (spec: export decision).
@@ -128,6 +129,9 @@ func (c *Config) Import(p *Peer, rt Route, ctx Context) (Route, Verdict) {
 	v, ok := c.filter(p, rt, false)
 	if !ok {
 		v = Verdict{Accept: true, By: byDefault}
+		if p.Type == PeerLocalWorkload {
+			v = Verdict{By: byWorkload}
+		}
 	}
 	return apply(rt, v.Operations), v
 }

@@ -12,7 +12,7 @@ func (k *compiler) tagLearned(exports []class) {
 	for _, cl := range exports {
 		undecided := k.set(Set{
 			Kind: LargeCommunitySet, Name: fmt.Sprintf("class %d", cl.id),
-			Patterns: []string{fmt.Sprintf("^%d:%d:", uint32(tagAdmin), cl.id)},
+			Patterns: []string{fmt.Sprintf("^%d:%d:", uint32(TagAdmin), cl.id)},
 		})
 		undecided.Invert = true
 		for _, f := range cl.filters {
@@ -61,7 +61,7 @@ func (k *compiler) tagDefault(v6 bool) {
 	}
 	undecided := k.set(Set{
 		Kind: LargeCommunitySet, Name: "general",
-		Patterns: []string{fmt.Sprintf("^%d:%d:[%d%d]$", uint32(tagAdmin), tagGeneral, tagInternal, tagExternal), "^" + refused.String() + "$"},
+		Patterns: []string{fmt.Sprintf("^%d:%d:[%d%d]$", uint32(TagAdmin), tagGeneral, tagInternal, tagExternal), "^" + refused.String() + "$"},
 	})
 	undecided.Invert = true
 	yes := []Community{generalTag(true), generalTag(false)}
@@ -92,6 +92,12 @@ func (k *compiler) tagDefault(v6 bool) {
 // refused marks a learned route that the default decision keeps back.
 var refused = tag(tagGeneral, 4)
 
+// ofWorkload marks a route learned from a pod of this node. Its next hop is the pod, to which others go by this node.
+var ofWorkload = tag(tagGeneral, 6)
+
+// TakenBack is for engines to mark a path with that they take back (see TakeBack).
+var TakenBack = tag(tagGeneral, 5)
+
 func (k *compiler) family(v6 bool) Match {
 	return k.set(Set{Kind: PrefixSet, Name: familyName(v6), Prefixes: prefixes([]netip.Prefix{everything(v6)}, v6, false)})
 }
@@ -108,6 +114,9 @@ func (k *compiler) exportProgram(peers []Peer, exports []class, ctx Context) {
 	add := func(s ...Statement) { k.exports = append(k.exports, s...) }
 	if ctx.Drain != InService {
 		add(Statement{Name: "draining", AddCommunities: []Community{gracefulShutdown}})
+	}
+	if slices.ContainsFunc(peers, func(p Peer) bool { return p.Type == PeerLocalWorkload }) {
+		add(Statement{Name: "learned from workloads", LargeCommunity: k.tagged(ofWorkload), NextHop: NextHopSelf})
 	}
 	for _, cl := range exports {
 		who := k.neighbors(fmt.Sprintf("export %d", cl.id), cl.members)

@@ -178,6 +178,8 @@ func (g generator) config() Config {
 		}
 		if g.IntN(3) == 0 {
 			p.Type, p.ReflectorClient = PeerMesh, g.IntN(3) > 0
+		} else if g.IntN(4) == 0 {
+			p.Type = PeerLocalWorkload
 		}
 		for _, name := range []string{"g", "missing", "f"} {
 			if p.Type != PeerMesh && g.IntN(3) == 0 {
@@ -261,7 +263,11 @@ func TestCompiledIsDecided(t *testing.T) {
 					require.Equal(t, want.Accept, sent, "export: %s %s", want.By, info(rt))
 					if sent {
 						require.True(t, slices.ContainsFunc(got.Communities, LetsOut), "it has no mark: %s", info(rt))
-						require.Equal(t, to.NextHop, next, info(rt))
+						wantNext := to.NextHop
+						if wantNext == NextHopAuto && from.Type == PeerLocalWorkload {
+							wantNext = NextHopSelf
+						}
+						require.Equal(t, wantNext, next, info(rt))
 						require.Equal(t, visible(out.Communities), out.Communities, "tags leave: %s", info(rt))
 					}
 				}

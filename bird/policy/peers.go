@@ -65,12 +65,13 @@ func Compare(a, b *Peer) (Change, string) {
 		{"reflector client", a.ReflectorClient != b.ReflectorClient && (a.Type != PeerMesh || b.Type != PeerMesh)},
 		{"tolerated own AS", a.AllowedOwnAS != b.AllowedOwnAS},
 		{"long-lived stale time", a.LongLivedStaleTime != b.LongLivedStaleTime},
+		{"TTL security", a.TTLSecurity != b.TTLSecurity},
 	} {
 		if p.changed {
 			return Restarted, p.what
 		}
 	}
-	if a.Passive != b.Passive || a.KeepaliveTime != b.KeepaliveTime || a.HoldTime != b.HoldTime || a.TTLSecurity != b.TTLSecurity ||
+	if a.Passive != b.Passive || a.KeepaliveTime != b.KeepaliveTime || a.HoldTime != b.HoldTime ||
 		a.Name != b.Name || a.Type != b.Type || a.Source != b.Source {
 		return Adjusted, ""
 	}

@@ -146,7 +146,7 @@ func (k *compiler) splitHorizon(r roles, exports []class) {
 	}
 	k.imports = append(k.imports, Statement{
 		Name: "learned from the mesh", Neighbor: k.neighbors("mesh", r.mesh), LargeCommunity: Match{Set: "tags"},
-		RemoveLargeCommunities: fmt.Sprintf("^%d:(%s)$", uint32(tagAdmin), strings.Join(ids, "|")),
+		RemoveLargeCommunities: fmt.Sprintf("^%d:(%s)$", uint32(TagAdmin), strings.Join(ids, "|")),
 	})
 }
 
@@ -160,6 +160,6 @@ func (k *compiler) readable(internal, mesh bool) Match {
 		name, more = "into the mesh", tagClients
 	}
 	return k.set(Set{
-		Kind: LargeCommunitySet, Name: name, Patterns: []string{fmt.Sprintf("^%d:%d:[%d%d]$", uint32(tagAdmin), tagGeneral, tagInternal, more)},
+		Kind: LargeCommunitySet, Name: name, Patterns: []string{fmt.Sprintf("^%d:%d:[%d%d]$", uint32(TagAdmin), tagGeneral, tagInternal, more)},
 	})
 }

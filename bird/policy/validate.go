@@ -155,7 +155,7 @@ func (v *validator) rule(field string, r *bgp.Rule, v6 bool) {
 }
 
 func (v *validator) community(field string, c Community) {
-	if c.Large && c.Parts[0] == tagAdmin {
-		v.add(field, "community %s begins with %d, a reserved AS number that bird marks routes with", c, uint32(tagAdmin))
+	if c.Large && c.Parts[0] == TagAdmin {
+		v.add(field, "community %s begins with %d, a reserved AS number that bird marks routes with", c, uint32(TagAdmin))
 	}
 }

@@ -65,7 +65,11 @@ func remove(ctx context.Context, c datastore.Client, keys []api.Key, skip bool, 
 	done := 0
 	for i, k := range keys {
 		err := writable(k)
-		if err == nil {
+		switch {
+		case err != nil:
+		case k.Kind == "IPPool":
+			err = deletePool(ctx, c, k)
+		default:
 			_, err = c.Delete(ctx, k, datastore.Precondition{})
 		}
 		switch {

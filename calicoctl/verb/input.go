@@ -90,10 +90,20 @@ func (in *input) expand(path string) ([]string, error) {
 }
 
 func readFile(path string, stdin io.Reader) ([]byte, error) {
-	if path == "-" {
-		return io.ReadAll(stdin)
+	f, err := openFile(path, stdin)
+	if err != nil {
+		return nil, err
 	}
-	return os.ReadFile(path)
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+// openFile opens a file, or what "-" stands for.
+func openFile(path string, stdin io.Reader) (io.ReadCloser, error) {
+	if path == "-" {
+		return io.NopCloser(stdin), nil
+	}
+	return os.Open(path)
 }
 
 func or(s, def string) string {

@@ -238,7 +238,7 @@ func policyEval() *cobra.Command {
 			"yet. A and B are namespace/pod, an endpoint's id (orchestrator/namespace/workload/interface), the name of a host\n" +
 			"endpoint or of a node, or any address. Host endpoints of both nodes have their say: those of the interfaces by which\n" +
 			"the nodes tell that they are reached, or of the tunnel's. B is who is meant after the translation of a service's\n" +
-			"address, also in the preDNAT pass. Exit 0 if the connection passes, 1 if not.",
+			"address, also in the preDNAT pass; A may be translated by natOutgoing, which the answer says. Exit 0 if the connection passes, 1 if not.",
 		Example: "  calicoctl policy eval --from shop/web-0 --to shop/db-0 --port tcp/5432\n  calicoctl policy eval --from 203.0.113.7 --to shop/web-0 --port 443\n  calicoctl policy eval --from 203.0.113.7 --to worker-1 --port tcp/10250",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			packet, err := packetOf(from, to, port)
@@ -252,15 +252,15 @@ func policyEval() *cobra.Command {
 			defer c.Close()
 			ctx, cancel := context.WithTimeout(cmd.Context(), farAnswer)
 			defer cancel()
-			allowed, decisions, err := c.ExplainPolicy(ctx, packet)
+			e, err := c.ExplainPolicy(ctx, packet)
 			if err != nil {
 				return err
 			}
-			report := evalReport{From: from, To: to, Port: port, Allowed: allowed, Decisions: decisionReports(decisions)}
+			report := evalReport{From: from, To: to, Port: port, Allowed: e.Allowed, Decisions: decisionReports(e.Decisions), Notes: e.Notes}
 			if err := show(cmd.OutOrStdout(), output, report, func(w io.Writer) { printEval(w, report) }); err != nil {
 				return err
 			}
-			if !allowed {
+			if !e.Allowed {
 				return errors.New("the connection is denied")
 			}
 			return nil
@@ -319,6 +319,7 @@ type evalReport struct {
 	Port      string           `json:"port"`
 	Allowed   bool             `json:"allowed"`
 	Decisions []decisionReport `json:"decisions"`
+	Notes     []string         `json:"notes,omitempty"`
 }
 
 type decisionReport struct {
@@ -347,6 +348,11 @@ func decisionReports(all []typhaclient.Decision) []decisionReport {
 func printEval(w io.Writer, r evalReport) {
 	verdict := map[bool]string{true: "allowed", false: "denied"}
 	fmt.Fprintf(w, "%s to %s, %s: %s\n\n", r.From, r.To, r.Port, verdict[r.Allowed])
+	defer func() {
+		for _, note := range r.Notes {
+			fmt.Fprintf(w, "\n%s\n", note)
+		}
+	}()
 	if len(r.Decisions) == 0 {
 		fmt.Fprintln(w, "No policy is asked: neither end is a workload, and no host endpoint is in the way.")
 		return

@@ -37,6 +37,7 @@ func New(version string) *cobra.Command {
 	root := &cobra.Command{
 		Use: "calicoctl", Short: "Manage Muslin network and security policy",
 		SilenceUsage: true, SilenceErrors: true, Version: version,
+		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: displayName(os.Args[0])},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVarP(&g.logLevel, "log-level", "l", "panic", "panic, fatal, error, warn, info or debug")
@@ -44,19 +45,19 @@ func New(version string) *cobra.Command {
 	flags.BoolVar(&g.allowMismatch, "allow-version-mismatch", false, "work although the cluster runs another version")
 	flags.StringVarP(&g.config, "config", "c", "", "file with connection settings (default "+open.DefaultFile+", else the environment)")
 	root.AddCommand(
-		create(g), apply(g), replace(g), deleteCommand(g), get(g), patch(g), label(g), validate(), ipam(g), node(), bgp(), policy(g), versionCommand(g),
+		create(g), apply(g), replace(g), deleteCommand(g), get(g), patch(g), label(g), validate(), ipam(g), datastoreCommand(g), node(), bgp(), policy(g), versionCommand(g),
 	)
 	return root
 }
 
 // withDatastore opens the datastore for one command. It is known to answer before do is called.
 func (g *globals) withDatastore(ctx context.Context, do func(context.Context, datastore.Client) error) error {
-	cfg, err := open.Load(g.config, os.LookupEnv)
-	if err != nil {
-		return err
-	}
-	cfg.K8sContext = g.context
-	cfg.Logger, err = g.logger()
+	return g.withPlainDatastore(ctx, func(ctx context.Context, c datastore.Client) error { return do(ctx, datastore.Validating(c)) })
+}
+
+// withPlainDatastore is withDatastore for a command that has to do what is refused otherwise: nothing is validated.
+func (g *globals) withPlainDatastore(ctx context.Context, do func(context.Context, datastore.Client) error) error {
+	cfg, err := g.settings()
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func (g *globals) withDatastore(ctx context.Context, do func(context.Context, da
 			return err
 		}
 	}
-	return do(ctx, datastore.Validating(client))
+	return do(ctx, client)
 }
 
 // release are the numbers of a version, without "v" before and whatever follows.

@@ -81,6 +81,31 @@ func TestAddressesOfAnotherIPAMPlugin(t *testing.T) {
 	require.NotEmpty(t, leased(t, data))
 }
 
+// The node's own range comes from felix; routes that the plugin gives take the place of the default route.
+func TestRangesAndRoutesOfAnotherIPAMPlugin(t *testing.T) {
+	f, path, data := serve(t), hostLocal(t), t.TempDir()
+	call := func(verb string) invocation {
+		i := f.ask(verb, "1.0.0").with("ipam", map[string]any{
+			"type": "host-local", "dataDir": data, "subnet": "usePodCidr", "routes": []map[string]string{{"dst": "10.0.0.0/8"}},
+		})
+		i.path = path
+		return i
+	}
+	e := call("ADD").fail(t)
+	require.Equal(t, uint(7), e.Code)
+	require.Contains(t, e.Details, "Kubernetes gave the node no such range")
+
+	f.podCIDRs = []string{"10.244.1.0/24"}
+	call("ADD").succeed(t)
+	require.Equal(t, [][]byte{{10, 244, 1, 2}}, f.add.GetConfig().GetAddresses())
+	require.Equal(t, []string{"10.0.0.0/8"}, f.add.GetConfig().GetRoutes())
+	call("DEL").succeed(t)
+	call("ADD").with("include_default_routes", true).succeed(t)
+	require.Equal(t, []string{"0.0.0.0/0", "10.0.0.0/8"}, f.add.GetConfig().GetRoutes())
+	call("DEL").succeed(t)
+	require.Empty(t, leased(t, data))
+}
+
 // withBrokenDel is a host-local that cannot delete.
 func withBrokenDel(t *testing.T, real string) string {
 	t.Helper()

@@ -46,6 +46,7 @@ type felix struct {
 	mu       sync.Mutex
 	err      error // of every call
 	reasons  []string
+	podCIDRs []string
 	add      *felixv1.AddRequest
 	del      *felixv1.DeleteRequest
 	check    *felixv1.CheckRequest
@@ -110,6 +111,12 @@ func (f *felix) Status(context.Context, *felixv1.StatusRequest) (*felixv1.Status
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return &felixv1.StatusResponse{Ready: len(f.reasons) == 0, Reasons: f.reasons}, f.err
+}
+
+func (f *felix) Node(context.Context, *felixv1.NodeRequest) (*felixv1.NodeResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &felixv1.NodeResponse{PodCidrs: f.podCIDRs}, f.err
 }
 
 func (f *felix) Gc(_ context.Context, m *felixv1.GcRequest) (*felixv1.GcResponse, error) {

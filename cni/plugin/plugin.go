@@ -6,18 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	current "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/types/create"
 
 	"github.com/muslin-net/muslin/cni/conf"
-	"github.com/muslin-net/muslin/felix/client"
+	"github.com/muslin-net/muslin/felix/client/cni"
 )
 
 // Error codes of the CNI specification.
@@ -38,12 +34,16 @@ const (
 
 // Main returns the verbs of the calico plugin.
 func Main() skel.CNIFuncs {
-	return skel.CNIFuncs{Add: with(add), Del: with(del), Check: with(check), Status: with(status), GC: with(gc)}
+	return skel.CNIFuncs{
+		Add: with(conf.Parse, add), Del: with(conf.Read, del), Check: with(conf.Parse, check), Status: with(conf.Parse, status), GC: with(conf.Read, gc),
+	}
 }
 
 // IPAM returns the verbs of the calico-ipam plugin, for networks whose main plugin is another one.
 func IPAM() skel.CNIFuncs {
-	return skel.CNIFuncs{Add: with(assign), Del: with(unassign), Check: with(nothing), Status: with(status), GC: with(nothing)}
+	return skel.CNIFuncs{
+		Add: with(conf.ParseIPAM, assign), Del: with(conf.Read, unassign), Check: with(conf.Read, nothing), Status: with(conf.ParseIPAM, status), GC: with(conf.Read, nothing),
+	}
 }
 
 // call is one invocation with everything read and judged.
@@ -51,13 +51,13 @@ type call struct {
 	*skel.CmdArgs
 	network *conf.Network
 	pairs   map[string]string
-	felix   *client.Client
+	felix   cni.Felix
 }
 
-// with reads the input, connects to felix, and turns errors into those of the specification.
-func with(verb func(context.Context, call) error) func(*skel.CmdArgs) error {
+// with reads the input and turns errors into those of the specification.
+func with(read func([]byte) (*conf.Network, error), verb func(context.Context, call) error) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
-		network, err := conf.Parse(args.StdinData)
+		network, err := read(args.StdinData)
 		if err != nil {
 			return types.NewError(codeBadConfig, "invalid network configuration", err.Error())
 		}
@@ -65,23 +65,13 @@ func with(verb func(context.Context, call) error) func(*skel.CmdArgs) error {
 		if err != nil {
 			return types.NewError(codeBadEnvironment, "invalid CNI_ARGS", err.Error())
 		}
-		if text := pairs["IP"]; text != "" {
-			if _, err := netip.ParseAddr(text); err != nil {
-				return types.NewError(codeBadEnvironment, "invalid CNI_ARGS", fmt.Sprintf("IP=%s is not an address", text))
-			}
-		}
 		socket := network.FelixSocket
 		if socket == "" {
-			socket = client.DefaultSocket
+			socket = cni.DefaultSocket
 		}
-		felix, err := client.Dial(socket)
-		if err != nil {
-			return types.NewError(codeBadConfig, "invalid felix_socket", err.Error())
-		}
-		defer felix.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		return wrap(verb(ctx, call{CmdArgs: args, network: network, pairs: pairs, felix: felix}))
+		return wrap(verb(ctx, call{CmdArgs: args, network: network, pairs: pairs, felix: cni.Felix(socket)}))
 	}
 }
 
@@ -96,88 +86,58 @@ func wrap(err error) error {
 			return err
 		}
 		return types.NewError(coded.Code, coded.Msg, err.Error())
-	case errors.Is(err, client.ErrTryAgain):
+	case errors.Is(err, cni.ErrTryAgain):
 		return types.NewError(codeTryAgain, "calico cannot do this now", err.Error())
-	case errors.Is(err, client.ErrInvalid):
+	case errors.Is(err, cni.ErrInvalid):
 		return types.NewError(codeBadConfig, "calico cannot do what is asked for", err.Error())
-	case errors.Is(err, client.ErrMismatch):
+	case errors.Is(err, cni.ErrMismatch):
 		return types.NewError(codeInternal, "the container's network is not as ADD left it", err.Error())
 	}
 	return types.NewError(codeInternal, "calico failed", err.Error())
 }
 
-func (c call) attachment() client.Attachment {
-	return client.Attachment{Network: c.network.Name, ContainerID: c.ContainerID, Interface: c.IfName}
+func (c call) attachment() cni.Attachment {
+	return cni.Attachment{Network: c.network.Name, ContainerID: c.ContainerID, Interface: c.IfName}
 }
 
-func (c call) config() client.Config {
+// config is what felix is asked for.
+func (c call) config() (cni.Config, error) {
 	n := c.network
-	return client.Config{
-		MTU: n.MTU, IPv4: n.Own() && n.IPv4(), IPv6: n.Own() && n.IPv6(),
-		IPv4Pools: n.IPAM.IPv4Pools, IPv6Pools: n.IPAM.IPv6Pools,
-		KubernetesPolicy: n.Policy.Type == "k8s", AllowForwarding: n.ContainerSettings.AllowIPForwarding,
-		AddrsNoIPAM: n.FeatureControl.IPAddrsNoIPAM, FloatingIPs: n.FeatureControl.FloatingIPs,
-		Queues: n.NumQueues, Labels: n.Labels(), PolicyWait: n.PolicyWait(), RequirePolicy: n.RequirePolicy,
+	if err := conf.CheckArgs(c.pairs); err != nil {
+		return cni.Config{}, types.NewError(codeBadEnvironment, "invalid CNI_ARGS", err.Error())
 	}
+	pod, err := n.Pod(c.pairs)
+	if err != nil {
+		return cni.Config{}, fmt.Errorf("%w: %w", cni.ErrInvalid, err)
+	}
+	return cni.Config{
+		MTU: n.MTU, IPv4: pod.IPv4, IPv6: pod.IPv6, IPv4Pools: pod.IPv4Pools, IPv6Pools: pod.IPv6Pools, Fixed: pod.Fixed, Addresses: pod.Unmanaged,
+		KubernetesPolicy: n.Policy.Type == "k8s", AllowForwarding: n.ContainerSettings.AllowIPForwarding,
+		IPAddrsNoIPAM: n.FeatureControl.IPAddrsNoIPAM, FloatingIPs: n.FeatureControl.FloatingIPs,
+		Queues: n.NumQueues, Labels: n.Labels(), PolicyWait: n.PolicyWait(), RequirePolicy: n.RequirePolicy,
+		MAC: pod.MAC, AllowedSources: pod.AllowedSources, Limits: pod.Limits,
+	}, nil
 }
 
-func add(ctx context.Context, c call) (err error) {
-	cfg := c.config()
-	if !c.network.Own() {
-		given, err := invoke.DelegateAdd(ctx, c.network.IPAM.Type, c.StdinData, nil)
-		if err != nil {
-			return fmt.Errorf("IPAM plugin %s: %w", c.network.IPAM.Type, err)
-		}
-		if cfg.Addresses, err = addressesOf(given); err != nil {
-			return c.giveBack(ctx, err)
+func add(ctx context.Context, c call) error {
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	delegates := !c.network.Own() && len(cfg.Addresses) == 0
+	if delegates {
+		if err := c.delegateAdd(ctx, &cfg); err != nil {
+			return err
 		}
 	}
 	added, err := c.felix.Add(ctx, c.attachment(), c.Netns, c.pairs, cfg)
 	if err != nil {
-		return c.giveBack(ctx, err)
+		if delegates {
+			err = c.giveBack(ctx, err)
+		}
+		return err
 	}
 	return types.PrintResult(result(c, added), c.network.CNIVersion)
-}
-
-// giveBack returns what another IPAM plugin gave, after an ADD that failed, perhaps for want of time.
-func (c call) giveBack(ctx context.Context, why error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTime)
-	defer cancel()
-	return errors.Join(why, c.delegate(ctx, invoke.DelegateDel))
-}
-
-// delegate passes a verb on to the network's IPAM plugin, where that is another one than ours.
-func (c call) delegate(ctx context.Context, verb func(context.Context, string, []byte, invoke.Exec) error) error {
-	if c.network.Own() {
-		return nil
-	}
-	if err := verb(ctx, c.network.IPAM.Type, c.StdinData, nil); err != nil {
-		return fmt.Errorf("IPAM plugin %s: %w", c.network.IPAM.Type, err)
-	}
-	return nil
-}
-
-// result has the shape of spec §6.2: host and container interface, addresses with full mask, one route for each.
-func result(c call, added client.Added) *current.Result {
-	r := assigned(added.Addresses)
-	r.Interfaces = []*current.Interface{
-		{Name: added.HostInterface},
-		{Name: c.IfName, Mac: added.MAC, Mtu: added.MTU, Sandbox: c.Netns},
-	}
-	for _, ip := range r.IPs {
-		ip.Interface = new(1)
-	}
-	return r
-}
-
-func assigned(addrs []netip.Addr) *current.Result {
-	r := &current.Result{CNIVersion: current.ImplementedSpecVersion}
-	for _, a := range addrs {
-		host := net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
-		r.IPs = append(r.IPs, &current.IPConfig{Address: host})
-		r.Routes = append(r.Routes, &types.Route{Dst: host})
-	}
-	return r
 }
 
 // del unwires the pod first: an address is not given back while a pod may still use it.
@@ -203,36 +163,6 @@ func check(ctx context.Context, c call) error {
 	return c.delegate(ctx, invoke.DelegateCheck)
 }
 
-// ours picks this attachment's part of a result, which plugins later in the chain may have added to.
-func ours(c call, r *current.Result) (mac string, addrs []netip.Addr, err error) {
-	mine := -1
-	for n, i := range r.Interfaces {
-		if i.Sandbox != "" && i.Name == c.IfName {
-			mine, mac = n, i.Mac
-		}
-	}
-	part := &current.Result{CNIVersion: r.CNIVersion}
-	for _, ip := range r.IPs {
-		if ip.Interface == nil || *ip.Interface == mine {
-			part.IPs = append(part.IPs, ip)
-		}
-	}
-	addrs, err = addressesOf(part)
-	return mac, addrs, err
-}
-
-// previous is the result of the ADD that a CHECK is about.
-func previous(c call) (*current.Result, error) {
-	if len(c.network.PrevResult) == 0 {
-		return nil, types.NewError(codeBadConfig, "prevResult is missing", "CHECK compares with the result of ADD; the runtime must pass it")
-	}
-	r, err := create.Create(c.network.CNIVersion, c.network.PrevResult)
-	if err != nil {
-		return nil, types.NewError(codeBadConfig, "prevResult cannot be read", err.Error())
-	}
-	return current.NewResultFromResult(r)
-}
-
 func status(ctx context.Context, c call) error {
 	if err := c.felix.Status(ctx); err != nil {
 		return types.NewError(codeNotAvailable, "calico cannot add pods now", err.Error())
@@ -241,9 +171,9 @@ func status(ctx context.Context, c call) error {
 }
 
 func gc(ctx context.Context, c call) error {
-	valid := make([]client.Attachment, len(c.network.ValidAttachments))
+	valid := make([]cni.Attachment, len(c.network.ValidAttachments))
 	for i, a := range c.network.ValidAttachments {
-		valid[i] = client.Attachment{Network: c.network.Name, ContainerID: a.ContainerID, Interface: a.IfName}
+		valid[i] = cni.Attachment{Network: c.network.Name, ContainerID: a.ContainerID, Interface: a.IfName}
 	}
 	if err := c.felix.GC(ctx, c.network.Name, valid); err != nil {
 		return err
@@ -252,7 +182,11 @@ func gc(ctx context.Context, c call) error {
 }
 
 func assign(ctx context.Context, c call) error {
-	addrs, err := c.felix.Assign(ctx, c.attachment(), c.pairs, c.config())
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	addrs, err := c.felix.Assign(ctx, c.attachment(), c.pairs, cfg)
 	if err != nil {
 		return err
 	}
@@ -263,19 +197,3 @@ func unassign(ctx context.Context, c call) error { return c.felix.Unassign(ctx, 
 
 // nothing is CHECK and GC of the IPAM plugin: felix checks addresses with the endpoint, and collects them by handle.
 func nothing(context.Context, call) error { return nil }
-
-func addressesOf(r types.Result) ([]netip.Addr, error) {
-	parsed, err := current.NewResultFromResult(r)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]netip.Addr, len(parsed.IPs))
-	for i, ip := range parsed.IPs {
-		a, ok := netip.AddrFromSlice(ip.Address.IP)
-		if !ok {
-			return nil, fmt.Errorf("result holds the address %v, which is none", ip.Address)
-		}
-		out[i] = a.Unmap()
-	}
-	return out, nil
-}

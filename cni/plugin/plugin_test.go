@@ -164,6 +164,9 @@ func TestErrors(t *testing.T) {
 		"felix cannot ever":            {f.ask("ADD", "1.0.0"), status.Error(codes.InvalidArgument, "interface cali1 is that of another"), 7, "that of another"},
 		"mtu":                          {f.ask("ADD", "1.0.0").with("mtu", -3), nil, 7, "mtu -3 is out of range"},
 		"type of a key":                {f.ask("ADD", "1.0.0").with("mtu", "big"), nil, 7, "mtu"},
+		"unknown key":                  {f.ask("ADD", "1.0.0").with("mtuu", 1400), nil, 7, `key "mtuu" is unknown; did you mean "mtu"?`},
+		"bad annotation":               {annotated(f.ask("ADD", "1.0.0"), "cni.projectcalico.org/ipAddrs", "10.1.2.3"), nil, 7, `write it as ["10.1.2.3"]`},
+		"bad capability":               {f.ask("ADD", "1.0.0").with("runtimeConfig", map[string]any{"mac": "x"}), nil, 7, "runtimeConfig.mac"},
 		"CNI_ARGS":                     {badArgs, nil, 4, `"nonsense" is not of the form KEY=VALUE`},
 		"CNI_ARGS IP":                  {badIP, nil, 4, "IP=10.0.0 is not an address"},
 		"no container":                 {noContainer, nil, 4, "CNI_CONTAINERID"},
@@ -188,6 +191,44 @@ func TestErrors(t *testing.T) {
 	e := f.ask("STATUS", "1.1.0").fail(t)
 	require.Equal(t, uint(50), e.Code)
 	require.Contains(t, e.Details, "typha has not sent the node's view")
+}
+
+// annotated is a call with an annotation of the pod, as containerd hands it on.
+func annotated(i invocation, key, value string) invocation {
+	return i.with("runtimeConfig", map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{key: value}})
+}
+
+// Whatever is wrong with a call by now, the pod can go.
+func TestDeleteMindsNothingThatItDoesNotNeed(t *testing.T) {
+	f := serve(t)
+	for name, i := range map[string]invocation{
+		"unknown key":    f.ask("DEL", "1.0.0").with("mtuu", 1),
+		"type of a key":  f.ask("DEL", "1.0.0").with("mtu", "big"),
+		"bad annotation": annotated(f.ask("DEL", "1.0.0"), "cni.projectcalico.org/ipAddrs", "10.1.2.3"),
+	} {
+		f.set(nil)
+		i.succeed(t)
+		require.NotNil(t, f.del, name)
+	}
+}
+
+func TestAddTellsFelixWhatThePodAsksFor(t *testing.T) {
+	f := serve(t)
+	i := f.ask("ADD", "1.0.0").with("runtimeConfig", map[string]any{
+		"bandwidth": map[string]any{"ingressRate": 1000000, "ingressBurst": 2000000},
+		"io.kubernetes.cri.pod-annotations": map[string]string{
+			"cni.projectcalico.org/ipAddrs": `["10.1.2.3"]`, "cni.projectcalico.org/hwAddr": "02:00:5e:10:00:01", "kubernetes.io/egress-bandwidth": "10M",
+			"cni.projectcalico.org/allowedSourcePrefixes": `["10.9.0.0/16"]`,
+		},
+	})
+	i.succeed(t)
+	cfg := f.add.GetConfig()
+	require.Equal(t, [][]byte{{10, 1, 2, 3}}, cfg.GetFixed())
+	require.Equal(t, "02:00:5e:10:00:01", cfg.GetMac())
+	require.Equal(t, uint64(1000000), cfg.GetIngress().GetBandwidth())
+	require.Equal(t, uint64(2000000), cfg.GetIngress().GetBurst())
+	require.Equal(t, uint64(10e6), cfg.GetEgress().GetBandwidth())
+	require.Equal(t, []string{"10.9.0.0/16"}, cfg.GetAllowedSourcePrefixes())
 }
 
 func invocationOf(i invocation, verb string) invocation { i.verb = verb; return i }

@@ -14,14 +14,15 @@ const TimeFormat = "2006-01-02 15:04:05.000"
 
 // Session is a BGP session, as BIRD shows it to "show protocols all".
 type Session struct {
-	Name, Description  string
-	Address, Source    netip.Addr // Source is not valid while there is no connection
-	ASNumber, LocalAS  uint32
-	State              string // BIRD's: Idle, Connect, Active, Passive, OpenSent, OpenConfirm, Established, Close, Down
-	Since              time.Time
-	LastError          string
-	Accepted, Exported uint64
-	Restarting         bool // the peer restarts and its routes are kept
+	Name, Description string
+	Address, Source   netip.Addr // Source is not valid while there is no connection
+	ASNumber, LocalAS uint32
+	State             string // BIRD's: Idle, Connect, Active, Passive, OpenSent, OpenConfirm, Established, Close, Down
+	Since             time.Time
+	LastError         string
+	Restarting        bool // the peer restarts and its routes are kept
+
+	Accepted, Filtered, Exported uint64 // routes: taken from the peer, rejected, sent
 }
 
 // Sessions reads the answer to "show protocols all", line by line; BIRD's times are in a zone.
@@ -76,6 +77,8 @@ func (s *Sessions) Take(line string) {
 			switch count, what, _ := strings.Cut(part, " "); what {
 			case "imported":
 				now.Accepted = uint64(number(count))
+			case "filtered":
+				now.Filtered = uint64(number(count))
 			case "exported":
 				now.Exported = uint64(number(count))
 			}

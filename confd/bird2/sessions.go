@@ -153,7 +153,7 @@ func (t *text) channel(p render.Peer) {
 		}
 	}
 	t.line(1, "ipv%s {", f)
-	t.line(2, "gateway recursive; add paths;")
+	t.line(2, "gateway recursive; add paths; import keep filtered;") // operators ask what was rejected
 	switch p.NextHop {
 	case render.NextHopSelf:
 		t.line(2, "next hop self;")
@@ -168,8 +168,12 @@ func (t *text) channel(p render.Peer) {
 	for _, call := range in {
 		t.line(3, "%s", call)
 	}
-	t.line(3, "if bgp_local_pref > %d then preference = %d;", t.normal(v6), elevated)
-	t.line(3, "accept;")
+	if p.Type == render.LocalWorkload {
+		t.line(3, "reject; # what a pod announces is taken only where a BGPFilter accepts it")
+	} else {
+		t.line(3, "if bgp_local_pref > %d then preference = %d;", t.normal(v6), elevated)
+		t.line(3, "accept;")
+	}
 	t.line(2, "};")
 	t.line(2, "export filter {")
 	switch t.drain {
@@ -177,6 +181,9 @@ func (t *text) channel(p render.Peer) {
 		t.line(3, "bgp_community.add((65535, 0)); # GRACEFUL_SHUTDOWN (RFC 8326): the node is draining")
 	case Drained:
 		t.line(3, "reject; # the node is drained")
+	}
+	if p.SourceAddress.IsValid() && slices.ContainsFunc(t.c.Peers, func(o render.Peer) bool { return o.Type == render.LocalWorkload }) {
+		t.line(3, `if source = RTS_BGP && proto ~ "Local_Workload_*" then bgp_next_hop = %s;`, p.SourceAddress)
 	}
 	for _, call := range append(append([]string{"preference" + f + "();"}, out...), "export"+f+"_"+kind(internal)+"();") {
 		t.line(3, "%s", call)

@@ -55,7 +55,7 @@ func toPeer(p render.Peer) *birdv1.Peer {
 		Name: p.Name, Source: p.Source, Address: p.Address.AsSlice(), Port: uint32(p.Port), AsNumber: p.ASNumber,
 		Type: map[render.PeerType]birdv1.PeerType{
 			render.Mesh: birdv1.PeerType_PEER_TYPE_MESH, render.Global: birdv1.PeerType_PEER_TYPE_GLOBAL,
-			render.NodeSpecific: birdv1.PeerType_PEER_TYPE_NODE,
+			render.NodeSpecific: birdv1.PeerType_PEER_TYPE_NODE, render.LocalWorkload: birdv1.PeerType_PEER_TYPE_LOCAL_WORKLOAD,
 		}[p.Type],
 		LocalAsNumber: p.LocalASNumber, SourceAddress: p.SourceAddress.AsSlice(), Passive: p.Passive, Password: p.Password,
 		TtlSecurity: uint32(p.TTLSecurity), RestartTime: toDuration(p.RestartTime), KeepaliveTime: toDuration(p.KeepaliveTime),

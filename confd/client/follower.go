@@ -2,13 +2,12 @@ package client
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	bird "github.com/muslin-net/muslin/bird/client"
 	"github.com/muslin-net/muslin/confd/render"
+	"github.com/muslin-net/muslin/internal/daemon"
 	typha "github.com/muslin-net/muslin/typha/client"
 )
 
@@ -37,34 +36,7 @@ func NewFollower(log *slog.Logger, state *render.State, pusher *Pusher, bird Ask
 }
 
 // Level has the follower's process log at the level that the resources say, and as it does now while they say none.
-func (f *Follower) Level(level *slog.LevelVar) {
-	given := level.Level()
-	f.level = func(severity string) { level.Set(levelOf(severity, given)) }
-}
-
-// levelOf is the level that a severity of Calico's stands for.
-func levelOf(severity string, otherwise slog.Level) slog.Level {
-	switch strings.ToLower(severity) {
-	case "trace", "debug":
-		return slog.LevelDebug
-	case "info":
-		return slog.LevelInfo
-	case "warning":
-		return slog.LevelWarn
-	case "error", "fatal":
-		return slog.LevelError
-	}
-	return otherwise
-}
-
-// ParseSeverity is the level that a severity of Calico's stands for.
-func ParseSeverity(severity string) (slog.Level, error) {
-	const none = slog.Level(1)
-	if l := levelOf(severity, none); l != none {
-		return l, nil
-	}
-	return 0, fmt.Errorf("%q is not a severity; use Trace, Debug, Info, Warning, Error or Fatal", severity)
-}
+func (f *Follower) Level(level *slog.LevelVar) { f.level = daemon.Severities(level) }
 
 // OnBatch renders, unless the view is not whole yet: half a configuration would drop sessions. The batch is reported as
 // applied when bird runs it.

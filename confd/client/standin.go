@@ -175,7 +175,7 @@ func sessionOf(one bird2.Session) *birdv1.PeerState {
 	}
 	p := &birdv1.PeerState{
 		Name: one.Name, Source: one.Description, Address: one.Address.AsSlice(), AsNumber: one.ASNumber, LocalAsNumber: one.LocalAS,
-		State: states[one.State], LastError: one.LastError, Passive: one.State == "Passive", Received: one.Accepted, Accepted: one.Accepted,
+		State: states[one.State], LastError: one.LastError, Passive: one.State == "Passive", Received: one.Accepted + one.Filtered, Accepted: one.Accepted,
 		Advertised: one.Exported, Restarting: one.Restarting,
 	}
 	if !one.Since.IsZero() {
@@ -195,7 +195,7 @@ func sessionOf(one bird2.Session) *birdv1.PeerState {
 	return p
 }
 
-// Show lists what BIRD can tell of routes: its table, and what it accepted of a peer or advertises to it.
+// Show lists what BIRD can tell of routes: its table, and what it accepted of a peer or advertises to it, and what not.
 func (s *Standin) Show(r *birdv1.ShowRequest, stream grpc.ServerStreamingServer[birdv1.ShowResponse]) error {
 	ctx := stream.Context()
 	c, _ := s.bird.running()
@@ -211,19 +211,9 @@ func (s *Standin) Show(r *birdv1.ShowRequest, stream grpc.ServerStreamingServer[
 		}
 		name = peers[i].GetName()
 	}
-	var command string
-	switch view := r.GetView(); {
-	case view == birdv1.RouteView_ROUTE_VIEW_UNSPECIFIED:
-		command = "show route all"
-	case name == "":
-		return status.Error(codes.InvalidArgument, "peer: is missing; this view is one session's")
-	case view == birdv1.RouteView_ROUTE_VIEW_ACCEPTED:
-		command = fmt.Sprintf("show route protocol '%s' all", name)
-	case view == birdv1.RouteView_ROUTE_VIEW_ADVERTISED:
-		command = fmt.Sprintf("show route export '%s' all", name)
-	default:
-		return status.Errorf(codes.Unimplemented, "the node runs BIRD 2, which does not tell what was rejected, or by what; it has the views table, "+
-			"accepted and advertised, and on the node birdc -s %s show route noexport %s", s.bird.Socket, name)
+	command, why, err := question(r.GetView(), name, s.bird.Socket)
+	if err != nil {
+		return err
 	}
 	within := netip.Prefix{}
 	if r.GetWithin() != nil {
@@ -240,7 +230,7 @@ func (s *Standin) Show(r *birdv1.ShowRequest, stream grpc.ServerStreamingServer[
 	read := bird2.Routes{Yield: func(one bird2.Route) {
 		inside := !within.IsValid() || within.Bits() <= one.Prefix.Bits() && within.Contains(one.Prefix.Addr())
 		if failed == nil && inside {
-			failed = stream.Send(routeOf(one, byName[one.Protocol]))
+			failed = stream.Send(routeOf(one, byName[one.Protocol], why))
 		}
 	}}
 	if err := s.bird.ask(ctx, command, read.Take); err != nil {
@@ -250,8 +240,31 @@ func (s *Standin) Show(r *birdv1.ShowRequest, stream grpc.ServerStreamingServer[
 	return failed
 }
 
-// routeOf has the session that a route came from; nil if it is this node's.
-func routeOf(one bird2.Route, from *birdv1.PeerState) *birdv1.ShowResponse {
+// question is how BIRD is asked for a view of a session; why is what has rejected the routes of it.
+func question(view birdv1.RouteView, session, socket string) (command, why string, err error) {
+	const all, unknown = "show route all", "a filter (BIRD 2 does not tell which)"
+	if view == birdv1.RouteView_ROUTE_VIEW_UNSPECIFIED {
+		return all, "", nil
+	}
+	if session == "" {
+		return "", "", status.Error(codes.InvalidArgument, "peer: is missing; this view is one session's")
+	}
+	switch view {
+	case birdv1.RouteView_ROUTE_VIEW_ACCEPTED:
+		return fmt.Sprintf("show route protocol '%s' all", session), "", nil
+	case birdv1.RouteView_ROUTE_VIEW_ADVERTISED:
+		return fmt.Sprintf("show route export '%s' all", session), "", nil
+	case birdv1.RouteView_ROUTE_VIEW_REJECTED:
+		return fmt.Sprintf("show route filtered protocol '%s' all", session), unknown, nil
+	case birdv1.RouteView_ROUTE_VIEW_WITHHELD:
+		return fmt.Sprintf("show route noexport '%s' all", session), unknown, nil
+	}
+	return "", "", status.Errorf(codes.Unimplemented, "the node runs BIRD 2, which does not keep what a peer sent as it was sent; "+
+		"see accepted and rejected, or on the node birdc -s %s show route protocol %s", socket, session)
+}
+
+// routeOf has the session that a route came from, nil if it is this node's, and what has rejected it.
+func routeOf(one bird2.Route, from *birdv1.PeerState, why string) *birdv1.ShowResponse {
 	path := &birdv1.Path{
 		LocalPreference: one.Preference, Metric: one.Metric, AsPath: one.ASPath, Communities: one.Communities, Med: one.MED, Origin: one.Origin,
 	}
@@ -263,6 +276,7 @@ func routeOf(one bird2.Route, from *birdv1.PeerState) *birdv1.ShowResponse {
 	}
 	return &birdv1.ShowResponse{
 		Prefix: &birdv1.Prefix{Address: one.Prefix.Addr().AsSlice(), Length: uint32(one.Prefix.Bits())}, Path: path, Best: one.Best,
+		RejectedBy: why,
 	}
 }
 

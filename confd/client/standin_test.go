@@ -26,7 +26,7 @@ func standin(t *testing.T) (*bird.Client, *BIRD2) {
 		"10.9.0.2                  e0         Up         2026-11-21 12:03:10.260    0.050    0.150"}
 	for file, commands := range map[string][]string{
 		"protocols.txt": {"show protocols all"},
-		"routes.txt":    {"show route all", "show route protocol 'Node_10_9_0_2' all", "show route export 'Node_10_9_0_2' all"},
+		"routes.txt":    {"show route all", "show route protocol 'Node_10_9_0_2' all", "show route export 'Node_10_9_0_2' all", "show route filtered protocol 'Node_10_9_0_2' all", "show route noexport 'Node_10_9_0_2' all"},
 	} {
 		body, err := os.ReadFile("../bird2/testdata/answers/" + file)
 		require.NoError(t, err)
@@ -130,11 +130,15 @@ func TestStandinRoutes(t *testing.T) {
 		_, err = show(v, "10.9.0.77", netip.Prefix{})
 		require.ErrorContains(t, err, "there is no session")
 	}
-	for _, v := range []bird.View{bird.Rejected, bird.Withheld, bird.Received} {
-		_, err = show(v, "Node_10_9_0_2", netip.Prefix{})
-		require.ErrorContains(t, err, "BIRD 2, which does not tell what was rejected")
-		require.ErrorContains(t, err, "show route noexport Node_10_9_0_2")
+	for _, v := range []bird.View{bird.Rejected, bird.Withheld} {
+		list, err := show(v, "10.9.0.2", netip.Prefix{})
+		require.NoError(t, err)
+		require.Len(t, list, 5)
+		require.Equal(t, "a filter (BIRD 2 does not tell which)", list[0].RejectedBy)
 	}
+	_, err = show(bird.Received, "Node_10_9_0_2", netip.Prefix{})
+	require.ErrorContains(t, err, "BIRD 2, which does not keep what a peer sent as it was sent")
+	require.ErrorContains(t, err, "show route protocol Node_10_9_0_2")
 }
 
 // TestStandinWatch tells sessions once.

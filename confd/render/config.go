@@ -48,10 +48,13 @@ const (
 	Mesh PeerType = iota + 1
 	Global
 	NodeSpecific
+	LocalWorkload
 )
 
 // String is the word that session names begin with.
-func (t PeerType) String() string { return [...]string{"", "Mesh", "Global", "Node"}[t] }
+func (t PeerType) String() string {
+	return [...]string{"", "Mesh", "Global", "Node", "Local_Workload"}[t]
+}
 
 // NextHopMode is what the next hop of announced routes becomes.
 type NextHopMode uint8

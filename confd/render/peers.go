@@ -117,7 +117,7 @@ func (r *renderer) expand(p *api.BGPPeer, t PeerType, taken map[netip.AddrPort]s
 	where := "BGPPeer(" + p.Name + ")"
 	switch {
 	case p.Spec.LocalWorkloadSelector != "":
-		r.warn("%s.spec.localWorkloadSelector: peering with local pods is not supported yet; there is no session", where)
+		r.workloads(p, taken)
 	case p.Spec.PeerSelector != "":
 		for _, n := range r.nodes {
 			if n != r.own && r.selects(p, "peerSelector", p.Spec.PeerSelector, n) {
@@ -228,14 +228,20 @@ func (r *renderer) add(p *api.BGPPeer, t PeerType, to remote, taken map[netip.Ad
 	out.NextHop = nextHop(&p.Spec, internal)
 	// A reflector's peers inside the AS are its clients, but for reflectors that are known to share its cluster.
 	out.ReflectorClient = internal && r.own.cluster.IsValid() && to.cluster != r.own.cluster
+	out.Filters = r.filtersOf(p)
+	r.out.Peers = append(r.out.Peers, out)
+}
+
+// filtersOf names the filters of a peering that there are.
+func (r *renderer) filtersOf(p *api.BGPPeer) (names []string) {
 	for _, name := range p.Spec.Filters {
 		if r.filters[name] == nil {
-			r.warn("%s.spec.filters: there is no BGPFilter %q; it filters nothing", where, name)
+			r.warn("BGPPeer(%s).spec.filters: there is no BGPFilter %q; it filters nothing", p.Name, name)
 			continue
 		}
-		out.Filters = append(out.Filters, name)
+		names = append(names, name)
 	}
-	r.out.Peers = append(r.out.Peers, out)
+	return names
 }
 
 func nextHop(spec *api.BGPPeerSpec, internal bool) NextHopMode {

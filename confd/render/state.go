@@ -76,6 +76,7 @@ type renderer struct {
 	peers      []*api.BGPPeer                      // by name
 	filters    map[string]*api.BGPFilter
 	secrets    []view.Secret
+	pods       []view.WorkloadEndpoint // of this node, that speak BGP with it
 	warnings   map[string]struct{}
 	out        Config
 }
@@ -105,6 +106,10 @@ func (s *State) Render() (Config, error) {
 		case view.Route:
 			if it.Type == view.RouteBlock && it.Node == s.options.Node {
 				r.out.OwnBlocks = append(r.out.OwnBlocks, it.Dst)
+			}
+		case view.WorkloadEndpoint:
+			if it.Peering != nil {
+				r.pods = append(r.pods, it)
 			}
 		case view.Origination:
 			r.out.Originate = append(r.out.Originate, it.Prefix)

@@ -27,6 +27,10 @@ type Subject struct {
 	Compact func(t *testing.T)
 	// Bookmarks is how long an idle watch may take to be told the revision; 0 if it may take forever.
 	Bookmarks time.Duration
+	// DrawsIdentity says that the server draws uid and creationTimestamp of a new object itself, whatever it was given.
+	DrawsIdentity bool
+	// Forgets says that a server that was restarted remembers no history: watches may then end with ErrCompacted.
+	Forgets bool
 }
 
 // Run runs the suite. open is called once for each test and returns an empty datastore; it registers its own clean-up.

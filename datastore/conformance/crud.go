@@ -58,9 +58,11 @@ func testIdentity(t *testing.T, s Subject) {
 	given.SetUID("8dbecb55-3103-468d-9448-f47664c2d915")
 	given.SetCreationTimestamp(metav1.NewTime(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)))
 	stored := create(t, c, given)
-	require.Equal(t, given.GetUID(), stored.GetUID())
 	storedTime, givenTime := stored.GetCreationTimestamp(), given.GetCreationTimestamp()
-	require.True(t, storedTime.Equal(&givenTime))
+	if !s.DrawsIdentity {
+		require.Equal(t, given.GetUID(), stored.GetUID())
+		require.True(t, storedTime.Equal(&givenTime))
+	}
 
 	// An update from a document that knows neither keeps both.
 	bare := object("a")

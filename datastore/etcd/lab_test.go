@@ -5,7 +5,6 @@ package etcd_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/conformance"
 	"github.com/muslin-net/muslin/datastore/etcd"
+	"github.com/muslin-net/muslin/internal/loopback"
 )
 
 // member is one process of the etcd that the distribution ships.
@@ -34,14 +34,6 @@ type member struct {
 // cluster is some of them on loopback.
 type cluster struct{ members []*member }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // startCluster runs n members, with further flags, until the end of the test.
 func startCluster(t *testing.T, n int, flags ...string) *cluster {
 	t.Helper()
@@ -52,7 +44,7 @@ func startCluster(t *testing.T, n int, flags ...string) *cluster {
 	c := &cluster{}
 	var peers []string
 	for i := range n {
-		m := &member{id: fmt.Sprint("m", i), client: "http://" + freeAddress(t), peer: "http://" + freeAddress(t)}
+		m := &member{id: fmt.Sprint("m", i), client: "http://" + loopback.Address(), peer: "http://" + loopback.Address()}
 		peers = append(peers, m.id+"="+m.peer)
 		c.members = append(c.members, m)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/embedded"
 	"github.com/muslin-net/muslin/datastore/etcd"
+	"github.com/muslin-net/muslin/internal/loopback"
 )
 
 // TestUnreachable checks that each way of not reaching etcd ends in time, in one line that names endpoint, cause and cure.
@@ -26,9 +27,7 @@ func TestUnreachable(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, secure.Close()) })
 
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, closed.Close())
+	closed := loopback.Address()
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and never says a word
 	require.NoError(t, err)
 	t.Cleanup(func() { silent.Close() }) // not before the parallel tests below have ended
@@ -39,8 +38,8 @@ func TestUnreachable(t *testing.T) {
 		endpoint string
 		want     []string
 	}{
-		{"nobody listens", etcd.Config{}, "http://" + closed.Addr().String(), []string{"connection refused", "ETCD_ENDPOINTS"}},
-		{"nobody listens, with a user", etcd.Config{Username: "a", Password: "b"}, "http://" + closed.Addr().String(), []string{"connection refused"}},
+		{"nobody listens", etcd.Config{}, "http://" + closed, []string{"connection refused", "ETCD_ENDPOINTS"}},
+		{"nobody listens, with a user", etcd.Config{Username: "a", Password: "b"}, "http://" + closed, []string{"connection refused"}},
 		{"no such host", etcd.Config{}, "http://none.invalid:2379", []string{"none.invalid"}},
 		{"no answer", etcd.Config{OpTimeout: 300 * time.Millisecond, DialTimeout: 200 * time.Millisecond}, "http://" + silent.Addr().String(), []string{"connected, but no answer"}},
 		{"plain to TLS", etcd.Config{}, strings.Replace(secure.Endpoint(), "https", "http", 1), []string{"https"}},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore/etcd"
+	"github.com/muslin-net/muslin/datastore/kubernetes"
 )
 
 // DefaultFile is where calicoctl looks for its settings unless told otherwise.
@@ -147,4 +148,15 @@ func (c Config) etcd() (etcd.Config, error) {
 		conf.TLS.Certificates = []tls.Certificate{cert}
 	}
 	return conf, nil
+}
+
+// kubernetes returns the settings of the Kubernetes backend.
+func (c Config) kubernetes() kubernetes.Config {
+	return kubernetes.Config{
+		Kubeconfig: c.Kubeconfig, KubeconfigInline: c.KubeconfigInline, Context: c.K8sContext,
+		Endpoint: c.K8sAPIEndpoint, CertFile: c.K8sCertFile, KeyFile: c.K8sKeyFile, CAFile: c.K8sCAFile,
+		Token: c.K8sAPIToken, InsecureSkipVerify: c.K8sInsecureSkipVerify,
+		QPS: c.K8sClientQPS, Burst: c.K8sClientBurst,
+		APIGroup: c.APIGroup, UsePodCIDR: c.UsePodCIDR, Logger: c.Logger,
+	}
 }

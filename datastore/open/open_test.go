@@ -93,7 +93,11 @@ func TestOpenErrors(t *testing.T) {
 		want []string
 	}{
 		{Config{Type: "etcdv3"}, []string{"ETCD_ENDPOINTS"}},
-		{Config{Type: "kubernetes"}, []string{"DATASTORE_TYPE", "no Kubernetes backend yet"}},
+		{Config{Type: "kubernetes"}, []string{"KUBECONFIG", "K8S_API_ENDPOINT"}},
+		{Config{Type: "kubernetes", Kubeconfig: "/none/such"}, []string{"/none/such"}},
+		{Config{Type: "kubernetes", KubeconfigInline: "{"}, []string{"kubeconfigInline"}},
+		{Config{Type: "kubernetes", K8sAPIEndpoint: "https://a:1", K8sCertFile: "c"}, []string{"K8S_KEY_FILE"}},
+		{Config{Type: "kubernetes", K8sAPIEndpoint: "https://a:1", APIGroup: "example.org/v1"}, []string{"CALICO_API_GROUP", "example.org/v1", "crd.projectcalico.org/v1"}},
 		{Config{Type: "embedded"}, []string{"DATASTORE_TYPE", "ETCD_ENDPOINTS"}},
 		{Config{Type: "mysql"}, []string{"mysql", "etcdv3, kubernetes, embedded"}},
 		{Config{Type: "etcdv3", EtcdEndpoints: "http://a:1", EtcdCA: "x"}, []string{"etcdCACert"}},

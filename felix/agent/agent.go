@@ -18,6 +18,7 @@ import (
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/render"
+	"github.com/muslin-net/muslin/felix/scope"
 	"github.com/muslin-net/muslin/felix/state"
 )
 
@@ -75,6 +76,8 @@ type Events struct {
 	Bearers func(interfaces map[string][]string)
 	// Peers is called with the addresses of the other nodes, sorted, when something of the nodes changed; nil: nobody asks.
 	Peers func(addrs []netip.Addr)
+	// PolicySync is called with the directory of pods' policy-sync sockets when it changed, empty for none; nil: nobody asks.
+	PolicySync func(home string)
 }
 
 // Agent is the loop. Its methods may be called from any goroutine.
@@ -88,6 +91,8 @@ type Agent struct {
 	wake  chan struct{} // the kernel was changed by someone else
 	ended chan struct{} // closed when the loop ends; nobody is answered any more
 	ready atomic.Pointer[[]string]
+	// podsFollow says that typha tells of each pod.
+	podsFollow atomic.Bool
 
 	problems atomic.Pointer[[]render.Problem]
 	troubles troubles
@@ -107,7 +112,11 @@ type Agent struct {
 	failed  bool // the last turn did, in part
 	// Routes are whole when bird has told all its paths and the way to each next hop was looked up.
 	pathsKnown, routesWhole bool
+	expected                map[string]state.Endpoint  // reported, and not there yet, by interface
+	followers               map[*scope.Follower]func() // of pods' policy, with what wakes them
+	policySync              string                     // directory of their sockets
 	waiters                 []waiter
+	askers                  []asker
 	due                     []event  // whose callers wait for the present turn
 	acks                    []func() // of batches that are not in the kernel yet
 }
@@ -134,6 +143,7 @@ func New(node string, kernel Kernel, announce Announcer, local []state.Endpoint,
 	a := &Agent{
 		kernel: kernel, announce: announce, events: events, log: log,
 		inbox: make(chan event, 64), wake: make(chan struct{}, 1), ended: make(chan struct{}), state: state.New(node),
+		expected: map[string]state.Endpoint{}, followers: map[*scope.Follower]func(){},
 	}
 	for _, e := range local {
 		a.state.SetLocal(e)
@@ -146,7 +156,7 @@ func New(node string, kernel Kernel, announce Announcer, local []state.Endpoint,
 func (a *Agent) unknown() string {
 	switch {
 	case !a.state.Synced:
-		return "typha has not sent the node's view, and there is no saved one"
+		return "typha has not sent the node's view, and there is no saved one that can be used"
 	case !a.host:
 		return "the node's own interfaces have not been read yet"
 	}
@@ -180,14 +190,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer retry.Stop()
 	wait := retryFirst
 	touched := state.All // a first turn looks at everything
-	a.events.LocalChanged(localEndpoints(a.state))
+	a.report()
 	for {
+		idle := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case e := <-a.inbox:
 			touched |= a.take(e)
 			touched |= a.drain()
+			idle = touched == 0 && !a.owes()
 		case <-a.wake:
 		case <-retry.C:
 		case <-audit.C:
@@ -200,6 +212,10 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.fail() // nothing is programmed before all is known: what an earlier felix left goes on working
 			continue
 		}
+		if idle { // somebody only looked
+			a.tellWaiters()
+			continue
+		}
 		err := a.turn(ctx, touched)
 		touched = 0
 		if err != nil {
@@ -210,6 +226,22 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		wait = retryFirst
 	}
+}
+
+// owes tells whether a turn is due although nothing was touched: somebody waits for its end, or the kernel is to be whole.
+func (a *Agent) owes() bool {
+	return len(a.due) > 0 || len(a.acks) > 0 || !a.whole || a.pathsKnown && !a.routesWhole
+}
+
+// report tells of all endpoints, those that are being made too.
+func (a *Agent) report() {
+	all := maps.Clone(a.state.Local)
+	for iface, e := range a.expected {
+		if _, there := all[iface]; !there {
+			all[iface] = e
+		}
+	}
+	a.events.LocalChanged(sorted(all))
 }
 
 // take applies one event to the state.
@@ -278,6 +310,7 @@ func (a *Agent) turn(ctx context.Context, touched state.Section) error {
 	a.tellWaiters()
 	a.setReady(nil)
 	a.tellMTU()
+	a.tellPolicySync()
 	a.tellProblems()
 	if touched&state.Firewall != 0 && a.events.Bearers != nil {
 		a.tellBearers()
@@ -377,6 +410,7 @@ func (a *Agent) changes(touched state.Section) desired.Changes {
 		a.tunnels = t
 	}
 	if touched&state.Firewall != 0 {
+		a.tellFollowers()
 		c.Firewall = a.fw.Update(a.state)
 		for iface, h := range c.Firewall.Hosts.Set {
 			if h.ClosedBecause != "" {
@@ -394,6 +428,7 @@ func equal[T comparable](a, b T) bool { return a == b }
 
 // tellWaiters answers those whose endpoint is open and programmed, or gone, and forgets those who no longer wait.
 func (a *Agent) tellWaiters() {
+	a.tellAskers()
 	a.waiters = slices.DeleteFunc(a.waiters, func(w waiter) bool {
 		if w.ctx.Err() != nil {
 			return true
@@ -409,10 +444,12 @@ func (a *Agent) tellWaiters() {
 }
 
 // localEndpoints are the endpoints on the node in the order of their interfaces.
-func localEndpoints(s *state.State) []state.Endpoint {
-	out := make([]state.Endpoint, 0, len(s.Local))
-	for _, name := range slices.Sorted(maps.Keys(s.Local)) {
-		out = append(out, s.Local[name])
+func localEndpoints(s *state.State) []state.Endpoint { return sorted(s.Local) }
+
+func sorted(endpoints map[string]state.Endpoint) []state.Endpoint {
+	out := make([]state.Endpoint, 0, len(endpoints))
+	for _, name := range slices.Sorted(maps.Keys(endpoints)) {
+		out = append(out, endpoints[name])
 	}
 	return out
 }

@@ -39,7 +39,7 @@ func TestNothingIsProgrammedBeforeTheViewIsKnown(t *testing.T) {
 		require.Zero(t, see(r.kernel, func(k *kernel) int { return k.applies + k.updates }))
 		require.False(t, see(r.kernel, func(k *kernel) bool { return k.whole || k.routesW }))
 		require.False(t, acked)
-		require.Equal(t, []string{"typha has not sent the node's view, and there is no saved one"}, r.Ready())
+		require.Equal(t, []string{"typha has not sent the node's view, and there is no saved one that can be used"}, r.Ready())
 		require.Zero(t, r.bird.calls)
 		require.Equal(t, "caliold", r.local[0][0].Interface, "typha is told what is on the node at once")
 
@@ -340,7 +340,7 @@ func TestOthersAreToldWhatChanged(t *testing.T) {
 		require.True(t, slices.IsSortedFunc(latest, func(a, b state.Endpoint) int { return strings.Compare(a.Interface, b.Interface) }))
 		require.Len(t, latest, 2)
 		require.Equal(t, 9000, r.mtus[len(r.mtus)-1])
-		require.Equal(t, [][]string{{"typha has not sent the node's view, and there is no saved one"}, nil}, r.ready)
+		require.Equal(t, [][]string{{"typha has not sent the node's view, and there is no saved one that can be used"}, nil}, r.ready)
 	})
 }
 

@@ -25,8 +25,6 @@ const (
 	// at most.
 	idleShare    = 9
 	longestPause = 500 * time.Millisecond
-	// fewAddresses is for how many addresses the table of connections is searched one by one, and not read as a whole.
-	fewAddresses = 4
 )
 
 // Connections is the kernel's connection tracking.
@@ -169,7 +167,7 @@ func (c *cuts) with(ctx context.Context, all bool, addrs map[netip.Addr]struct{}
 	if all {
 		return c.table.Flows(ctx, conntrack.Select{}, pick)
 	}
-	if len(addrs) > fewAddresses {
+	if conntrack.WholeIsCheaper(2 * len(addrs)) { // each address would be looked for at both ends
 		return c.table.Flows(ctx, conntrack.Select{}, func(f *conntrack.Flow) bool {
 			_, from := addrs[f.Original.Source]
 			_, to := addrs[f.Reply.Source]

@@ -146,9 +146,10 @@ func (d *Drivers) applyRules(ctx context.Context) error {
 		d.rules.Update(desired.FirewallDelta{Settings: d.settings})
 	}
 	err := d.rules.Apply(ctx)
+	refused, only := refusals(err)
 	d.refused = nil
-	if d.committed = d.settings != nil && committedOnly(err); d.committed {
-		d.refused = refusals(err)
+	if d.committed = d.settings != nil && only; d.committed {
+		d.refused = refused
 		d.cuts.applied(d.settings.CutFlows)
 	}
 	return err

@@ -55,12 +55,41 @@ func (a *Agent) SetLocal(ctx context.Context, e state.Endpoint) error {
 	if e.Leaving {
 		holds = nil
 	}
-	return a.local(ctx, func(s *state.State) state.Section { return s.SetLocal(e) }, holds)
+	return a.local(ctx, func(s *state.State) state.Section {
+		delete(a.expected, e.Interface)
+		return s.SetLocal(e)
+	}, holds)
 }
 
 // DeleteLocal forgets an endpoint and returns when the kernel was told so.
 func (a *Agent) DeleteLocal(ctx context.Context, iface string) error {
-	return a.local(ctx, func(s *state.State) state.Section { return s.DeleteLocal(iface) }, nil)
+	return a.local(ctx, func(s *state.State) state.Section {
+		delete(a.expected, iface)
+		return s.DeleteLocal(iface)
+	}, nil)
+}
+
+// Expect reports an endpoint that is being made, so that its policy is known when it is there. It does not wait.
+func (a *Agent) Expect(ctx context.Context, e state.Endpoint) {
+	a.post(ctx, event{do: func(*state.State) state.Section {
+		a.expected[e.Interface] = e
+		a.report()
+		return 0
+	}})
+}
+
+// Verify has the kernel read anew and repaired, and tells what of an endpoint is still not there as wanted.
+func (a *Agent) Verify(ctx context.Context, e state.Endpoint) error {
+	done := make(chan error, 1)
+	a.post(ctx, event{done: done, do: func(*state.State) state.Section {
+		a.kernel.Resync()
+		return 0
+	}})
+	if _, err := wait(ctx, a, done); err != nil {
+		return err
+	}
+	wrong, err := look(ctx, a, func(*state.State) error { return a.kernel.Holds(e) })
+	return errors.Join(wrong, err)
 }
 
 // local changes the local endpoints and waits for the turn's end. A failure elsewhere in the kernel is not this
@@ -70,7 +99,7 @@ func (a *Agent) local(ctx context.Context, change func(*state.State) state.Secti
 	a.post(ctx, event{
 		do: func(s *state.State) state.Section {
 			touched := change(s)
-			a.events.LocalChanged(localEndpoints(s))
+			a.report()
 			return touched
 		},
 		done: outcome, holds: holds,

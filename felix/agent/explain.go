@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/render"
 	"github.com/muslin-net/muslin/felix/server"
@@ -193,8 +194,8 @@ var ownSets = map[string]string{
 func explainSet(s *state.State, key string) (out []server.Reason) {
 	// "ip cali40s:abc": family, the kernel's prefix, and an id that may be cut short or have dashes for its colons.
 	name := key[strings.LastIndexByte(key, ' ')+1:]
-	for _, prefix := range []string{"cali40", "cali60"} {
-		name = strings.TrimPrefix(name, prefix)
+	if id, ours := model.SetID(name); ours {
+		name = id
 	}
 	is := func(id string) bool {
 		return name != "" && (id == name || strings.HasPrefix(strings.ReplaceAll(id, ":", "-"), strings.ReplaceAll(name, ":", "-")))

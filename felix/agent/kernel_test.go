@@ -201,6 +201,7 @@ type rig struct {
 	ready    [][]string
 	mtus     []int
 	troubles []string // reason: message
+	homes    []string // of pods' policy-sync sockets
 }
 
 func start(t *testing.T, local ...state.Endpoint) *rig {
@@ -210,6 +211,7 @@ func start(t *testing.T, local ...state.Endpoint) *rig {
 		Ready:        func(reasons []string) { r.note(func() { r.ready = append(r.ready, reasons) }) },
 		MTU:          func(mtu int) { r.note(func() { r.mtus = append(r.mtus, mtu) }) },
 		Trouble:      func(reason, message string) { r.note(func() { r.troubles = append(r.troubles, reason+": "+message) }) },
+		PolicySync:   func(home string) { r.note(func() { r.homes = append(r.homes, home) }) },
 	}, slog.New(slog.DiscardHandler))
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop

@@ -109,10 +109,7 @@ func accounts(s *state.State, counted []dataplane.Counter) []account {
 
 // accountOf reads a rule's comment.
 func accountOf(s *state.State, c dataplane.Counter) (account, bool) {
-	direction := desired.Ingress.String()
-	if strings.HasPrefix(c.Chain, "cali-fw-") || strings.HasPrefix(c.Chain, "cali-hep-") && strings.Contains(c.Chain, "-out-") {
-		direction = desired.Egress.String()
-	}
+	direction := desired.DirectionOf(c.Chain).String()
 	if tier, is := strings.CutPrefix(c.Comment, "end of tier "); is {
 		return account{tier: tier, direction: direction, rule: -1, action: "deny"}, true
 	}

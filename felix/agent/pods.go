@@ -11,14 +11,13 @@ import (
 // Pods makes and removes pods' interfaces with the link driver.
 type Pods struct{ Links *link.Driver }
 
-// Wire makes the pair of an endpoint and returns the Ethernet address of the pod's side.
-func (p Pods) Wire(ctx context.Context, e state.Endpoint, podInterface string) (string, error) {
+// Wire makes the pair of an endpoint and sets the pod's side up.
+func (p Pods) Wire(ctx context.Context, e state.Endpoint, podInterface string) error {
 	pod, err := podOf(e, podInterface)
 	if err != nil {
-		return "", err
+		return err
 	}
-	mac, err := p.Links.Wire(ctx, pod)
-	return mac.String(), err
+	return p.Links.Wire(ctx, pod)
 }
 
 // Unwire removes the pair; what is not there is no error.
@@ -39,5 +38,6 @@ func podOf(e state.Endpoint, podInterface string) (link.Pod, error) {
 	mac, err := desired.ParseMAC(e.MAC)
 	return link.Pod{
 		Netns: e.Netns, Interface: podInterface, Host: e.Interface, MTU: e.MTU, MAC: mac, Addresses: e.Addresses, Forwarding: e.Forwarding,
+		Queues: e.Queues, Routes: e.Routes,
 	}, err
 }

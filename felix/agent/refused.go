@@ -1,37 +1,33 @@
 package agent
 
 import (
-	"errors"
-	"slices"
 	"strings"
 
 	"github.com/muslin-net/muslin/felix/dataplane"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
+	"github.com/muslin-net/muslin/felix/desired"
 )
 
-// committedOnly tells whether all that failed is single objects, so that everything else is in the kernel.
-func committedOnly(err error) bool {
-	if err == nil {
-		return true
-	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the parts are what is asked about
-		return !slices.ContainsFunc(joined.Unwrap(), func(e error) bool { return !committedOnly(e) })
-	}
-	var object *dataplane.ObjectError
-	return errors.As(err, &object)
-}
-
-// refusals are the single objects that failed.
-func refusals(err error) (out []dataplane.Object) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the parts are what is asked about
-		for _, part := range joined.Unwrap() {
-			out = append(out, refusals(part)...)
+// refusals are the single objects that failed; only tells whether nothing else did, so that all the rest is in the kernel.
+func refusals(err error) (objects []dataplane.Object, only bool) {
+	switch e := err.(type) { //nolint:errorlint // each part of the whole tree is asked about
+	case nil:
+		return nil, true
+	case *dataplane.ObjectError:
+		return []dataplane.Object{e.Object}, true
+	case interface{ Unwrap() []error }:
+		only = true
+		for _, part := range e.Unwrap() {
+			more, onlyThere := refusals(part)
+			objects, only = append(objects, more...), only && onlyThere
 		}
-		return out
+		return objects, only
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil {
+			return refusals(inner)
+		}
 	}
-	if object, ok := errors.AsType[*dataplane.ObjectError](err); ok {
-		out = append(out, object.Object)
-	}
-	return out
+	return nil, false
 }
 
 // mayConcern tells whether the firewall of a workload may not be in place as long as the kernel refuses an object. Chains and
@@ -40,12 +36,12 @@ func refusals(err error) (out []dataplane.Object) {
 func mayConcern(o dataplane.Object, iface string) bool {
 	words := strings.Fields(o.Key)
 	name := words[len(words)-1]
-	if o.Kind == dataplane.KindSet && len(words) == 3 { // the entry of an interface in a map: "ip cali-to-wl-dispatch cali1"
+	switch {
+	case o.Kind != dataplane.KindSet:
+		return !desired.OfPolicies(name)
+	case len(words) == 3: // the entry of an interface in a map: "ip cali-to-wl-dispatch cali1"
 		return name == iface
 	}
-	ofPolicies := []string{"cali-pi-", "cali-po-", "cali-pri-", "cali-pro-", "cali-tw-", "cali-fw-"}
-	if o.Kind == dataplane.KindSet {
-		ofPolicies = []string{"cali40", "cali60"}
-	}
-	return !slices.ContainsFunc(ofPolicies, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	_, ofPolicies := model.SetID(name)
+	return !ofPolicies
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -9,13 +10,26 @@ import (
 	"github.com/muslin-net/muslin/felix/dataplane"
 )
 
-func TestCommittedOnly(t *testing.T) {
+func TestRefusals(t *testing.T) {
 	object := &dataplane.ObjectError{Object: dataplane.Object{Kind: dataplane.KindRule, Key: "x"}, Err: errors.New("no")}
-	assert.True(t, committedOnly(nil))
-	assert.True(t, committedOnly(errors.Join(object, errors.Join(object))))
-	assert.Equal(t, []dataplane.Object{object.Object, object.Object}, refusals(errors.Join(object, errors.Join(object))))
-	assert.Empty(t, refusals(nil))
-	assert.False(t, committedOnly(errors.Join(object, errors.New("no socket"))))
+	socket := errors.New("no socket")
+	for _, c := range []struct {
+		err     error
+		objects int
+		only    bool
+	}{
+		{nil, 0, true},
+		{socket, 0, false},
+		{object, 1, true},
+		{errors.Join(object, errors.Join(object)), 2, true},
+		{errors.Join(object, socket), 1, false},
+		{fmt.Errorf("move: %w", object), 1, true},
+		{fmt.Errorf("move: %w", errors.Join(object, socket)), 1, false},
+	} {
+		objects, only := refusals(c.err)
+		assert.Len(t, objects, c.objects, c.err)
+		assert.Equal(t, c.only, only, c.err)
+	}
 }
 
 func TestWhatTheKernelRefusesConcernsFew(t *testing.T) {

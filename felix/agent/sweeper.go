@@ -142,14 +142,15 @@ func (s *sweeper) readHost() error {
 	return nil
 }
 
-// packetOf is a connection's first packet as policy saw it: to where it was led, from where it really came.
-func packetOf(f *conntrack.Flow) packet.Packet {
-	p := packet.Packet{
+// packetOf is a connection's first packet as policy saw it: to where it was led, from where it really came; and whether it was
+// sent elsewhere.
+func packetOf(f *conntrack.Flow) (p packet.Packet, translated bool) {
+	p = packet.Packet{
 		Source: f.Original.Source, Destination: f.Reply.Source, Protocol: view.Protocol(f.Original.Protocol),
 		SourcePort: f.Original.SourcePort, DestinationPort: f.Reply.SourcePort,
 	}
 	if p.Protocol == packet.ICMP || p.Protocol == packet.ICMPv6 {
 		p.ICMP = &view.ICMP{Type: f.Original.ICMPType, Code: &f.Original.ICMPCode}
 	}
-	return p
+	return p, p.Destination != f.Original.Destination || p.DestinationPort != f.Original.DestinationPort
 }

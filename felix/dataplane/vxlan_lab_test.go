@@ -160,7 +160,7 @@ func talkThroughVXLAN(t *testing.T, v6 bool, subnet int) {
 	for _, x := range []*node{a, b} {
 		x.ns.Run(t, fmt.Sprintf("ip addr add %s/%d dev eth0 nodad; ip link set eth0 up", x.address(), subnet))
 		x.ns.Do(t, func() error {
-			_, err := x.links.Wire(context.Background(), link.Pod{Netns: x.pod.Path, Interface: "eth0", Host: "cali1", MTU: mtu, Addresses: []netip.Addr{x.addr(1)}})
+			err := x.links.Wire(context.Background(), link.Pod{Netns: x.pod.Path, Interface: "eth0", Host: "cali1", MTU: mtu, Addresses: []netip.Addr{x.addr(1)}})
 			return err
 		})
 	}

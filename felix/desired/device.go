@@ -8,6 +8,9 @@ const (
 	VXLANDevice6 = "vxlan-v6.calico"
 	IPIPDevice   = "tunl0"
 
+	// IPVSDevice is where kube-proxy puts the addresses of services in its mode IPVS.
+	IPVSDevice = "kube-ipvs0"
+
 	DefaultVXLANVNI  = 4096
 	DefaultVXLANPort = 4789
 )

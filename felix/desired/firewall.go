@@ -12,6 +12,7 @@ const (
 	MarkAccept = 0x10000 // a chain of the current endpoint said Allow
 	MarkPass   = 0x20000 // a policy of the current tier said Pass
 	MarkLater  = 0x40000 // locally sent, to be judged when it is known by which interface it leaves; see Host
+	MarkSent   = 0x80000 // sent by a workload, to be judged when IPVS has led it on; see Settings.IPVS
 	MarkMask   = 0xffff0000
 )
 
@@ -24,6 +25,7 @@ const (
 	SetVXLANHosts = "all-vxlan-net"    // every remote VTEP's node address: VXLAN admission
 	SetPools      = "network-ip-pools" // every pool, disabled ones too, except those of LoadBalancer use only
 	SetMasqPools  = "masq-ipam-pools"  // pools with natOutgoing
+	SetServices   = "service-ips"      // addresses of services that IPVS leads on, where it does
 )
 
 // FirewallDelta changes the firewall. All of one delta is committed together, with whatever else is pending: as one
@@ -89,6 +91,17 @@ type Settings struct {
 	VXLAN4, VXLAN6 *VXLANAdmission
 	// IPIP admits IP-in-IP packets (protocol 4) from SetAllHosts on this device and drops others; nil: off.
 	IPIP *IPIPAdmission
+	// IPVS leads packets to services on to where they go, and does it between INPUT and OUTPUT: its hook in INPUT comes after
+	// ours and takes them, and they come by in OUTPUT with another destination, without the interface by which they came.
+	//
+	//	filter INPUT   (from workloads) behind established ones: MarkSent; to SetServices: accept. (in; others) before Normal of
+	//	               host endpoints: to SetServices: Forward.Ingress, then accept.
+	//	filter OUTPUT  what is tracked and has a source that is not the host's, first of all: established or related: accept. With
+	//	               MarkSent: the egress policy of the workload whose address is the source; if there is none: drop. To
+	//	               workloads: their ingress policy. Then Forward.Egress of host endpoints.
+	//
+	// Ports of the node itself (node ports) are the host's, and judged as such besides.
+	IPVS bool
 	// Rules is for whoever chooses among drivers; to a driver it says nothing.
 	Rules Rules
 }
@@ -98,7 +111,7 @@ func (s Settings) Equal(o Settings) bool {
 	return slices.Equal(s.WorkloadPrefixes, o.WorkloadPrefixes) && s.EndpointToHost == o.EndpointToHost &&
 		s.RejectDenied == o.RejectDenied && s.AcceptInvalid == o.AcceptInvalid && s.CutFlows == o.CutFlows &&
 		s.AllowVXLANFromWorkloads == o.AllowVXLANFromWorkloads && s.AllowIPIPFromWorkloads == o.AllowIPIPFromWorkloads &&
-		s.VXLANPort == o.VXLANPort && s.Rules == o.Rules &&
+		s.VXLANPort == o.VXLANPort && s.IPVS == o.IPVS && s.Rules == o.Rules &&
 		same(s.NATOutgoing, o.NATOutgoing) && same(s.VXLAN4, o.VXLAN4) && same(s.VXLAN6, o.VXLAN6) && same(s.IPIP, o.IPIP)
 }
 
@@ -148,11 +161,14 @@ type Workload struct {
 	// AllowedSources are prefixes the workload may use as source although no route to them leads to it. Without them a
 	// packet passes only if the host would route its source address back to the same interface.
 	AllowedSources []netip.Prefix
+	// SpeakerPort is the TCP port of the node's BGP speaker, for a workload that speaks BGP with it: what policy allows to there
+	// is accepted whatever Settings.EndpointToHost says. 0: none.
+	SpeakerPort uint16
 }
 
 // Equal tells whether two workloads are the same to the kernel.
 func (w Workload) Equal(o Workload) bool {
-	return w.Endpoint == o.Endpoint && w.Ingress == o.Ingress && w.Egress == o.Egress &&
+	return w.Endpoint == o.Endpoint && w.Ingress == o.Ingress && w.Egress == o.Egress && w.SpeakerPort == o.SpeakerPort &&
 		slices.Equal(w.Addresses, o.Addresses) && slices.Equal(w.AllowedSources, o.AllowedSources)
 }
 

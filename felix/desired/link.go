@@ -20,12 +20,42 @@ type WorkloadLink struct {
 	Name string
 	MTU  int // 0: leave as it is
 	// Netns is the path of the pod's network namespace, where the other end has the same MTU: a packet that is larger than
-	// the MTU of the end it comes out of is dropped without a word. Empty: the other end is left alone.
+	// the MTU of the end it comes out of is dropped without a word; and where Egress is bounded. Empty: the other end is left
+	// alone.
 	Netns string
 	IPv4  bool
 	IPv6  bool
+	// Ingress and Egress are what the pod may get and send.
+	Ingress, Egress Shape
+	// Gateway4 and Gateway6 are addresses of the node for this pod alone, by which it may know the node as a BGP peer. Not valid:
+	// none.
+	Gateway4, Gateway6 netip.Addr
 	// AllowSpoofing turns the kernel's own reverse-path filter off; the firewall's (Workload.AllowedSources) remains.
 	AllowSpoofing bool
+}
+
+// Shape bounds the bandwidth of one direction: what comes faster waits for a moment, or is dropped. The zero value bounds
+// nothing.
+type Shape struct {
+	Rate     uint64 // bits per second
+	Burst    uint64 // bits that may pass at once; 0: see Bytes
+	Peakrate uint64 // bits per second within a burst; 0: as fast as the link
+	Minburst uint64 // bytes that may pass at once at the peak rate; 0: one packet
+}
+
+// A burst that nobody chose is what the rate carries in burstTime, and no less than some large packets, since offloads hand
+// the kernel packets of up to 64 KiB.
+const (
+	burstTime = 100 // ms
+	minBurst  = 128 << 10
+)
+
+// Bytes is the burst in bytes.
+func (s Shape) Bytes() uint64 {
+	if s.Burst != 0 {
+		return max(1, s.Burst/8)
+	}
+	return max(minBurst, s.Rate/8/1000*burstTime)
 }
 
 // Sysctl is one kernel parameter.

@@ -40,6 +40,31 @@ func ListChain(id string, d Direction) string {
 	return [...]string{Ingress: "cali-tw-", Egress: "cali-fw-"}[d] + id
 }
 
+// OfPolicies tells whether a chain is one of PolicyChain or ListChain, which endpoints share.
+func OfPolicies(chain string) bool {
+	for _, d := range []Direction{Ingress, Egress} {
+		for _, stem := range []string{PolicyChain("", d), PolicyChain("pro/", d), ListChain("", d)} {
+			if strings.HasPrefix(chain, stem) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// DirectionOf is the direction of a chain of ListChain or PassChain.
+func DirectionOf(chain string) Direction {
+	if strings.HasPrefix(chain, ListChain("", Egress)) {
+		return Egress
+	}
+	for p := Untracked; p <= Normal; p++ {
+		if strings.HasPrefix(chain, PassChain("", p, Egress)) {
+			return Egress
+		}
+	}
+	return Ingress
+}
+
 // PolicyChains are the chains of a policy or profile, ingress first. logPrefix is the template of Felix's LogPrefix.
 func PolicyChains(p view.Policy, logPrefix string) [2]Chain {
 	return [2]Chain{

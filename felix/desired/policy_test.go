@@ -173,6 +173,12 @@ func TestNames(t *testing.T) {
 	}
 	assert.Equal(t, "cali-tw-x", ListChain("x", Ingress))
 	assert.Equal(t, "cali-fw-x", ListChain("x", Egress))
+	for _, d := range []Direction{Ingress, Egress} {
+		assert.Equal(t, d, DirectionOf(ListChain("x", d)))
+		for p := Untracked; p <= Normal; p++ {
+			assert.Equal(t, d, DirectionOf(PassChain("a-out-b", p, d)))
+		}
+	}
 }
 
 func TestLogPrefix(t *testing.T) {

@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -56,6 +57,7 @@ func (m *Model) Update(d desired.FirewallDelta) Impact {
 		}
 	}
 	u.updateWorkloads(d.Workloads)
+	u.updateHosts(d.Hosts)
 	for chain := range u.lists {
 		for name := range m.workloadsOf[chain] {
 			u.touchWorkload(m.workloads[name])
@@ -168,6 +170,21 @@ func (u *update) updateWorkloads(d desired.Delta[string, desired.Workload]) {
 		u.setWorkload(name, w)
 		if known && !w.Equal(old) {
 			u.touchWorkload(w)
+		}
+	}
+}
+
+// updateHosts takes up host endpoints. What concerns them may concern whoever talks with the node.
+func (u *update) updateHosts(d desired.Delta[string, desired.Host]) {
+	for name := range d.Removed {
+		delete(u.hosts, name)
+	}
+	maps.Copy(u.hosts, d.Set)
+	u.impact.All = u.impact.All || !d.Empty()
+	for _, h := range u.hosts {
+		for _, chain := range []string{desired.FailsafeIn, desired.FailsafeOut, h.PreDNAT.Ingress, h.Normal.Ingress, h.Normal.Egress} {
+			_, suspected := u.lists[chain]
+			u.impact.All = u.impact.All || suspected
 		}
 	}
 }

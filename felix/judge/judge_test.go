@@ -80,15 +80,70 @@ func TestVerdicts(t *testing.T) {
 		{tcp("10.9.9.9", "10.0.0.1", 80), judge.Unjudged, ""}, // the host reaches its workloads
 		{tcp("10.0.0.1", "10.9.9.9", 80), judge.Allowed, "np/s/a egress 0"},
 	} {
-		v := m.Judge(x.p)
+		v := m.Judge(x.p, false)
 		assert.Equal(t, x.want, v.Outcome, "%+v: %+v", x.p, v)
 		assert.Equal(t, x.by, v.By)
 	}
 	next := desired.Settings{EndpointToHost: desired.HostDrop}
 	assert.True(t, m.Update(desired.FirewallDelta{Settings: &next}).All)
-	assert.Equal(t, judge.Forbidden, m.Judge(tcp("10.0.0.1", "10.9.9.9", 80)).Outcome)
+	assert.Equal(t, judge.Forbidden, m.Judge(tcp("10.0.0.1", "10.9.9.9", 80), false).Outcome)
 	vxlan := packet.Packet{Source: addr("10.0.0.1"), Destination: addr("8.8.8.8"), Protocol: 17, DestinationPort: 4789}
-	assert.Equal(t, "VXLAN made by a workload", m.Judge(vxlan).By)
+	assert.Equal(t, "VXLAN made by a workload", m.Judge(vxlan, false).By)
+}
+
+// A connection of the node is forbidden if it is whichever interface it goes by.
+func TestVerdictsOfHosts(t *testing.T) {
+	m, c := small()
+	to := func(action view.Action, port uint16) view.Rule {
+		return view.Rule{Action: action, Protocol: 6, Destination: view.Match{Ports: []view.PortRange{{First: port, Last: port}}}}
+	}
+	endpoint := func(name string, in []view.Rule) (h desired.Host) {
+		p := view.Policy{ID: "gnp/" + name, Ingress: in}
+		l := view.PolicyList{ID: name, Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{p.ID}}}, Profiles: []string{"pro/open"}}
+		for _, chains := range [][2]desired.Chain{desired.PolicyChains(p, ""), desired.PassChains(l, desired.Normal)} {
+			for _, chain := range chains {
+				c.Chains.Put(chain.Name, chain)
+			}
+		}
+		return desired.Host{Endpoint: name, Normal: desired.Ways{
+			Ingress: desired.PassChain(name, desired.Normal, desired.Ingress), Egress: desired.PassChain(name, desired.Normal, desired.Egress),
+		}}
+	}
+	open := desired.PolicyChains(view.Policy{ID: "pro/open", Ingress: []view.Rule{{Action: view.Allow}}, Egress: []view.Rule{{Action: view.Allow}}}, "")
+	for _, chain := range append(desired.FailsafeChains([]desired.Failsafe{{Protocol: 6, Port: 22}}, nil), open[:]...) {
+		c.Chains.Put(chain.Name, chain)
+	}
+	all, own := endpoint("all", []view.Rule{to(view.Allow, 80), to(view.Allow, 81)}), endpoint("own", []view.Rule{to(view.Allow, 80), to(view.Allow, 82)})
+	c.Hosts.Put("eth0", own)
+	m.Update(c)
+	in := func(port uint16) judge.Outcome { return m.Judge(tcp("8.8.8.8", "10.9.9.9", port), false).Outcome }
+	assert.Equal(t, judge.Allowed, in(83), "it may have come by an interface without an endpoint")
+
+	var d desired.FirewallDelta
+	d.Hosts.Put(desired.AnyInterface, all)
+	require.True(t, m.Update(d).All)
+	for port, want := range map[uint16]judge.Outcome{80: judge.Allowed, 81: judge.Allowed, 82: judge.Allowed, 83: judge.Forbidden, 22: judge.Allowed} {
+		assert.Equal(t, want, in(port), "port %d", port)
+	}
+	assert.Equal(t, judge.Verdict{Outcome: judge.Forbidden, Endpoint: "host/all", By: "end of tier default"}, m.Judge(tcp("8.8.8.8", "10.9.9.9", 83), false))
+	assert.Equal(t, judge.Allowed, m.Judge(tcp("10.9.9.9", "8.8.8.8", 83), false).Outcome, "no policy for this direction")
+	assert.Equal(t, judge.Unjudged, m.Judge(tcp("10.9.9.9", "10.9.9.9", 83), false).Outcome, "the node with itself")
+	assert.Equal(t, judge.Unjudged, m.Judge(tcp("10.9.9.9", "10.0.0.1", 83), false).Outcome, "the host reaches its workloads")
+	tunnel := tcp("8.8.8.8", "10.9.9.9", 0)
+	tunnel.Protocol = 4
+	assert.Equal(t, judge.Allowed, m.Judge(tunnel, false).Outcome, "between nodes")
+
+	d = desired.FirewallDelta{}
+	for _, chain := range desired.PolicyChains(view.Policy{ID: "gnp/all", Ingress: []view.Rule{to(view.Allow, 80)}}, "") {
+		d.Chains.Put(chain.Name, chain)
+	}
+	require.True(t, m.Update(d).All, "whoever talks with the node may be concerned")
+	assert.Equal(t, judge.Forbidden, in(81))
+	d = desired.FirewallDelta{}
+	d.Hosts.Put("eth0", desired.Host{Endpoint: "own", ClosedBecause: "typha is away"})
+	m.Update(d)
+	assert.Equal(t, judge.Unjudged, in(81), "one that is closed cuts nothing")
+	assert.Equal(t, judge.Allowed, in(80))
 }
 
 func TestClosedIsNotForbidden(t *testing.T) {
@@ -97,14 +152,14 @@ func TestClosedIsNotForbidden(t *testing.T) {
 	var d desired.FirewallDelta
 	d.Workloads.Put("calib", desired.Workload{Endpoint: "k8s/test/b", Addresses: []netip.Addr{addr("10.0.0.2")}})
 	m.Update(d)
-	assert.Equal(t, judge.Unjudged, m.Judge(tcp("10.0.0.1", "10.0.0.2", 80)).Outcome, "it is dropped as long as it is closed")
+	assert.Equal(t, judge.Unjudged, m.Judge(tcp("10.0.0.1", "10.0.0.2", 80), false).Outcome, "it is dropped as long as it is closed")
 	d = desired.FirewallDelta{}
 	d.Workloads.Put("calib", workload("b", "10.0.0.2"))
 	assert.Equal(t, judge.Impact{Addresses: set("10.0.0.2")}, m.Update(d), "and judged when it opens")
 	d = desired.FirewallDelta{}
 	d.Sets.Remove("s:clients")
 	m.Update(d)
-	assert.Equal(t, judge.Unjudged, m.Judge(tcp("10.0.0.1", "10.0.0.2", 80)).Outcome, "a set that is not known")
+	assert.Equal(t, judge.Unjudged, m.Judge(tcp("10.0.0.1", "10.0.0.2", 80), false).Outcome, "a set that is not known")
 }
 
 func set(all ...string) map[netip.Addr]struct{} {
@@ -333,7 +388,7 @@ func verdicts(m *judge.Model) map[packet.Packet]judge.Verdict {
 					p := tcp(from, to, port)
 					p.Protocol = proto
 					if p.Source.Is4() == p.Destination.Is4() {
-						out[p] = m.Judge(p)
+						out[p] = m.Judge(p, false)
 					}
 				}
 			}
@@ -351,8 +406,8 @@ func BenchmarkJudge(b *testing.B) {
 	c.Sets.Put("s:clients", desired.Set{Type: view.SetNet, Members: members})
 	m.Update(c)
 	p := tcp("10.1.134.1", "10.0.0.2", 80)
-	require.Equal(b, judge.Allowed, m.Judge(p).Outcome)
+	require.Equal(b, judge.Allowed, m.Judge(p, false).Outcome)
 	for b.Loop() {
-		m.Judge(p)
+		m.Judge(p, false)
 	}
 }

@@ -19,6 +19,7 @@ type Model struct {
 	sets      map[string]*set
 	chains    map[string]desired.Chain
 	workloads map[string]desired.Workload
+	hosts     map[string]desired.Host
 	owners    map[netip.Addr]string // workloads by address
 	spoofers  []string              // workloads that may use other sources than their own
 
@@ -30,7 +31,7 @@ type Model struct {
 // New returns the model of a node that was told nothing.
 func New() *Model {
 	return &Model{
-		sets: map[string]*set{}, chains: map[string]desired.Chain{}, workloads: map[string]desired.Workload{},
+		sets: map[string]*set{}, chains: map[string]desired.Chain{}, workloads: map[string]desired.Workload{}, hosts: map[string]desired.Host{},
 		owners: map[netip.Addr]string{}, usersOfSet: index{}, callers: index{}, workloadsOf: index{},
 	}
 }

@@ -30,12 +30,17 @@ type Verdict struct {
 	By        string // comment of the rule: "np/shop/web ingress 3", "end of tier default"
 }
 
+const protocolTCP view.Protocol = 6
+
 // toHost is what decides on packets that policy lets through to the node.
 const toHost = "DefaultEndpointToHostAction Drop"
 
 // Judge says what the rules do to a packet: the egress policy of the workload that it comes from, then the ingress policy
 // of the one that it goes to.
-func (m *Model) Judge(p packet.Packet) Verdict {
+//
+// What the node itself sends or gets is judged by its host endpoints; translated tells that the packet was sent to another
+// destination than p has.
+func (m *Model) Judge(p packet.Packet, translated bool) Verdict {
 	last := Verdict{}
 	closed := false
 	from, known := m.sender(p.Source)
@@ -47,13 +52,22 @@ func (m *Model) Judge(p packet.Packet) Verdict {
 		closed = closed || v.Outcome == Unjudged
 		last = v
 	}
+	to, toWorkload := m.owners[p.Destination]
+	switch {
+	case known || m.own(p.Source) && m.own(p.Destination): // loopback's are nobody's to cut
+	case m.own(p.Destination):
+		return m.host(desired.Ingress, p, translated)
+	case m.own(p.Source) && !toWorkload:
+		return m.host(desired.Egress, p, translated)
+	}
 	if m.own(p.Destination) {
-		if known && !closed && m.settings != nil && m.settings.EndpointToHost == desired.HostDrop {
+		speaks := p.Protocol == protocolTCP && p.DestinationPort != 0 && p.DestinationPort == m.workloads[from].SpeakerPort
+		if known && !closed && !speaks && m.settings != nil && m.settings.EndpointToHost == desired.HostDrop {
 			return Verdict{Outcome: Forbidden, Endpoint: m.workloads[from].Endpoint, Direction: desired.Egress, By: toHost}
 		}
 		return last
 	}
-	if to, known := m.owners[p.Destination]; known && !m.own(p.Source) {
+	if toWorkload && !m.own(p.Source) {
 		v := m.side(to, desired.Ingress, p)
 		if v.Outcome == Forbidden {
 			return v

@@ -153,6 +153,11 @@ func (f *Firewall) setSettings(d *due) {
 			d.out.Sets.Put(id, set)
 		}
 	}
+	for id := range f.own {
+		if _, still := own[id]; !still {
+			d.out.Sets.Remove(id)
+		}
+	}
 	f.own = own
 }
 
@@ -290,6 +295,9 @@ func (f *Firewall) workload(s *state.State, e state.Endpoint) desired.Workload {
 	w.Egress = desired.ListChain(v.PolicyList, desired.Egress)
 	if maySpoof(s) {
 		w.AllowedSources = v.AllowSpoofedPrefixes
+	}
+	if v.Peering != nil {
+		w.SpeakerPort = v.Peering.Port
 	}
 	return w
 }

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
 )
@@ -18,12 +19,46 @@ func Links(s *state.State) map[string]desired.WorkloadLink {
 			link.IPv4 = link.IPv4 || a.Is4()
 			link.IPv6 = link.IPv6 || a.Is6()
 		}
-		if w, ok := s.View(e); ok && maySpoof(s) {
-			link.AllowSpoofing = len(w.AllowSpoofedPrefixes) > 0
+		if w, ok := s.View(e); ok {
+			link.AllowSpoofing = maySpoof(s) && len(w.AllowSpoofedPrefixes) > 0
+			link.Ingress, link.Egress = shapes(w.QoS)
+			gateways(&link, w.Peering)
+		}
+		if link.Egress != (desired.Shape{}) {
+			link.Netns = e.Netns
 		}
 		out[e.Interface] = link
 	}
 	return out
+}
+
+// gateways gives the link the node's addresses for a pod that speaks BGP, of the families that it has.
+func gateways(link *desired.WorkloadLink, p *view.Peering) {
+	if p == nil {
+		return
+	}
+	for _, a := range p.Gateways {
+		switch {
+		case a.Is4() && link.IPv4:
+			link.Gateway4 = a
+		case a.Is6() && link.IPv6:
+			link.Gateway6 = a
+		}
+	}
+}
+
+// shapes are the limits of bandwidth in both directions.
+func shapes(q *view.QoS) (in, out desired.Shape) {
+	if q == nil {
+		return
+	}
+	if q.IngressBandwidth != 0 {
+		in = desired.Shape{Rate: q.IngressBandwidth, Burst: q.IngressBurst, Peakrate: q.IngressPeakrate, Minburst: q.IngressMinburst}
+	}
+	if q.EgressBandwidth != 0 {
+		out = desired.Shape{Rate: q.EgressBandwidth, Burst: q.EgressBurst, Peakrate: q.EgressPeakrate, Minburst: q.EgressMinburst}
+	}
+	return in, out
 }
 
 // Sysctls are the parameters of the whole node.

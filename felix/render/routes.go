@@ -71,6 +71,9 @@ func (r *routes) local() {
 		if e := r.state.Local[name]; !e.Leaving {
 			for _, a := range e.Addresses {
 				route := r.sourced(desired.WorkloadRoute(a, e.Interface, protocol))
+				if view, known := r.state.View(e); known && view.Peering != nil && !route.Src.IsValid() {
+					route.Src = r.address(a.Is6()) // not one of the pod's gateways, which its interface has
+				}
 				priority := c.IPv4NormalRoutePriority
 				if a.Is6() {
 					priority = c.IPv6NormalRoutePriority
@@ -85,6 +88,16 @@ func (r *routes) local() {
 			r.taken[netip.PrefixFrom(a, a.BitLen())] = true
 		}
 	}
+}
+
+// address is the node's own of a family; not valid if none of the host's interfaces has one.
+func (r *routes) address(v6 bool) netip.Addr {
+	for _, f := range r.families {
+		if f.v6 == v6 && f.parent != "" {
+			return f.address.Addr()
+		}
+	}
+	return netip.Addr{}
 }
 
 // sourced gives a route the source address that the configuration wants the host's own packets to have.

@@ -22,6 +22,7 @@ func settings(s *state.State) desired.Settings {
 		AllowVXLANFromWorkloads: value(c.AllowVXLANPacketsFromWorkloads, false),
 		AllowIPIPFromWorkloads:  value(c.AllowIPIPPacketsFromWorkloads, false),
 		VXLANPort:               uint16(value(c.VXLANPort, desired.DefaultVXLANPort)),
+		IPVS:                    len(services(s)) > 0,
 		Rules:                   rules(c),
 	}
 	switch action := c.DefaultEndpointToHostAction; {
@@ -107,10 +108,17 @@ func natOutgoing(c api.FelixConfigurationSpec) *desired.NATOutgoing {
 	return n
 }
 
-// ownSets are the sets that felix's own rules name. All four exist always, so that no rule waits for one.
+// services are the addresses of services, where kube-proxy puts them on a device of its own, so that IPVS leads packets on.
+func services(s *state.State) []netip.Prefix { return s.Host.Interfaces[desired.IPVSDevice].Addresses }
+
+// ownSets are the sets that felix's own rules name. All exist always, so that no rule waits for one; for that of services,
+// which few nodes need, the drivers see to it.
 func ownSets(s *state.State) map[string]desired.Set {
 	members := map[string][]netip.Prefix{
 		desired.SetAllHosts: nil, desired.SetVXLANHosts: nil, desired.SetPools: nil, desired.SetMasqPools: nil,
+	}
+	if to := services(s); len(to) > 0 {
+		members[desired.SetServices] = slices.Clone(to)
 	}
 	add := func(set string, p netip.Prefix) { members[set] = append(members[set], p) }
 	for _, n := range s.Nodes {

@@ -34,10 +34,10 @@ func (s *Server) Add(ctx context.Context, req *felixv1.AddRequest) (*felixv1.Add
 	}
 
 	cfg := req.GetConfig()
-	e.Netns, e.MTU, e.Forwarding, e.Labels = req.GetNetns(), int(cfg.GetMtu()), cfg.GetAllowIpForwarding(), cfg.GetLabels()
-	if e.Pod == "" || !cfg.GetKubernetesPolicy() {
-		e.Profiles = []string{e.Network} // spec §6.2: without policy.type the profile is named after the network
+	if err := s.settle(ctx, &e, cfg); err != nil {
+		return nil, statusOf(err)
 	}
+	e.Netns = req.GetNetns()
 	if e.MTU == 0 {
 		e.AutoMTU = true
 		if e.MTU, err = s.Agent.PodMTU(ctx); err != nil {
@@ -56,6 +56,32 @@ func (s *Server) Add(ctx context.Context, req *felixv1.AddRequest) (*felixv1.Add
 	return &felixv1.AddResponse{
 		HostInterface: e.Interface, Mac: e.MAC, Mtu: uint32(e.MTU), Addresses: bytesOf(e.Addresses), Closed: closed,
 	}, nil
+}
+
+// settle takes what the endpoint is to be from the configuration and from what typha says that the pod asks for.
+func (s *Server) settle(ctx context.Context, e *state.Endpoint, cfg *felixv1.NetworkConfig) error {
+	asked, err := s.Agent.Asked(ctx, *e)
+	if err != nil {
+		return err
+	}
+	if err := override(cfg, asked); err != nil {
+		return err
+	}
+	e.MTU, e.Forwarding, e.Labels, e.Queues = int(cfg.GetMtu()), cfg.GetAllowIpForwarding(), cfg.GetLabels(), int(cfg.GetNumQueues())
+	if e.Pod == "" || !cfg.GetKubernetesPolicy() {
+		e.Profiles = []string{e.Network} // spec §6.2: without policy.type the profile is named after the network
+	}
+	if e.Routes, err = prefixes("route", cfg.GetRoutes()); err != nil {
+		return err
+	}
+	if e.AllowedSources, err = prefixes("source", cfg.GetAllowedSourcePrefixes()); err != nil {
+		return err
+	}
+	if e.MAC, err = macOf(cfg.GetMac()); err != nil {
+		return err
+	}
+	e.QoS = qosOf(cfg)
+	return nil
 }
 
 // wire takes the steps of an endpoint's life up to the routes; a failure takes them all back.
@@ -92,76 +118,65 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 	}()
 	name := recordName(e)
 	if !exists {
-		if err := s.assign(ctx, &e, req, &steps); err != nil {
+		if err := s.assign(ctx, &e, req.GetConfig(), &steps); err != nil {
 			return e, err
 		}
 		if err := s.Agent.Serves(ctx, e.Addresses); err != nil {
 			return e, err
 		}
 		steps.push(func(context.Context) error { return s.Records.Delete(name) })
-		if err := s.Records.Save(name, e); err != nil { // before anything is in the kernel: a crash must find it
-			return e, err
-		}
 	}
-	mac, err := s.Pods.Wire(ctx, e, podInterface)
-	if err != nil {
-		return e, err
-	}
-	if !exists {
-		steps.push(func(ctx context.Context) error { return s.Pods.Unwire(ctx, e, podInterface) })
-	}
-	e.MAC = mac
+	// Before anything is in the kernel: a crash must find it.
 	if err := s.Records.Save(name, e); err != nil {
 		return e, err
 	}
 	if !exists {
+		// Typha answers with the endpoint's policy while its interface is made.
+		steps.push(func(ctx context.Context) error { return s.Agent.DeleteLocal(ctx, e.Interface) })
+		s.Agent.Expect(ctx, e)
+	}
+	if err := s.Pods.Wire(ctx, e, podInterface); err != nil {
+		return e, err
+	}
+	if !exists {
+		steps.push(func(ctx context.Context) error { return s.Pods.Unwire(ctx, e, podInterface) })
 		steps.push(func(ctx context.Context) error { return s.Agent.DeleteLocal(ctx, e.Interface) })
 	}
 	return e, s.Agent.SetLocal(ctx, e)
 }
 
 // assign gets the endpoint's addresses: those that another IPAM plugin gave, or felix's own.
-func (s *Server) assign(ctx context.Context, e *state.Endpoint, req *felixv1.AddRequest, steps *undo) error {
-	if given := req.GetConfig().GetAddresses(); len(given) > 0 {
-		for _, b := range given {
-			a, ok := netip.AddrFromSlice(b)
-			if !ok {
-				return status.Errorf(codes.InvalidArgument, "an address of %d bytes was given", len(b))
-			}
-			e.Addresses = append(e.Addresses, a)
-		}
-		return nil
+func (s *Server) assign(ctx context.Context, e *state.Endpoint, cfg *felixv1.NetworkConfig, steps *undo) (err error) {
+	if given := cfg.GetAddresses(); len(given) > 0 {
+		e.Addresses, err = addressesOf(given)
+		return err
 	}
-	want, err := wants(*e, req.GetConfig(), req.GetArgs())
+	wanted, err := wants(*e, cfg)
 	if err != nil {
 		return err
 	}
-	if err := s.Releases.Cancel(ctx, want.Handle); err != nil {
+	for i := range wanted {
+		wanted[i].Attributes = reported(*e)
+	}
+	if err := s.Releases.Cancel(ctx, e.Handle()); err != nil {
 		return err
 	}
 	// Before it is asked for: an answer that got lost leaves an address assigned too.
-	steps.push(func(context.Context) error { return s.Releases.Add(want.Handle) })
-	e.Addresses, err = s.IPAM.Assign(ctx, want)
+	steps.push(func(context.Context) error { return s.Releases.Add(e.Handle()) })
+	e.Addresses, err = s.assignAll(ctx, wanted)
 	return err
 }
 
-func wants(e state.Endpoint, cfg *felixv1.NetworkConfig, args map[string]string) (Want, error) {
-	w := Want{
-		Handle: e.Handle(), Attributes: owner(e), Namespace: e.Namespace,
-		IPv4: cfg.GetAssignIpv4(), IPv6: cfg.GetAssignIpv6(), Pools4: cfg.GetIpv4Pools(), Pools6: cfg.GetIpv6Pools(),
-	}
-	if text := args[argIP]; text != "" {
-		a, err := netip.ParseAddr(text)
+// assignAll asks for each of what is wanted under one handle.
+func (s *Server) assignAll(ctx context.Context, wanted []Want) (out []netip.Addr, err error) {
+	for _, want := range wanted {
+		addrs, err := s.IPAM.Assign(ctx, want)
 		if err != nil {
-			return w, status.Errorf(codes.InvalidArgument, "CNI_ARGS: IP=%q is not an address", text)
+			return nil, err
 		}
-		w.Fixed = a
-		return w, nil
+		out = append(out, addrs...)
 	}
-	if !w.IPv4 && !w.IPv6 {
-		return w, status.Error(codes.InvalidArgument, "network configuration asks for neither IPv4 nor IPv6; set ipam.assign_ipv4 or ipam.assign_ipv6 to \"true\"")
-	}
-	return w, nil
+	return out, nil
 }
 
 // awaitPolicy waits for the endpoint to open. Whether a pod whose policy stays unknown starts closed is the
@@ -203,9 +218,16 @@ func (s *Server) Delete(ctx context.Context, req *felixv1.DeleteRequest) (*felix
 	known, ok := local[e.Interface]
 	switch {
 	case !ok: // unknown, or an earlier DEL did not get to the end
-		return &felixv1.DeleteResponse{}, statusOf(errors.Join(s.Releases.Add(e.Handle()), s.Records.Delete(recordName(e))))
+		if err := s.Pods.Unwire(ctx, e, req.GetAttachment().GetInterface()); err != nil {
+			return nil, statusOf(err)
+		}
+		if !s.release(e) {
+			return &felixv1.DeleteResponse{}, nil
+		}
+		return &felixv1.DeleteResponse{}, statusOf(s.Records.Delete(recordName(e)))
 	case known.ContainerID != e.ContainerID: // a late DEL of a sandbox whose successor has the interface
-		return &felixv1.DeleteResponse{}, statusOf(s.Releases.Add(e.Handle()))
+		s.release(e)
+		return &felixv1.DeleteResponse{}, nil
 	case known.ID != e.ID:
 		return &felixv1.DeleteResponse{}, nil // of an ADD that was refused, since the pod has its interface; so has the handle
 	}
@@ -217,26 +239,34 @@ func (s *Server) Delete(ctx context.Context, req *felixv1.DeleteRequest) (*felix
 	return &felixv1.DeleteResponse{}, nil
 }
 
-// unwire takes an endpoint out: route first, then interface and rules, then the address; the record last. A disk that
-// takes no more writes must not keep pods from ending: a restart settles what has no interface any more.
+// unwire takes an endpoint out: route and rules at once, since an interface without rules is closed; then the interface, the
+// address, and the record last. A disk that takes no more writes must not keep pods from ending: a restart settles what has
+// no interface any more.
 func (s *Server) unwire(ctx context.Context, e state.Endpoint, podInterface string) error {
 	e.Leaving = true
 	if err := s.Records.Save(recordName(e), e); err != nil {
 		s.Log.Warn("an endpoint on its way out is not recorded as such", "endpoint", e.ID, "error", err)
 	}
-	if err := s.Agent.SetLocal(ctx, e); err != nil {
+	if err := s.Agent.DeleteLocal(ctx, e.Interface); err != nil {
 		return err
 	}
 	if err := s.Pods.Unwire(ctx, e, podInterface); err != nil {
 		return err
 	}
-	if err := s.Agent.DeleteLocal(ctx, e.Interface); err != nil {
-		return err
-	}
-	if err := s.Releases.Add(e.Handle()); err != nil {
-		return err
+	if !s.release(e) {
+		return nil // the record is what a new felix would know of it by
 	}
 	return s.Records.Delete(recordName(e))
+}
+
+// release ends the use of an endpoint's addresses. It tells whether that is on the disk; a disk that takes no writes does
+// not keep a pod from ending.
+func (s *Server) release(e state.Endpoint) bool {
+	err := s.Releases.Add(e.Handle())
+	if err != nil {
+		s.Log.Warn("should felix end now, it is forgotten that addresses are to be freed", "endpoint", e.ID, "container", e.ContainerID, "error", err)
+	}
+	return err == nil
 }
 
 // Check compares a wired pod with the result of its Add.
@@ -257,7 +287,7 @@ func (s *Server) Check(ctx context.Context, req *felixv1.CheckRequest) (*felixv1
 			return nil, status.Errorf(codes.FailedPrecondition, "endpoint %s has MAC %s, the result of ADD had %s", e.ID, e.MAC, req.GetMac())
 		}
 		e.Netns = req.GetNetns()
-		if err := s.Pods.Check(ctx, e, at.GetInterface()); err != nil {
+		if err := errors.Join(s.Pods.Check(ctx, e, at.GetInterface()), s.Agent.Verify(ctx, e)); err != nil {
 			return nil, status.Error(codes.FailedPrecondition, err.Error())
 		}
 		return &felixv1.CheckResponse{}, nil

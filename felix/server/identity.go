@@ -4,7 +4,9 @@ import (
 	"crypto/sha1" //nolint:gosec // a name that users know is derived with it; nothing is protected by it
 	"encoding/hex"
 	"fmt"
+	"maps"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/state"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
@@ -15,7 +17,6 @@ const (
 	argNamespace = "K8S_POD_NAMESPACE"
 	argPod       = "K8S_POD_NAME"
 	argUID       = "K8S_POD_UID"
-	argIP        = "IP"
 )
 
 const (
@@ -51,4 +52,12 @@ func owner(e state.Endpoint) map[string]string {
 		return nil
 	}
 	return map[string]string{"pod": e.Pod, "namespace": e.Namespace}
+}
+
+// reported are the owner's attributes of an endpoint that felix wires, and so reports as long as it lives: an address whose
+// endpoint nobody reports any more can be collected.
+func reported(e state.Endpoint) map[string]string {
+	out := map[string]string{api.OwnerEndpoint: e.ID.String()}
+	maps.Copy(out, owner(e))
+	return out
 }

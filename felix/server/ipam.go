@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -15,16 +16,17 @@ func (s *Server) Assign(ctx context.Context, req *felixv1.AssignRequest) (*felix
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	want, err := wants(e, req.GetConfig(), req.GetArgs())
+	wanted, err := wants(e, req.GetConfig())
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Releases.Cancel(ctx, want.Handle); err != nil {
+	if err := s.Releases.Cancel(ctx, e.Handle()); err != nil {
 		return nil, statusOf(err)
 	}
-	addrs, err := s.IPAM.Assign(ctx, want)
+	addrs, err := s.assignAll(ctx, wanted)
 	if err != nil {
-		return nil, statusOf(err)
+		// What one family got, or an answer that got lost, is not kept.
+		return nil, statusOf(errors.Join(err, s.Releases.Add(e.Handle())))
 	}
 	return &felixv1.AssignResponse{Addresses: bytesOf(addrs)}, nil
 }
@@ -35,5 +37,6 @@ func (s *Server) Unassign(_ context.Context, req *felixv1.UnassignRequest) (*fel
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return &felixv1.UnassignResponse{}, statusOf(s.Releases.Add(e.Handle()))
+	s.release(e)
+	return &felixv1.UnassignResponse{}, nil
 }

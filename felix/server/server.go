@@ -17,9 +17,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/state"
 	"github.com/muslin-net/muslin/internal/rpc"
+	"github.com/muslin-net/muslin/ipam/lease"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 )
 
@@ -28,10 +30,18 @@ const defaultPolicyWait = 2 * time.Second
 
 // Agent is the loop that programs the node.
 type Agent interface {
+	// Asked is what typha says that the pod of an endpoint asks for; nil if typha says nothing of it.
+	Asked(ctx context.Context, e state.Endpoint) (*view.AddressRequest, error)
+	// Expect tells typha of an endpoint that is being made, so that its policy is known when it is there. It does not wait.
+	Expect(ctx context.Context, e state.Endpoint)
 	// SetLocal records an endpoint and returns when it is programmed: rules first, routes last.
 	SetLocal(ctx context.Context, e state.Endpoint) error
 	// DeleteLocal forgets an endpoint and returns when nothing of it is left in the kernel.
 	DeleteLocal(ctx context.Context, iface string) error
+	// Verify reads the kernel anew, and tells what of an endpoint is not there as wanted.
+	Verify(ctx context.Context, e state.Endpoint) error
+	// PodCIDRs are the ranges that Kubernetes gave to the node.
+	PodCIDRs(ctx context.Context) ([]netip.Prefix, error)
 	// WaitOpen returns when the endpoint's policy is known and programmed, or says what is missing when ctx ends.
 	WaitOpen(ctx context.Context, iface string) error
 	// Local returns the endpoints that are recorded, by interface.
@@ -59,9 +69,8 @@ type Difference struct {
 
 // Pods makes and removes the interfaces of pods.
 type Pods interface {
-	// Wire makes the pair and sets the pod's side up. It is idempotent, and leaves nothing behind if it fails. It returns
-	// the Ethernet address of the pod's side.
-	Wire(ctx context.Context, e state.Endpoint, podInterface string) (mac string, err error)
+	// Wire makes the pair and sets the pod's side up. It is idempotent, and leaves nothing behind if it fails.
+	Wire(ctx context.Context, e state.Endpoint, podInterface string) error
 	// Unwire removes the pair; what is not there is no error.
 	Unwire(ctx context.Context, e state.Endpoint, podInterface string) error
 	// Check compares the pair with the endpoint and names the first difference.
@@ -93,8 +102,14 @@ type Records interface {
 	Delete(name string) error
 }
 
+// Reserve is what the node holds of addresses.
+type Reserve interface {
+	Slots() map[netip.Addr]lease.Slot
+}
+
 // Releases queues handles whose addresses are to be freed, durably, and frees them when that can be done.
 type Releases interface {
+	// Add queues a handle. That is done in any case; an error tells that it would be forgotten if felix ended now.
 	Add(handle string) error
 	// Cancel takes back what was queued, as the handle is used again; it waits for a release under way.
 	Cancel(ctx context.Context, handle string) error
@@ -114,6 +129,7 @@ type Server struct {
 	Counters dataplane.Counters // nil: nothing is counted
 	Records  Records
 	Releases Releases
+	Reserve  Reserve // nil: there is none
 	Log      *slog.Logger
 	Software string
 
@@ -132,6 +148,19 @@ func (s *Server) Register(g *grpc.Server) {
 func (s *Server) Status(context.Context, *felixv1.StatusRequest) (*felixv1.StatusResponse, error) {
 	reasons := s.Agent.Ready()
 	return &felixv1.StatusResponse{Ready: len(reasons) == 0, Reasons: reasons, Software: s.Software}, nil
+}
+
+// Node tells what a network configuration may leave to the node.
+func (s *Server) Node(ctx context.Context, _ *felixv1.NodeRequest) (*felixv1.NodeResponse, error) {
+	cidrs, err := s.Agent.PodCIDRs(ctx)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	resp := &felixv1.NodeResponse{}
+	for _, c := range cidrs {
+		resp.PodCidrs = append(resp.PodCidrs, c.String())
+	}
+	return resp, nil
 }
 
 // keyed is a set of mutexes by name.

@@ -14,6 +14,7 @@ func (s *Server) Dump(ctx context.Context, req *felixv1.DumpRequest) (*felixv1.D
 	if err != nil {
 		return nil, statusOf(err)
 	}
+	all = append(all, s.reserve()...)
 	resp := &felixv1.DumpResponse{}
 	for _, d := range all {
 		wanted := len(req.GetSections()) == 0 || slices.Contains(req.GetSections(), d.Section)
@@ -25,6 +26,19 @@ func (s *Server) Dump(ctx context.Context, req *felixv1.DumpRequest) (*felixv1.D
 		})
 	}
 	return resp, nil
+}
+
+// reserve tells of the addresses that the node holds: what an address is for, and who has it.
+func (s *Server) reserve() (out []Difference) {
+	if s.Reserve == nil {
+		return nil
+	}
+	for a, slot := range s.Reserve.Slots() {
+		text := strings.TrimSpace(string(slot.Phase) + " " + slot.Handle)
+		out = append(out, Difference{Section: "address", Key: a.String(), Desired: text, Actual: text})
+	}
+	slices.SortFunc(out, func(x, y Difference) int { return strings.Compare(x.Key, y.Key) })
+	return out
 }
 
 // Endpoints lists the endpoints of the node, with what applies to them.

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/server"
 	"github.com/muslin-net/muslin/felix/state"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
@@ -25,19 +26,22 @@ var errBroken = errors.New("broken on purpose")
 // world is a node and its typha in memory: everything that the server calls. Each call is a step; one step can be made to
 // fail, before or after it took effect, since an answer can get lost as well as a request.
 type world struct {
-	mu       sync.Mutex
-	steps    []string
-	failAt   int  // number of the step that fails, from 1; 0: none
-	after    bool // it takes effect all the same
-	ready    []string
-	open     bool
-	missing  error
-	inside   map[string]int // calls under way by interface
-	clashed  bool           // two calls were under way for one interface
-	next     byte
-	exclude  func(string) // called within Wire
-	checkErr error
-	unserved netip.Prefix // pods of these addresses would have no network
+	mu        sync.Mutex
+	steps     []string
+	failAt    int  // number of the step that fails, from 1; 0: none
+	after     bool // it takes effect all the same
+	ready     []string
+	open      bool
+	missing   error
+	inside    map[string]int // calls under way by interface
+	clashed   bool           // two calls were under way for one interface
+	next      byte
+	exclude   func(string) // called within Wire
+	checkErr  error
+	verifyErr error
+	asked     map[string]*view.AddressRequest // by UID
+	expected  map[string]bool
+	unserved  netip.Prefix // pods of these addresses would have no network
 
 	applied  map[string]server.Applied
 	hosts    []server.Host
@@ -50,7 +54,7 @@ type world struct {
 
 func newWorld() *world {
 	return &world{
-		open: true, inside: map[string]int{}, local: map[string]state.Endpoint{}, links: map[string]bool{},
+		open: true, expected: map[string]bool{}, inside: map[string]int{}, local: map[string]state.Endpoint{}, links: map[string]bool{},
 		records: map[string]state.Endpoint{}, assigned: map[string][]netip.Addr{}, releases: map[string]bool{},
 	}
 }
@@ -87,6 +91,9 @@ func (w *world) leftovers() (out []string) {
 	for name := range w.local {
 		out = append(out, "endpoint "+name)
 	}
+	for name := range w.expected {
+		out = append(out, "expected "+name)
+	}
 	for name := range w.links {
 		out = append(out, "link "+name)
 	}
@@ -105,12 +112,29 @@ type agentOf world
 
 func (a *agentOf) SetLocal(ctx context.Context, e state.Endpoint) error {
 	w := (*world)(a)
-	return w.step(ctx, "SetLocal", func() { w.local[e.Interface] = e })
+	return w.step(ctx, "SetLocal", func() { w.local[e.Interface] = e; delete(w.expected, e.Interface) })
 }
 
 func (a *agentOf) DeleteLocal(ctx context.Context, iface string) error {
 	w := (*world)(a)
-	return w.step(ctx, "DeleteLocal", func() { delete(w.local, iface) })
+	return w.step(ctx, "DeleteLocal", func() { delete(w.local, iface); delete(w.expected, iface) })
+}
+
+func (a *agentOf) Asked(_ context.Context, e state.Endpoint) (*view.AddressRequest, error) {
+	return a.asked[e.UID], nil
+}
+
+func (a *agentOf) Expect(ctx context.Context, e state.Endpoint) {
+	w := (*world)(a)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.expected[e.Interface] = true
+}
+
+func (a *agentOf) Verify(context.Context, state.Endpoint) error { return a.verifyErr }
+
+func (a *agentOf) PodCIDRs(context.Context) ([]netip.Prefix, error) {
+	return []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, nil
 }
 
 func (a *agentOf) WaitOpen(ctx context.Context, _ string) error {
@@ -165,16 +189,12 @@ func (a *agentOf) Ready() []string { return a.ready }
 
 type podsOf world
 
-func (p *podsOf) Wire(ctx context.Context, e state.Endpoint, _ string) (string, error) {
+func (p *podsOf) Wire(ctx context.Context, e state.Endpoint, _ string) error {
 	w := (*world)(p)
 	w.enter(e.Interface)
 	defer w.leave(e.Interface)
 	if w.exclude != nil {
 		w.exclude(e.Interface)
-	}
-	mac := e.MAC
-	if mac == "" {
-		mac = "aa:bb:cc:dd:ee:ff"
 	}
 	// As promised it leaves nothing behind if it fails, so it never fails after the fact.
 	w.mu.Lock()
@@ -182,7 +202,7 @@ func (p *podsOf) Wire(ctx context.Context, e state.Endpoint, _ string) (string, 
 	w.after = false
 	w.mu.Unlock()
 	defer func() { w.mu.Lock(); w.after = after; w.mu.Unlock() }()
-	return mac, w.step(ctx, "Wire", func() { w.links[e.Interface] = true })
+	return w.step(ctx, "Wire", func() { w.links[e.Interface] = true })
 }
 
 func (p *podsOf) Unwire(ctx context.Context, e state.Endpoint, _ string) error {
@@ -248,7 +268,10 @@ type releasesOf world
 
 func (r *releasesOf) Add(handle string) error {
 	w := (*world)(r)
-	return w.step(context.Background(), "Release", func() { w.releases[handle] = true })
+	w.mu.Lock()
+	w.releases[handle] = true // whatever the disk says
+	w.mu.Unlock()
+	return w.step(context.Background(), "Release", func() {})
 }
 
 func (r *releasesOf) Cancel(ctx context.Context, handle string) error {

@@ -35,6 +35,9 @@ func (s *State) ChangedFirewall() FirewallChanges {
 	return c
 }
 
+// FirewallChanged is what ChangedFirewall will return, for those who only look.
+func (s *State) FirewallChanged() FirewallChanges { return s.firewall }
+
 func note(keys *map[string]struct{}, key string) {
 	if *keys == nil {
 		*keys = map[string]struct{}{}

@@ -43,7 +43,12 @@ type Endpoint struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Profiles    []string          `json:"profiles,omitempty"`
 	Forwarding  bool              `json:"forwarding,omitempty"` // the pod may forward
-	Leaving     bool              `json:"leaving,omitempty"`    // being deleted: no route, rules still there
+	Queues      int               `json:"queues,omitempty"`     // of the pair; 0 is one
+	Routes      []netip.Prefix    `json:"routes,omitempty"`     // of the pod, instead of the default route of their family
+	// AllowedSources and QoS came with the CNI call, and go to typha: what of them holds is in the view.
+	AllowedSources []netip.Prefix `json:"allowedSources,omitempty"`
+	QoS            *view.QoS      `json:"qos,omitempty"`
+	Leaving        bool           `json:"leaving,omitempty"` // being deleted: no route, rules still there
 }
 
 // Handle is the IPAM handle of the endpoint's addresses (spec §5.7).

@@ -1,5 +1,6 @@
-// Package store keeps felix's records on disk, one file for each: endpoints that are wired, and addresses that are to be
-// released when typha can be told. A record is written whole or not at all, and is on the disk when Save returns.
+// Package store keeps felix's records of endpoints that are wired, one file for each. They are for the next process: what they
+// are about ends with the host's boot, so that Save does not wait for the disk, which would be a good part of a pod's start.
+// A record is written whole or not at all; one that the host's sudden end spoilt is of an endpoint that ended with it.
 package store
 
 import (
@@ -32,7 +33,7 @@ func (d *Dir[T]) Save(name string, record T) error {
 	if err != nil {
 		return fmt.Errorf("record %s: %w", name, err)
 	}
-	if err := WriteFile(d.file(name), body, 0o600); err != nil {
+	if err := replace(d.file(name), body, 0o600, false); err != nil {
 		return fmt.Errorf("record %s: %w", name, err)
 	}
 	return nil
@@ -43,7 +44,7 @@ func (d *Dir[T]) Delete(name string) error {
 	if err := os.Remove(d.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("record %s: %w", name, err)
 	}
-	return syncDir(d.path)
+	return nil
 }
 
 // Load reads all records by name. What cannot be read is left out, set aside under another name, and reported in the
@@ -78,18 +79,26 @@ func (d *Dir[T]) Load() (map[string]T, error) {
 
 func (d *Dir[T]) file(name string) string { return filepath.Join(d.path, name+suffix) }
 
-// WriteFile replaces a file: whoever reads it, also after a crash, sees the old or the new content.
+// WriteFile replaces a file: whoever reads it, also after a crash of the host, sees the old or the new content.
 func WriteFile(path string, body []byte, mode fs.FileMode) error {
+	return replace(path, body, mode, true)
+}
+
+// replace replaces a file; durable waits until it is on the disk.
+func replace(path string, body []byte, mode fs.FileMode, durable bool) error {
 	fresh := path + ".new"
 	f, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(body)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if durable {
+		err = errors.Join(err, f.Sync())
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, os.Remove(fresh))
 	}
-	if err := os.Rename(fresh, path); err != nil {
+	if err := os.Rename(fresh, path); err != nil || !durable {
 		return err
 	}
 	return syncDir(filepath.Dir(path))

@@ -6,6 +6,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/agent"
 	"github.com/muslin-net/muslin/felix/environ"
 	"github.com/muslin-net/muslin/felix/server"
@@ -18,11 +20,21 @@ type View struct {
 	Agent       *agent.Agent
 	Server      *server.Server
 	Environment environ.Settings // wins over the configuration that typha sends
+	// Severity is told how much the configuration wants logged.
+	Severity func(severity string)
 }
 
 // OnBatch commits a batch; it is acknowledged when it is in the kernel.
 func (v View) OnBatch(b client.Batch) {
-	v.Agent.Batch(context.Background(), v.Environment.Over(b.Batch), func() { b.Applied() })
+	batch := v.Environment.Over(b.Batch)
+	for _, item := range batch.Updates {
+		if r, ok := item.(view.Resource); ok {
+			if c, ok := r.Object.(*api.FelixConfiguration); ok {
+				v.Severity(c.Spec.LogSeverityScreen)
+			}
+		}
+	}
+	v.Agent.Batch(context.Background(), batch, func() { b.Applied() })
 }
 
 // OnQuery answers with felix's own read methods.

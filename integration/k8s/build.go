@@ -20,15 +20,25 @@ import (
 // lockRetry is how often the lock of another process, which builds, is asked for again.
 const lockRetry = time.Second
 
-// apiserver is the program and its package.
-const apiserver, apiserverPackage = "kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"
+// Program is a program of Kubernetes, by its name below k8s.io/kubernetes/cmd.
+type Program string
+
+// The programs that the modules of the folder control are enough for.
+const (
+	APIServer         Program = "kube-apiserver"
+	ControllerManager Program = "kube-controller-manager"
+	Scheduler         Program = "kube-scheduler"
+	Kubelet           Program = "kubelet"
+	Proxy             Program = "kube-proxy"
+	Kubectl           Program = "kubectl"
+)
 
 // version finds the release in the module file.
 var version = regexp.MustCompile(`(?m)^\s*(?:require )?k8s\.io/kubernetes (v\S+)`)
 
-// Build returns the path of kube-apiserver. It is built if the user's cache does not have that of this release, made from
-// these modules by this Go, which takes minutes; progress is told. Several processes may call it at a time.
-func Build(ctx context.Context, progress func(string)) (path string, err error) {
+// Build returns the path of a program. It is built if the user's cache does not have that of this release, made from these
+// modules by this Go, which takes minutes; progress is told. Several processes may call it at a time.
+func Build(ctx context.Context, program Program, progress func(string)) (path string, err error) {
 	module, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("finding the project: %w; run the test with the go command, inside the project", err)
@@ -40,7 +50,7 @@ func Build(ctx context.Context, progress func(string)) (path string, err error) 
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("kube-apiserver is kept in the user's cache directory: %w; set XDG_CACHE_HOME", err)
+		return "", fmt.Errorf("%s is kept in the user's cache directory: %w; set XDG_CACHE_HOME", program, err)
 	}
 	dir := filepath.Join(cache, "muslin", "k8s", release+"-"+sum)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -48,26 +58,26 @@ func Build(ctx context.Context, progress func(string)) (path string, err error) 
 	}
 	lock := flock.New(filepath.Join(dir, "lock"))
 	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
-		return "", fmt.Errorf("wait for another process that builds kube-apiserver: %w", err)
+		return "", fmt.Errorf("wait for another process that builds programs of Kubernetes: %w", err)
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	path = filepath.Join(dir, apiserver)
+	path = filepath.Join(dir, string(program))
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	progress(fmt.Sprintf("building kube-apiserver %s, which takes some minutes and is kept in %s", release, dir))
+	progress(fmt.Sprintf("building %s %s, which takes some minutes and is kept in %s", program, release, dir))
 	began := time.Now()
-	// A kube-apiserver that was not told its version tells one that clients cannot read.
+	// A program that was not told its version tells one that clients cannot read.
 	cmd := exec.CommandContext(ctx, "go", "build", "-C", source, "-mod=readonly", "-trimpath",
-		"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion="+release, "-o", path+".new", apiserverPackage)
+		"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion="+release, "-o", path+".new", "k8s.io/kubernetes/cmd/"+string(program))
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building kube-apiserver %s: %w\n%s\nthe modules are fetched from the Go proxy: is there one (GOPROXY)?", release, err, out)
+		return "", fmt.Errorf("building %s %s: %w\n%s\nthe modules are fetched from the Go proxy: is there one (GOPROXY)?", program, release, err, out)
 	}
 	if err := os.Rename(path+".new", path); err != nil {
 		return "", err
 	}
-	progress(fmt.Sprintf("built kube-apiserver %s in %s", release, time.Since(began).Round(time.Second)))
+	progress(fmt.Sprintf("built %s %s in %s", program, release, time.Since(began).Round(time.Second)))
 	return path, nil
 }
 

@@ -47,7 +47,7 @@ type program struct {
 // Start starts etcd and kube-apiserver with an empty cluster, and waits until they serve. All they keep is in dir.
 func Start(ctx context.Context, dir string, progress func(string)) (_ *Server, err error) {
 	s := &Server{dir: dir}
-	if s.binary, err = Build(ctx, progress); err != nil {
+	if s.binary, err = Build(ctx, APIServer, progress); err != nil {
 		return nil, err
 	}
 	ports, err := freePorts(3)
@@ -58,7 +58,7 @@ func Start(ctx context.Context, dir string, progress func(string)) (_ *Server, e
 	if err := s.writeFiles(); err != nil {
 		return nil, err
 	}
-	url := fmt.Sprintf("http://127.0.0.1:%d", s.etcdPort)
+	url := s.Etcd()
 	s.etcd, err = s.start("etcd", "etcd", "--data-dir", filepath.Join(dir, "etcd"), "--unsafe-no-fsync",
 		"--listen-client-urls", url, "--advertise-client-urls", url,
 		"--listen-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", ports[2]), "--logger", "zap", "--log-level", "warn")
@@ -74,12 +74,12 @@ func Start(ctx context.Context, dir string, progress func(string)) (_ *Server, e
 // StartAPI starts kube-apiserver, which must not be running, and waits until it serves.
 func (s *Server) StartAPI(ctx context.Context) (err error) {
 	key := filepath.Join(s.dir, "service-accounts.key")
-	s.api, err = s.start(apiserver, s.binary,
-		"--etcd-servers", fmt.Sprintf("http://127.0.0.1:%d", s.etcdPort),
+	s.api, err = s.start(string(APIServer), s.binary,
+		"--etcd-servers", s.Etcd(),
 		"--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--secure-port", fmt.Sprint(s.port),
 		"--endpoint-reconciler-type", "none", // it would not have loopback
 		"--cert-dir", filepath.Join(s.dir, "certs"), "--token-auth-file", filepath.Join(s.dir, "tokens.csv"),
-		"--authorization-mode", "RBAC", "--disable-admission-plugins", "ServiceAccount", // nobody makes service accounts
+		"--allow-privileged", "--authorization-mode", "RBAC", "--disable-admission-plugins", "ServiceAccount", // nobody makes service accounts
 		"--service-cluster-ip-range", "10.96.0.0/16,fd96::/112",
 		"--service-account-issuer", "https://kubernetes.default.svc",
 		"--service-account-key-file", key, "--service-account-signing-key-file", key, "--v", "1")
@@ -124,6 +124,9 @@ func (s *Server) Stop() error {
 
 // URL is where the API is served.
 func (s *Server) URL() string { return fmt.Sprintf("https://127.0.0.1:%d", s.port) }
+
+// Etcd is where the API server keeps everything.
+func (s *Server) Etcd() string { return fmt.Sprintf("http://127.0.0.1:%d", s.etcdPort) }
 
 // Port is the port of loopback on which the API is served.
 func (s *Server) Port() int { return s.port }

@@ -63,11 +63,12 @@ func startOn(t *testing.T, server *Server, objects ...api.Object) *rig {
 	for _, o := range objects {
 		r.put(o)
 	}
-	services, err := kube.NewServices(server.Config(Typha), log)
+	apiServer := kube.API{Config: server.Config(Typha), Log: log}
+	services, err := kube.NewServices(apiServer)
 	require.NoError(t, err)
-	secrets, err := kube.NewSecrets(server.Config(Typha), "kube-system", log)
+	secrets, err := kube.NewSecrets(apiServer, "kube-system")
 	require.NoError(t, err)
-	policies, err := kube.NewPolicies(server.Config(Typha), log)
+	policies, err := kube.NewPolicies(apiServer)
 	require.NoError(t, err)
 	r.intake = intake.New(client, cache.New(), intake.Options{Logger: log, Services: services, Policies: policies, Secrets: secrets})
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -26,7 +26,7 @@ type BenchOptions struct {
 // begin so.
 func BenchAreas() []string {
 	return []string{
-		"demo", "dataplane", "ipip", "dataplane6", "change", "cni", "bgp", "bgp-kernel", "bgp-mesh", "bgp-reflector", "bgp-fault",
+		"demo", "dataplane", "ipip", "dataplane6", "change", "cni", "bgp", "bgp-kernel", "bgp-withdraw", "bgp-mesh", "bgp-reflector", "bgp-fault",
 		"policy", "policy-traffic", "policy-latency",
 	}
 }

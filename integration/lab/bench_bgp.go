@@ -31,7 +31,7 @@ func (b *bench) bgp(ctx context.Context) error {
 	for _, part := range []struct {
 		area    string
 		measure func(context.Context) error
-	}{{"bgp-kernel", b.bgpKernel}, {"bgp-mesh", b.bgpMeshes}, {"bgp-reflector", b.bgpReflector}, {"bgp-fault", b.bgpFaults}} {
+	}{{"bgp-kernel", b.bgpKernel}, {"bgp-withdraw", b.bgpWithdraw}, {"bgp-mesh", b.bgpMeshes}, {"bgp-reflector", b.bgpReflector}, {"bgp-fault", b.bgpFaults}} {
 		if !b.wants(part.area) {
 			continue
 		}

@@ -13,7 +13,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
-	felixclient "github.com/muslin-net/muslin/felix/client"
+	"github.com/muslin-net/muslin/felix/client/cni"
 )
 
 const (
@@ -161,11 +161,7 @@ func (c *policyCluster) close(ctx context.Context) error {
 // fill makes a node's endpoints, as the CNI plugin has felix make them. Many share a network namespace for their other ends:
 // what counts is the node's.
 func (c *policyCluster) fill(ctx context.Context, n *crowd) error {
-	felix, err := felixclient.Dial(filepath.Join(nodeDir(c.lab.dir, n.node), "run/calico/felix.sock"))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = felix.Close() }()
+	felix := cni.Felix(filepath.Join(nodeDir(c.lab.dir, n.node), "run/calico/felix.sock"))
 	g, ctx := errgroup.WithContext(ctx)
 	for worker := range wiredAtOnce {
 		g.Go(func() error {
@@ -175,9 +171,9 @@ func (c *policyCluster) fill(ctx context.Context, n *crowd) error {
 			}
 			for i := worker; i < n.size; i += wiredAtOnce {
 				name := fmt.Sprintf("%s-%d", n.node, i)
-				_, err := felix.Add(ctx, felixclient.Attachment{Network: "k8s-pod-network", ContainerID: name, Interface: fmt.Sprintf("eth%d", i)},
+				_, err := felix.Add(ctx, cni.Attachment{Network: "k8s-pod-network", ContainerID: name, Interface: fmt.Sprintf("eth%d", i)},
 					filepath.Join(netnsDir, space), map[string]string{"K8S_POD_NAMESPACE": defaultNamespace, "K8S_POD_NAME": name},
-					felixclient.Config{IPv4: true, PolicyWait: stepDeadline, RequirePolicy: true, Labels: map[string]string{
+					cni.Config{IPv4: true, PolicyWait: stepDeadline, RequirePolicy: true, Labels: map[string]string{
 						"crowd": n.node, "app": fmt.Sprintf("app%d", i%localApps), "slot": fmt.Sprintf("%s.%d", n.node, i),
 					}})
 				if err != nil {

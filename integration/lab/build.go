@@ -97,6 +97,9 @@ func (s *supervisor) buildFiles(context.Context) error {
 		if err := prepareNode(s.config.StateDir, n, hosts); err != nil {
 			return err
 		}
+		if n.Machine != nil {
+			continue
+		}
 		dir := nodeDir(s.config.StateDir, n.Name)
 		conf := filepath.Join(dir, "etc-cni/net.d", conflistName)
 		if err := os.WriteFile(conf, []byte(conflist(n.Name, s.topology.Pools)), 0o644); err != nil {
@@ -132,12 +135,20 @@ func (s *supervisor) buildMachines(context.Context) error {
 		}
 		s.machines[n.Name] = m
 		for _, name := range n.Processes {
-			p := newProcess(n.Name, s.commandOf(n, name), m.space, logPath(s.config.StateDir, n.Name, name))
-			s.processes = append(s.processes, p)
-			s.running.Go(func() { p.run(s.ctx) })
+			s.supervise(m, s.commandOf(n, name))
+		}
+		for _, p := range n.programs() {
+			s.supervise(m, command{name: p.Name, path: p.Args[0], args: p.Args[1:], env: append(s.baseEnv(), p.Env...)})
 		}
 	}
 	return nil
+}
+
+// supervise adds a process of a machine, which waits until it is started.
+func (s *supervisor) supervise(m *machine, c command) {
+	p := newProcess(m.node.Name, c, m.space, logPath(s.config.StateDir, m.node.Name, c.name))
+	s.processes = append(s.processes, p)
+	s.running.Go(func() { p.run(s.ctx) })
 }
 
 func (s *supervisor) buildPods(ctx context.Context) error {

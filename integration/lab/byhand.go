@@ -58,10 +58,14 @@ func byHand(t Topology) Topology {
 	return t
 }
 
-// buildStockPlugins builds ptp and host-local of containernetworking/plugins, of the version in go.mod, into dir.
+// stockPlugins are those of containernetworking/plugins that wire pods by hand, with their packages.
+var stockPlugins = map[string]string{"ptp": "main/ptp", "bridge": "main/bridge", "host-local": "ipam/host-local"}
+
+// buildStockPlugins builds them, of the version in go.mod, into dir: as small as ours.
 func buildStockPlugins(ctx context.Context, dir string) error {
-	for name, pkg := range map[string]string{"ptp": "main/ptp", "host-local": "ipam/host-local"} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, name), "github.com/containernetworking/plugins/plugins/"+pkg)
+	for name, pkg := range stockPlugins {
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, name), "github.com/containernetworking/plugins/plugins/"+pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return problem(fmt.Sprintf("cannot build the stock CNI plugin %s: %v: %s", name, err, lastOf(string(out))), "run it inside the source tree, with Go in the PATH")
 		}
@@ -77,7 +81,7 @@ func useStockPlugins(l *Lab, t Topology, dir string) error {
 	}
 	for i, n := range t.Nodes {
 		node := nodeDir(l.dir, n.Name)
-		for _, name := range []string{"ptp", "host-local"} {
+		for name := range stockPlugins {
 			if err := os.Symlink(filepath.Join(dir, name), filepath.Join(node, "opt-cni/bin", name)); err != nil {
 				return err
 			}

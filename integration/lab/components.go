@@ -182,6 +182,9 @@ func (s *supervisor) nodeEnv(n Node) []string {
 // shellEnv is the environment of what a user runs on a node. On the first one it lets calicoctl reach the datastore, and typha
 // as an operator.
 func (s *supervisor) shellEnv(n Node) []string {
+	if n.Machine != nil {
+		return s.baseEnv()
+	}
 	env := s.nodeEnv(n)
 	if n.Name == s.topology.Nodes[0].Name {
 		env = append(env, "DATASTORE_TYPE=etcdv3", "ETCD_ENDPOINTS="+s.topology.etcdURL(), "CALICO_TYPHA="+strings.Join(s.topology.typhas(), ","))

@@ -69,7 +69,7 @@ func (h *processHandle) end() error {
 // findInit returns the lab's first process, by the record on disk or else by its arguments.
 func findInit(stateDir string) (*processHandle, bool) {
 	var r record
-	if data, err := os.ReadFile(filepath.Join(stateDir, "lab.json")); err == nil && json.Unmarshal(data, &r) == nil && r.Boot == bootID() {
+	if data, err := os.ReadFile(filepath.Join(stateDir, recordFile)); err == nil && json.Unmarshal(data, &r) == nil && r.Boot == bootID() {
 		h, ok := openProcess(r.PID, func() bool {
 			start, err := startTime(r.PID)
 			return err == nil && start == r.Start

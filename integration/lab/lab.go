@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -58,6 +59,16 @@ func (l *Lab) Name() string { return l.name }
 
 // StateDir is where its files lie; logs are in nodes/<node>/var-log-calico/<process>.log.
 func (l *Lab) StateDir() string { return l.dir }
+
+// FirstProcess is the process, as this machine numbers it, that the lab ends with.
+func (l *Lab) FirstProcess() (int, error) {
+	var r record
+	data, err := os.ReadFile(filepath.Join(l.dir, recordFile))
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	return r.PID, err
+}
 
 // LogPath is the file with the output of a node's process.
 func (l *Lab) LogPath(node, process string) string { return logPath(l.dir, node, process) }
@@ -98,7 +109,28 @@ func (l *Lab) PodAdd(ctx context.Context, p Pod) (PodStatus, error) {
 
 // PodDel has the CNI plugin release a pod, and removes it.
 func (l *Lab) PodDel(ctx context.Context, id string) error {
-	_, err := l.call(ctx, request{Verb: verbPodDel, Where: id}, nil)
+	_, err := l.podDel(ctx, id)
+	return err
+}
+
+// podDel is PodDel that tells how long CNI DEL took.
+func (l *Lab) podDel(ctx context.Context, id string) (PodStatus, error) {
+	var st PodStatus
+	_, err := l.call(ctx, request{Verb: verbPodDel, Where: id}, &st)
+	return st, err
+}
+
+// PodCheck has the CNI plugins check a pod.
+func (l *Lab) PodCheck(ctx context.Context, id string) error { return l.podCNI(ctx, id, cniCheck) }
+
+// CNIStatus asks the CNI plugins of a pod's node whether they could wire a pod now.
+func (l *Lab) CNIStatus(ctx context.Context, id string) error { return l.podCNI(ctx, id, cniStatus) }
+
+// CNICollect has the CNI plugins of a pod's node remove all that is of no pod, as if that one were none; the lab still has it.
+func (l *Lab) CNICollect(ctx context.Context, id string) error { return l.podCNI(ctx, id, cniCollect) }
+
+func (l *Lab) podCNI(ctx context.Context, id, call string) error {
+	_, err := l.call(ctx, request{Verb: verbPodCNI, Where: id, Call: call}, nil)
 	return err
 }
 

@@ -37,6 +37,9 @@ type Options struct {
 	Progress func(Progress)
 }
 
+// recordFile is where, in the state directory, the record lies.
+const recordFile = "lab.json"
+
 // record is what the launcher leaves on disk about the lab's first process, as the machine sees it.
 type record struct {
 	PID   int    `json:"pid"`
@@ -311,7 +314,7 @@ func writeRecord(stateDir string, pid int) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(stateDir, "lab.json"), data, 0o644)
+	return os.WriteFile(filepath.Join(stateDir, recordFile), data, 0o644)
 }
 
 func socketPair() (ours, theirs *os.File, err error) {

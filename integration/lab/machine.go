@@ -38,7 +38,7 @@ func logPath(stateDir, node, process string) string {
 // prepareNode lays out a node's directory.
 func prepareNode(stateDir string, n Node, hosts string) error {
 	dir := nodeDir(stateDir, n.Name)
-	for _, d := range privateDirs {
+	for _, d := range n.dirs() {
 		if err := os.MkdirAll(filepath.Join(dir, d.sub), 0o755); err != nil {
 			return err
 		}
@@ -73,6 +73,9 @@ func writeCertificates(stateDir string, t Topology, ca *pki.CA, issue func(pki.R
 		return err
 	}
 	for i, n := range t.Nodes {
+		if n.Machine != nil {
+			continue
+		}
 		roles := map[string]pki.Role{"pki": pki.Node(n.Name)}
 		if n.runs(ProcessTypha) {
 			roles["typha"] = pki.Typha(append([]netip.Addr{netip.MustParseAddr("127.0.0.1")}, n.Addresses...)...)
@@ -97,7 +100,7 @@ func writeCertificates(stateDir string, t Topology, ca *pki.CA, issue func(pki.R
 func (s *supervisor) buildMachine(index int) (*machine, error) {
 	n := s.topology.Nodes[index]
 	dir := nodeDir(s.config.StateDir, n.Name)
-	sp, err := newMachine(n.Name, func() error { return mountNode(dir) })
+	sp, err := newMachine(n.Name, func() error { return mountNode(dir, n) })
 	if err != nil {
 		return nil, err
 	}

@@ -11,8 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// privateDirs are the directories that each node has for itself, with their place in the node's state directory.
-var privateDirs = []struct{ sub, target string }{
+// privateDir is a directory that a node has for itself, with its place in the node's state directory.
+type privateDir struct{ sub, target string }
+
+// privateDirs are those of each node.
+var privateDirs = []privateDir{
 	{"run", "/run"},
 	{"var-lib-calico", "/var/lib/calico"},
 	{"var-lib-cni", "/var/lib/cni"},
@@ -60,11 +63,25 @@ func mountLab(stateDir string) error {
 	return nil
 }
 
+// dirs are all directories that the node has for itself; one that lies in another comes after it.
+func (n Node) dirs() []privateDir {
+	all := slices.Clone(privateDirs)
+	if n.Machine != nil {
+		for _, dir := range n.Machine.Dirs {
+			all = append(all, privateDir{sub: strings.ReplaceAll(dir[1:], "/", "-"), target: dir})
+		}
+	}
+	return all
+}
+
 // mountNode gives a node its own directories, /sys and /etc/hosts, on top of the lab's mounts. It runs in the node's
 // fresh mount and network namespaces.
-func mountNode(nodeDir string) error {
+func mountNode(nodeDir string, n Node) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if n.Machine != nil {
+		return mountOwnRoot(nodeDir, n.dirs())
 	}
 	if err := unix.Mount(filepath.Join(nodeDir, "hosts"), "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind /etc/hosts: %w", err)
@@ -84,8 +101,10 @@ func mountNode(nodeDir string) error {
 }
 
 // mountSys shows the devices of the calling thread's network namespace in /sys.
-func mountSys() error {
-	if err := unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+func mountSys() error { return mountSysAt("/sys") }
+
+func mountSysAt(path string) error {
+	if err := unix.Mount("sysfs", path, "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return problem("the kernel refuses a fresh /sys here: "+err.Error(), "in a container start the lab as root with --privileged")
 	}
 	return nil

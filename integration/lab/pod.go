@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+	cnibase "github.com/containernetworking/cni/pkg/types"
 	cnitypes "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
 )
@@ -28,10 +29,11 @@ const (
 // pod is a network namespace wired by the CNI plugin. A pod whose space is nil is being made.
 type pod struct {
 	pod    Pod
+	id     string // of its sandbox; the same when it is tried again, since nobody deletes what a failed ADD left
 	space  *space
 	path   string // of its network namespace, inside its node
 	result *cnitypes.Result
-	took   time.Duration // of CNI ADD
+	took   time.Duration // of its last call of CNI, ADD or DEL
 }
 
 // conflist is the network configuration of a node, as an installer would write it. Pods get an address of each family
@@ -51,6 +53,7 @@ func conflist(node string, pools []Pool) string {
       "log_level": "info",
       "log_file_path": "/var/log/calico/cni/cni.log",
       "mtu": 0,
+      "capabilities": {"io.kubernetes.cri.pod-annotations": true},
       "ipam": {"type": "calico-ipam", "assign_ipv4": "%t", "assign_ipv6": "%t"}
     }
   ]
@@ -67,7 +70,7 @@ func (s *supervisor) addPod(ctx context.Context, p Pod) (PodStatus, error) {
 		return PodStatus{}, err
 	}
 	m := s.machines[p.Node]
-	made := &pod{pod: p, path: filepath.Join(netnsDir, strings.ReplaceAll(p.Namespace+"-"+p.Name, "/", "-"))}
+	made := &pod{pod: p, id: "lab-" + p.Namespace + "-" + p.Name, path: filepath.Join(netnsDir, strings.ReplaceAll(p.Namespace+"-"+p.Name, "/", "-"))}
 
 	s.mu.Lock()
 	if _, taken := s.pods[p.id()]; taken {
@@ -118,12 +121,13 @@ func wirePod(ctx context.Context, m *machine, p *pod) (*space, *cnitypes.Result,
 }
 
 // delPod ends the pod's programs, runs CNI DEL and removes the namespace. If DEL fails the pod stays, to be deleted again.
-func (s *supervisor) delPod(ctx context.Context, id string) error {
+// It tells how long CNI DEL took.
+func (s *supervisor) delPod(ctx context.Context, id string) (PodStatus, error) {
 	s.mu.Lock()
 	p, ok := s.pods[id]
 	if !ok || p.space == nil {
 		s.mu.Unlock()
-		return problem(fmt.Sprintf("there is no pod %q in lab %s", id, s.config.Name), "see: lab status --name "+s.config.Name)
+		return PodStatus{}, problem(fmt.Sprintf("there is no pod %q in lab %s", id, s.config.Name), "see: lab status --name "+s.config.Name)
 	}
 	sp := p.space
 	p.space = nil // nobody else uses or deletes it meanwhile
@@ -137,6 +141,8 @@ func (s *supervisor) delPod(ctx context.Context, id string) error {
 			if err != nil {
 				return err
 			}
+			began := time.Now()
+			defer func() { p.took = time.Since(began) }()
 			return cni.DelNetworkList(ctx, network, rt)
 		})
 	}
@@ -147,10 +153,46 @@ func (s *supervisor) delPod(ctx context.Context, id string) error {
 	defer s.mu.Unlock()
 	if err != nil {
 		p.space = sp
-		return fmt.Errorf("delete pod %s on %s: %w", id, p.pod.Node, err)
+		return PodStatus{}, fmt.Errorf("delete pod %s on %s: %w", id, p.pod.Node, err)
 	}
 	delete(s.pods, id)
-	return nil
+	return p.status(), nil
+}
+
+// The calls of CNI that are of no pod's coming and going.
+const (
+	cniCheck   = "check"
+	cniStatus  = "status"
+	cniCollect = "gc"
+)
+
+// cniCall makes such a call on a pod's node.
+func (s *supervisor) cniCall(ctx context.Context, id, call string) error {
+	s.mu.Lock()
+	p, ok := s.pods[id]
+	var valid []cnibase.GCAttachment
+	for other, o := range s.pods {
+		if ok && other != id && o.pod.Node == p.pod.Node {
+			valid = append(valid, cnibase.GCAttachment{ContainerID: o.id, IfName: podInterface})
+		}
+	}
+	s.mu.Unlock()
+	if !ok {
+		return problem(fmt.Sprintf("there is no pod %q in lab %s", id, s.config.Name), "see: lab status --name "+s.config.Name)
+	}
+	return s.machines[p.pod.Node].space.do(func() error {
+		cni, network, rt, err := p.cni()
+		if err != nil {
+			return err
+		}
+		switch call {
+		case cniCheck:
+			return cni.CheckNetworkList(ctx, network, rt)
+		case cniStatus:
+			return cni.GetStatusNetworkList(ctx, network)
+		}
+		return cni.GCNetworkList(ctx, network, &libcni.GCArgs{ValidAttachments: valid})
+	})
 }
 
 func dropPodSpace(m *machine, sp *space, path string) error {
@@ -179,17 +221,23 @@ func (p *pod) cni() (*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.Runti
 			return nil, nil, nil, fmt.Errorf("give pools to the CNI plugin: %w", err)
 		}
 	}
-	id := "lab-" + p.pod.Namespace + "-" + p.pod.Name
 	rt := &libcni.RuntimeConf{
-		ContainerID: id,
+		ContainerID: p.id,
 		NetNS:       p.path,
 		IfName:      podInterface,
 		Args: [][2]string{
 			{"IgnoreUnknown", "1"},
 			{"K8S_POD_NAMESPACE", p.pod.Namespace},
 			{"K8S_POD_NAME", p.pod.Name},
-			{"K8S_POD_INFRA_CONTAINER_ID", id},
+			{"K8S_POD_INFRA_CONTAINER_ID", p.id},
 		},
+		CapabilityArgs: map[string]any{},
+	}
+	if len(p.pod.Annotations) > 0 {
+		rt.CapabilityArgs["io.kubernetes.cri.pod-annotations"] = p.pod.Annotations
+	}
+	if len(p.pod.HostPorts) > 0 {
+		rt.CapabilityArgs["portMappings"] = p.pod.HostPorts
 	}
 	return libcni.NewCNIConfigWithCacheDir([]string{cniBinDir}, cniCacheDir, nil), network, rt, nil
 }

@@ -199,7 +199,10 @@ func (s *supervisor) answer(ctx context.Context, r request, files []*os.File, si
 		st, err := s.addPod(ctx, *r.Pod)
 		return st, nil, err
 	case verbPodDel:
-		return nil, nil, s.delPod(ctx, r.Where)
+		st, err := s.delPod(ctx, r.Where)
+		return st, nil, err
+	case verbPodCNI:
+		return nil, nil, s.cniCall(ctx, r.Where, r.Call)
 	case verbFabric:
 		st, err := s.fabricStatus()
 		return st, nil, err

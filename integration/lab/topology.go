@@ -99,6 +99,25 @@ type Node struct {
 	SourceDestCheck *bool `yaml:"sourceDestCheck,omitempty"`
 	// Speaker is which program the node runs as bird, default what the topology says for all.
 	Speaker Speaker `yaml:"speaker,omitempty"`
+	// Machine makes the node a machine for programs that the lab does not know; it then runs no processes of a lab by default.
+	Machine *Machine `yaml:"machine,omitempty"`
+}
+
+// Machine is a node whose root is a copy of this machine's: what is written there is seen by the node only, and gone with it.
+// Neither CNI configuration nor certificates are put on it.
+type Machine struct {
+	// Dirs are directories, as the node sees them, that are not part of that copy but lie in the state directory, below
+	// nodes/NODE/ with dashes for slashes: for what a copy on write is not good enough for, or what is to be read from outside.
+	Dirs []string `yaml:"dirs,omitempty"`
+	// Programs can be started (Lab.Start), and are then kept running as the lab's own processes are.
+	Programs []Program `yaml:"programs,omitempty"`
+}
+
+// Program is one that a machine can run.
+type Program struct {
+	Name string   `yaml:"name"`
+	Args []string `yaml:"args"` // the first is the path of the program
+	Env  []string `yaml:"env,omitempty"`
 }
 
 // Pod is one workload.
@@ -112,6 +131,17 @@ type Pod struct {
 	// configuration say. Without any, all of the family will do.
 	IPv4Pools []string `yaml:"ipv4Pools,omitempty"`
 	IPv6Pools []string `yaml:"ipv6Pools,omitempty"`
+	// Annotations are handed on to the CNI plugin, as containerd does.
+	Annotations map[string]string `yaml:"annotations,omitempty"`
+	// HostPorts are ports of the node that lead to the pod, where the node's CNI configuration has portmap.
+	HostPorts []HostPort `yaml:"hostPorts,omitempty"`
+}
+
+// HostPort is a port of a node that leads to one of a pod.
+type HostPort struct {
+	Host     uint16 `yaml:"host" json:"hostPort"`
+	Pod      uint16 `yaml:"pod" json:"containerPort"`
+	Protocol string `yaml:"protocol" json:"protocol"` // tcp or udp
 }
 
 // Pool is an IP pool to create before the nodes start.
@@ -247,4 +277,12 @@ func (n Node) address(v6 bool) netip.Addr {
 
 func (n Node) runs(process string) bool {
 	return slices.Contains(n.Processes, process)
+}
+
+// programs are those of a machine.
+func (n Node) programs() []Program {
+	if n.Machine == nil {
+		return nil
+	}
+	return n.Machine.Programs
 }

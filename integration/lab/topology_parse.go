@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"sort"
@@ -51,7 +52,9 @@ var knownFields = map[string]string{
 	"Topology": "subnets, nodes, pods, pools, datastore, backend, speaker, fabric",
 	"Subnet":   "name, prefixes, gateways",
 	"Fabric":   "mtu, sourceDestCheck",
-	"Node":     "name, addresses, interface, labels, zone, processes, env, sourceDestCheck, speaker",
+	"Node":     "name, addresses, interface, labels, zone, processes, env, sourceDestCheck, speaker, machine",
+	"Machine":  "dirs, programs",
+	"Program":  "name, args, env",
 	"Pod":      "name, namespace, node, labels, ipv4Pools, ipv6Pools",
 	"Pool":     "name, cidr, blockSize, ipipMode, vxlanMode, natOutgoing, nodeSelector",
 }
@@ -68,6 +71,12 @@ func decodeProblem(file string, err error) error {
 			"compare with topologies/demo.yaml")
 	}
 	return problem(file+": "+strings.TrimPrefix(text, "yaml: "), "compare with topologies/demo.yaml")
+}
+
+// WithDefaults returns the topology with what it does not say filled in, as reading one from a file does.
+func (t Topology) WithDefaults() Topology {
+	t.setDefaults()
+	return t
 }
 
 func (t *Topology) setDefaults() {
@@ -100,7 +109,7 @@ func (t *Topology) setDefaults() {
 		if n.Speaker == "" {
 			n.Speaker = t.Speaker
 		}
-		if n.Processes == nil {
+		if n.Processes == nil && n.Machine == nil {
 			n.Processes = t.defaultProcesses(i)
 		}
 	}
@@ -245,6 +254,9 @@ func (t *Topology) validateNodes() error {
 		if err := t.validateAddresses(at, n, addrs); err != nil {
 			return err
 		}
+		if err := n.Machine.validate(at + ".machine"); err != nil {
+			return err
+		}
 		if n.Speaker != SpeakerMuslin && n.Speaker != SpeakerBIRD2 {
 			return problem(fmt.Sprintf("%s: speaker %q is unknown", at, n.Speaker), "use muslin or bird2")
 		}
@@ -256,6 +268,28 @@ func (t *Topology) validateNodes() error {
 		}
 		if i > 0 && (n.runs(ProcessTypha) && t.Datastore == DatastoreEmbedded || n.runs(ProcessEtcd)) {
 			return problem(at+": the datastore runs on the first node only", "use datastore: etcd, and typha here, for a second typha")
+		}
+	}
+	return nil
+}
+
+func (m *Machine) validate(at string) error {
+	if m == nil {
+		return nil
+	}
+	for _, dir := range m.Dirs {
+		if !filepath.IsAbs(dir) || dir != filepath.Clean(dir) || dir == "/" {
+			return problem(fmt.Sprintf("%s.dirs: %q is no directory of a node", at, dir), "give an absolute path, without dots, such as /var/lib/containerd")
+		}
+	}
+	names := map[string]bool{}
+	for _, p := range m.Programs {
+		if !dnsLabel.MatchString(p.Name) || names[p.Name] {
+			return problem(fmt.Sprintf("%s.programs: bad name %q", at, p.Name), "give each its own, of lower-case letters, digits and dashes")
+		}
+		names[p.Name] = true
+		if len(p.Args) == 0 || !filepath.IsAbs(p.Args[0]) {
+			return problem(fmt.Sprintf("%s.programs: %s has no absolute path", at, p.Name), "begin its args with one")
 		}
 	}
 	return nil

@@ -30,6 +30,32 @@ func TestDemoTopology(t *testing.T) {
 	assert.Equal(t, "10.30.1.1", topo.Subnets[1].Gateways[0].String())
 }
 
+// TestMachine: a machine runs none of the lab's processes, and what is wrong with it is told with its place.
+func TestMachine(t *testing.T) {
+	read := func(machine string) (Topology, error) {
+		return ParseTopology("machine.yaml", []byte(`
+subnets: [{name: a, prefixes: [10.0.0.0/24]}]
+nodes: [{name: one, addresses: [10.0.0.10], machine: `+machine+`}]
+`))
+	}
+	topo, err := read("{dirs: [/var/lib/it], programs: [{name: it, args: [/bin/it, -v]}]}")
+	require.NoError(t, err)
+	assert.Empty(t, topo.Nodes[0].Processes)
+	dirs := topo.Nodes[0].dirs()
+	assert.Equal(t, privateDir{sub: "var-lib-it", target: "/var/lib/it"}, dirs[len(dirs)-1])
+	for machine, want := range map[string]string{
+		"{dirs: [var]}":                         `nodes[0] (one).machine.dirs: "var" is no directory of a node`,
+		"{dirs: [/]}":                           `"/" is no directory of a node`,
+		"{programs: [{name: It, args: [/it]}]}": `programs: bad name "It"`,
+		"{programs: [{name: it, args: [it]}]}":  "it has no absolute path",
+		"{programs: [{name: it, path: [/it]}]}": "line 3: unknown field \"path\" in program; known are name, args, env",
+		"{directories: []}":                     "known are dirs, programs",
+	} {
+		_, err := read(machine)
+		assert.ErrorContains(t, err, want, machine)
+	}
+}
+
 // TestTextRoundTrip: what the launcher writes for the supervisor is what it was given, empty process lists included.
 func TestTextRoundTrip(t *testing.T) {
 	topo, err := DemoTopology()

@@ -21,6 +21,7 @@ const (
 	verbSocket  = "socket"
 	verbPodAdd  = "pod-add"
 	verbPodDel  = "pod-del"
+	verbPodCNI  = "pod-cni"
 	verbKill    = "kill"
 	verbStart   = "start"
 	verbFabric  = "fabric"
@@ -34,6 +35,7 @@ type request struct {
 	Verb    string   `json:"verb"`
 	Where   string   `json:"where,omitempty"`   // node, pod, router or fabric
 	Process string   `json:"process,omitempty"` // kill, start
+	Call    string   `json:"call,omitempty"`    // pod-cni: check, status or gc
 	Signal  int      `json:"signal,omitempty"`  // kill: 0 is SIGKILL and stay down
 	Pod     *Pod     `json:"pod,omitempty"`     // pod-add
 	Nodes   []string `json:"nodes,omitempty"`   // source-dest-check: none is all

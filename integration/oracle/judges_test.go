@@ -2,6 +2,7 @@ package oracle_test
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/api/view/packet"
+	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/judge"
 	"github.com/muslin-net/muslin/integration/oracle"
 	"github.com/muslin-net/muslin/integration/oracle/generate"
@@ -21,20 +23,26 @@ import (
 )
 
 // TestJudgesSayWhatPolicyMeans has those who judge packets without a kernel agree with the oracle: felix's judge, by whose word
-// connections are cut, and typha's verdict, which answers calicoctl policy eval. The judge does not know host endpoints.
+// connections are cut, and typha's verdict, which answers calicoctl policy eval. Of host endpoints the judge knows which of
+// the node's connections none of them would let in: what it forbids, the oracle denies.
 func TestJudgesSayWhatPolicyMeans(t *testing.T) {
-	forbidden, done := 0, 0
+	forbidden, ofHosts, done := 0, 0, 0
 	for seed := uint64(20_000); done < thorough.Rounds(5_000, 60_000); seed++ {
 		g := generate.New(seed)
 		c, err := oracle.New(g.World())
 		require.NoError(t, err)
 		settings := g.Settings()
-		felix := judge.New()
-		felix.Host = map[netip.Addr]struct{}{}
-		for _, a := range []string{"192.168.9.1", "fd00:9::1"} {
-			felix.Host[netip.MustParseAddr(a)] = struct{}{}
+		firewall := node.Firewall(g.World(), settings, generate.Node)
+		untracked := slices.ContainsFunc(slices.Collect(maps.Values(firewall.Hosts.Set)), func(h desired.Host) bool { return h.Untracked != (desired.Ways{}) })
+		newJudge := func() *judge.Model {
+			m := judge.New()
+			m.Host = map[netip.Addr]struct{}{netip.MustParseAddr("192.168.9.1"): {}, netip.MustParseAddr("fd00:9::1"): {}}
+			m.Update(firewall)
+			return m
 		}
-		felix.Update(node.Firewall(g.World(), settings, generate.Node))
+		withHosts, hosted := newJudge(), settings
+		firewall.Hosts = desired.Delta[string, desired.Host]{}
+		felix := newJudge()
 		typha := newControlPlane(node.Items(g.World(), generate.Node))
 		settings.Node = "" // no node's host endpoints take part
 		for range packetsOfAWorld {
@@ -43,9 +51,14 @@ func TestJudgesSayWhatPolicyMeans(t *testing.T) {
 				continue // passes whatever policy says, and is no connection
 			}
 			seen := packetOf(p)
-			want, got := c.Passes(w, p, settings), felix.Judge(seen)
+			want, got := c.Passes(w, p, settings), felix.Judge(seen, false)
 			require.Equal(t, want.Allowed, got.Outcome != judge.Forbidden,
 				"felix's judge: seed %d, way %+v, packet %+v\noracle: %+v\njudge:  %+v", seed, w, p, want, got)
+			// What is not tracked is no connection that could be cut.
+			if v := withHosts.Judge(seen, false); !untracked && got.Outcome != judge.Forbidden && v.Outcome == judge.Forbidden {
+				ofHosts++
+				require.False(t, c.Passes(w, p, hosted).Allowed, "felix's judge of hosts: seed %d, way %+v, packet %+v\njudge: %+v", seed, w, p, v)
+			}
 			for _, end := range []struct {
 				endpoint  api.Key
 				address   netip.Addr
@@ -64,7 +77,8 @@ func TestJudgesSayWhatPolicyMeans(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d packets judged, %d of them forbidden", done, forbidden)
+	t.Logf("%d packets judged, %d of them forbidden, and %d by host endpoints", done, forbidden, ofHosts)
+	require.Positive(t, ofHosts)
 	require.Greater(t, forbidden, done/10)
 	require.Less(t, forbidden, done*9/10)
 }

@@ -29,8 +29,9 @@ var (
 	etcd  = victim{"master", lab.ProcessEtcd}
 )
 
-// TestTyphaAway: with typha down a felix that starts programs what it saved. Pods keep talking and can be deleted; new ones
-// are refused for now. All is made good when typha is back.
+// TestTyphaAway: with typha down a felix that starts programs what it saved. Pods keep talking, can be deleted, and started
+// with addresses that the node holds ready; those that ask for others are refused for now. All is made good when typha is
+// back.
 func TestTyphaAway(t *testing.T) {
 	for _, mode := range []lab.Mode{lab.ModeDirect, lab.ModeVXLAN} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -57,14 +58,27 @@ func TestTyphaAway(t *testing.T) {
 			c.del(t, "leaving")
 			c.awaitKernel(t, without, patience)
 			c.kill(t, felix) // what is to be told typha is not forgotten
-			assert.Contains(t, c.run(t, "worker-1", "ls", "/var/lib/calico/felix/releases"), "leaving", "the address is to be released")
+			assert.Contains(t, c.sh(t, "worker-1", "grep -ao '[a-z-]*leaving' /var/lib/calico/felix/addresses/journal"), "leaving", "the address is to be freed")
 			c.start(t, felix)
 			c.awaitReady(t, "worker-1")
 			c.awaitKernel(t, without, patience)
 
+			c.add(t, "meanwhile", "worker-1")
+			c.kill(t, felix)
+			c.start(t, felix)
+			c.awaitReady(t, "worker-1")
+
 			c.start(t, typha)
 			c.awaitStored(t)
-			eventually(t, patience, func() string { return c.run(t, "worker-1", "ls", "/var/lib/calico/felix/releases") })
+			eventually(t, patience, func() string {
+				r, err := c.Probe(within(t, patience), lab.ProbeRequest{From: "pod-2", To: "meanwhile"})
+				if err == nil && r.OK {
+					return ""
+				}
+				return fmt.Sprint("pod-2 does not reach the pod that was started meanwhile: ", r.Error, err)
+			})
+			c.del(t, "meanwhile")
+			c.awaitStored(t)
 			again := c.addInTime(t, "again", "worker-1")
 			c.probe(t, "pod-2", "again")
 			assert.NotEqual(t, leaving.ID, again.ID)
@@ -77,7 +91,8 @@ func TestTyphaAway(t *testing.T) {
 	}
 }
 
-// awaitSaved waits until felix's saved view of a node tells of something; it is saved within a second or so.
+// awaitSaved waits until felix's saved view of a node tells of something, and of all that was programmed; it is saved within a
+// second or so.
 func (c *cluster) awaitSaved(t *testing.T, node, what string) string {
 	t.Helper()
 	var view string
@@ -85,18 +100,22 @@ func (c *cluster) awaitSaved(t *testing.T, node, what string) string {
 		if view = c.run(t, node, "cat", "/var/lib/calico/felix/view"); !strings.Contains(view, what) {
 			return "the saved view of " + node + " does not tell of " + what
 		}
+		if strings.Contains(c.sh(t, node, "ls /run/calico"), "felix-view-unsaved") {
+			return "more is programmed on " + node + " than is saved"
+		}
 		return ""
 	})
 	return view
 }
 
-// refusedAdd has the CNI plugin add an interface of another pod to pod-1, which must fail and leave nothing, and returns the error as the runtime gets it.
+// refusedAdd has the CNI plugin add an interface of another pod to pod-1, with an address that it names, which no node holds
+// ready. That must fail and leave nothing. It returns the error as the runtime gets it.
 func (c *cluster) refusedAdd(t *testing.T) (code int, text string) {
 	t.Helper()
 	const node = "worker-1"
 	out := c.sh(t, node, `
 export CNI_COMMAND=ADD CNI_CONTAINERID=refused CNI_NETNS=/run/netns/default-pod-1 CNI_IFNAME=eth9 CNI_PATH=/opt/cni/bin
-export CNI_ARGS='IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=refused'
+export CNI_ARGS='IgnoreUnknown=1;IP=192.168.250.1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=refused'
 ! /opt/cni/bin/calico <<END
 {"cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "calico", "ipam": {"type": "calico-ipam", "assign_ipv4": "true"}}
 END`)

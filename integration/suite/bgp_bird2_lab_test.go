@@ -116,9 +116,14 @@ func TestBIRD2AtToR(t *testing.T) {
 		c.saysInTime(t, "master", own, "calicoctl", "bgp", "routes", "--node", "worker-1")
 		c.saysInTime(t, "master", "Node_10_30_0_1 ", "calicoctl", "bgp", "routes", "--node", "worker-1", "--within", "10.30.9.0/24", "-o", "wide")
 		c.saysInTime(t, "worker-1", own, "calicoctl", "bgp", "routes", "--peer", "10.30.0.1", "--view", "advertised")
-		code, said := c.try(t, "worker-1", "calicoctl", "bgp", "rejected", "--peer", "10.30.0.1")
+		c.apply(t, "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: no-client}\n"+
+			"spec: {importV4: [{cidr: 10.30.9.0/24, matchOperator: Equal, action: Reject}]}\n"+peerings(torAS, "filters: [no-client]"))
+		c.saysInTime(t, "worker-1", "10.30.9.0/24", "calicoctl", "bgp", "rejected", "--peer", "10.30.0.1", "--direction", "import")
+		c.saysInTime(t, "worker-1", "import      a filter (BIRD 2 does not tell which)", "calicoctl", "bgp", "rejected")
+		code, said := c.try(t, "worker-1", "calicoctl", "bgp", "routes", "--peer", "10.30.0.1", "--view", "received")
 		require.Equal(t, 1, code)
-		require.Contains(t, said, "BIRD 2, which does not tell what was rejected")
+		require.Contains(t, said, "BIRD 2, which does not keep what a peer sent as it was sent")
+		require.Contains(t, c.metrics(t, "worker-1", 9097), `bird_sessions{state="Established",type="node"} 2`)
 	})
 	t.Run("drain", func(t *testing.T) {
 		c.remove(t)

@@ -35,7 +35,7 @@ func TestStockGobgp(t *testing.T) {
 	}
 	for question, answers := range map[string][]string{
 		"neighbor":                              {"10.30.0.1", "10.30.0.56", "fd00:30::1", "Establ"},
-		"neighbor 10.30.0.1":                    {"BGP neighbor is 10.30.0.1, remote AS 65001", "graceful-restart"},
+		"neighbor 10.30.0.1":                    {"BGP neighbor is 10.30.0.1, remote AS 65001", ", up for 00:0", "graceful-restart"},
 		"-j neighbor 10.30.0.1":                 {"redacted"},
 		"global":                                {"64512", "10.30.0.206"},
 		"global rib":                            {block, own, outside[false].String()},

@@ -98,7 +98,7 @@ func TestAway(t *testing.T) {
 	block := blockOf(c.pod(t, "pod-1"), false)
 	c.awaitRoute(t, theToR, block, "10.30.0.206")
 	c.awaitUp(t, "worker-2", "10.30.0.10", "10.30.0.206", "10.30.1.66", "fd00:30::10", "fd00:30::206", "fd00:31::66")
-	mesh, before := c.meshRows(t, "worker-2"), tor.since()
+	mesh, before := c.awaitMesh(t, "worker-2"), tor.since()
 	require.Len(t, before, len(bothRacks))
 	confd := victim{"worker-1", lab.ProcessConfd}
 	// dead kills processes, has something done meanwhile, and starts them again.

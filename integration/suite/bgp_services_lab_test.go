@@ -104,20 +104,21 @@ func TestKubernetesServices(t *testing.T) {
 	}
 }
 
-// joinKubernetes gives typha a kubeconfig. The API server, which runs outside the lab, is reached on the first node's loopback.
-func (c *cluster) joinKubernetes(t *testing.T, server *k8s.Server) {
+// reachAPI lets a node reach the API server, which runs outside the lab, by a port of its loopback.
+func (c *cluster) reachAPI(t *testing.T, server *k8s.Server, node string) (port int) {
 	t.Helper()
-	l, err := c.Listen(within(t, patience), "master", netip.MustParseAddrPort("127.0.0.1:0"))
+	l, err := c.Listen(within(t, patience), node, netip.MustParseAddrPort("127.0.0.1:0"))
 	require.NoError(t, err)
 	go forward(l, fmt.Sprintf("127.0.0.1:%d", server.Port()))
 	t.Cleanup(func() { assert.NoError(t, l.Close()) })
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	require.NoError(t, err)
-	var number int
-	_, err = fmt.Sscan(port, &number)
-	require.NoError(t, err)
+	return int(l.Addr().(*net.TCPAddr).AddrPort().Port())
+}
+
+// joinKubernetes gives typha a kubeconfig.
+func (c *cluster) joinKubernetes(t *testing.T, server *k8s.Server) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
-	require.NoError(t, os.WriteFile(file, k8s.Kubeconfig(k8s.Typha, number), 0o600))
+	require.NoError(t, os.WriteFile(file, k8s.Kubeconfig(k8s.Typha, c.reachAPI(t, server, "master")), 0o600))
 
 	st, err := c.Status(within(t, patience))
 	require.NoError(t, err)

@@ -248,7 +248,7 @@ func TestFlappingToR(t *testing.T) {
 		c.awaitRoute(t, "worker-1", outside[false], "10.30.0.1")
 		c.awaitRoute(t, "worker-1", outside[true], "fd00:30::1")
 		pod2 := c.pod(t, "pod-2")
-		mesh := c.meshRows(t, "worker-1")
+		mesh := c.awaitMesh(t, "worker-1")
 		require.NotEmpty(t, mesh)
 		before := c.sh(t, "worker-1", "ip route; ip -6 route show proto 80")
 		ofOthers := c.deletions(t, "worker-1")
@@ -298,6 +298,17 @@ func (c *cluster) meshRows(t *testing.T, node string) (rows []string) {
 		}
 	}
 	slices.Sort(rows)
+	return rows
+}
+
+// awaitMesh waits until all of a node's sessions with other nodes are up, and returns their rows.
+func (c *cluster) awaitMesh(t *testing.T, node string) (rows []string) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		rows = c.meshRows(t, node)
+		waiting := slices.DeleteFunc(slices.Clone(rows), func(row string) bool { return strings.Contains(row, "Established") })
+		return strings.Join(waiting, "\n")
+	})
 	return rows
 }
 

@@ -54,7 +54,7 @@ func TestSessions(t *testing.T) {
 			c.secret(t, "tor", "password", "S3cret")
 			c.awaitToR(t)
 			tor.awaitPaths(t, pod1, path{NextHop: worker1, ASPath: "64999"})
-			mesh := c.meshRows(t, "worker-1")
+			mesh := c.awaitMesh(t, "worker-1")
 			c.secret(t, "tor", "password", "wrong")
 			c.awaitDown(t, "worker-1", "10.30.0.1", "password mismatch")
 			c.secret(t, "tor", "password", "S3cret")

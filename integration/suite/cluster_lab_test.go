@@ -325,7 +325,7 @@ func (c *cluster) awaitStored(t *testing.T) {
 			return "an endpoint is missing:\n" + got
 		}
 		if n := c.addressesInUse(t); n != itoa(addresses) {
-			return n + " addresses are in use, not " + itoa(addresses)
+			return n + " addresses are in use, not " + itoa(addresses) + "\n" + c.sh(t, "master", "calicoctl ipam check --show-all-ips || true")
 		}
 		return ""
 	})

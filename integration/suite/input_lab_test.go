@@ -46,14 +46,14 @@ func TestTrouble(t *testing.T) {
 		{"unreachable datastore", "worker-1", "ETCD_ENDPOINTS=http://10.30.0.10:9 calicoctl get nodes", "", []string{"http://10.30.0.10:9", "refused", "check"}},
 		{"unreachable datastore of typha", "worker-1", "typha --datastore etcdv3 --datastore-endpoints http://10.30.0.10:9" + tls, "", []string{"http://10.30.0.10:9", "refused", "check"}},
 		{"missing certificate of felix", "worker-1", felix + strings.Replace(tls, "tls.crt", "gone.crt", 1), "", []string{"/etc/calico/pki/gone.crt", "--cert"}},
-		{"missing CA of felix", "worker-1", felix, "", []string{"/etc/calico/ca.pem", "--ca"}},
+		{"missing CA of felix", "worker-1", felix + strings.Replace(tls, "ca.crt", "gone.crt", 1) + " --lib-dir /run/other --run-dir /run/other", "", []string{"/etc/calico/pki/gone.crt", "--ca"}},
 		{"missing key of confd", "worker-1", "confd --node worker-1 --typha 10.30.0.10:5473" + strings.Replace(tls, "tls.key", "gone.key", 1), "", []string{"/etc/calico/pki/gone.key", "--key"}},
-		{"no CA given to confd", "worker-1", "confd --node worker-1 --typha 10.30.0.10:5473", "", []string{"CA certificate", "--ca"}},
+		{"missing CA of confd", "worker-1", "confd --node worker-1 --typha 10.30.0.10:5473" + strings.Replace(tls, "ca.crt", "gone.crt", 1), "", []string{"/etc/calico/pki/gone.crt", "--ca"}},
 		{"missing certificate of typha", "worker-1", "typha --datastore embedded --datastore-dir /run/other", "", []string{"missing CA certificate", "--ca"}},
 		{"typha's port in use", "master", "typha --datastore embedded --datastore-dir /run/other" + tls, "", []string{":5473", "address already in use", "choose"}},
 		{"felix's port in use", "worker-1", felix + tls + " --health 127.0.0.1:9099", "", []string{"127.0.0.1:9099", "in use", "choose"}},
-		{"felix runs already", "worker-1", felix + tls, "", []string{"/run/calico/felix.sock", "stop"}},
-		{"bird runs already", "worker-1", "bird", "", []string{"/run/calico/", "stop"}},
+		{"felix runs already", "worker-1", felix + tls, "", []string{"/var/lib/calico/felix", "another process", "end that first"}},
+		{"bird runs already", "worker-1", "bird --health 127.0.0.1:0", "", []string{"/run/calico/", "stop"}},
 		{"no root for felix", "worker-1", asNobody + felix + ownTLS + " --lib-dir /run/nobody --run-dir /run/nobody", "", []string{"needs root", "CAP_NET_ADMIN"}},
 		{"certificate of root's for felix", "worker-1", asNobody + felix + tls, "", []string{"/etc/calico/pki/", "permission denied", "root"}},
 		{"no node name", "worker-1", "felix --node ''" + tls, "", []string{"--node"}},
@@ -124,7 +124,11 @@ var clock = regexp.MustCompile(`\d\d:\d\d:\d\d`)
 
 // TestTables: what an operator looks at has the shape that is known, and follows what happens.
 func TestTables(t *testing.T) {
-	c := up(t, "suite-tables", lab.ModeDirect, nil)
+	c := up(t, "suite-tables", lab.ModeDirect, func(topology *lab.Topology) {
+		for i := range topology.Nodes { // how many addresses they hold ready is a matter of time
+			topology.Nodes[i].Env = map[string]string{"FELIX_WARMPOOLSIZE": "0"}
+		}
+	})
 	table := clock.ReplaceAllString(c.run(t, "master", "calicoctl", "node", "status"), "00:00:00")
 	assert.Equal(t, nodeStatus, strings.TrimSpace(table))
 

@@ -123,6 +123,9 @@ spec:
 	if t.Failed() {
 		t.Log(strings.TrimSpace(metrics))
 	}
+	if driver == "nftables" { // in which a table can have another owner
+		t.Run("what the kernel refuses", c.refusalIsTold)
+	}
 }
 
 // hostsAreAccountable: worker-1 and worker-2 are under policy that allows TCP port 7200 to them, and 7201 was tried.

@@ -14,22 +14,26 @@ import (
 // for: all tests of the IP-in-IP driver, with both backends and between them; the whole table of modes, once with the module's
 // tunl0 on every node, and once with half of the nodes on BPF; with tunl0, changes of each mode to each other one under
 // traffic, the MTU that follows the network's, and the repair of what others change of the device. Also the guards of pods'
-// sources: before Linux 6.16 their chains come and go with the devices.
+// sources: before Linux 6.16 their chains come and go with the devices. And services by IPVS, made by hand, which the machine's kernel may
+// not have. And jumps of the clock, which is the whole machine's.
 func TestInTheSecondKernel(t *testing.T) {
 	for _, c := range []struct {
 		name, pkg, bpf string
 		args           []string
+		modules        []string
 	}{
 		{name: "driver", pkg: "../../felix/dataplane/ipip"},
 		{name: "modes by tunl0", pkg: ".", args: []string{"-test.run=^TestModes$"}},
 		{name: "modes, half of the nodes by BPF", pkg: ".", bpf: "worker-1,worker-3", args: []string{"-test.run=^TestModes$"}},
 		{name: "guards of sources", pkg: "../../felix/dataplane/rules/nftables", args: []string{"-test.run=^(TestFlowsOfOthersAreGuarded|TestGuardsWaitForDevices)$"}},
+		{name: "clock jumps under BGP", pkg: "../../bird", args: []string{"-test.run=^TestClockJumps$"}},
 		{name: "mode changes by tunl0", pkg: ".", args: []string{"-test.run=^TestModeChanges$"}},
+		{name: "services by IPVS", pkg: "../../felix/dataplane/rules", args: []string{"-test.run=^TestServicesByIPVS$/^nftables$"}, modules: []string{"ip_vs", "ip_vs_rr", "dummy"}},
 		{name: "MTU and repair of tunl0", pkg: ".", args: []string{"-test.run=^(TestMTU|TestDrift)$/^ipip$/tunnel"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			guest := vm.Config{Timeout: 25 * time.Minute, Modules: []string{"ipip"}, Env: append(os.Environ(), envBPF+"="+c.bpf)}
+			guest := vm.Config{Timeout: 25 * time.Minute, Modules: append(c.modules, "ipip"), Env: append(os.Environ(), envBPF+"="+c.bpf)}
 			guest.Test(t, c.pkg, c.args...)
 		})
 	}

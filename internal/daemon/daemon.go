@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,12 +31,20 @@ type Daemon struct {
 type common struct {
 	LogLevel  string `flag:"log-level" default:"info" usage:"debug, info, warn or error"`
 	Health    string `flag:"health" usage:"address to serve /liveness, /readiness and /metrics on, as host:port; empty serves none"`
+	Metrics   string `flag:"metrics" usage:"another address to serve /metrics on, and nothing else; empty serves none"`
 	PprofPort int    `flag:"pprof-port" usage:"loopback port to serve profiles on; 0 serves none"`
 }
 
+// Served are settings of a daemon that say where health and metrics are served if its flags do not.
+type Served interface {
+	// Serve returns addresses as host:port, empty for none.
+	Serve() (health, metrics string)
+}
+
 // Main runs a daemon and exits the process: 0 after a signal or a nil from run, 1 after an error, which is printed as one
-// line. cfg points to a struct whose fields carry the tags flag, env, default and usage; its defaults may also be set
-// beforehand. Settings count in this order: flag, environment, file given by --config, default.
+// line. cfg points to a struct whose fields carry the tags flag, env (names separated by commas; the first that is set and
+// not empty counts), default and usage; its defaults may also be set beforehand. Settings count in this order: flag,
+// environment, file given by --config, default. If cfg is a Served, it has a say in what is served where.
 func Main(name, about string, cfg any, run func(context.Context, *Daemon) error) {
 	os.Exit(Run(name, about, cfg, run, os.Args[1:], os.Stderr))
 }
@@ -51,6 +60,10 @@ func Run(name, about string, cfg any, run func(context.Context, *Daemon) error, 
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := settings.resolve(os.LookupEnv); err != nil {
 			return err
+		}
+		if served, ok := cfg.(Served); ok {
+			health, metrics := served.Serve()
+			shared.Health, shared.Metrics = cmp.Or(shared.Health, health), cmp.Or(shared.Metrics, metrics)
 		}
 		return start(cmd.Context(), name, shared, stderr, run)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/internal/daemon"
+	"github.com/muslin-net/muslin/internal/loopback"
 )
 
 type config struct {
@@ -88,11 +88,7 @@ func TestAnErrorOfTheWorkIsTheExitCode(t *testing.T) {
 }
 
 func TestHealthIsServed(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := l.Addr().String()
-	require.NoError(t, l.Close())
-
+	address := loopback.Address()
 	get := func(path string) (int, string) {
 		resp, err := http.Get("http://" + address + path)
 		require.NoError(t, err)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"reflect"
@@ -16,32 +17,75 @@ import (
 // settings fills tagged structs from flags, environment and a file.
 type settings struct {
 	flags *pflag.FlagSet
-	env   map[string]string // flag name to name of the environment variable
+	env   map[string][]string // flag name to names of environment variables; the first one that is set counts
 	file  *string
 }
 
-// newSettings declares a flag for every tagged field of the given structs.
+// newSettings declares a flag for every tagged field of the given structs, and of structs that these embed.
 func newSettings(flags *pflag.FlagSet, structs ...any) *settings {
-	s := &settings{flags: flags, env: map[string]string{}}
+	s := &settings{flags: flags, env: map[string][]string{}}
 	for _, target := range structs {
 		v := reflect.ValueOf(target).Elem()
-		for i := range v.NumField() {
-			field, tag := v.Field(i), v.Type().Field(i).Tag
-			name := tag.Get("flag")
+		for _, f := range reflect.VisibleFields(v.Type()) {
+			name := f.Tag.Get("flag")
 			if name == "" {
 				continue
 			}
-			usage := tag.Get("usage")
-			if env := tag.Get("env"); env != "" {
+			usage := f.Tag.Get("usage")
+			if env := variables(f); len(env) > 0 {
 				s.env[name] = env
-				usage += " [$" + env + "]"
+				usage += " [$" + strings.Join(env, ", $") + "]"
 			}
-			declare(flags, field, name, tag.Get("default"), usage)
+			declare(flags, v.FieldByIndex(f.Index), name, f.Tag.Get("default"), usage)
 		}
 	}
 	s.file = flags.String("config", "", "YAML file with settings, named as the flags")
 	return s
 }
+
+// variables are the environment variables of a field.
+func variables(f reflect.StructField) []string {
+	return strings.FieldsFunc(f.Tag.Get("env"), func(r rune) bool { return r == ',' })
+}
+
+// Variables are the environment variables that set fields of a struct with settings.
+func Variables(cfg any) (names []string) {
+	for _, f := range reflect.VisibleFields(reflect.TypeOf(cfg).Elem()) {
+		names = append(names, variables(f)...)
+	}
+	return names
+}
+
+// Flags are settings of a program that is no daemon and writes its flags with one dash.
+type Flags struct{ settings *settings }
+
+// Declare declares the flags of tagged structs (see Main). When they have been parsed, Resolve brings in the environment.
+func Declare(to *flag.FlagSet, structs ...any) Flags {
+	s := newSettings(pflag.NewFlagSet(to.Name(), pflag.ContinueOnError), structs...)
+	s.flags.VisitAll(func(f *pflag.Flag) { to.Var(single{s.flags, f}, f.Name, f.Usage) })
+	return Flags{s}
+}
+
+// Resolve applies environment and file to every setting that no flag has given.
+func (f Flags) Resolve(lookupEnv func(string) (string, bool)) error {
+	return f.settings.resolve(lookupEnv)
+}
+
+// single is a flag that may be written with one dash.
+type single struct {
+	flags *pflag.FlagSet
+	flag  *pflag.Flag
+}
+
+func (s single) String() string {
+	if s.flag == nil { // package flag asks a zero value what it prints
+		return ""
+	}
+	return s.flag.Value.String()
+}
+
+func (s single) Set(value string) error { return s.flags.Set(s.flag.Name, value) }
+func (s single) IsBoolFlag() bool       { return s.flag.Value.Type() == "bool" }
 
 // declare adds one flag bound to field. A default that does not parse is a mistake in the program, found by any start.
 func declare(flags *pflag.FlagSet, field reflect.Value, name, def, usage string) {
@@ -83,9 +127,10 @@ func (s *settings) resolve(lookupEnv func(string) (string, bool)) error {
 			return
 		}
 		source := "file " + *s.file
-		if env, ok := s.env[f.Name]; ok {
-			if v, set := lookupEnv(env); set {
+		for _, env := range s.env[f.Name] {
+			if v, _ := lookupEnv(env); v != "" { // manifests set what they leave open to nothing
 				value, inFile, source = v, true, "environment variable "+env
+				break
 			}
 		}
 		if !inFile {

@@ -41,6 +41,14 @@ func newWeb(cfg common, d *Daemon) (*web, error) {
 			return nil, err
 		}
 	}
+	if cfg.Metrics != "" {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", promhttp.HandlerFor(d.Metrics, promhttp.HandlerOpts{}))
+		if err := w.add("metrics", cfg.Metrics, mux); err != nil {
+			w.close()
+			return nil, err
+		}
+	}
 	if cfg.PprofPort != 0 {
 		mux := http.NewServeMux()
 		mux.HandleFunc("/debug/pprof/", pprof.Index)

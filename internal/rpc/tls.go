@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -59,6 +60,16 @@ func (f Files) pair() (*tls.Certificate, error) {
 	return &pair, nil
 }
 
+// current is the pair if it has not ended: the server would refuse it when the client takes the handshake for done, and often
+// nothing is heard of why.
+func (f Files) current() (*tls.Certificate, error) {
+	pair, err := f.pair()
+	if err == nil && time.Now().After(pair.Leaf.NotAfter) {
+		return nil, fmt.Errorf("certificate %s ended at %s; renew it, or see why calico-node does not", f.Cert, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return pair, err
+}
+
 // read reads a file, and tells what to do if that fails.
 func read(what, path, flag string) ([]byte, error) {
 	if path == "" {
@@ -104,7 +115,7 @@ func ClientTLS(f Files, serverName string) (*tls.Config, error) {
 		MinVersion: tls.VersionTLS13, ServerName: serverName,
 		InsecureSkipVerify:   true, // the standard check cannot reread the CA; VerifyConnection below makes the same check
 		VerifyConnection:     func(s tls.ConnectionState) error { return verify(f, s) },
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return f.pair() },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return f.current() },
 	}, nil
 }
 
@@ -113,11 +124,17 @@ func verify(f Files, s tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
+	return Verify(pool, s)
+}
+
+// Verify is the check of a server's certificate that package crypto/tls makes by itself, for a config that sets
+// InsecureSkipVerify to make it differently.
+func Verify(pool *x509.CertPool, s tls.ConnectionState) error {
 	between := x509.NewCertPool()
 	for _, c := range s.PeerCertificates[1:] {
 		between.AddCert(c)
 	}
-	_, err = s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: pool, Intermediates: between, DNSName: s.ServerName})
+	_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: pool, Intermediates: between, DNSName: s.ServerName})
 	return err
 }
 

@@ -1,10 +1,12 @@
 package alloc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
@@ -108,13 +110,13 @@ func (a *Allocator) AssignIP(ctx context.Context, r Specific) error {
 	if err != nil {
 		return err
 	}
-	p, ok := containing(enabled(all), r.Addr)
-	if !ok {
-		return fmt.Errorf("%w: the provided IP address %s is not in a configured pool, or that pool is disabled", ErrNoPool, r.Addr)
+	p, err := poolOf(all, r.Addr)
+	if err != nil {
+		return err
 	}
 	if r.Use != "" && !p.allows(r.Use) {
 		return fmt.Errorf("%w: IP address %s is in IP pool %q, which is not allowed for use %q (allowedUses: %v)",
-			ErrNoPool, r.Addr, p.Name, r.Use, p.Spec.AllowedUses)
+			ErrNoPool, r.Addr, p.Name, r.Use, p.uses())
 	}
 	if r.Refuse != nil {
 		if err := r.Refuse(p.IPPool); err != nil {
@@ -135,6 +137,25 @@ func (a *Allocator) AssignIP(ctx context.Context, r Specific) error {
 		}
 		return err
 	})
+}
+
+// poolOf returns the enabled pool that an address is in; the error says which there are, or why it is not enabled.
+func poolOf(all []pool, a netip.Addr) (pool, error) {
+	p, ok := containing(all, a)
+	if !ok {
+		var ranges []string
+		for _, p := range all {
+			if family(p.cidr.Addr()) == family(a) {
+				ranges = append(ranges, p.Name+" ("+p.Spec.CIDR+")")
+			}
+		}
+		return p, fmt.Errorf("%w: the provided IP address %s is not in a configured pool; the IPv%d pools are: %s",
+			ErrNoPool, a, family(a), cmp.Or(strings.Join(ranges, ", "), "none"))
+	}
+	if why := p.closed(); why != "" {
+		return p, fmt.Errorf("%w: the provided IP address %s is in pool %s, which is not enabled: %s", ErrNoPool, a, p.Name, why)
+	}
+	return p, nil
 }
 
 // blockFor returns the block of an address of a pool, whoever owns it; if there is none, a new one of the owner's.

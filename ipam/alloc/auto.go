@@ -68,11 +68,15 @@ func (a *Allocator) AutoAssign(ctx context.Context, r Request) (Assignment, erro
 	if err != nil {
 		return Assignment{Family: r.Family, Requested: r.Count}, err
 	}
-	if err := s.fromOwnBlocks(ctx); err != nil {
-		return s.got, err
-	}
-	if s.missing() > 0 && !s.cfg.StrictAffinity {
+	err = s.fromOwnBlocks(ctx)
+	if err == nil && s.missing() > 0 && !s.cfg.StrictAffinity {
 		err = s.borrow(ctx)
+	}
+	if s.missing() > 0 {
+		s.explain(ctx)
+	}
+	if errors.Is(err, ErrBlockLimit) || errors.Is(err, errNoNewBlocks) {
+		err = fmt.Errorf("%w; %s", err, strings.Join(s.got.Messages, "; "))
 	}
 	a.log.Debug("assigned addresses", "node", r.Node, "handle", r.Handle, "requested", r.Count, "addresses", s.got.Addrs)
 	return s.got, err
@@ -117,7 +121,7 @@ type search struct {
 	who      owner
 	what     block.Owner
 	reserved block.Reserved
-	pools    []pool               // chosen for the request, in the order to try them
+	choice                        // of pools for the request
 	own      []*api.BlockAffinity // of the owner, inside these pools, not tried yet
 	owned    int                  // how many blocks the owner has in these pools
 	limit    int                  // how many it may have
@@ -157,7 +161,7 @@ func (a *Allocator) search(ctx context.Context, r Request) (*search, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.pools, err = choose(enabled(all), r, labels); err != nil {
+	if s.choice, err = choose(all, r, labels); err != nil {
 		return nil, err
 	}
 	mine, err := a.affinities(ctx, s.who)

@@ -53,6 +53,8 @@ func TestChoiceOfPools(t *testing.T) {
 	}
 	deleting := p("1")
 	deleting.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	deleting2 := p("2")
+	deleting2.DeletionTimestamp = deleting.DeletionTimestamp
 	unfit := p("1")
 	unfit.Status = &api.IPPoolStatus{Conditions: []metav1.Condition{{Type: api.ConditionAllocatable, Status: "False", Reason: api.ReasonCIDROverlap}}}
 	for _, tc := range []struct {
@@ -80,17 +82,21 @@ func TestChoiceOfPools(t *testing.T) {
 		{name: "request order", pools: []api.Object{p("1"), p("2")}, change: pools("pool-2", "pool-1"), want: "10.2.0.0"},
 		{name: "asked for, whatever its selectors say", pools: []api.Object{p("1"), p("2", manual, prod, func(s *api.IPPoolSpec) { s.NodeSelector = "!all()" })}, change: pools("pool-2"), want: "10.2.0.0"},
 
-		{name: "none", err: "cannot find a qualified ippool: there is no enabled IPv4 pool"},
-		{name: "all disabled", pools: []api.Object{p("1", disabled)}, err: "cannot find a qualified ippool"},
+		{name: "none", err: "cannot find a qualified ippool: there is no enabled IPv4 pool; create or enable one with calicoctl"},
+		{name: "all disabled", pools: []api.Object{p("1", disabled), deleting2}, err: "there is no enabled IPv4 pool; create or enable one with calicoctl; passed over: pool-1 (10.1.0.0/30): it is disabled; pool-2 (10.2.0.0/30): it is being deleted"},
+		{name: "all unfit", pools: []api.Object{unfit}, err: "pool-1 (10.1.0.0/30): it is not allocatable (CIDROverlap: )"},
 		{name: "other family", pools: []api.Object{aPool("six", "fd00::/122", 122)}, err: "there is no enabled IPv4 pool"},
 		{
 			name: "none selects", pools: []api.Object{p("1", manual), p("2", prod), p("3", func(s *api.IPPoolSpec) { s.NodeSelector = "rack == 'b'" })},
-			err: `cannot find a qualified ippool: no configured Calico pools for node node-a: pool-1 is for requests by name only; namespaceSelector env == "prod" of pool-2 does not match; nodeSelector rack == "b" of pool-3 does not match`,
+			err: `cannot find a qualified ippool: no configured Calico pools for node node-a; passed over: ` +
+				`pool-1 (10.1.0.0/30): its assignmentMode is Manual: it serves only who names it; ` +
+				`pool-2 (10.2.0.0/30): its namespaceSelector env == "prod" does not match the namespace; ` +
+				`pool-3 (10.3.0.0/30): its nodeSelector rack == "b" does not match the node`,
 		},
-		{name: "none for the use", pools: []api.Object{p("1", tunnels)}, err: "cannot find a qualified ippool, no pools match the required use (Workload)"},
+		{name: "none for the use", pools: []api.Object{p("1", tunnels)}, err: "cannot find a qualified ippool, no pools match the required use (Workload); passed over: pool-1 (10.1.0.0/30): its allowedUses are [Tunnel]"},
 		{name: "asked for, but not for the use", pools: []api.Object{p("1", tunnels)}, change: pools("pool-1"), err: "no pools match the required use (Workload)"},
-		{name: "asked for, but missing", pools: []api.Object{p("1")}, change: pools("10.9.0.0/16"), err: "the given pool (10.9.0.0/16) does not exist, or is not enabled"},
-		{name: "asked for, but disabled", pools: []api.Object{p("1"), p("2", disabled)}, change: pools("pool-2"), err: "the given pool (pool-2) does not exist, or is not enabled"},
+		{name: "asked for, but missing", pools: []api.Object{p("1")}, change: pools("10.9.0.0/16"), err: "the given pool (10.9.0.0/16) does not exist, or is not enabled; the IPv4 pools are pool-1"},
+		{name: "asked for, but disabled", pools: []api.Object{p("1"), p("2", disabled)}, change: pools("pool-2"), err: "the given pool (pool-2) does not exist, or is not enabled: it is disabled"},
 		{name: "asked for, of the other family", pools: []api.Object{p("1"), aPool("six", "fd00::/122", 122)}, change: pools("fd00::/122"), err: "pool fd00::/122 was given for IPv4 addresses, but is of the other family"},
 		{name: "no use", pools: []api.Object{p("1")}, change: use(""), err: "must specify the intended use when assigning an IP"},
 		{name: "no node", pools: []api.Object{p("1")}, change: func(r *Request) { r.Node = "" }, err: "must specify the node"},
@@ -119,7 +125,7 @@ func TestReservedAddressesAreSkipped(t *testing.T) {
 	got, err := w.try("n", 8)
 	require.NoError(t, err)
 	assert.ElementsMatch(t, []string{"10.0.0.3", "10.0.0.6", "10.0.0.7"}, texts(got.Addrs))
-	assert.EqualError(t, got.Shortfall(), "Assigned 3 out of 8 requested IPv4 addresses; No IPs available in pools: [10.0.0.0/29]")
+	assert.EqualError(t, got.Shortfall(), "Assigned 3 out of 8 requested IPv4 addresses; No IPs available in pools: [10.0.0.0/29]; Pools tried: p (10.0.0.0/29): 0 of 8 addresses free, 3 in use, 5 reserved")
 	assert.NotContains(t, w.blocks(), "10.0.0.0/31", "no block where everything is reserved")
 	assert.NotContains(t, w.blocks(), "10.0.0.4/31")
 
@@ -135,7 +141,8 @@ func TestAllOfAWideIPv6PoolReserved(t *testing.T) {
 	w := newWorld(t, aNode("n"), aPool("p", "fd00::/64", 122), aReservation("fd00::/64"))
 	got, err := w.try("n", 1, func(r *Request) { r.Family = 6 })
 	require.NoError(t, err)
-	assert.EqualError(t, got.Shortfall(), "Assigned 0 out of 1 requested IPv6 addresses; No IPs available in pools: [fd00::/64]")
+	assert.EqualError(t, got.Shortfall(), "Assigned 0 out of 1 requested IPv6 addresses; No IPs available in pools: [fd00::/64]; "+
+		"Pools tried: p (fd00::/64): 0 of 18446744073709551616 addresses free, 0 in use, 18446744073709551616 reserved")
 }
 
 func TestBlockLimit(t *testing.T) {
@@ -143,7 +150,8 @@ func TestBlockLimit(t *testing.T) {
 	got, err := w.try("n", 50)
 	require.ErrorIs(t, err, ErrBlockLimit)
 	require.Len(t, got.Addrs, 40, "20 blocks of two addresses each, and nothing borrowed")
-	assert.EqualError(t, got.Shortfall(), "Assigned 40 out of 50 requested IPv4 addresses; Need to allocate an IPAM block but could not - limit of 20 blocks reached for this node")
+	assert.EqualError(t, got.Shortfall(), "Assigned 40 out of 50 requested IPv4 addresses; Need to allocate an IPAM block but could not - limit of 20 blocks reached for this node; "+
+		"Pools tried: p (10.0.0.0/26): 24 of 64 addresses free, 40 in use")
 
 	for _, tc := range []struct{ request, config, want int }{{0, 3, 3}, {2, 0, 2}, {2, 3, 2}, {3, 2, 2}, {0, 0, 20}} {
 		assert.Equal(t, tc.want, limit(tc.request, tc.config))
@@ -191,7 +199,7 @@ func TestBorrowing(t *testing.T) {
 	assert.Len(t, w.assign("n", 1), 1)
 	last, err := w.try("n", 1)
 	require.NoError(t, err)
-	assert.EqualError(t, last.Shortfall(), "Assigned 0 out of 1 requested IPv4 addresses; No IPs available in pools: [10.0.0.0/29]")
+	assert.EqualError(t, last.Shortfall(), "Assigned 0 out of 1 requested IPv4 addresses; No IPs available in pools: [10.0.0.0/29]; Pools tried: p (10.0.0.0/29): 0 of 8 addresses free, 8 in use")
 }
 
 func TestStrictAffinityForbidsBorrowing(t *testing.T) {
@@ -200,7 +208,8 @@ func TestStrictAffinityForbidsBorrowing(t *testing.T) {
 	w.assign("o", 1)
 	got, err := w.try("n", 4)
 	require.NoError(t, err)
-	assert.EqualError(t, got.Shortfall(), "Assigned 3 out of 4 requested IPv4 addresses; No more free affine blocks and strict affinity enabled")
+	assert.EqualError(t, got.Shortfall(), "Assigned 3 out of 4 requested IPv4 addresses; No more free affine blocks and strict affinity enabled; "+
+		"Pools tried: p (10.0.0.0/29): 3 of 8 addresses free, 5 in use; 3 of the free ones are in blocks of other nodes")
 }
 
 func TestReclaimOfEmptyBlocks(t *testing.T) {
@@ -338,9 +347,37 @@ func TestAssignAllIsAllOrNothing(t *testing.T) {
 	assert.Len(t, append(got[0].Addrs, got[1].Addrs...), 3)
 
 	_, err = w.AssignAll(t.Context(), request(4, 2), request(6, 3))
-	require.EqualError(t, err, "Assigned 2 out of 3 requested IPv6 addresses; No IPs available in pools: [fd00::/126]")
+	require.EqualError(t, err, "Assigned 2 out of 3 requested IPv6 addresses; No IPs available in pools: [fd00::/126]; Pools tried: six (fd00::/126): 0 of 4 addresses free, 4 in use")
 	kept, err := w.ByHandle(t.Context(), "pod")
 	require.NoError(t, err)
 	assert.Len(t, kept, 3)
 	assert.Empty(t, w.f.surplus())
+}
+
+// TestExhaustedPoolsAreExplained: which pools were tried and how full they are, and why the others were passed over.
+func TestExhaustedPoolsAreExplained(t *testing.T) {
+	w := newWorld(t, aNode("node-a", "rack=a"), aNode("node-b"),
+		aPool("full", "10.1.0.0/29", 30),
+		aPool("manual", "10.2.0.0/24", 26, func(s *api.IPPoolSpec) { m := api.AssignManual; s.AssignmentMode = &m }),
+		aPool("rack-b", "10.3.0.0/24", 26, func(s *api.IPPoolSpec) { s.NodeSelector = "rack == 'b'" }),
+		aPool("old", "10.4.0.0/24", 26, func(s *api.IPPoolSpec) { s.Disabled = true }),
+		aPool("balancers", "10.5.0.0/24", 26, func(s *api.IPPoolSpec) { s.AllowedUses = []api.IPPoolUse{api.UseLoadBalancer} }),
+		aReservation("10.1.0.0"))
+	w.assign("node-a", 5)
+	w.assign("node-a", 2, func(r *Request) {
+		r.Handle, r.Attributes = "warm-node-a-1", map[string]string{api.OwnerNode: "node-a", api.OwnerType: api.TypeWarmPool}
+	})
+	got, err := w.try("node-a", 1)
+	require.NoError(t, err)
+	require.EqualError(t, got.Shortfall(), `Assigned 0 out of 1 requested IPv4 addresses; No IPs available in pools: [10.1.0.0/29]; `+
+		`Pools tried: full (10.1.0.0/29): 0 of 8 addresses free, 7 in use (2 of them in warm pools), 1 reserved; `+
+		`Pools passed over: old (10.4.0.0/24): it is disabled; manual (10.2.0.0/24): its assignmentMode is Manual: it serves only who names it; `+
+		`rack-b (10.3.0.0/24): its nodeSelector rack == "b" does not match the node; balancers (10.5.0.0/24): its allowedUses are [LoadBalancer]`)
+
+	// A limit that stands in the way while there are addresses.
+	_, err = w.ReleaseByHandle(t.Context(), "h-node-a")
+	require.NoError(t, err)
+	_, err = w.try("node-a", 9, func(r *Request) { r.MaxBlocks = 1 })
+	require.ErrorIs(t, err, ErrBlockLimit)
+	require.ErrorContains(t, err, "limit of 1 blocks reached for this node; Pools tried: full (10.1.0.0/29): ")
 }

@@ -74,19 +74,25 @@ func parseSelector(s string) (*selector.Selector, error) {
 }
 
 // enabled tells whether new addresses may be taken from the pool.
-func (p pool) enabled() bool {
-	if p.Spec.Disabled || p.DeletionTimestamp != nil {
-		return false
+func (p pool) enabled() bool { return p.closed() == "" }
+
+// closed says why no new addresses may be taken from the pool; empty if they may.
+func (p pool) closed() string {
+	switch {
+	case p.Spec.Disabled:
+		return "it is disabled"
+	case p.DeletionTimestamp != nil:
+		return "it is being deleted"
+	case p.Status == nil:
+		return ""
 	}
-	if p.Status != nil {
-		for _, c := range p.Status.Conditions {
-			// Whether the pool is disabled its spec says; the condition only follows.
-			if c.Type == api.ConditionAllocatable && c.Status == "False" && c.Reason != api.ReasonPoolDisabled {
-				return false
-			}
+	for _, c := range p.Status.Conditions {
+		// Whether the pool is disabled its spec says; the condition only follows.
+		if c.Type == api.ConditionAllocatable && c.Status == "False" && c.Reason != api.ReasonPoolDisabled {
+			return fmt.Sprintf("it is not allocatable (%s: %s)", c.Reason, c.Message)
 		}
 	}
-	return true
+	return ""
 }
 
 func (p pool) selectsNode(labels map[string]string) bool {
@@ -95,13 +101,6 @@ func (p pool) selectsNode(labels map[string]string) bool {
 
 func (p pool) automatic() bool {
 	return p.Spec.AssignmentMode == nil || *p.Spec.AssignmentMode != api.AssignManual
-}
-
-func (p pool) allows(use api.IPPoolUse) bool {
-	if len(p.Spec.AllowedUses) == 0 {
-		return use != api.UseLoadBalancer
-	}
-	return slices.Contains(p.Spec.AllowedUses, use)
 }
 
 // blockOf is the block position of an address of the pool.
@@ -120,102 +119,17 @@ func enabled(pools []pool) []pool {
 	return slices.DeleteFunc(slices.Clone(pools), func(p pool) bool { return !p.enabled() })
 }
 
-// choose picks the pools for a request out of the enabled ones: those it names, in its order and whatever their
-// selectors and mode say, else the automatic ones that select the node and the namespace. Both must allow the use, and
-// not be refused.
-func choose(fit []pool, r Request, node map[string]string) ([]pool, error) {
-	fit = slices.DeleteFunc(slices.Clone(fit), func(p pool) bool { return family(p.cidr.Addr()) != r.Family })
-	if len(fit) == 0 {
-		return nil, fmt.Errorf("%w: there is no enabled IPv%d pool; create one with calicoctl", ErrNoPool, r.Family)
-	}
-	var chosen []pool
-	var passed []string // why others were passed over
-	if len(r.Pools) > 0 {
-		for _, name := range r.Pools {
-			p, err := requested(fit, name, r.Family)
-			if err != nil {
-				return nil, err
-			}
-			chosen = append(chosen, p)
-		}
-	} else {
-		for _, p := range fit {
-			switch {
-			case !p.automatic():
-				passed = append(passed, fmt.Sprintf("%s is for requests by name only", p.Name))
-			case !p.selectsNode(node):
-				passed = append(passed, fmt.Sprintf("nodeSelector %s of %s does not match", p.nodes, p.Name))
-			case p.namespaces != nil && !p.namespaces.Matches(r.NamespaceLabels):
-				passed = append(passed, fmt.Sprintf("namespaceSelector %s of %s does not match", p.namespaces, p.Name))
-			default:
-				chosen = append(chosen, p)
-			}
-		}
-	}
-	if len(chosen) == 0 {
-		return nil, fmt.Errorf("%w: no configured Calico pools for node %s: %s", ErrNoPool, r.Node, strings.Join(passed, "; "))
-	}
-	allowed := slices.DeleteFunc(chosen, func(p pool) bool { return !p.allows(r.Use) })
-	if len(allowed) == 0 {
-		return nil, fmt.Errorf("%w, no pools match the required use (%s)", ErrNoPool, r.Use)
-	}
-	var refused error
-	usable := slices.DeleteFunc(allowed, func(p pool) bool {
-		err := r.refuses(p)
-		if refused == nil {
-			refused = err
-		}
-		return err != nil
-	})
-	if len(usable) == 0 {
-		return nil, fmt.Errorf("%w: %w", ErrNoPool, refused)
-	}
-	return usable, nil
-}
-
-// refuses says why the caller does not want a pool to be used; nil if it does.
-func (r Request) refuses(p pool) error {
-	if r.Refuse == nil {
-		return nil
-	}
-	return r.Refuse(p.IPPool)
-}
-
-// requested finds an enabled pool by name or CIDR.
-func requested(fit []pool, name string, family int) (pool, error) {
-	cidr, err := netip.ParsePrefix(name)
-	for _, p := range fit {
-		if p.Name == name || (err == nil && p.cidr == cidr.Masked()) {
-			return p, nil
-		}
-	}
-	if err == nil && cidr.Addr().Is4() != (family == 4) {
-		return pool{}, fmt.Errorf("%w: pool %s was given for IPv%d addresses, but is of the other family", ErrNoPool, name, family)
-	}
-	return pool{}, fmt.Errorf("%w: the given pool (%s) does not exist, or is not enabled", ErrNoPool, name)
-}
-
 // reserved collects all IPReservations. Bad entries are logged and left out.
 func (a *Allocator) reserved(ctx context.Context) (block.Reserved, error) {
 	all, err := list[*api.IPReservation](ctx, a.ds, kindReservation, "")
 	if err != nil {
 		return block.Reserved{}, fmt.Errorf("failed to look up reserved IPs: %w", err)
 	}
-	var prefixes []netip.Prefix
-	for _, obj := range all {
-		for _, text := range obj.Spec.ReservedCIDRs {
-			p, err := netip.ParsePrefix(text)
-			if addr, addrErr := netip.ParseAddr(text); addrErr == nil {
-				p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
-			}
-			if err != nil {
-				a.log.Warn("leaving out a reservation", "reservation", obj.Name, "error", err)
-				continue
-			}
-			prefixes = append(prefixes, p)
-		}
+	set, bad := block.ReadReserved(all)
+	for _, err := range bad {
+		a.log.Warn("leaving out an entry of a reservation", "error", err)
 	}
-	return block.NewReserved(prefixes...), nil
+	return set, nil
 }
 
 // nodeLabels reads the labels of a node.

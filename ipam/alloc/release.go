@@ -53,6 +53,7 @@ func (a *Allocator) Release(ctx context.Context, requests ...block.Release) (unk
 type group struct {
 	cidr     netip.Prefix
 	requests []block.Release
+	searched bool // the block was found by a search
 }
 
 // groupByBlock finds the block of each address by the pool it is in, enabled or not. Addresses outside every pool are
@@ -116,6 +117,15 @@ func groupBy(requests []block.Release, where func(block.Release) (netip.Prefix, 
 // releaseFrom releases addresses of one block. If it does not exist, the addresses may be in blocks of another size, from
 // an earlier pool.
 func (o op) releaseFrom(ctx context.Context, in group) (unknown []netip.Addr, err error) {
+	err = retry(ctx, fmt.Sprintf("release addresses of block %s", in.cidr), func() error {
+		unknown, err = o.tryReleaseFrom(ctx, in)
+		return err
+	})
+	return unknown, err
+}
+
+// tryReleaseFrom is releaseFrom, but fails with errMoved if the block came to be while it was looked for.
+func (o op) tryReleaseFrom(ctx context.Context, in group) (unknown []netip.Addr, err error) {
 	exists := false
 	err = o.releaseWith(ctx, in.cidr, func(b block.Block) (map[string]int, error) {
 		if exists = b.IPAMBlock != nil; !exists {
@@ -132,10 +142,10 @@ func (o op) releaseFrom(ctx context.Context, in group) (unknown []netip.Addr, er
 		return unknown, err
 	}
 	groups, unknown, err := o.groupBySearch(ctx, in.requests)
+	if slices.ContainsFunc(groups, func(other group) bool { return other.cidr == in.cidr }) {
+		return nil, fmt.Errorf("%w: block %s was made just now", errMoved, in.cidr)
+	}
 	for _, other := range groups {
-		if other.cidr == in.cidr {
-			return unknown, fmt.Errorf("%w: block %s was made just now", ErrContention, in.cidr)
-		}
 		more, failed := o.releaseFrom(ctx, other)
 		unknown, err = append(unknown, more...), errors.Join(err, failed)
 	}
@@ -217,7 +227,9 @@ func (a *Allocator) ReleaseByHandle(ctx context.Context, handle string) (release
 			if n := b.ReleaseHandle(handle, o.now(), o.cooldown()); n > 0 {
 				return map[string]int{handle: n}, nil
 			}
-			return nil, nil
+			// The handle was counted up, but has nothing: the write that was to give it something may be on its way yet, from
+			// a request that was given up. It cannot take effect once the block is another revision.
+			return map[string]int{}, nil
 		})
 		if err != nil {
 			errs = append(errs, err)

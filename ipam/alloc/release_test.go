@@ -91,6 +91,26 @@ func TestReleaseByHandle(t *testing.T) {
 	assert.Empty(t, released)
 }
 
+// A request is given up while its last write is on the way. When what it may have got has been released, that write must not
+// take effect any more.
+func TestAWriteThatComesAfterTheReleaseIsRefused(t *testing.T) {
+	w := newWorld(t, aNode("n"), aPool("p", "10.0.0.0/24", 30))
+	w.assign("n", 1)
+	h := api.NewIPAMHandle("late")
+	h.Spec.Block = map[string]int{}
+	for name, b := range w.blocks() {
+		h.Spec.Block[b.Spec.CIDR] = 1
+		w.f.put(h)
+		underWay, err := w.f.Get(t.Context(), api.Key{Kind: kindBlock, Name: name})
+		require.NoError(t, err)
+		released, err := w.ReleaseByHandle(t.Context(), "late")
+		require.NoError(t, err)
+		require.Empty(t, released)
+		_, err = w.f.Update(t.Context(), underWay)
+		require.ErrorIs(t, err, datastore.ErrConflict)
+	}
+}
+
 func TestUnownedBlockGoesWithItsLastAddress(t *testing.T) {
 	w := newWorld(t, aNode("n"), aPool("p", "10.0.0.0/24", 30))
 	w.assign("n", 2)

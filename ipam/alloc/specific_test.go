@@ -2,6 +2,7 @@ package alloc
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -41,8 +42,10 @@ func TestAssignIP(t *testing.T) {
 	require.ErrorContains(t, err, "10.0.0.9 is already assigned in block 10.0.0.8/30, under handle s-n")
 	assert.Empty(t, w.f.surplus(), "the handle is not counted up for nothing")
 
-	require.ErrorContains(t, w.specific("10.9.0.1", "n"), "the provided IP address 10.9.0.1 is not in a configured pool")
-	require.ErrorContains(t, w.specific("10.2.0.1", "n"), "10.2.0.1 is not in a configured pool, or that pool is disabled")
+	require.EqualError(t, w.specific("10.9.0.1", "n"), "cannot find a qualified ippool: the provided IP address 10.9.0.1 is not in a configured pool; "+
+		"the IPv4 pools are: off (10.2.0.0/24), p (10.0.0.0/24), tunnels (10.1.0.0/24)")
+	require.ErrorContains(t, w.specific("fd00::1", "n"), "the provided IP address fd00::1 is not in a configured pool; the IPv6 pools are: none")
+	require.ErrorContains(t, w.specific("10.2.0.1", "n"), "the provided IP address 10.2.0.1 is in pool off, which is not enabled: it is disabled")
 	require.EqualError(t, w.specific("10.1.0.1", "n"),
 		`cannot find a qualified ippool: IP address 10.1.0.1 is in IP pool "tunnels", which is not allowed for use "Workload" (allowedUses: [Tunnel])`)
 	require.NoError(t, w.specific("10.1.0.1", "n", func(r *Specific) { r.Use = "" }), "no use, no check")
@@ -131,4 +134,36 @@ func TestContention(t *testing.T) {
 	assert.GreaterOrEqual(t, updates, 100)
 	w.f.before = nil
 	assert.Empty(t, w.f.surplus())
+}
+
+// TestWhoHasARequestedAddress: the error tells by whom it is taken.
+func TestWhoHasARequestedAddress(t *testing.T) {
+	w := newWorld(t, aNode("n"), aPool("p", "10.0.0.0/24", 28))
+	for i, tc := range []struct {
+		handle     string
+		attributes map[string]string
+		want       string
+	}{
+		{"net.1", map[string]string{"node": "n", "pod": "web-0", "namespace": "shop"}, "under handle net.1 (pod shop/web-0 on node n)"},
+		{"net.2", map[string]string{"node": "n"}, "under handle net.2 (a workload on node n)"},
+		{"warm-n-7", map[string]string{"node": "n", "type": "warmPool"}, "under handle warm-n-7 (no pod yet: node n holds it ready (warm pool))"},
+		{"ipip-tunnel-addr-n", map[string]string{"node": "n", "type": string(TunnelIPIP)}, "under handle ipip-tunnel-addr-n (the IP-in-IP tunnel on node n)"},
+		{"vxlan-tunnel-addr-n", map[string]string{"node": "n", "type": string(TunnelVXLAN)}, "(the VXLAN tunnel on node n)"},
+		{"vxlan-v6-tunnel-addr-n", map[string]string{"node": "n", "type": string(TunnelVXLAN6)}, "(the VXLAN tunnel (IPv6) on node n)"},
+		{"wireguard-tunnel-addr-n", map[string]string{"node": "n", "type": string(TunnelWireGuard)}, "(the WireGuard tunnel on node n)"},
+		{"wireguard-v6-tunnel-addr-n", map[string]string{"node": "n", "type": string(TunnelWireGuard6)}, "(the WireGuard tunnel (IPv6) on node n)"},
+		{"net.vmi.shop.vm", map[string]string{"node": "n", "vmi-name": "vm", "namespace": "shop"}, "(virtual machine shop/vm)"},
+		{"lb-x", map[string]string{"service": "web", "namespace": "shop"}, "(service shop/web)"},
+		{"windows-reserved-ipam-handle", nil, "(the Windows host of the block)"},
+		{"", nil, "without a handle; choose another one"},
+	} {
+		a := addr("10.0.0.1")
+		for range i {
+			a = a.Next()
+		}
+		take := Specific{Addr: a, Node: "n", Handle: tc.handle, Attributes: tc.attributes}
+		require.NoError(t, w.AssignIP(t.Context(), take))
+		require.ErrorContains(t, w.AssignIP(t.Context(), take), fmt.Sprintf("address %s is already assigned in block 10.0.0.0/28, ", a))
+		require.ErrorContains(t, w.AssignIP(t.Context(), take), tc.want)
+	}
 }

@@ -109,7 +109,8 @@ func TestTunnelAddressThatIsNotTheNodes(t *testing.T) {
 func TestTunnelsAreAllOrNothing(t *testing.T) {
 	w := newWorld(t, aNode("n"), aPool("p", "10.0.0.0/24", 30, ipip), aPool("six", "fd00::/126", 126, vxlan), aReservation("fd00::/126"))
 	_, err := w.EnsureTunnels(t.Context(), "n", map[Tunnel]netip.Addr{TunnelIPIP: {}, TunnelVXLAN6: {}})
-	require.EqualError(t, err, "address of tunnel vxlanV6TunnelAddress on node n: Assigned 0 out of 1 requested IPv6 addresses; No IPs available in pools: [fd00::/126]")
+	require.EqualError(t, err, "address of tunnel vxlanV6TunnelAddress on node n: Assigned 0 out of 1 requested IPv6 addresses; No IPs available in pools: [fd00::/126]; "+
+		"Pools tried: six (fd00::/126): 0 of 4 addresses free, 0 in use, 4 reserved")
 	assert.Empty(t, w.handles())
 
 	w.f.before = func(_ context.Context, c call) error {

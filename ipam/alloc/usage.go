@@ -14,9 +14,9 @@ import (
 )
 
 // Counts are numbers of addresses. An address that is in use and reserved counts as both, so that the others need not add
-// up to Total. Addresses that cool down are in use.
+// up to Total. Addresses that cool down are in use, and so are those that nodes hold ready (Warm).
 type Counts struct {
-	Total, InUse, Reserved, Free *big.Int
+	Total, InUse, Warm, Reserved, Free *big.Int
 }
 
 // PoolUsage is how full a pool is.
@@ -54,52 +54,7 @@ func (a *Allocator) Usage(ctx context.Context) ([]PoolUsage, error) {
 		return nil, err
 	}
 	slices.SortFunc(blocks, func(x, y block.Block) int { return x.CIDR().Compare(y.CIDR()) })
-	out := make([]PoolUsage, len(pools), len(pools)+1)
-	for i, p := range pools {
-		total := block.Addresses(p.cidr)
-		out[i] = PoolUsage{Name: p.Name, CIDR: p.cidr, Counts: Counts{Total: total, InUse: new(big.Int), Reserved: reserved.Count(p.cidr)}}
-		out[i].Free = new(big.Int).Sub(total, out[i].Reserved)
-	}
-	stray := PoolUsage{Counts: Counts{Total: new(big.Int), InUse: new(big.Int), Reserved: new(big.Int), Free: new(big.Int)}}
-	for _, b := range blocks {
-		into := &stray
-		if i := slices.IndexFunc(pools, func(p pool) bool { return p.cidr.Contains(b.CIDR().Addr()) }); i >= 0 {
-			into = &out[i]
-		}
-		u := blockUsage(b, reserved)
-		into.Blocks = append(into.Blocks, u)
-		into.InUse.Add(into.InUse, u.InUse)
-		if into == &stray {
-			into.Total.Add(into.Total, u.Total)
-			into.Reserved.Add(into.Reserved, u.Reserved)
-			into.Free.Add(into.Free, u.Free)
-			continue
-		}
-		// What is free in the pool is what is not reserved, less what is in use and not reserved.
-		taken := new(big.Int).Sub(u.Total, u.Reserved)
-		into.Free.Sub(into.Free, taken.Sub(taken, u.Free))
-	}
-	if len(stray.Blocks) > 0 {
-		out = append(out, stray)
-	}
-	return out, nil
-}
-
-func blockUsage(b block.Block, reserved block.Reserved) BlockUsage {
-	inUse := 0
-	for range b.All() {
-		inUse++
-	}
-	return BlockUsage{
-		CIDR:     b.CIDR(),
-		Affinity: b.Affinity(),
-		Counts: Counts{
-			Total:    big.NewInt(int64(b.Size())),
-			InUse:    big.NewInt(int64(inUse)),
-			Reserved: reserved.Count(b.CIDR()),
-			Free:     big.NewInt(int64(b.Free(reserved))),
-		},
-	}
+	return usageOf(pools, blocks, reserved), nil
 }
 
 // Borrowed is an address used by another node than the one that owns the block.

@@ -29,6 +29,9 @@ func (e *TakenError) Error() string {
 	case e.By.Handle != "":
 		by = "under handle " + e.By.Handle
 	}
+	if e.By.Purpose() != Unknown && !e.By.Cooling() {
+		by += " (" + e.By.Whom() + ")"
+	}
 	return fmt.Sprintf("address %s is already assigned in block %s, %s; choose another one", e.By.Addr, e.Block, by)
 }
 

@@ -2,9 +2,12 @@ package block
 
 import (
 	"cmp"
+	"fmt"
 	"math/big"
 	"net/netip"
 	"slices"
+
+	"github.com/muslin-net/muslin/api"
 )
 
 // Reserved is a set of addresses that must not be handed out automatically (IPReservations). The zero value reserves
@@ -34,6 +37,27 @@ func NewReserved(prefixes ...netip.Prefix) Reserved {
 		merged = append(merged, r)
 	}
 	return Reserved{merged}
+}
+
+// ReadReserved makes the set of all addresses of reservations. It leaves out entries that are neither an address nor a
+// network, and tells each of them.
+func ReadReserved(all []*api.IPReservation) (Reserved, []error) {
+	var prefixes []netip.Prefix
+	var bad []error
+	for _, obj := range all {
+		for _, text := range obj.Spec.ReservedCIDRs {
+			p, err := netip.ParsePrefix(text)
+			if addr, addrErr := netip.ParseAddr(text); addrErr == nil {
+				p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+			}
+			if err != nil {
+				bad = append(bad, fmt.Errorf("reservation %s: %w", obj.Name, err))
+				continue
+			}
+			prefixes = append(prefixes, p)
+		}
+	}
+	return NewReserved(prefixes...), bad
 }
 
 // touches tells whether b, which begins no earlier than a, overlaps a or follows it without a gap.

@@ -14,14 +14,39 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/internal/backoff"
 )
 
+// again and longest bound the time until a controller that failed is called again.
 const (
-	// gather is for how long changes are put together.
-	gather = 50 * time.Millisecond
-	// again is the time until a controller that failed is called again.
-	again = time.Second
+	again   = time.Second
+	longest = time.Minute
 )
+
+// Config says what a controller wants to know.
+type Config struct {
+	Kinds  []string      // of the objects that it decides by
+	Gather time.Duration // for how long changes are put together
+	// Sources are what it decides by beside the datastore.
+	Sources []Source
+	// Every is how often it is called at least, though nothing has changed; 0 leaves that to it.
+	Every time.Duration
+	// Slim, if set, returns what of an object the controller needs; the rest is forgotten.
+	Slim func(api.Object) api.Object
+	Log  *slog.Logger
+}
+
+// Source is something outside the datastore that a controller decides by, and reads itself.
+type Source interface {
+	// Follow calls changed when the source is complete, once, with true, and when something has changed, until ctx ends.
+	Follow(ctx context.Context, changed func(complete bool)) error
+}
+
+// Table is a Source that has objects of one kind, by name: "namespace/name" where they have a namespace.
+type Table[T any] interface {
+	Source
+	All() map[string]*T
+}
 
 // Objects is what is stored of the kinds that a controller follows. It is the controller's to read.
 type Objects map[api.Key]api.Object
@@ -42,22 +67,26 @@ func Of[T api.Object](all Objects) iter.Seq[T] {
 type Decide func(ctx context.Context, all Objects) (time.Duration, error)
 
 // Run calls decide, one call at a time, until ctx ends: first when all objects of the kinds are known.
-func Run(ctx context.Context, r datastore.Reader, kinds []string, log *slog.Logger, decide Decide) error {
-	l := &loop{all: Objects{}, missing: len(kinds), news: make(chan struct{}, 1)}
+func Run(ctx context.Context, r datastore.Reader, cfg Config, decide Decide) error {
+	l := &loop{Config: cfg, all: Objects{}, missing: len(cfg.Kinds) + len(cfg.Sources), news: make(chan struct{}, 1)}
 	group, ctx := errgroup.WithContext(ctx)
-	for _, kind := range kinds {
-		group.Go(func() error { return datastore.Follow(ctx, r, kind, datastore.FollowOptions{Logger: log}, l.take) })
+	for _, kind := range cfg.Kinds {
+		group.Go(func() error { return datastore.Follow(ctx, r, kind, datastore.FollowOptions{Logger: cfg.Log}, l.take) })
 	}
-	group.Go(func() error { return l.run(ctx, log, decide) })
+	for _, s := range cfg.Sources {
+		group.Go(func() error { return s.Follow(ctx, l.changed) })
+	}
+	group.Go(func() error { return l.run(ctx, decide) })
 	return group.Wait()
 }
 
 type loop struct {
+	Config
 	news chan struct{} // has room for one
 
 	mu      sync.Mutex // guards the following
 	all     Objects
-	missing int // kinds that are not known yet
+	missing int // kinds and sources that are not known yet
 }
 
 func (l *loop) take(d datastore.Delta[api.Object]) error {
@@ -67,19 +96,36 @@ func (l *loop) take(d datastore.Delta[api.Object]) error {
 		l.missing--
 	}
 	for _, c := range d.Changes {
-		if c.Type == datastore.Deleted {
+		switch {
+		case c.Type == datastore.Deleted:
 			delete(l.all, c.Key)
-		} else {
+		case l.Slim != nil:
+			l.all[c.Key] = l.Slim(c.Object)
+		default:
 			l.all[c.Key] = c.Object
 		}
 	}
 	if d.InSync || len(d.Changes) > 0 {
-		select {
-		case l.news <- struct{}{}:
-		default:
-		}
+		l.wake()
 	}
 	return nil
+}
+
+// changed is told by sources.
+func (l *loop) changed(complete bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if complete {
+		l.missing--
+	}
+	l.wake()
+}
+
+func (l *loop) wake() {
+	select {
+	case l.news <- struct{}{}:
+	default:
+	}
 }
 
 // known is a copy of what there is; false until that is all.
@@ -89,8 +135,9 @@ func (l *loop) known() (Objects, bool) {
 	return maps.Clone(l.all), l.missing == 0
 }
 
-func (l *loop) run(ctx context.Context, log *slog.Logger, decide Decide) error {
+func (l *loop) run(ctx context.Context, decide Decide) error {
 	var due <-chan time.Time
+	retry := backoff.Backoff{Min: again, Max: longest}
 	for {
 		select {
 		case <-ctx.Done():
@@ -100,7 +147,7 @@ func (l *loop) run(ctx context.Context, log *slog.Logger, decide Decide) error {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After(gather):
+			case <-time.After(l.Gather):
 			}
 		}
 		all, complete := l.known()
@@ -109,8 +156,13 @@ func (l *loop) run(ctx context.Context, log *slog.Logger, decide Decide) error {
 		}
 		wait, err := decide(ctx, all)
 		if err != nil && ctx.Err() == nil {
-			log.Warn("controller failed, trying again", "error", err)
-			wait = again
+			l.Log.Warn("controller failed, trying again", "error", err)
+			wait = retry.Next()
+		} else {
+			retry.Reset()
+		}
+		if l.Every > 0 && (wait == 0 || l.Every < wait) {
+			wait = l.Every
 		}
 		if due = nil; wait > 0 {
 			due = time.After(wait)

@@ -19,6 +19,9 @@ import (
 	"github.com/muslin-net/muslin/kube-controllers/reflector/elect"
 )
 
+// gather is for how long changes are put together.
+const gather = 50 * time.Millisecond
+
 // forgotten is after which time a node that is away is not waited for any more: it will find new sessions when it is back.
 const forgotten = 10 * time.Minute
 
@@ -50,7 +53,7 @@ func New(store datastore.Client, o Options, log *slog.Logger, metrics prometheus
 // Run elects until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	r := &run{Controller: c, away: map[string]time.Time{}}
-	return loop.Run(ctx, c.store, []string{"Node", "BGPConfiguration"}, c.log, r.decide)
+	return loop.Run(ctx, c.store, loop.Config{Kinds: []string{"Node", "BGPConfiguration"}, Gather: gather, Log: c.log}, r.decide)
 }
 
 // run is one time of being the leader. Times are this process's own: whoever leads next begins to count anew, and waits

@@ -36,6 +36,8 @@ type Method struct {
 	// Reach is the host of can-reach=; the caller resolves it to the source address that the kernel would use, and passes
 	// that to Choose.
 	Reach string
+	// Kubernetes says that the address is the one that Kubernetes has for the node, which the caller knows. Choose is not for it.
+	Kubernetes bool
 }
 
 // ParseMethod reads a value of IP_AUTODETECTION_METHOD. Empty means first-found.
@@ -43,13 +45,14 @@ func ParseMethod(text string) (Method, error) {
 	kind, value, _ := strings.Cut(text, "=")
 	m := Method{kind: cmp.Or(kind, "first-found")}
 	bad := func(why string) (Method, error) {
-		return Method{}, fmt.Errorf("autodetection method %q: %s; use first-found, interface=NAME,…, skip-interface=NAME,…, cidr=CIDR,… or can-reach=HOST", text, why)
+		return Method{}, fmt.Errorf("autodetection method %q: %s; use first-found, interface=NAME,…, skip-interface=NAME,…, cidr=CIDR,…, can-reach=HOST or kubernetes-internal-ip", text, why)
 	}
 	switch m.kind {
-	case "first-found":
+	case "first-found", "kubernetes-internal-ip":
 		if value != "" {
-			return bad("first-found takes no value")
+			return bad(m.kind + " takes no value")
 		}
+		m.Kubernetes = m.kind == "kubernetes-internal-ip"
 		return m, nil
 	case "interface", "skip-interface":
 		for part := range strings.SplitSeq(value, ",") {

@@ -49,6 +49,7 @@ func TestMethods(t *testing.T) {
 		{method: "cidr=10.0.0.0", err: `"10.0.0.0" is not a CIDR`},
 		{method: "interface=", err: "is not a regular expression"},
 		{method: "interface=[", err: "is not a regular expression"},
+		{method: "kubernetes-internal-ip=1", err: "kubernetes-internal-ip takes no value"},
 		{method: "best", err: "there is no such method"},
 	} {
 		t.Run(c.method, func(t *testing.T) {

@@ -136,6 +136,9 @@ func (f Facts) mode(p *api.IPPool, prefix string, v4 bool, bad func(variable, va
 	default:
 		return bad("VXLAN", vxlan, use)
 	}
+	if f.Backend == api.BackendVXLAN && p.Spec.VXLANMode != api.VXLANNever && v4 {
+		p.Spec.IPIPMode = api.IPIPNever // guides to this backend say to set VXLAN, and leave the manifest's IPIP as it is
+	}
 	switch {
 	case p.Spec.IPIPMode != api.IPIPNever && !v4:
 		return bad("IPIP", ipip, "is for IPv4 only; use "+prefix+"VXLAN")

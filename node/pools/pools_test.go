@@ -100,6 +100,7 @@ func TestModes(t *testing.T) {
 		{ipip4: "Never", vxlan4: "crosssubnet", want4: "Never CrossSubnet", want6: "Never Never"},
 		{backend: api.BackendVXLAN, want4: "Never Always", want6: "Never Always"},
 		{backend: api.BackendVXLAN, ipip4: "Always", vxlan6: "Never", want4: "Always Never", want6: "Never Never"},
+		{backend: api.BackendVXLAN, ipip4: "Always", vxlan4: "Always", want4: "Never Always", want6: "Never Always"},
 	} {
 		f := facts(map[string]string{"CALICO_IPV4POOL_IPIP": c.ipip4, "CALICO_IPV4POOL_VXLAN": c.vxlan4, "CALICO_IPV6POOL_VXLAN": c.vxlan6})
 		f.IPv6, f.Backend = true, c.backend

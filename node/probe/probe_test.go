@@ -3,7 +3,6 @@ package probe_test
 import (
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/muslin-net/muslin/internal/loopback"
 	"github.com/muslin-net/muslin/node/probe"
 )
 
@@ -38,11 +38,8 @@ func TestCheck(t *testing.T) {
 	defer cancel()
 	require.ErrorContains(t, probe.Check(ctx, "felix", address, "/slow"), "felix does not answer on "+address)
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	nobody := l.Addr().String()
-	require.NoError(t, l.Close())
-	err = probe.Check(t.Context(), "bird", nobody, "/liveness")
+	nobody := loopback.Address()
+	err := probe.Check(t.Context(), "bird", nobody, "/liveness")
 	require.ErrorContains(t, err, "bird does not answer on "+nobody)
 	require.ErrorContains(t, err, "is it running on this node?")
 	require.ErrorContains(t, probe.Check(t.Context(), "bird", "not an address", "/"), "bird: ")

@@ -37,6 +37,8 @@ type Config struct {
 	LibDir string                   // gets the file nodename
 	Env    func(name string) string // settings, by the names that users of Calico know
 	Log    *slog.Logger
+	// Enrol, if not nil, has typha know this node. It is called when all that can be judged without typha has been judged.
+	Enrol func(ctx context.Context) error
 	// Interfaces lists those of the host; nil asks the kernel.
 	Interfaces func() ([]detect.Interface, error)
 }
@@ -62,6 +64,9 @@ func Run(ctx context.Context, cfg Config, typha Typha) error {
 	p, err := planOf(cfg)
 	if err == nil {
 		err = p.lacking6
+	}
+	if err == nil && cfg.Enrol != nil {
+		err = cfg.Enrol(ctx)
 	}
 	if err != nil {
 		return err
@@ -109,6 +114,16 @@ func (p plan) tell(cfg Config, done client.Registered) {
 		cfg.Log.Warn("the node keeps the address that is stored, which is not the host's; set IP=autodetect to have it follow, or IP to the "+
 			"address to use", "stored", stored.ipv4, "found", p.IPv4)
 	}
+}
+
+// Before tells whether this node has been part of the cluster before, so that its daemons can start without typha.
+func Before(cfg Config) bool {
+	name, err := os.ReadFile(filepath.Join(cfg.LibDir, "nodename"))
+	if err != nil || strings.TrimSpace(string(name)) != cfg.Node {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(cfg.LibDir, "felix", "view"))
+	return err == nil
 }
 
 // writeName leaves the name for the CNI plugin and others; its time also tells how young the node is.
@@ -235,11 +250,34 @@ func address(variable, value string, cfg Config, v6 bool, interfaces []detect.In
 	if v6 {
 		return netip.PrefixFrom(a, a.BitLen()), nil // stays a host mask (spec: node facts)
 	}
+	return complete(variable, a, cfg, interfaces), nil
+}
+
+func complete(variable string, a netip.Addr, cfg Config, interfaces []detect.Interface) netip.Prefix {
 	p, ok := detect.Complete(a, interfaces)
 	if !ok {
 		cfg.Log.Warn("no interface has the node's address, so its subnet is unknown and CrossSubnet tunnels everything", "variable", variable, "address", a)
 	}
-	return p, nil
+	return p
+}
+
+// hostIPs are the addresses that Kubernetes has for the node: the pod's status.hostIPs, which kubelet knows without being told
+// by anybody.
+const hostIPs = "NODE_IPS"
+
+// internal is the node's address of a family by the method kubernetes-internal-ip.
+func internal(cfg Config, method string, v6 bool, interfaces []detect.Interface) (netip.Prefix, error) {
+	for text := range strings.FieldsFuncSeq(cfg.Env(hostIPs), func(r rune) bool { return r == ',' || r == ' ' }) {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return netip.Prefix{}, fmt.Errorf("environment variable %s: %q is not an address; have the downward API set it to status.hostIPs", hostIPs, text)
+		}
+		if a.Is6() == v6 {
+			return complete(method, a, cfg, interfaces), nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("environment variable %s: %w: kubernetes-internal-ip takes it from %s, which is %q; have the downward API set that to status.hostIPs",
+		method, errNotFound, hostIPs, cfg.Env(hostIPs))
 }
 
 func autodetect(variable string, cfg Config, v6 bool, interfaces []detect.Interface) (netip.Prefix, error) {
@@ -247,6 +285,9 @@ func autodetect(variable string, cfg Config, v6 bool, interfaces []detect.Interf
 	method, err := detect.ParseMethod(cfg.Env(name))
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("environment variable %s: %w", name, err)
+	}
+	if method.Kubernetes {
+		return internal(cfg, name, v6, interfaces)
 	}
 	var source netip.Addr
 	if method.Reach != "" {

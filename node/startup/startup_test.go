@@ -108,6 +108,10 @@ func TestAddresses(t *testing.T) {
 		"of the other family":             {env: "IP=fd00::1/64", err: `environment variable IP: "fd00::1/64" is not an address of this family`},
 		"IPv6 of the other family":        {env: "IP=none IP6=10.0.0.1", err: `environment variable IP6: "10.0.0.1" is not an address of this family`},
 		"nonsense":                        {env: "IP=here", err: `environment variable IP: "here" is not an address`},
+		"of Kubernetes":                   {env: "IP=autodetect IP_AUTODETECTION_METHOD=kubernetes-internal-ip NODE_IPS=fd00::7,127.0.0.1", ipv4: "127.0.0.1/8"},
+		"of Kubernetes, both":             {env: "IP=autodetect IP_AUTODETECTION_METHOD=kubernetes-internal-ip NODE_IPS=203.0.113.7,::1 IP6=autodetect IP6_AUTODETECTION_METHOD=kubernetes-internal-ip", ipv4: "203.0.113.7/32", ipv6: "::1/128"},
+		"of Kubernetes, not told":         {env: "IP_AUTODETECTION_METHOD=kubernetes-internal-ip", err: "have the downward API set that to status.hostIPs"},
+		"of Kubernetes, no address":       {env: "IP_AUTODETECTION_METHOD=kubernetes-internal-ip NODE_IPS=me", err: `environment variable NODE_IPS: "me" is not an address`},
 		"method":                          {env: "IP_AUTODETECTION_METHOD=guess", err: `environment variable IP_AUTODETECTION_METHOD: autodetection method "guess": there is no such method`},
 		"backend":                         {env: "CALICO_NETWORKING_BACKEND=gobgp", err: `environment variable CALICO_NETWORKING_BACKEND: "gobgp" is no backend`},
 		"AS number":                       {env: "IP=10.0.0.1/24 AS=many", err: "environment variable AS: "},
@@ -243,4 +247,31 @@ func TestTheStoredAddressIsTold(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A node enrols when its environment has been judged, and registers when it has enrolled.
+func TestEnrolmentComesBetween(t *testing.T) {
+	y, dir := &typha{}, t.TempDir()
+	env := map[string]string{"IP": "here"}
+	enrolled, refused := 0, errors.New("refused")
+	cfg := startup.Config{
+		Node: "worker-1", LibDir: dir, Log: slog.New(slog.DiscardHandler), Env: func(name string) string { return env[name] },
+		Enrol: func(context.Context) error { enrolled++; return refused },
+	}
+	require.ErrorContains(t, startup.Run(t.Context(), cfg, y), "environment variable IP")
+	require.Zero(t, enrolled)
+	env["IP"] = "10.0.0.1/24"
+	require.ErrorIs(t, startup.Run(t.Context(), cfg, y), refused)
+	require.Empty(t, y.asked)
+	refused = nil
+	require.False(t, startup.Before(cfg))
+	require.NoError(t, startup.Run(t.Context(), cfg, y))
+	require.Len(t, y.asked, 1)
+
+	require.False(t, startup.Before(cfg), "its daemons have nothing to start from")
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "felix"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "felix", "view"), nil, 0o600))
+	require.True(t, startup.Before(cfg))
+	cfg.Node = "worker-2"
+	require.False(t, startup.Before(cfg))
 }

@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -48,12 +49,18 @@ type Config struct {
 	ServerName string
 	// Files hold the CA's certificate and the client's certificate and key.
 	Files rpc.Files
+	// Await says that another process of this node brings the files: while they are not there typha counts as out of reach.
+	Await bool
 
 	// Node and View say what Run follows. They are not needed for anything else.
 	Node string
 	View View
 	// StatePath is the file that keeps the applied view over restarts; empty keeps none.
 	StatePath string
+	// UnsavedPath is a file that is there while more was handed over than StatePath has. It must lie where a reboot clears it, as
+	// it clears what was programmed: after a crash a saved view that is older than that is not handed over, so that nothing which
+	// is forbidden by now is let through until typha is there. Empty: it is handed over in any case.
+	UnsavedPath string
 	// SaveDelay is how long a changed view waits at most to be saved; 0 means 1 s.
 	SaveDelay time.Duration
 	// SetDeltas makes batches carry changes of sets as view.IPSetDelta where the receiver has the set already; otherwise
@@ -71,6 +78,8 @@ type Status struct {
 	Address string
 	// InSync is true once the whole view has been received over this stream.
 	InSync bool
+	// Pods says that this typha follows the pods of Kubernetes, and tells of each before it is made.
+	Pods bool
 	// Err says why there is no stream; nil while there is one and before the first attempt.
 	Err error
 }
@@ -87,6 +96,7 @@ type Client struct {
 	status  Status
 	session *session // the running stream, if there is one
 	ledger  ledger   // what was handed over, and how much of it was applied
+	unsaved bool     // the file at UnsavedPath is there
 }
 
 // New prepares a client. Nothing is dialled before it is needed. A certificate that cannot be read, or no address, is an
@@ -97,7 +107,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	cfg.Log = cmp.Or(cfg.Log, slog.Default())
 	cfg.SaveDelay = cmp.Or(cfg.SaveDelay, time.Second)
-	if _, err := rpc.ClientTLS(cfg.Files, cfg.ServerName); err != nil {
+	if _, err := rpc.ClientTLS(cfg.Files, cfg.ServerName); err != nil && (!cfg.Await || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
 	c := &Client{
@@ -126,7 +136,7 @@ func (c *Client) setStatus(s Status) {
 	was := c.status
 	c.status = s
 	c.mu.Unlock()
-	changed := was.Address != s.Address || was.InSync != s.InSync || fmt.Sprint(was.Err) != fmt.Sprint(s.Err)
+	changed := was.Address != s.Address || was.InSync != s.InSync || was.Pods != s.Pods || fmt.Sprint(was.Err) != fmt.Sprint(s.Err)
 	if changed && c.cfg.OnStatus != nil {
 		c.cfg.OnStatus(s)
 	}

@@ -29,8 +29,10 @@ type Enrollment struct {
 	Addresses []string
 	// ServerName that its certificate must carry; empty means the host of the address dialled.
 	ServerName string
-	// Files say where to store certificate and key. The CA file must be there already: it decides whom the token is
-	// shown to. It is replaced by what typha answers, so that it is there when the CA changes.
+	// Trust is the file with the CA's certificate that decides whom the token is shown to; empty means that of Files.
+	Trust string
+	// Files say where to store certificate and key, and the CA certificates that typha answers with: more than one while the
+	// CA changes.
 	Files rpc.Files
 	// Node to be.
 	Node string
@@ -98,16 +100,19 @@ func enroll(ctx context.Context, conn *grpc.ClientConn, files rpc.Files, request
 	if _, err := tls.X509KeyPair(answer.GetCertificate(), pemKey(key)); err != nil {
 		return time.Time{}, fmt.Errorf("the certificate that typha sent is not for this node's key: %w", err)
 	}
-	if err := replaceFile(files.Cert, answer.GetCertificate()); err != nil {
-		return time.Time{}, fmt.Errorf("certificate: %w", err)
-	}
 	if cas := answer.GetCaCertificates(); x509.NewCertPool().AppendCertsFromPEM(cas) {
-		if err := replaceFile(files.CA, cas); err != nil {
+		if err := StoreCA(files, cas); err != nil {
 			return time.Time{}, fmt.Errorf("CA certificate: %w", err)
 		}
 	}
+	if err := replaceFile(files.Cert, answer.GetCertificate()); err != nil {
+		return time.Time{}, fmt.Errorf("certificate: %w", err)
+	}
 	return answer.GetRenewAfter().AsTime(), nil
 }
+
+// StoreCA has those who read the files trust these CAs, PEM, from their next connection on.
+func StoreCA(files rpc.Files, cas []byte) error { return replaceFile(files.CA, cas) }
 
 // keyFile reads the key, or makes and stores one.
 func keyFile(path string) (*ecdsa.PrivateKey, error) {
@@ -142,17 +147,27 @@ func pemKey(key *ecdsa.PrivateKey) []byte {
 
 // enrollTLS trusts the CA and shows no certificate: there is none yet.
 func enrollTLS(e Enrollment, address string) (*tls.Config, error) {
-	b, err := os.ReadFile(e.Files.CA)
+	trust := cmp.Or(e.Trust, e.Files.CA)
+	b, err := os.ReadFile(trust)
 	if err != nil {
 		return nil, fmt.Errorf("CA certificate: %w; put the cluster's CA certificate there before enrolling", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(b) {
-		return nil, fmt.Errorf("CA certificate %s holds no PEM certificate", e.Files.CA)
+		return nil, fmt.Errorf("CA certificate %s holds no PEM certificate", trust)
 	}
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("address %q of typha is not of the form host:port", address)
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, ServerName: cmp.Or(e.ServerName, host)}, nil
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, ServerName: cmp.Or(e.ServerName, host),
+		InsecureSkipVerify: true, // VerifyConnection makes the same check, and tells what to do when it fails
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if err := rpc.Verify(pool, s); err != nil {
+				return fmt.Errorf("%w; the token was not shown: %s must hold the CA that signed typha's certificate (its Secret's ca.crt)", err, trust)
+			}
+			return nil
+		},
+	}, nil
 }

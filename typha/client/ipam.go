@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/wire"
@@ -34,8 +35,24 @@ type Reservation struct {
 
 // Settlement gives one warm address to its owner.
 type Settlement struct {
-	Address netip.Addr
-	Owner   Owner
+	Address  netip.Addr
+	Owner    Owner
+	Sequence uint64 // of the reservation; 0 is not compared
+}
+
+// WarmAddress is an address that is held for the node.
+type WarmAddress struct {
+	Address    netip.Addr
+	Sequence   uint64 // of the reservation
+	Unfit      string // why no pod should get it; empty: fit
+	ByNameOnly string // why only a pod that names its pool should; empty: any may
+}
+
+// Review is what the node has reserved.
+type Review struct {
+	Epoch    uint64 // the node's; 0: none
+	Cooldown time.Duration
+	Warm     []WarmAddress // if the epoch is the one that was asked about
 }
 
 // RefusedAddress is an address on which an operation failed, and why.
@@ -79,7 +96,7 @@ func (c *Client) Reserve(ctx context.Context, r Reserve) ([]Reservation, error) 
 func (c *Client) Settle(ctx context.Context, epoch uint64, list []Settlement) ([]RefusedAddress, error) {
 	request := &typhav1.SettleRequest{Epoch: epoch}
 	for _, s := range list {
-		request.Settlements = append(request.Settlements, &typhav1.Settlement{Address: s.Address.AsSlice(), Owner: encodeOwner(s.Owner)})
+		request.Settlements = append(request.Settlements, encodeSettlement(s))
 	}
 	var out []RefusedAddress
 	err := c.ipam(ctx, func(ctx context.Context, svc typhav1.IpamServiceClient) error {
@@ -126,12 +143,60 @@ func (c *Client) release(ctx context.Context, request *typhav1.ReleaseRequest) (
 	return freed, err
 }
 
-// Return gives back warm addresses. What is not the node's is ignored.
-func (c *Client) Return(ctx context.Context, epoch uint64, list []netip.Addr) error {
+// Return gives back warm addresses, each only if its Sequence still is that of its reservation. What is not the node's is
+// ignored.
+func (c *Client) Return(ctx context.Context, epoch uint64, list []WarmAddress) error {
+	request := &typhav1.ReturnRequest{Epoch: epoch}
+	for _, w := range list {
+		request.Addresses, request.Sequences = append(request.Addresses, w.Address.AsSlice()), append(request.Sequences, w.Sequence)
+	}
 	return c.ipam(ctx, func(ctx context.Context, svc typhav1.IpamServiceClient) error {
-		_, err := svc.Return(ctx, &typhav1.ReturnRequest{Epoch: epoch, Addresses: wire.EncodeAddrs(list)})
+		_, err := svc.Return(ctx, request)
 		return err
 	})
+}
+
+// Review tells which epoch is the node's, and what it has reserved if that is the given one. ErrNotFound says that the node
+// is not registered.
+func (c *Client) Review(ctx context.Context, epoch uint64) (r Review, err error) {
+	err = c.ipam(ctx, func(ctx context.Context, svc typhav1.IpamServiceClient) error {
+		answer, err := svc.Review(ctx, &typhav1.ReviewRequest{Epoch: epoch})
+		if err != nil {
+			return err
+		}
+		r = Review{Epoch: answer.GetEpoch(), Cooldown: time.Duration(answer.GetCooldownSeconds()) * time.Second}
+		for _, m := range answer.GetAddresses() {
+			a, err := wire.DecodeAddr(m.GetAddress())
+			if err != nil {
+				return err
+			}
+			r.Warm = append(r.Warm, WarmAddress{a, m.GetSequence(), m.GetUnfit(), m.GetByNameOnly()})
+		}
+		return nil
+	})
+	return r, err
+}
+
+// Enter gives the node a new epoch in the place of the present one; ErrStale if that is not the present one any more. All
+// that is reserved under earlier ones is freed, but for the claims, which their owners get.
+func (c *Client) Enter(ctx context.Context, present, before uint64, claims []Settlement) (r Review, err error) {
+	request := &typhav1.EnterRequest{Present: present, Before: before}
+	for _, s := range claims {
+		request.Claims = append(request.Claims, encodeSettlement(s))
+	}
+	err = c.ipam(ctx, func(ctx context.Context, svc typhav1.IpamServiceClient) error {
+		answer, err := svc.Enter(ctx, request)
+		if err != nil {
+			return err
+		}
+		r = Review{Epoch: answer.GetEpoch(), Cooldown: time.Duration(answer.GetCooldownSeconds()) * time.Second}
+		return nil
+	})
+	return r, err
+}
+
+func encodeSettlement(s Settlement) *typhav1.Settlement {
+	return &typhav1.Settlement{Address: s.Address.AsSlice(), Owner: encodeOwner(s.Owner), Sequence: s.Sequence}
 }
 
 func encodeOwner(o Owner) *typhav1.Owner {

@@ -108,6 +108,15 @@ func (c *Client) reportStatus(ctx context.Context, request *typhav1.ReportStatus
 	})
 }
 
+// Leave has Kubernetes be told that the calling node has no network, since its felix is about to end; until a felix of the node is
+// in sync again.
+func (c *Client) Leave(ctx context.Context) error {
+	return c.nodes(ctx, func(ctx context.Context, svc typhav1.NodesServiceClient) error {
+		_, err := svc.Leave(ctx, &typhav1.LeaveRequest{})
+		return err
+	})
+}
+
 // Replicas asks typha for its replicas.
 func (c *Client) Replicas(ctx context.Context) ([]Replica, error) {
 	var out []Replica

@@ -68,21 +68,28 @@ type Decision struct {
 	Rule     int    // index within the policy; -1 where no rule decided
 }
 
+// Explanation is what policy does to a packet.
+type Explanation struct {
+	Allowed   bool // everywhere
+	Decisions []Decision
+	Notes     []string // sentences about the translation of addresses on the way
+}
+
 // ExplainPolicy says which policies decide over a packet, and how.
-func (c *Client) ExplainPolicy(ctx context.Context, p Packet) (allowed bool, decisions []Decision, err error) {
+func (c *Client) ExplainPolicy(ctx context.Context, p Packet) (e Explanation, err error) {
 	err = c.query(ctx, func(ctx context.Context, svc typhav1.QueryServiceClient) error {
 		answer, err := svc.ExplainPolicy(ctx, &typhav1.ExplainPolicyRequest{
 			From: p.From, To: p.To, Protocol: uint32(p.Protocol), Port: uint32(p.Port),
 		})
-		allowed = answer.GetAllowed()
+		e = Explanation{Allowed: answer.GetAllowed(), Notes: answer.GetNotes()}
 		for _, d := range answer.GetDecisions() {
-			decisions = append(decisions, Decision{
+			e.Decisions = append(e.Decisions, Decision{
 				Endpoint: d.GetEndpoint(), Egress: d.GetEgress(), Pass: d.GetPass(), Allowed: d.GetAllowed(), By: d.GetBy(), Rule: int(d.GetRule()),
 			})
 		}
 		return err
 	})
-	return allowed, decisions, err
+	return e, err
 }
 
 // Follower is a client that follows a view at the replica asked.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -157,6 +158,9 @@ func (p *replicas) conn(r Replica) (*grpc.ClientConn, error) {
 		return c, nil
 	}
 	tls, err := rpc.ClientTLS(p.files, r.ServerName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: waiting for what calico-node brings: %w", ErrUnavailable, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("typha at %s: %w", r.Address, err)
 	}

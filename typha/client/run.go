@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,6 +22,7 @@ import (
 const (
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 10 * time.Second
+	awaitFiles = time.Second // looking for a certificate bothers nobody
 )
 
 // errMove ends a stream whose replica wants its client elsewhere.
@@ -40,7 +44,7 @@ func (c *Client) Run(ctx context.Context, h Handler) error {
 	}
 	c.restore(a, h)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return c.saver.run(ctx, c.applied) })
+	group.Go(func() error { return c.saver.run(ctx, c.applied, c.saved) })
 	group.Go(func() error { return c.follow(ctx, a, h) })
 	return group.Wait()
 }
@@ -62,6 +66,9 @@ func (c *Client) follow(ctx context.Context, a *assembler, h Handler) error {
 			c.log.Info("moving to another replica of typha")
 		} else {
 			c.log.Warn("no stream from typha, trying again", "error", err, "within", wait)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			wait = min(wait, awaitFiles)
 		}
 		select {
 		case <-ctx.Done():
@@ -104,6 +111,9 @@ func (c *Client) stream(ctx context.Context, a *assembler, h Handler) (reached b
 func (c *Client) hand(s step, from *session, seq uint64, h Handler) {
 	c.mu.Lock()
 	number := c.ledger.hand(s)
+	if from != nil {
+		c.noteUnsaved()
+	}
 	c.mu.Unlock()
 	endpoints := s.touches(view.KindWorkloadEndpoint)
 	h.OnBatch(Batch{
@@ -145,10 +155,57 @@ func (c *Client) restore(a *assembler, h Handler) {
 		c.log.Info("there is no saved view, starting without one", "file", c.saver.path)
 		return
 	}
+	if c.olderThanProgrammed() {
+		c.replicas.learn(saved.replicas)
+		c.log.Info("the saved view is older than what was programmed last, waiting for typha", "file", c.saver.path, "since", c.cfg.UnsavedPath)
+		return
+	}
 	c.log.Info("starting from the saved view", "file", c.saver.path, "items", len(saved.items))
 	c.replicas.learn(saved.replicas)
 	a.load(maps.Clone(saved.items), saved.point)
 	c.hand(step{puts: saved.items, point: saved.point, inSync: saved.inSync}, nil, 0, h)
+}
+
+// noteUnsaved puts the file at UnsavedPath, before what it tells of is programmed. It is called with mu held.
+func (c *Client) noteUnsaved() {
+	if c.unsaved || c.saver == nil || c.cfg.UnsavedPath == "" {
+		return
+	}
+	err := os.MkdirAll(filepath.Dir(c.cfg.UnsavedPath), 0o755)
+	if err == nil {
+		err = os.WriteFile(c.cfg.UnsavedPath, nil, 0o600)
+	}
+	if err != nil {
+		c.log.Warn("should this process be killed now, the next one starts from an older view", "error", err)
+		return
+	}
+	c.unsaved = true
+}
+
+// olderThanProgrammed tells whether a process that was killed had programmed more than it has saved.
+func (c *Client) olderThanProgrammed() bool {
+	if c.cfg.UnsavedPath == "" {
+		return false
+	}
+	_, err := os.Stat(c.cfg.UnsavedPath)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unsaved = !errors.Is(err, fs.ErrNotExist)
+	return c.unsaved
+}
+
+// saved takes note that a view was saved: the file at UnsavedPath goes if that is all that was handed over.
+func (c *Client) saved(v savedView) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.unsaved || !v.inSync || v.number != c.ledger.handed {
+		return
+	}
+	if err := os.Remove(c.cfg.UnsavedPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.log.Warn("the next process will not start from the saved view", "error", err)
+		return
+	}
+	c.unsaved = false
 }
 
 // applied returns what there is to save.
@@ -157,7 +214,7 @@ func (c *Client) applied() savedView {
 	defer c.mu.Unlock()
 	return savedView{
 		node: c.cfg.Node, view: c.cfg.View,
-		items: maps.Clone(c.ledger.items), point: c.ledger.point, inSync: c.ledger.inSync, replicas: c.replicas.all(),
+		items: maps.Clone(c.ledger.items), point: c.ledger.point, inSync: c.ledger.inSync, replicas: c.replicas.all(), number: c.ledger.applied,
 	}
 }
 

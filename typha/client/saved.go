@@ -34,6 +34,7 @@ type savedView struct {
 	point    view.Checkpoint
 	inSync   bool
 	replicas []Replica
+	number   int // of the last batch in it; not in the file
 }
 
 // encode returns the file's content.

@@ -134,7 +134,7 @@ func TestLastChangeIsSavedAtTheEnd(t *testing.T) {
 	s.changed()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.NoError(t, s.run(ctx, func() savedView { return sample(policy("a", "1")) }))
+	require.NoError(t, s.run(ctx, func() savedView { return sample(policy("a", "1")) }, func(savedView) {}))
 	assert.FileExists(t, path)
 }
 
@@ -145,7 +145,7 @@ func TestSomeChangesAreSavedAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		done <- s.run(ctx, func() savedView { saved.Add(1); return sample(policy("a", "1")) })
+		done <- s.run(ctx, func() savedView { saved.Add(1); return sample(policy("a", "1")) }, func(savedView) {})
 	}()
 	s.changed()
 	require.Eventually(t, func() bool { return saved.Load() == 1 }, 10*time.Second, time.Millisecond, "the first does not wait")
@@ -204,6 +204,61 @@ func TestSavedViewSurvivesKill(t *testing.T) {
 	}
 	t.Logf("%d of 12 were killed in the middle of a write", left)
 }
+
+// A process that is killed after it has programmed what it has not saved leaves a view that is older. The next one does not
+// program that over what is newer.
+func TestAnOlderViewIsNotHandedOver(t *testing.T) {
+	dir := t.TempDir()
+	path, unsaved := filepath.Join(dir, "view"), filepath.Join(dir, "run", "unsaved")
+	start := func() *Client {
+		cfg := Config{Node: "n1", View: NodeView, UnsavedPath: unsaved, Addresses: []string{"127.0.0.1:1"}}
+		return &Client{cfg: cfg, log: slog.New(slog.DiscardHandler), replicas: newReplicas(cfg), saver: newTestSaver(path), ledger: newLedger()}
+	}
+	restored := func() (items []view.Item) {
+		start().restore(newAssembler(), onBatch(func(b Batch) {
+			require.True(t, b.Saved)
+			items = append(items, b.Updates...)
+		}))
+		return items
+	}
+	save := func(c *Client) {
+		v := c.applied()
+		require.NoError(t, c.saver.save(v))
+		c.saved(v)
+	}
+	c := start()
+	program := func(items ...view.Item) (applied func()) {
+		c.hand(step{puts: sample(items...).items, point: sample().point, inSync: true}, &session{}, 1, onBatch(func(b Batch) {
+			assert.FileExists(t, unsaved, "before anything is programmed")
+			applied = func() { b.Applied() }
+		}))
+		return applied
+	}
+
+	first := program(policy("a", "1"))
+	require.Empty(t, restored(), "there is none")
+	first()
+	save(c)
+	require.Len(t, restored(), 1)
+	second := program(policy("b", "1"))
+	require.Empty(t, restored())
+	third := program(policy("c", "1"))
+	second()
+	save(c)
+	require.Empty(t, restored(), "the third is programmed, perhaps")
+	third()
+	save(c)
+	require.Len(t, restored(), 3)
+}
+
+type batches struct {
+	Handler
+	on func(Batch)
+}
+
+func (b batches) OnBatch(batch Batch) { b.on(batch) }
+
+func onBatch(on func(Batch)) Handler { return batches{on: on} }
 
 // FuzzSavedView feeds damaged files with a right checksum: reading never panics, and what it accepts can be written.
 func FuzzSavedView(f *testing.F) {

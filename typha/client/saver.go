@@ -43,9 +43,9 @@ const retrySave = 10 * time.Second
 // share bounds what saving costs: after a write that took t, the next begins t*share later at the earliest.
 const share = 20
 
-// run saves what current returns after each change, at once if there was none lately, and once more at the end. A write that
-// fails is logged and repeated.
-func (s *saver) run(ctx context.Context, current func() savedView) error {
+// run saves what current returns after each change, at once if there was none lately, and once more at the end, and calls done
+// with it. A write that fails is logged and repeated.
+func (s *saver) run(ctx context.Context, current func() savedView, done func(savedView)) error {
 	var wait, rest time.Duration // after the last write: for more changes to gather, and at least
 	var last time.Time           // when it ended
 	for {
@@ -72,7 +72,11 @@ func (s *saver) run(ctx context.Context, current func() savedView) error {
 			}
 		}
 		begin := time.Now()
-		err := s.save(current())
+		v := current()
+		err := s.save(v)
+		if err == nil {
+			done(v)
+		}
 		switch {
 		case err != nil && ended:
 			return fmt.Errorf("saved view %s: %w", s.path, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -28,7 +29,8 @@ type session struct {
 	cancel context.CancelFunc
 	asked  sync.WaitGroup // running OnQuery calls
 
-	inSync bool // used by run only
+	inSync bool // used by run only, as is pods
+	pods   bool // typha follows the pods of Kubernetes
 
 	mu  sync.Mutex // guards sending and ack
 	ack typhav1.Ack
@@ -104,7 +106,8 @@ func (s *session) take(m *typhav1.SyncResponse, r Replica) error {
 	switch m := m.GetResponse().(type) {
 	case *typhav1.SyncResponse_Welcome:
 		s.client.log.Info("following typha", "address", r.Address, "software", m.Welcome.GetSoftware(), "resumed", m.Welcome.GetResumed())
-		s.client.setStatus(Status{Address: r.Address})
+		s.pods = slices.Contains(m.Welcome.GetCapabilities(), wire.CapabilityPods)
+		s.client.setStatus(Status{Address: r.Address, Pods: s.pods})
 		if !m.Welcome.GetResumed() {
 			s.asm.startOver()
 		}
@@ -147,7 +150,7 @@ func (s *session) chunk(m *typhav1.Chunk, r Replica) error {
 		s.client.hand(step, s, m.GetBatch(), s.h)
 		if step.inSync && !s.inSync {
 			s.inSync = true
-			s.client.setStatus(Status{Address: r.Address, InSync: true})
+			s.client.setStatus(Status{Address: r.Address, InSync: true, Pods: s.pods})
 		}
 	}
 	return s.received(m.GetBatch(), step.skipped, step.failures)

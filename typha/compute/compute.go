@@ -39,7 +39,8 @@ type Engine struct {
 	members  map[string]map[*policy]struct{} // policies by tier name
 	policies map[api.Key]*policy             // as they are now
 	slots    map[string]*slot                // policies and profiles by id, known or referred to
-	lists    map[string]*list                // by content
+	groups   *groups                         // of workloads
+	lists    map[string]*list                // of host endpoints, by content
 	sets     map[string]*ipset               // by id; only those that some node needs
 	services map[string][]view.Member
 
@@ -48,6 +49,11 @@ type Engine struct {
 	names   []string          // by id
 	felix   map[string]*api.FelixConfiguration
 	routes  *routes
+	pods    *pods
+
+	peerings map[string]*peering // BGPPeers that select pods, by name
+	gateways []netip.Addr        // by which such pods know their nodes
+	bgpPorts map[string]uint16   // that speakers listen on, by the name of the BGPConfiguration that says so
 
 	originations *originations
 	secrets      *secrets
@@ -80,6 +86,8 @@ func New() *Engine {
 		nodes:          map[string]*node{},
 		numbers:        map[string]nodeID{},
 		felix:          map[string]*api.FelixConfiguration{},
+		peerings:       map[string]*peering{},
+		bgpPorts:       map[string]uint16{},
 		everywhere:     map[*slot]struct{}{},
 		dirtyEndpoints: map[*subject]struct{}{},
 		gone:           map[api.Key]*subject{},
@@ -89,8 +97,10 @@ func New() *Engine {
 	}
 	e.index = newIndex(e.matched, e.unmatched)
 	e.routes = newRoutes(e.out)
+	e.pods = newPods()
 	e.originations = newOriginations(e.out)
 	e.secrets = newSecrets(e.out)
+	e.groups = newGroups()
 	e.setProfile(api.ProfileDefaultAllow, nil)
 	return e
 }
@@ -119,7 +129,14 @@ func (e *Engine) Apply(changes ...cache.Change) {
 func (e *Engine) apply(c cache.Change) {
 	switch c.Key.Kind {
 	case "WorkloadEndpoint":
-		e.setSubject(c.Key, orNil(c, workloadSubject))
+		o, _ := c.Object.(*api.WorkloadEndpoint)
+		e.setWorkload(c.Key, o)
+	case kubernetes.KindPod:
+		o, _ := c.Object.(*api.WorkloadEndpoint)
+		e.setPod(c.Key, o)
+	case kubernetes.KindNamespace:
+		o, _ := c.Object.(*api.Profile)
+		e.setNamespace(c.Key.Name, o)
 	case "HostEndpoint":
 		e.setSubject(c.Key, orNil(c, hostSubject))
 	case "NetworkSet":
@@ -168,7 +185,9 @@ func orNil[T api.Object](c cache.Change, make func(T) *subject) *subject {
 // checkpoint and in-sync flag.
 func (e *Engine) Flush() views.Change {
 	e.flushSlots()
+	e.regroup()
 	e.flushEndpoints()
+	e.flushGroups()
 	e.flushSets()
 	e.flushFelix()
 	e.routes.flush()

@@ -14,6 +14,7 @@ import (
 type endpoint struct {
 	workload *api.WorkloadEndpoint // exactly one of the two
 	host     *api.HostEndpoint
+	pod      *api.WorkloadEndpoint // what the pod says, if it is one that is known; workload too if nothing else is known of it
 	gone     bool
 	flushed
 }
@@ -23,24 +24,35 @@ type flushed struct {
 	node  nodeID
 	entry *views.Entry // nil if it is in no view
 	lists [passes]*list
+	// peering is what confd's view has of it: nil unless it speaks BGP with its node.
+	peering *views.Entry
 	// without are policies that select it and have no effect on it, of which users are warned.
 	without []string
 }
 
 // become takes over what is new of a later version.
 func (ep *endpoint) become(now *endpoint) {
-	ep.workload, ep.host = now.workload, now.host
+	ep.workload, ep.host, ep.pod = now.workload, now.host, now.pod
 }
 
-func workloadSubject(o *api.WorkloadEndpoint) *subject {
-	s := &subject{
-		labels:   o.Labels,
-		system:   system{o.Namespace, o.Spec.Orchestrator, o.Spec.ServiceAccountName},
-		parents:  o.Spec.Profiles,
-		nets:     parsePrefixes(o.Spec.IPNetworks),
-		endpoint: &endpoint{workload: o},
+// workloadSubject is an endpoint as it is stored or reported (o), and as its pod says; one of the two may be nil.
+func workloadSubject(o, pod *api.WorkloadEndpoint) *subject {
+	is := pod
+	if pod == nil {
+		is = o
 	}
-	for _, p := range o.Spec.Ports {
+	s := &subject{
+		labels:   is.Labels,
+		system:   system{is.Namespace, is.Spec.Orchestrator, is.Spec.ServiceAccountName},
+		parents:  is.Spec.Profiles,
+		endpoint: &endpoint{workload: o, pod: pod},
+	}
+	if o != nil {
+		s.nets = parsePrefixes(o.Spec.IPNetworks)
+	} else {
+		s.endpoint.workload = pod
+	}
+	for _, p := range is.Spec.Ports {
 		if n, ok := p.Protocol.Number(); ok && p.Name != "" {
 			s.ports = append(s.ports, port{p.Name, view.Protocol(n), p.Port})
 		}
@@ -97,7 +109,7 @@ func (e *Engine) flushEndpoint(s *subject) {
 	case ep.host != nil:
 		ep.node = e.number(ep.host.Spec.Node)
 		item = e.hostItem(s)
-	case len(s.nets) > 0:
+	case len(s.nets) > 0 || ep.pod != nil:
 		ep.node = e.number(ep.workload.Spec.Node)
 		item = e.workloadItem(s)
 	}
@@ -120,6 +132,10 @@ func (e *Engine) flushEndpoint(s *subject) {
 				"policy %s is doNotTrack and has no effect on host endpoint %s, which is of all interfaces (*); name the interface", id, ep.host.Name))
 		}
 	}
+	if item == nil {
+		e.leaveGroup(s)
+	}
+	e.flushPeering(ep, was)
 	if was.entry == nil {
 		return
 	}
@@ -152,8 +168,12 @@ func profilesOf(s *subject) (known, incomplete []string) {
 
 func (e *Engine) workloadItem(s *subject) view.Item {
 	o := s.endpoint.workload
+	is := s.endpoint.pod
+	if is == nil {
+		is = o
+	}
 	known, incomplete := profilesOf(s)
-	l := e.listOf(normal, e.applying(s), known)
+	l := e.groupOf(s, known).list
 	s.endpoint.lists[normal] = l
 	item := view.WorkloadEndpoint{
 		ID:                   endpointID(o),
@@ -162,18 +182,22 @@ func (e *Engine) workloadItem(s *subject) view.Item {
 		MAC:                  o.Spec.MAC,
 		PolicyList:           l.id,
 		Incomplete:           incomplete,
-		AllowSpoofedPrefixes: parsePrefixes(o.Spec.AllowSpoofedSourcePrefixes),
-		QoS:                  qos(o.Spec.QoSControls),
+		AllowSpoofedPrefixes: parsePrefixes(is.Spec.AllowSpoofedSourcePrefixes),
+		QoS:                  qos(is.Spec.QoSControls),
 	}
+	item.Peering = e.peeringOf(s)
 	for _, p := range s.nets {
 		item.Addresses = append(item.Addresses, p.Addr())
 	}
-	for _, n := range o.Spec.IPNATs {
+	for _, n := range is.Spec.IPNATs {
 		external, err1 := netip.ParseAddr(n.ExternalIP)
 		internal, err2 := netip.ParseAddr(n.InternalIP)
 		if err1 == nil && err2 == nil {
 			item.NATs = append(item.NATs, view.NAT{External: external, Internal: internal})
 		}
+	}
+	if pod := s.endpoint.pod; pod != nil {
+		item.UID, item.Request = PodUID(pod), e.request(pod)
 	}
 	return item
 }
@@ -209,10 +233,16 @@ func qos(q *api.QoSControls) *view.QoS {
 	v := view.QoS{
 		IngressBandwidth:      limit(q.IngressBandwidth),
 		IngressBurst:          limit(q.IngressBurst),
+		IngressPeakrate:       limit(q.IngressPeakrate),
+		IngressMinburst:       limit(q.IngressMinburst),
 		EgressBandwidth:       limit(q.EgressBandwidth),
 		EgressBurst:           limit(q.EgressBurst),
+		EgressPeakrate:        limit(q.EgressPeakrate),
+		EgressMinburst:        limit(q.EgressMinburst),
 		IngressPacketRate:     limit(q.IngressPacketRate),
+		IngressPacketBurst:    limit(q.IngressPacketBurst),
 		EgressPacketRate:      limit(q.EgressPacketRate),
+		EgressPacketBurst:     limit(q.EgressPacketBurst),
 		IngressMaxConnections: limit(q.IngressMaxConnections),
 		EgressMaxConnections:  limit(q.EgressMaxConnections),
 	}

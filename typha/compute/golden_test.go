@@ -58,6 +58,9 @@ func dump(t *testing.T, e *Engine, store *views.Store) string {
 		names = append(names, id, setName(set.spec))
 	}
 	lists := slices.SortedFunc(maps.Values(e.lists), func(a, b *list) int { return strings.Compare(a.content, b.content) })
+	for _, key := range slices.Sorted(maps.Keys(e.groups.by)) {
+		lists = append(lists, e.groups.by[key].list)
+	}
 	for i, l := range lists {
 		names = append(names, l.id, fmt.Sprintf("list-%d", i+1))
 	}

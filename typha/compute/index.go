@@ -23,7 +23,7 @@ type index struct {
 	numbers    uint64
 }
 
-// selection is one distinct selector and what it selects. It exists while a policy or a set uses it.
+// selection is one distinct selector and what it selects. It exists while a policy, a set or a peering uses it.
 type selection struct {
 	number   uint64 // orders the matches of a subject; says nothing
 	selector *selector.Selector
@@ -33,6 +33,7 @@ type selection struct {
 
 	policies map[*policy]struct{} // those that apply to what it selects
 	sets     map[*ipset]struct{}  // those whose members it selects
+	peerings map[*peering]struct{}
 }
 
 // keyIndex is one label key that selectors are filed under.
@@ -70,6 +71,7 @@ func (x *index) selection(s *selector.Selector) *selection {
 		subjects: map[*subject]struct{}{},
 		policies: map[*policy]struct{}{},
 		sets:     map[*ipset]struct{}{},
+		peerings: map[*peering]struct{}{},
 	}
 	x.selections[s.ID()] = sel
 	x.file(sel)
@@ -84,7 +86,7 @@ func (x *index) selection(s *selector.Selector) *selection {
 
 // release forgets a selection that nothing uses any more.
 func (x *index) release(sel *selection) {
-	if len(sel.policies) > 0 || len(sel.sets) > 0 {
+	if len(sel.policies) > 0 || len(sel.sets) > 0 || len(sel.peerings) > 0 {
 		return
 	}
 	for s := range sel.subjects {

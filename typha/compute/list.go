@@ -7,9 +7,10 @@ import (
 	"github.com/muslin-net/muslin/typha/views"
 )
 
-// list is a policy list, shared by all endpoints to which the same applies.
+// list is a policy list: that of a group of workloads or, of host endpoints, one shared by all to which the same applies.
 type list struct {
-	content  string // what it says, as a key
+	group    *group // nil: of host endpoints
+	content  string // what it says, as a key; of host endpoints
 	id       string
 	entry    *views.Entry
 	policies []string // ids of all policies and profiles it names, each once
@@ -94,8 +95,8 @@ func (e *Engine) inTiers(p pass, policies []*policy) []tierPolicies {
 	return tiers
 }
 
-// listOf returns the list of what applies in a pass, or nil if no policy does (in the normal pass there always is one:
-// its profiles count too, and its being empty does). policies are in order, profiles known ones.
+// listOf returns the list of what applies to a host endpoint in a pass, or nil if no policy does (in the normal pass there always
+// is one: its profiles count too, and its being empty does). policies are in order, profiles known ones.
 func (e *Engine) listOf(p pass, policies []*policy, profiles []string) *list {
 	tiers := e.inTiers(p, policies)
 	if len(tiers) == 0 && p != normal {
@@ -122,36 +123,9 @@ func (e *Engine) listOf(p pass, policies []*policy, profiles []string) *list {
 	if l := e.lists[string(key)]; l != nil {
 		return l
 	}
-	l := newList(p, tiers, profiles)
-	l.content = string(key)
+	l := &list{content: string(key)}
+	l.say(p, tiers, profiles)
 	e.lists[l.content] = l
-	return l
-}
-
-func newList(p pass, tiers []tierPolicies, profiles []string) *list {
-	l := &list{}
-	var item view.PolicyList
-	name := func(policies []*policy) (ids []string) {
-		for _, q := range policies {
-			ids = append(ids, q.rules.item.ID)
-		}
-		l.policies = append(l.policies, ids...)
-		return ids
-	}
-	for _, t := range tiers {
-		item.Tiers = append(item.Tiers, view.TierPolicies{
-			Name: t.tier.name, DefaultAction: p.end(t.tier), Ingress: name(t.ingress), Egress: name(t.egress),
-		})
-	}
-	for _, profile := range profiles {
-		item.Profiles = append(item.Profiles, profileID(profile))
-	}
-	l.policies = append(l.policies, item.Profiles...)
-	slices.Sort(l.policies)
-	l.policies = slices.Compact(l.policies)
-	item.ID = view.VersionOf(item).String() // of the content: the id is still empty
-	l.id = item.ID
-	l.entry = views.NewEntry(item)
 	return l
 }
 
@@ -175,7 +149,11 @@ func (e *Engine) yieldList(l *list, node nodeID) {
 	for _, id := range l.policies {
 		e.yieldSlot(e.slots[id], node)
 	}
-	if len(l.nodes) == 0 {
+	switch {
+	case len(l.nodes) > 0:
+	case l.group != nil:
+		e.tidyGroup(l.group)
+	default:
 		delete(e.lists, l.content)
 	}
 }

@@ -64,6 +64,11 @@ func nodeItem(o *api.Node) view.Node {
 		v.IPv6 = subnet(bgp.IPv6Address)
 		v.IPIPAddr = address(bgp.IPv4IPIPTunnelAddr)
 	}
+	for _, text := range o.Status.PodCIDRs {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			v.PodCIDRs = append(v.PodCIDRs, p.Masked())
+		}
+	}
 	if v.VXLANAddr4.IsValid() {
 		v.VXLANMAC4 = o.VXLANMAC(false)
 	}

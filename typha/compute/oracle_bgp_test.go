@@ -182,3 +182,36 @@ func oracleSecrets(w *world, out map[views.Scope]oracleView) {
 		}
 	}
 }
+
+// oraclePeerings asks of each BGPPeer whether it selects a pod.
+func oraclePeerings(w *world, out map[views.Scope]oracleView, t thing, node string, item *view.WorkloadEndpoint) {
+	var names []string
+	for _, name := range []string{"peer", "peer2", "peer3"} {
+		p, ok := w.objects[api.Key{Kind: "BGPPeer", Name: name}].(*api.BGPPeer)
+		if !ok || p.Spec.LocalWorkloadSelector == "" {
+			continue
+		}
+		if s, err := selector.Parse(p.Spec.LocalWorkloadSelector); err == nil && s.Matches(t.labels) {
+			names = append(names, name)
+		}
+	}
+	if names == nil {
+		return
+	}
+	out[bgpView(node)].add(view.WorkloadEndpoint{ID: item.ID, Addresses: item.Addresses, Peering: &view.Peering{BGPPeers: names}})
+	item.Peering = &view.Peering{BGPPeers: names, Port: 179}
+	for _, name := range []string{"default", "node." + node} {
+		c, ok := w.objects[api.Key{Kind: "BGPConfiguration", Name: name}].(*api.BGPConfiguration)
+		if !ok {
+			continue
+		}
+		if c.Spec.ListenPort != 0 {
+			item.Peering.Port = c.Spec.ListenPort
+		}
+		for _, text := range []string{c.Spec.LocalWorkloadPeeringIPV4, c.Spec.LocalWorkloadPeeringIPV6} {
+			if a, err := netip.ParseAddr(text); err == nil && name == "default" {
+				item.Peering.Gateways = append(item.Peering.Gateways, a)
+			}
+		}
+	}
+}

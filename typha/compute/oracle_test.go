@@ -2,6 +2,7 @@ package compute
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"math"
@@ -303,8 +304,32 @@ func oraclePolicy(w *world, out map[views.Scope]oracleView) {
 			v.add(oracleSet(w, spec, things))
 		}
 	}
-	list := func(v oracleView, t thing, profiles []string, endPass bool, ingressOnly bool, takes func(view.Policy) bool) string {
-		var l view.PolicyList
+	mentioned := map[string]bool{}
+	for _, p := range policies {
+		for _, key := range p.subject.Keys() {
+			mentioned[key] = true
+		}
+	}
+	// alike is what workloads have in common that share a list.
+	alike := func(t thing, profiles []string) string {
+		var text []byte
+		var keys []string
+		for _, key := range slices.Sorted(maps.Keys(t.labels)) {
+			if mentioned[key] {
+				keys = append(keys, key)
+			}
+		}
+		text = append(text, byte(len(keys)))
+		for _, key := range keys {
+			text = append(append(append(append(text, byte(len(key))), key...), byte(len(t.labels[key]))), t.labels[key]...)
+		}
+		for _, name := range profiles {
+			text = append(append(text, byte(len(name))), name...)
+		}
+		return fmt.Sprintf("%x", sha256.Sum256(text))[:32]
+	}
+	list := func(v oracleView, id string, t thing, profiles []string, endPass bool, ingressOnly bool, takes func(view.Policy) bool) string {
+		l := view.PolicyList{ID: id}
 		for _, p := range policies {
 			if !p.subject.Matches(t.labels) || !takes(p.rules.item) || ingressOnly && !p.ingress {
 				continue
@@ -332,7 +357,9 @@ func oraclePolicy(w *world, out map[views.Scope]oracleView) {
 			l.Profiles = append(l.Profiles, "pro/"+name)
 			reach(v, "pro/"+name)
 		}
-		l.ID = view.VersionOf(l).String()
+		if l.ID == "" {
+			l.ID = view.VersionOf(l).String()
+		}
 		v.add(l)
 		return l.ID
 	}
@@ -358,12 +385,13 @@ func oraclePolicy(w *world, out map[views.Scope]oracleView) {
 		item := view.WorkloadEndpoint{
 			ID:          view.EndpointID{Orchestrator: "k8s", Workload: o.Namespace + "/" + o.Spec.Pod, Endpoint: "eth0"},
 			ContainerID: o.Spec.ContainerID,
-			PolicyList:  list(v, t, ok, false, false, plain),
+			PolicyList:  list(v, alike(t, ok), t, ok, false, false, plain),
 			Incomplete:  missing,
 		}
 		for _, n := range t.nets {
 			item.Addresses = append(item.Addresses, n.Addr())
 		}
+		oraclePeerings(w, out, t, o.Spec.Node, &item)
 		v.add(item)
 	}
 	for _, o := range of[*api.HostEndpoint](w) {
@@ -371,12 +399,12 @@ func oraclePolicy(w *world, out map[views.Scope]oracleView) {
 		ok, missing := split(t.profiles)
 		item := view.HostEndpoint{
 			Name: o.Name, Interface: o.Spec.InterfaceName, Incomplete: missing,
-			Normal:  list(v, t, ok, false, false, plain),
-			PreDNAT: list(v, t, nil, true, true, func(p view.Policy) bool { return p.PreDNAT }),
-			Forward: list(v, t, nil, false, false, func(p view.Policy) bool { return plain(p) && p.ApplyOnForward }),
+			Normal:  list(v, "", t, ok, false, false, plain),
+			PreDNAT: list(v, "", t, nil, true, true, func(p view.Policy) bool { return p.PreDNAT }),
+			Forward: list(v, "", t, nil, false, false, func(p view.Policy) bool { return plain(p) && p.ApplyOnForward }),
 		}
 		if o.Spec.InterfaceName != "*" {
-			item.Untracked = list(v, t, nil, true, false, func(p view.Policy) bool { return p.DoNotTrack })
+			item.Untracked = list(v, "", t, nil, true, false, func(p view.Policy) bool { return p.DoNotTrack })
 		}
 		for _, n := range t.nets {
 			item.ExpectedIPs = append(item.ExpectedIPs, n.Addr())

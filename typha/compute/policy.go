@@ -157,14 +157,20 @@ func (e *Engine) setPolicy(key api.Key, now *policy) {
 		return
 	}
 	if was != nil {
-		e.endpointsOf(was)
+		e.listsIn(was.selection)
 		delete(was.selection.policies, was)
+		if len(was.selection.policies) == 0 {
+			e.groups.mention(was.selection.selector, -1)
+		}
 	}
 	if now != nil {
 		now.key = key
 		now.selection = e.index.selection(now.subject)
+		if len(now.selection.policies) == 0 {
+			e.groups.mention(now.selection.selector, +1)
+		}
 		now.selection.policies[now] = struct{}{}
-		e.endpointsOf(now)
+		e.listsIn(now.selection)
 		e.policies[key] = now
 	} else {
 		delete(e.policies, key)
@@ -185,10 +191,10 @@ func (e *Engine) setPolicy(key api.Key, now *policy) {
 	}
 }
 
-// endpointsOf has the endpoints of a policy computed anew.
-func (e *Engine) endpointsOf(p *policy) {
-	for s := range p.selection.subjects {
-		e.touch(s)
+// listsIn has what applies to the endpoints of a selection computed anew.
+func (e *Engine) listsIn(sel *selection) {
+	for s := range sel.subjects {
+		e.touchList(s)
 	}
 }
 
@@ -218,7 +224,7 @@ func (e *Engine) setTier(name string, o *api.Tier) {
 	}
 	if e.tier(name) != was {
 		for p := range e.members[name] {
-			e.endpointsOf(p)
+			e.listsIn(p.selection)
 		}
 	}
 }

@@ -73,10 +73,12 @@ func (e *Engine) setBGP(key api.Key, o api.Object) {
 		if key.Name == api.DefaultName {
 			e.originations.setConfig(c)
 		}
+		e.setSpeaker(key.Name, c)
 		e.secrets.setConfig(key.Name, c)
 	case "BGPPeer":
 		p, _ := o.(*api.BGPPeer)
 		e.secrets.setPeer(key.Name, p)
+		e.setPeering(key.Name, p)
 	}
 	k := resourceKey(key.Kind, key.Name)
 	if o == nil {

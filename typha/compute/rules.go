@@ -88,6 +88,12 @@ func (t *translator) rule(r *api.Rule) view.Rule {
 	if r.Metadata != nil && len(r.Metadata.Annotations) > 0 {
 		v.Annotations = r.Metadata.Annotations
 	}
+	if r.HTTP != nil {
+		v.HTTP = &view.HTTP{Methods: r.HTTP.Methods}
+		for _, p := range r.HTTP.Paths {
+			v.HTTP.Paths = append(v.HTTP.Paths, view.HTTPPath(p))
+		}
+	}
 	return v
 }
 

@@ -54,20 +54,25 @@ func (e *Engine) yieldSet(id string, node nodeID) {
 
 // matched and unmatched are told by the index what selects a subject.
 func (e *Engine) matched(sel *selection, s *subject) {
-	if len(sel.policies) > 0 {
-		e.touch(s)
-	}
+	e.moved(sel, s)
 	for set := range sel.sets {
 		e.count(set, s, +1)
 	}
 }
 
 func (e *Engine) unmatched(sel *selection, s *subject) {
-	if len(sel.policies) > 0 {
-		e.touch(s)
-	}
+	e.moved(sel, s)
 	for set := range sel.sets {
 		e.count(set, s, -1)
+	}
+}
+
+func (e *Engine) moved(sel *selection, s *subject) {
+	if len(sel.policies) > 0 {
+		e.touchList(s)
+	}
+	if len(sel.peerings) > 0 {
+		e.touch(s)
 	}
 }
 

@@ -26,6 +26,7 @@ type subject struct {
 	endpoint *endpoint         // nil for a network set
 
 	matches []*selection // what selects it; kept by the index
+	group   *group       // of a workload that a view has
 }
 
 // system are the labels that come from what a subject is; those that are empty it does not have.
@@ -173,6 +174,7 @@ func (e *Engine) dropSubject(s *subject) {
 	delete(e.subjects, s.key)
 	e.index.remove(s)
 	e.disinherit(s)
+	e.leaveGroup(s)
 	if s.endpoint != nil {
 		s.endpoint.gone = true
 		e.gone[s.key] = s
@@ -249,6 +251,7 @@ func (e *Engine) setProfile(name string, o *api.Profile) {
 		p.labels = labels
 		for s := range p.subjects {
 			e.index.add(s)
+			e.touch(s)
 		}
 	}
 	if known != p.known {

@@ -123,6 +123,10 @@ func (w *world) bgp() api.Object {
 			o.Spec.RouteReflectors = &api.RouteReflectors{Mode: api.ReflectorMode(w.pick([]string{"Manual", "Auto"}))}
 		}
 		o.Spec.NodeMeshPassword = w.password()
+		if w.chance(50) {
+			o.Spec.LocalWorkloadPeeringIPV4 = w.pick([]string{"169.254.8.1", "169.254.8.2", "nonsense"})
+			o.Spec.LocalWorkloadPeeringIPV6 = w.pick([]string{"", "fe80::8:1"})
+		}
 		return o
 	}
 	o := &api.BGPPeer{}
@@ -143,7 +147,7 @@ func (w *world) bgp() api.Object {
 	case 3:
 		o.Spec.PeerSelector = w.pick([]string{"env == 'a'", "has(env)", "all()"})
 	default:
-		o.Spec.LocalWorkloadSelector = "all()"
+		o.Spec.LocalWorkloadSelector = w.pick([]string{"all()", "app == 'a'", "has(env)", "bad ("})
 	}
 	if w.chance(30) {
 		o.Spec.ReversePeering = new(api.ReversePeering(w.pick([]string{"Auto", "Manual"})))

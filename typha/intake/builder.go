@@ -22,24 +22,28 @@ func newBuilder(in *Intake) *builder {
 // take takes in one message.
 func (b *builder) take(m message) {
 	if m.kind != "" {
-		b.in.now.moved(m.kind, m.delta.Revision, m.delta.InSync)
+		b.in.now.moved(m.kind, m.delta.Revision, m.delta.Seen, m.delta.InSync)
 	}
 	for _, c := range m.delta.Changes {
 		var o api.Object
 		if c.Type != datastore.Deleted {
 			o = c.Object
 		}
-		if !b.in.judge(c.Key, o) {
-			o = api.Closed(o)
-		}
-		o = slim(o)
-		if b.in.overlay.stored(c.Key, o) {
-			b.set(c.Key, o)
-		}
+		b.takeObject(c.Key, o)
 	}
 	b.takeTold(m)
 	if m.report != nil {
 		b.in.overlay.report(m.report, b.get, b.set)
+	}
+}
+
+// takeObject takes in what the datastore says of an object.
+func (b *builder) takeObject(key api.Key, o api.Object) {
+	if !b.in.judge(key, o) {
+		o = api.Closed(o)
+	}
+	if o = slim(o); b.in.overlay.stored(key, o) {
+		b.set(key, o)
 	}
 }
 

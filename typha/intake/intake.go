@@ -62,6 +62,10 @@ type Options struct {
 	Metrics       *Metrics     // nil means none
 	// Services, if set, tells of Services and EndpointSlices. Without it there are none.
 	Services ServiceSource
+	// Pods, if set, tells of the pods and namespaces of Kubernetes. Without it there are none.
+	Pods PodSource
+	// PodsAreEndpoints says that the datastore's endpoints are the pods, so that those of Pods are all that there are.
+	PodsAreEndpoints bool
 	// Policies, if set, tells of the cluster-wide policies of Kubernetes. Without it there are none.
 	Policies PolicySource
 	// Secrets, if set, looks up the secrets that are used. Without it all are missing.
@@ -80,6 +84,8 @@ type Intake struct {
 	overlay *overlay
 	now     progress
 
+	podKeys map[string]api.Key // of the endpoints of pods, where those are the pods; of the loop alone
+
 	mu      sync.Mutex // guards invalid
 	invalid map[api.Key]error
 }
@@ -93,6 +99,8 @@ type message struct {
 	services *Told[compute.Service]
 	slices   *Told[compute.EndpointSlice]
 	policies *toldPolicies
+	pods     *Told[api.WorkloadEndpoint]
+	spaces   *Told[api.Profile]
 	secret   *secretValue
 }
 
@@ -111,6 +119,7 @@ func New(r datastore.Reader, c *cache.Cache, opts Options) *Intake {
 		overlay: newOverlay(),
 		now:     newProgress(opts),
 		invalid: map[api.Key]error{},
+		podKeys: map[string]api.Key{},
 	}
 }
 
@@ -119,6 +128,9 @@ func New(r datastore.Reader, c *cache.Cache, opts Options) *Intake {
 func (in *Intake) Run(ctx context.Context, apply func(Batch) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, kind := range kinds {
+		if kind == endpointKind && in.opts.PodsAreEndpoints {
+			continue
+		}
 		group.Go(func() error { return in.follow(ctx, kind) })
 	}
 	in.followSources(ctx, group)

@@ -3,9 +3,11 @@ package intake
 import (
 	"maps"
 	"strconv"
+	"strings"
 
 	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/datastore"
 )
 
 // etcdSource is the one source of a datastore whose revisions count all writes of all kinds.
@@ -15,6 +17,7 @@ const etcdSource = "etcd"
 type progress struct {
 	perKind bool
 	reached map[string]uint64 // by kind
+	seen    map[string]uint64 // by kind, if perKind
 	synced  map[string]bool   // kinds whose first listing is in
 
 	kubernetes []string         // kinds that come from Kubernetes beside the datastore; each is a source of its own
@@ -26,9 +29,12 @@ type progress struct {
 type point struct{ seen, reached uint64 }
 
 func newProgress(opts Options) progress {
-	p := progress{perKind: opts.SourcePerKind, reached: map[string]uint64{}, synced: map[string]bool{}, told: map[string]point{}}
+	p := progress{perKind: opts.SourcePerKind, reached: map[string]uint64{}, seen: map[string]uint64{}, synced: map[string]bool{}, told: map[string]point{}}
 	if opts.Services != nil {
 		p.kubernetes = append(p.kubernetes, serviceKind, sliceKind)
+	}
+	if opts.Pods != nil {
+		p.kubernetes = append(p.kubernetes, kubernetes.KindPod, kubernetes.KindNamespace)
 	}
 	if opts.Policies != nil {
 		p.kubernetes = append(p.kubernetes, kubernetes.ClusterKinds()...)
@@ -36,13 +42,27 @@ func newProgress(opts Options) progress {
 	return p
 }
 
-// moved notes that a kind is complete up to a revision. Revisions that are not numbers say nothing.
-func (p *progress) moved(kind, revision string, inSync bool) {
+// moved notes that a kind is complete up to a revision, and what of it has been seen. A kind that is made of several resources
+// has a revision of each, and is a source for each. Revisions that are not numbers say nothing.
+func (p *progress) moved(kind, revision string, seen datastore.Seen, inSync bool) {
 	if inSync {
 		p.synced[kind] = true
 	}
-	if n, err := strconv.ParseUint(revision, 10, 64); err == nil {
-		p.reached[kind] = max(p.reached[kind], n)
+	advance(p.reached, kind, revision)
+	if p.perKind {
+		advance(p.seen, kind, string(seen))
+	}
+}
+
+func advance(to map[string]uint64, kind, revision string) {
+	source := kind
+	for i, part := range strings.Split(revision, "/") {
+		if i > 0 {
+			source = kind + "/" + strconv.Itoa(i)
+		}
+		if n, err := strconv.ParseUint(part, 10, 64); err == nil && n > 0 {
+			to[source] = max(to[source], n)
+		}
 	}
 }
 
@@ -69,9 +89,6 @@ func (p *progress) inSync() bool {
 // state returns the progress of all kinds together.
 func (p *progress) state() Progress {
 	s := p.ofDatastore()
-	if len(p.told) > 0 && p.perKind { // there the two are one
-		s.Floor = maps.Clone(s.Floor)
-	}
 	for kind, at := range p.told {
 		s.Floor[kind] = at.reached
 		if at.seen > 0 {
@@ -84,8 +101,7 @@ func (p *progress) state() Progress {
 func (p *progress) ofDatastore() Progress {
 	s := Progress{InSync: p.inSync()}
 	if p.perKind {
-		s.Checkpoint = maps.Clone(p.reached)
-		s.Floor = s.Checkpoint
+		s.Checkpoint, s.Floor = maps.Clone(p.seen), maps.Clone(p.reached)
 		return s
 	}
 	var highest, lowest uint64

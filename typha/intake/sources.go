@@ -82,6 +82,14 @@ func (in *Intake) followSources(ctx context.Context, group *errgroup.Group) {
 			return s.EndpointSlices(ctx, func(t Told[compute.EndpointSlice]) error { return in.send(ctx, message{slices: &t}) })
 		})
 	}
+	if s := in.opts.Pods; s != nil {
+		group.Go(func() error {
+			return s.Pods(ctx, func(t Told[api.WorkloadEndpoint]) error { return in.send(ctx, message{pods: &t}) })
+		})
+		group.Go(func() error {
+			return s.Namespaces(ctx, func(t Told[api.Profile]) error { return in.send(ctx, message{spaces: &t}) })
+		})
+	}
 	if s := in.opts.Policies; s != nil {
 		for _, kind := range kubernetes.ClusterKinds() {
 			group.Go(func() error {
@@ -112,6 +120,12 @@ func (b *builder) takeTold(m message) {
 	}
 	if m.policies != nil {
 		b.takePolicies(m.policies)
+	}
+	if m.pods != nil {
+		b.takePods(m.pods)
+	}
+	if m.spaces != nil {
+		b.takeNamespaces(m.spaces)
 	}
 	if m.secret != nil {
 		if b.batch.Secrets == nil {

@@ -7,72 +7,81 @@
 package kube
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
+	"log/slog"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/network-policy-api/apis/v1alpha1"
 	"sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
+	"github.com/muslin-net/muslin/internal/kubefollow"
 )
+
+// API is how the Kubernetes API is reached, and who is told when it cannot be.
+type API struct {
+	Config *rest.Config
+	Log    *slog.Logger
+	// Trouble is told what fails, by what is asked for, and nil once it no longer does. Without it each failure is logged where
+	// it happens.
+	Trouble func(what string, err error)
+}
+
+// troubleOf is who is told of trouble with one thing, nil if nobody asks.
+func (a API) troubleOf(what string) func(error) {
+	if a.Trouble == nil {
+		return nil
+	}
+	return func(err error) { a.Trouble(what, err) }
+}
+
+// about has the log say what it is about.
+func (a API) about(key, value string) API {
+	a.Log = a.Log.With(key, value)
+	return a
+}
+
+// tell tells that something fails, or with nil that it does not.
+func (a API) tell(what string, err error) {
+	switch {
+	case a.Trouble != nil:
+		a.Trouble(what, err)
+	case err != nil:
+		a.Log.Warn("the Kubernetes API does not do what it is asked for, trying again", "what", what, "error", err)
+	}
+}
 
 // Config returns how to reach the API: as a kubeconfig file says or, without one, as a pod reaches its own cluster's. It
 // returns nil if there is no file and this is no pod, or one that was given no service account.
-func Config(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig != "" {
-		c, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-		if err != nil {
-			return nil, fmt.Errorf("setting kubeconfig: %w; give the path of a kubeconfig that is valid on this host", err)
-		}
-		return c, nil
-	}
-	c, err := rest.InClusterConfig()
-	if errors.Is(err, rest.ErrNotInCluster) || errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the service account of typha's pod: %w; correct it, or give a kubeconfig", err)
-	}
-	return c, nil
-}
+func Config(kubeconfig string) (*rest.Config, error) { return kubefollow.Config(kubeconfig) }
 
-// client makes a client for one group of the API. It decodes nothing but the kinds that typha reads, and asks for them in the
-// compact encoding.
-func client(c *rest.Config, gv schema.GroupVersion, prefix string) (rest.Interface, error) {
-	scheme := runtime.NewScheme()
-	metav1.AddToGroupVersion(scheme, gv)
+// client makes a client for one group of the API, which decodes nothing but the kinds that typha reads.
+func (a API) client(gv schema.GroupVersion) (rest.Interface, error) {
+	var kinds []runtime.Object
 	switch gv {
 	case corev1.SchemeGroupVersion:
-		scheme.AddKnownTypes(gv, &corev1.Service{}, &corev1.ServiceList{}, &corev1.Secret{}, &corev1.SecretList{})
+		kinds = []runtime.Object{
+			&corev1.Service{}, &corev1.ServiceList{}, &corev1.Secret{}, &corev1.SecretList{}, &corev1.ConfigMap{},
+			&corev1.Pod{}, &corev1.PodList{}, &corev1.Namespace{}, &corev1.NamespaceList{}, &corev1.Node{},
+		}
 	case discoveryv1.SchemeGroupVersion:
-		scheme.AddKnownTypes(gv, &discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{})
+		kinds = []runtime.Object{&discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{}}
+	case authenticationv1.SchemeGroupVersion:
+		kinds = []runtime.Object{&authenticationv1.TokenReview{}}
 	case schema.GroupVersion(v1alpha1.GroupVersion):
-		scheme.AddKnownTypes(gv, &v1alpha1.AdminNetworkPolicy{}, &v1alpha1.AdminNetworkPolicyList{},
-			&v1alpha1.BaselineAdminNetworkPolicy{}, &v1alpha1.BaselineAdminNetworkPolicyList{})
+		kinds = []runtime.Object{
+			&v1alpha1.AdminNetworkPolicy{}, &v1alpha1.AdminNetworkPolicyList{},
+			&v1alpha1.BaselineAdminNetworkPolicy{}, &v1alpha1.BaselineAdminNetworkPolicyList{},
+		}
 	case schema.GroupVersion(v1alpha2.GroupVersion):
-		scheme.AddKnownTypes(gv, &v1alpha2.ClusterNetworkPolicy{}, &v1alpha2.ClusterNetworkPolicyList{})
+		kinds = []runtime.Object{&v1alpha2.ClusterNetworkPolicy{}, &v1alpha2.ClusterNetworkPolicyList{}}
 	}
-	own := rest.CopyConfig(c)
-	own.GroupVersion, own.APIPath = &gv, prefix
-	own.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	own.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
-	own.ContentType = runtime.ContentTypeProtobuf
-	own.QPS, own.Burst = -1, 0 // there are as many requests as kinds and secrets, and the server has limits of its own
-	own.UserAgent = "typha"
-	return rest.RESTClientFor(own)
+	return kubefollow.Client(a.Config, "typha", gv, kinds...)
 }
 
-const (
-	// pageSize is how many objects are asked for at once.
-	pageSize = 500
-	// requestTimeout is how long a page may take.
-	requestTimeout = 30 * time.Second
-)
+// requestTimeout is how long a request may take.
+const requestTimeout = 30 * time.Second

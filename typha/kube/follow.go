@@ -2,306 +2,42 @@ package kube
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
-	"math/rand/v2"
-	"strconv"
-	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 
-	"github.com/muslin-net/muslin/internal/backoff"
+	"github.com/muslin-net/muslin/internal/kubefollow"
 	"github.com/muslin-net/muslin/typha/intake"
 )
 
-// follower follows one kind: it lists, watches, and lists again when the server does not remember far enough back.
+// follower follows one kind for the intake; see kubefollow.Follower, whose fields these are.
 type follower[T any] struct {
 	client    rest.Interface
-	resource  string // "services"
-	namespace string // empty: all
-	name      string // empty: all
+	resource  string
+	namespace string
+	name      string
+	fields    string
 	list      func() runtime.Object
 	slim      func(runtime.Object) (name string, o *T)
 	tell      func(intake.Told[T]) error
-	forbidden func() error // told once if for a while nothing may be read from the start; nil goes on as with any trouble
-	// absent says of an error whether it means that the cluster has no such kind, and at which revision. It is nil if every
-	// cluster has it.
-	absent func(context.Context, error) (revision uint64, none bool)
-	log    *slog.Logger
-
-	known    map[string]string // resourceVersions of the objects that were told
-	revision string            // where we are
-	inSync   bool
-	troubled bool
-	refused  time.Time // since when nothing may be read, from the start
-	given    bool      // up: forbidden was told
-	missing  time.Time // since when the cluster has seemed not to have the kind
+	forbidden func() error
+	absent    func(context.Context, error) (revision uint64, none bool)
+	api       API
 }
 
-// forbiddenFor is how long reading must be forbidden to be taken for what is meant: an API server that has just started
-// forbids everything until it knows the roles.
-const forbiddenFor = 5 * time.Second
-
-// tellError marks the error of who is told, which ends all.
-type tellError struct{ error }
+// what is followed, in words.
+func (f *follower[T]) what() string {
+	if f.name != "" {
+		return f.resource + " " + f.name
+	}
+	return f.resource
+}
 
 // run follows until ctx ends or tell fails.
 func (f *follower[T]) run(ctx context.Context) error {
-	f.known = map[string]string{}
-	f.log = f.log.With("resource", f.resource)
-	retry := backoff.Backoff{Min: 100 * time.Millisecond, Max: 10 * time.Second}
-	for relist := true; ; {
-		var err error
-		if relist {
-			if err = f.listAll(ctx); err == nil {
-				f.missing = time.Time{}
-			}
-		}
-		if err == nil {
-			relist = false
-			var heard bool
-			if heard, err = f.watch(ctx); heard {
-				f.missing = time.Time{}
-				retry.Reset()
-			}
-		}
-		if at, none := f.seemsAbsent(ctx, err); none {
-			relist, err = true, f.none(at)
-		}
-		var fatal tellError
-		switch {
-		case errors.As(err, &fatal):
-			return fatal.error
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
-			f.log.Info("the API server does not remember that far back, listing again", "revision", f.revision)
-			relist = true
-		case err != nil:
-			if !f.troubled {
-				f.log.Warn("cannot follow the Kubernetes API, trying again; what is known stays in force", "error", err)
-			}
-			f.troubled = true
-			if err := f.judge(err); err != nil {
-				return err
-			}
-		}
-		if err := retry.Wait(ctx); err != nil {
-			return err
-		}
-	}
-}
-
-// judge takes notice of errors that say that nothing may be read.
-func (f *follower[T]) judge(err error) error {
-	switch {
-	case f.forbidden == nil || f.inSync || f.given:
-		return nil
-	case !apierrors.IsForbidden(err):
-		f.refused = time.Time{}
-		return nil
-	case f.refused.IsZero():
-		f.refused = time.Now()
-	}
-	if time.Since(f.refused) < forbiddenFor {
-		return nil
-	}
-	f.given = true
-	return f.forbidden()
-}
-
-// options are those of every request.
-func (f *follower[T]) options() metav1.ListOptions {
-	var o metav1.ListOptions
-	if f.name != "" {
-		o.FieldSelector = fields.OneTermEqualSelector("metadata.name", f.name).String()
-	}
-	return o
-}
-
-func (f *follower[T]) get(o metav1.ListOptions) *rest.Request {
-	return f.client.Get().NamespaceIfScoped(f.namespace, f.namespace != "").Resource(f.resource).
-		VersionedParams(&o, metav1.ParameterCodec)
-}
-
-// listAll tells the difference between what was told and what there is, page by page.
-func (f *follower[T]) listAll(ctx context.Context) error {
-	present := map[string]string{}
-	told := intake.Told[T]{Changes: map[string]*T{}}
-	for o := f.options(); ; {
-		o.Limit = pageSize
-		page := f.list()
-		if err := f.get(o).Timeout(requestTimeout).Do(ctx).Into(page); err != nil {
-			return err
-		}
-		if err := meta.EachListItem(page, func(item runtime.Object) error {
-			m, err := meta.Accessor(item)
-			if err != nil {
-				return err
-			}
-			name, slim := f.slim(item)
-			present[name] = m.GetResourceVersion()
-			told.Seen = max(told.Seen, number(m.GetResourceVersion()))
-			if f.known[name] != m.GetResourceVersion() {
-				told.Changes[name] = slim
-			}
-			return nil
-		}); err != nil {
-			return err
-		}
-		m, err := meta.ListAccessor(page)
-		if err != nil {
-			return err
-		}
-		if o.Continue = m.GetContinue(); o.Continue == "" {
-			f.revision = m.GetResourceVersion()
-			break
-		}
-	}
-	f.well()
-	for name := range f.known {
-		if _, ok := present[name]; !ok {
-			told.Changes[name] = nil
-		}
-	}
-	f.known = present
-	told.Reached, told.InSync = number(f.revision), !f.inSync
-	f.inSync = true
-	return f.emit(told)
-}
-
-// seemsAbsent tells whether an error means that the cluster has no such kind. An API server that has just started may know
-// neither roles nor kinds, so that it has to say so for a while where that would take anything away.
-func (f *follower[T]) seemsAbsent(ctx context.Context, err error) (revision uint64, is bool) {
-	if err == nil || f.absent == nil {
-		return 0, false
-	}
-	if revision, is = f.absent(ctx, err); !is {
-		f.missing = time.Time{}
-		return 0, false
-	}
-	if f.missing.IsZero() {
-		f.missing = time.Now()
-	}
-	return revision, apierrors.IsNotFound(err) && len(f.known) == 0 || time.Since(f.missing) >= forbiddenFor
-}
-
-// none tells that there is nothing, since there is no such kind.
-func (f *follower[T]) none(revision uint64) error {
-	f.well()
-	if f.inSync && len(f.known) == 0 {
-		return nil
-	}
-	told := intake.Told[T]{Changes: map[string]*T{}, Reached: revision, InSync: !f.inSync}
-	for name := range f.known {
-		told.Changes[name] = nil
-	}
-	f.known, f.inSync = map[string]string{}, true
-	f.log.Info("the cluster does not know this kind, hence there are none", "gone", len(told.Changes))
-	return f.emit(told)
-}
-
-func (f *follower[T]) emit(t intake.Told[T]) error {
-	if err := f.tell(t); err != nil {
-		return tellError{err}
-	}
-	return nil
-}
-
-// well notes that the server answers.
-func (f *follower[T]) well() {
-	if f.troubled {
-		f.troubled = false
-		f.log.Info("following the Kubernetes API again")
-	}
-}
-
-// number reads a revision; 0 if it is none.
-func number(revision string) uint64 {
-	n, _ := strconv.ParseUint(revision, 10, 64)
-	return n
-}
-
-// watch tells changes until the watch ends, and why it did: nil if only its time was over. heard says that anything came.
-func (f *follower[T]) watch(ctx context.Context) (heard bool, err error) {
-	o := f.options()
-	o.Watch, o.AllowWatchBookmarks, o.ResourceVersion = true, true, f.revision
-	// Many clients of one server should not come back in step.
-	seconds := int64(300 + rand.IntN(300))
-	o.TimeoutSeconds = &seconds
-	w, err := f.get(o).Watch(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer w.Stop()
-	f.well()
-	for e := range w.ResultChan() {
-		told, err := f.gather(e, w.ResultChan())
-		if told.Reached != 0 {
-			heard = true
-			if err := f.emit(told); err != nil {
-				return heard, err
-			}
-		}
-		if err != nil {
-			return heard, err
-		}
-	}
-	return heard, nil
-}
-
-// maxTold bounds how many events are told at once.
-const maxTold = 1000
-
-// gather puts together an event and those that wait behind it. With an error it returns what came before that.
-func (f *follower[T]) gather(e watch.Event, more <-chan watch.Event) (intake.Told[T], error) {
-	told := intake.Told[T]{Changes: map[string]*T{}}
-	for range maxTold {
-		if err := f.take(e, &told); err != nil {
-			return told, err
-		}
-		var ok bool
-		select {
-		case e, ok = <-more:
-			if !ok {
-				return told, nil
-			}
-		default:
-			return told, nil
-		}
-	}
-	return told, f.take(e, &told)
-}
-
-// take adds one event to what is told.
-func (f *follower[T]) take(e watch.Event, told *intake.Told[T]) error {
-	if e.Type == watch.Error {
-		return apierrors.FromObject(e.Object)
-	}
-	m, err := meta.Accessor(e.Object)
-	if err != nil {
-		return fmt.Errorf("watch of %s: %w", f.resource, err)
-	}
-	f.revision = m.GetResourceVersion()
-	told.Reached = max(told.Reached, number(f.revision))
-	if e.Type == watch.Bookmark {
-		return nil
-	}
-	told.Seen = told.Reached
-	name, slim := f.slim(e.Object)
-	if e.Type == watch.Deleted {
-		delete(f.known, name)
-		slim = nil
-	} else {
-		f.known[name] = f.revision
-	}
-	told.Changes[name] = slim
-	return nil
+	return kubefollow.Follower[T]{
+		Client: f.client, Resource: f.resource, Namespace: f.namespace, Name: f.name, Fields: f.fields, List: f.list, Slim: f.slim,
+		Forbidden: f.forbidden, Absent: f.absent, Trouble: f.api.troubleOf(f.what()), Log: f.api.Log,
+		Tell: func(t kubefollow.Told[T]) error { return f.tell(intake.Told[T](t)) },
+	}.Run(ctx)
 }

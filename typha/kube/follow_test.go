@@ -98,7 +98,7 @@ func TestFollow(t *testing.T) {
 		<-r.Context().Done()
 	}))
 	defer server.Close()
-	s, err := NewServices(&rest.Config{Host: server.URL}, slog.New(slog.DiscardHandler))
+	s, err := NewServices(API{Config: &rest.Config{Host: server.URL}, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

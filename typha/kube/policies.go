@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 
@@ -19,6 +18,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/kubernetes"
+	"github.com/muslin-net/muslin/internal/kubefollow"
 	"github.com/muslin-net/muslin/typha/intake"
 )
 
@@ -26,29 +26,29 @@ import (
 // intake.PolicySource.
 type Policies struct {
 	core, admin, cluster rest.Interface
-	log                  *slog.Logger
+	api                  API
 }
 
 // NewPolicies returns a Policies; nothing is asked before its method is called.
-func NewPolicies(c *rest.Config, log *slog.Logger) (*Policies, error) {
-	core, err := client(c, corev1.SchemeGroupVersion, "/api")
+func NewPolicies(a API) (*Policies, error) {
+	core, err := a.client(corev1.SchemeGroupVersion)
 	if err != nil {
 		return nil, err
 	}
-	admin, err := client(c, schema.GroupVersion(v1alpha1.GroupVersion), "/apis")
+	admin, err := a.client(schema.GroupVersion(v1alpha1.GroupVersion))
 	if err != nil {
 		return nil, err
 	}
-	cluster, err := client(c, schema.GroupVersion(v1alpha2.GroupVersion), "/apis")
+	cluster, err := a.client(schema.GroupVersion(v1alpha2.GroupVersion))
 	if err != nil {
 		return nil, err
 	}
-	return &Policies{core: core, admin: admin, cluster: cluster, log: log}, nil
+	return &Policies{core: core, admin: admin, cluster: cluster, api: a}, nil
 }
 
 // Policies follows those of a kind.
 func (p *Policies) Policies(ctx context.Context, kind string, tell func(intake.Told[intake.ClusterPolicy]) error) error {
-	f := &follower[intake.ClusterPolicy]{log: p.log, tell: tell}
+	f := &follower[intake.ClusterPolicy]{api: p.api, tell: tell}
 	switch kind {
 	case kubernetes.KindCluster:
 		f.client, f.resource = p.cluster, "clusternetworkpolicies"
@@ -71,7 +71,7 @@ func (p *Policies) Policies(ctx context.Context, kind string, tell func(intake.T
 		revision, versions, known := p.whereServed(ctx, f.resource, err)
 		if others := strings.Join(versions, ", "); others != "" && others != strange && apierrors.IsNotFound(err) {
 			strange = others
-			p.log.Warn("policies are served in versions only that are not known here: they cannot be read, and are not ignored; serve "+
+			p.api.Log.Warn("policies are served in versions only that are not known here: they cannot be read, and are not ignored; serve "+
 				f.client.APIVersion().Version+" too", "resource", f.resource, "versions", others)
 		}
 		return revision, known && len(versions) == 0
@@ -102,7 +102,7 @@ func (p *Policies) whereServed(ctx context.Context, resource string, refused err
 		return 0, nil, false
 	}
 	versions, err := p.served(ctx, resource)
-	return number(services.ResourceVersion), versions, err == nil
+	return kubefollow.Number(services.ResourceVersion), versions, err == nil
 }
 
 // served are the versions in which a resource is served.

@@ -207,7 +207,7 @@ func TestPolicies(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p, err := NewPolicies(&rest.Config{Host: "http://kubernetes", Transport: c.start}, slog.New(slog.DiscardHandler))
+				p, err := NewPolicies(API{Config: &rest.Config{Host: "http://kubernetes", Transport: c.start}, Log: slog.New(slog.DiscardHandler)})
 				require.NoError(t, err)
 				ctx, cancel := context.WithCancel(t.Context())
 				o, ended := &told{policies: map[string]intake.ClusterPolicy{}}, make(chan error)

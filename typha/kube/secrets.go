@@ -3,7 +3,6 @@ package kube
 import (
 	"bytes"
 	"context"
-	"log/slog"
 	"maps"
 	"slices"
 
@@ -22,16 +21,16 @@ type Secrets struct {
 	*intake.Wanted
 	core      rest.Interface
 	namespace string
-	log       *slog.Logger
+	api       API
 }
 
 // NewSecrets returns a Secrets; nothing is asked before something is wanted.
-func NewSecrets(c *rest.Config, namespace string, log *slog.Logger) (*Secrets, error) {
-	core, err := client(c, corev1.SchemeGroupVersion, "/api")
+func NewSecrets(a API, namespace string) (*Secrets, error) {
+	core, err := a.client(corev1.SchemeGroupVersion)
 	if err != nil {
 		return nil, err
 	}
-	return &Secrets{Wanted: intake.NewWanted(), core: core, namespace: namespace, log: log}, nil
+	return &Secrets{Wanted: intake.NewWanted(), core: core, namespace: namespace, api: a}, nil
 }
 
 // secret is the content of a Secret.
@@ -83,7 +82,7 @@ func (s *Secrets) Run(ctx context.Context, tell func(compute.SecretRef, []byte) 
 					continue
 				}
 				if now == nil {
-					s.log.Warn("a password is missing: sessions that use it wait until it is there",
+					s.api.Log.Warn("a password is missing: sessions that use it wait until it is there",
 						"namespace", s.namespace, "secret", ref.Name, "key", ref.Key)
 				}
 				told[ref] = now
@@ -131,8 +130,8 @@ func (s *Secrets) one(ctx context.Context, name string, of *followed, heard chan
 			return ctx.Err()
 		}
 	}
-	return (&follower[secret]{
-		client: s.core, resource: "secrets", namespace: s.namespace, name: name, log: s.log.With("secret", name),
+	follower := &follower[secret]{
+		client: s.core, resource: "secrets", namespace: s.namespace, name: name, api: s.api.about("secret", name),
 		list: func() runtime.Object { return &corev1.SecretList{} },
 		slim: func(o runtime.Object) (string, *secret) {
 			s := o.(*corev1.Secret)
@@ -148,5 +147,9 @@ func (s *Secrets) one(ctx context.Context, name string, of *followed, heard chan
 			return nil
 		},
 		forbidden: func() error { return hear(nil) },
-	}).run(ctx)
+	}
+	if tell := s.api.troubleOf(follower.what()); tell != nil {
+		defer tell(nil) // nobody wants it any more
+	}
+	return follower.run(ctx)
 }

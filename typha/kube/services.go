@@ -2,7 +2,6 @@ package kube
 
 import (
 	"context"
-	"log/slog"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,26 +18,26 @@ import (
 // Services follows the Services and EndpointSlices of a cluster. It is an intake.ServiceSource.
 type Services struct {
 	core, discovery rest.Interface
-	log             *slog.Logger
+	api             API
 }
 
 // NewServices returns a Services; nothing is asked before its methods are called.
-func NewServices(c *rest.Config, log *slog.Logger) (*Services, error) {
-	core, err := client(c, corev1.SchemeGroupVersion, "/api")
+func NewServices(a API) (*Services, error) {
+	core, err := a.client(corev1.SchemeGroupVersion)
 	if err != nil {
 		return nil, err
 	}
-	discovery, err := client(c, discoveryv1.SchemeGroupVersion, "/apis")
+	discovery, err := a.client(discoveryv1.SchemeGroupVersion)
 	if err != nil {
 		return nil, err
 	}
-	return &Services{core: core, discovery: discovery, log: log}, nil
+	return &Services{core: core, discovery: discovery, api: a}, nil
 }
 
 // Services follows the Services of all namespaces.
 func (s *Services) Services(ctx context.Context, tell func(intake.Told[compute.Service]) error) error {
 	return (&follower[compute.Service]{
-		client: s.core, resource: "services", log: s.log, tell: tell, slim: slimService,
+		client: s.core, resource: "services", api: s.api, tell: tell, slim: slimService,
 		list: func() runtime.Object { return &corev1.ServiceList{} },
 	}).run(ctx)
 }
@@ -46,7 +45,7 @@ func (s *Services) Services(ctx context.Context, tell func(intake.Told[compute.S
 // EndpointSlices follows the EndpointSlices of all namespaces.
 func (s *Services) EndpointSlices(ctx context.Context, tell func(intake.Told[compute.EndpointSlice]) error) error {
 	return (&follower[compute.EndpointSlice]{
-		client: s.discovery, resource: "endpointslices", log: s.log, tell: tell, slim: slimSlice,
+		client: s.discovery, resource: "endpointslices", api: s.api, tell: tell, slim: slimSlice,
 		list: func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
 	}).run(ctx)
 }

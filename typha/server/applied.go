@@ -31,6 +31,7 @@ type applied struct {
 	intake   Intake
 	cache    *cache.Cache
 	sessions *registry
+	alone    func() bool // there is no other replica
 	log      *slog.Logger
 	begin    time.Time
 	news     chan struct{} // has room for one
@@ -39,9 +40,9 @@ type applied struct {
 	moving map[string]uint64 // pools that are on their way, and their stage
 }
 
-func newApplied(cfg Config, sessions *registry, log *slog.Logger) *applied {
+func newApplied(cfg Config, sessions *registry, alone func() bool, log *slog.Logger) *applied {
 	return &applied{
-		tell: cfg.Applied, intake: cfg.Intake, cache: cfg.Cache, sessions: sessions, log: log, begin: time.Now(),
+		tell: cfg.Applied, intake: cfg.Intake, cache: cfg.Cache, sessions: sessions, alone: alone, log: log, begin: time.Now(),
 		news: make(chan struct{}, 1), moving: map[string]uint64{},
 	}
 }
@@ -96,6 +97,9 @@ func (a *applied) run(ctx context.Context) error {
 
 // tellReady tells of the pools that all clients have applied.
 func (a *applied) tellReady(ctx context.Context, pools map[string]uint64) {
+	if !a.alone() {
+		return
+	}
 	if a.ready(pools); len(pools) == 0 {
 		return
 	}

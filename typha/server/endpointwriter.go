@@ -18,6 +18,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/datastore"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 )
@@ -32,6 +33,7 @@ const (
 // reports keeps what nodes report of their endpoints and brings the datastore to it.
 type reports struct {
 	store   datastore.Client
+	pods    bool // the datastore's endpoints are pods, which others make and delete
 	log     *slog.Logger
 	metrics *metrics
 	slots   *semaphore.Weighted
@@ -58,14 +60,16 @@ type nodeReport struct {
 	dirty   bool // the datastore may differ from desired
 	look    bool // the datastore must be read first: others write too
 	writing bool // a writer is at work or about to be
+	// question is what the endpoints answer, once they are in the datastore; empty if nobody has asked.
+	question string
 
 	// Of the writer alone: what the datastore has, nil if that is not known.
 	actual map[api.Key]*api.WorkloadEndpoint
 }
 
-func newReports(store datastore.Client, log *slog.Logger, m *metrics) *reports {
+func newReports(store datastore.Client, pods bool, log *slog.Logger, m *metrics) *reports {
 	return &reports{
-		store: store, log: log, metrics: m, slots: semaphore.NewWeighted(parallelWrites),
+		store: store, pods: pods, log: log, metrics: m, slots: semaphore.NewWeighted(parallelWrites),
 		news: make(chan struct{}, 1), nodes: map[string]*nodeReport{},
 	}
 }
@@ -82,9 +86,9 @@ func (r *reports) node(name string) *nodeReport {
 	return n
 }
 
-// want makes these all the endpoints of a node. A fresh report, the first of a felix, is compared with what the datastore
-// really has; the others only with what was written.
-func (r *reports) want(n *nodeReport, endpoints []*api.WorkloadEndpoint, fresh bool) {
+// want makes these all the endpoints of a node. A fresh report, the first of a felix or one that answers a question, is
+// compared with what the datastore really has; the others only with what was written.
+func (r *reports) want(n *nodeReport, endpoints []*api.WorkloadEndpoint, fresh bool, question string) {
 	desired := make(map[api.Key]*api.WorkloadEndpoint, len(endpoints))
 	for _, ep := range endpoints {
 		desired[api.KeyOf(ep)] = ep
@@ -94,7 +98,7 @@ func (r *reports) want(n *nodeReport, endpoints []*api.WorkloadEndpoint, fresh b
 		r.mu.Unlock()
 		return
 	}
-	n.desired, n.dirty = desired, true
+	n.desired, n.dirty, n.question = desired, true, question
 	n.look = n.look || fresh
 	if !n.writing {
 		n.writing = true
@@ -143,7 +147,7 @@ func (r *reports) write(ctx context.Context, n *nodeReport) {
 			r.mu.Unlock()
 			return
 		}
-		desired, look := n.desired, n.look
+		desired, look, question := n.desired, n.look, n.question
 		n.dirty, n.look = false, false
 		r.mu.Unlock()
 		if look {
@@ -151,7 +155,9 @@ func (r *reports) write(ctx context.Context, n *nodeReport) {
 		}
 		err := r.slots.Acquire(ctx, 1)
 		if err == nil {
-			err = r.sync(ctx, n, desired)
+			if err = r.sync(ctx, n, desired); err == nil && question != "" {
+				err = r.answer(ctx, n.name, question)
+			}
 			r.slots.Release(1)
 		}
 		if err == nil {
@@ -190,7 +196,10 @@ func (r *reports) sync(ctx context.Context, n *nodeReport, desired map[api.Key]*
 		if _, wanted := desired[key]; wanted {
 			continue
 		}
-		_, err := r.store.Delete(ctx, key, datastore.Precondition{Revision: stored.ResourceVersion})
+		if r.pods && len(stored.Spec.IPNetworks) == 0 {
+			continue // a pod that is not wired
+		}
+		_, err := r.store.Delete(ctx, key, datastore.Precondition{Revision: stored.ResourceVersion, UID: string(stored.UID)})
 		if err == nil || errors.Is(err, datastore.ErrNotFound) {
 			delete(n.actual, key)
 			err = nil
@@ -206,6 +215,9 @@ func (r *reports) sync(ctx context.Context, n *nodeReport, desired map[api.Key]*
 }
 
 func (r *reports) put(ctx context.Context, n *nodeReport, key api.Key, ep *api.WorkloadEndpoint) error {
+	if r.pods {
+		return r.putPod(ctx, n, key, ep)
+	}
 	var written api.Object
 	var err error
 	if stored := n.actual[key]; stored == nil {
@@ -225,6 +237,32 @@ func (r *reports) put(ctx context.Context, n *nodeReport, key api.Key, ep *api.W
 	return r.note("written", err)
 }
 
+// putPod notes on a pod how it is wired. A pod that is gone leaves nothing to be written, however long its node still has it.
+func (r *reports) putPod(ctx context.Context, n *nodeReport, key api.Key, ep *api.WorkloadEndpoint) error {
+	want := kubernetes.EndpointAnnotations(ep)
+	stored := n.actual[key]
+	if stored != nil && maps.Equal(kubernetes.EndpointAnnotations(stored), want) && (ep.UID == "" || ep.UID == stored.UID) {
+		return nil
+	}
+	var written api.Object
+	var err error
+	ep = ep.DeepCopy()
+	if stored == nil {
+		written, err = r.store.Create(ctx, ep)
+	} else {
+		ep.ResourceVersion = stored.ResourceVersion // whichever it is: nobody else writes this
+		written, err = r.store.Update(ctx, ep)
+	}
+	switch {
+	case errors.Is(err, datastore.ErrNotFound), errors.Is(err, datastore.ErrConflict): // the latter: another pod has its name by now
+		delete(n.actual, key)
+		return nil
+	case err == nil:
+		n.actual[key] = written.(*api.WorkloadEndpoint)
+	}
+	return r.note("written", err)
+}
+
 func (r *reports) note(result string, err error) error {
 	if err != nil {
 		result = "failed"
@@ -236,7 +274,7 @@ func (r *reports) note(result string, err error) error {
 // list reads what the datastore has of a node's endpoints.
 func (r *reports) list(ctx context.Context, node string) (map[api.Key]*api.WorkloadEndpoint, error) {
 	prefix := strings.ReplaceAll(node, "-", "--") + "-" // as the names begin; the one of another node may begin so too
-	l, err := r.store.List(ctx, "WorkloadEndpoint", datastore.ListOptions{NamePrefix: prefix})
+	l, err := r.store.List(ctx, "WorkloadEndpoint", datastore.ListOptions{NamePrefix: prefix, Node: node})
 	if err != nil {
 		return nil, fmt.Errorf("endpoints of node %s: %w", node, err)
 	}
@@ -259,6 +297,9 @@ func merge(stored, reported *api.WorkloadEndpoint) *api.WorkloadEndpoint {
 	maps.Copy(out.Labels, reported.Labels)
 	s, r := &out.Spec, &reported.Spec
 	s.ContainerID, s.Pod, s.Workload = r.ContainerID, r.Pod, r.Workload
+	if r.ServiceAccountName != "" {
+		s.ServiceAccountName = r.ServiceAccountName
+	}
 	s.InterfaceName = r.InterfaceName
 	s.IPNetworks = slices.Clone(r.IPNetworks)
 	if r.MAC != "" {

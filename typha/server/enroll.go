@@ -1,8 +1,8 @@
 package server
 
 import (
+	"cmp"
 	"context"
-	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,82 +14,72 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"strings"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/muslin-net/muslin/internal/rpc"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/authority"
 )
 
 // A node's certificate begins an hour before it is made, since clocks of nodes may be behind, and is for a day in all.
 const (
 	certificateBackdate = time.Hour
-	certificateLife     = 24 * time.Hour
-	renewAfter          = 15 * time.Hour // leaves eight hours to get a new one
+	certificateLife     = 23 * time.Hour // from now; a third of it is left to get a new one
 )
 
 // nodeName is the form of a node's name, RFC 1123: what Kubernetes allows too.
 var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
+// TokenReviewer says what the service-account tokens prove that nodes enrol with.
+type TokenReviewer interface {
+	// Node is the node that a token is bound to. refused says why the token proves nothing, empty if it does; the error why it
+	// cannot be told at present.
+	Node(ctx context.Context, token string) (node, refused string, err error)
+}
+
+// reviewsAtOnce bounds the reviews of tokens that are under way: whoever reaches the listener can ask for one.
+const reviewsAtOnce = 16
+
+// maxToken is how long a service-account token may be; they have some 1200 characters.
+const maxToken = 16 << 10
+
 // enroller signs certificates of nodes.
 type enroller struct {
-	cert   *x509.Certificate // the CA's
-	key    crypto.Signer
-	caFile string
-	tokens tokens
+	caFile, keyFile string
+	tokens          tokens
+	reviewer        TokenReviewer // nil where there is no Kubernetes
+	reviews         *semaphore.Weighted
 }
 
-// newEnroller reads the CA. Its certificate is the one in the CA file that the key belongs to.
-func newEnroller(caFile, keyFile, tokenFile string) (*enroller, error) {
-	key, err := readKey(keyFile)
-	if err != nil {
-		return nil, err
+func newEnroller(caFile, keyFile, tokenFile string, reviewer TokenReviewer) (*enroller, error) {
+	e := &enroller{
+		caFile: caFile, keyFile: keyFile, tokens: tokens{path: tokenFile}, reviewer: reviewer, reviews: semaphore.NewWeighted(reviewsAtOnce),
 	}
-	body, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("CA certificate: %w", err)
-	}
-	for block, rest := pem.Decode(body); block != nil; block, rest = pem.Decode(rest) {
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("CA certificate %s: %w", caFile, err)
-		}
-		if public, ok := cert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok && public.Equal(key.Public()) {
-			return &enroller{cert: cert, key: key, caFile: caFile, tokens: tokens{path: tokenFile}}, nil
-		}
-	}
-	return nil, fmt.Errorf("CA key %s belongs to no certificate in %s; give the key of one of them by --ca-key", keyFile, caFile)
+	_, err := e.ca()
+	return e, err
 }
 
-func readKey(path string) (crypto.Signer, error) {
-	body, err := os.ReadFile(path)
+// ca reads the CA. It is read anew for each certificate, so that one that has been replaced signs no more.
+func (e *enroller) ca() (authority.CA, error) {
+	key, err := os.ReadFile(e.keyFile)
 	if err != nil {
-		return nil, fmt.Errorf("CA key: %w; give its path by --ca-key", err)
+		return authority.CA{}, fmt.Errorf("CA key: %w; give its path by --ca-key", err)
 	}
-	block, _ := pem.Decode(body)
-	if block == nil {
-		return nil, fmt.Errorf("CA key %s is not a PEM file", path)
-	}
-	var key any
-	switch block.Type {
-	case "EC PRIVATE KEY":
-		key, err = x509.ParseECPrivateKey(block.Bytes)
-	case "RSA PRIVATE KEY":
-		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-	default:
-		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-	}
+	certs, err := os.ReadFile(e.caFile)
 	if err != nil {
-		return nil, fmt.Errorf("CA key %s: %w", path, err)
+		return authority.CA{}, fmt.Errorf("CA certificate: %w", err)
 	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("CA key %s cannot sign", path)
+	ca := authority.CA{Certs: certs, Key: key}
+	if _, _, err := ca.Signer(); err != nil {
+		return authority.CA{}, fmt.Errorf("CA certificate %s with CA key %s: %w; give the key of one of the certificates by --ca-key", e.caFile, e.keyFile, err)
 	}
-	return signer, nil
+	return ca, nil
 }
 
 // tls is for the listener without client certificates.
@@ -104,7 +94,11 @@ func (e *enroller) tls(files rpc.Files) *tls.Config {
 }
 
 // sign makes a node's certificate for the key of a request. Nothing else of the request counts.
-func (e *enroller) sign(node string, request []byte, now time.Time) (chain []byte, err error) {
+func (e *enroller) sign(ca authority.CA, node string, request []byte, now, end time.Time) (chain []byte, err error) {
+	parent, signer, err := ca.Signer()
+	if err != nil {
+		return nil, err
+	}
 	csr, err := x509.ParseCertificateRequest(request)
 	if err == nil {
 		err = csr.CheckSignature()
@@ -116,18 +110,16 @@ func (e *enroller) sign(node string, request []byte, now time.Time) (chain []byt
 	if err != nil {
 		return nil, err
 	}
-	begin := now.Add(-certificateBackdate)
-	end := begin.Add(certificateLife)
-	if e.cert.NotAfter.Before(end) {
-		end = e.cert.NotAfter
+	if parent.NotAfter.Before(end) {
+		end = parent.NotAfter
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: node}, NotBefore: begin, NotAfter: end,
+		SerialNumber: serial, Subject: pkix.Name{CommonName: node}, NotBefore: now.Add(-certificateBackdate), NotAfter: end,
 		URIs:     []*url.URL{{Scheme: rpc.IdentityScheme, Host: roleNode, Path: "/" + node}},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, e.cert, csr.PublicKey, e.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, csr.PublicKey, signer)
 	if err != nil {
 		return nil, fmt.Errorf("signing the certificate of node %s: %w", node, err)
 	}
@@ -152,16 +144,17 @@ func (s enrollmentService) Enroll(ctx context.Context, m *typhav1.EnrollRequest)
 	if err := s.proven(ctx, m, now); err != nil {
 		return nil, err
 	}
-	cert, err := s.enroller.sign(node, m.GetCertificateRequest(), now)
+	ca, err := s.enroller.ca()
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error()) // it is being replaced, perhaps
+	}
+	life := cmp.Or(s.cfg.CertificateLife, certificateLife)
+	cert, err := s.enroller.sign(ca, node, m.GetCertificateRequest(), now, now.Add(life))
 	if err != nil {
 		return nil, err
 	}
-	cas, err := os.ReadFile(s.enroller.caFile)
-	if err != nil {
-		return nil, status.Errorf(codes.Internal, "CA certificate: %v", err)
-	}
 	s.log.Info("signed a certificate", "node", node, "renewal", s.renew)
-	return &typhav1.EnrollResponse{Certificate: cert, CaCertificates: cas, RenewAfter: timestamppb.New(now.Add(renewAfter))}, nil
+	return &typhav1.EnrollResponse{Certificate: cert, CaCertificates: ca.Certs, RenewAfter: timestamppb.New(now.Add(life / 3 * 2))}, nil
 }
 
 // proven checks the proof. A join token is used up by it, so all else about the request is checked first.
@@ -188,7 +181,36 @@ func (s enrollmentService) proven(ctx context.Context, m *typhav1.EnrollRequest,
 		}
 		return nil
 	case *typhav1.EnrollRequest_ServiceAccountToken:
-		return status.Error(codes.Unimplemented, "this typha has no Kubernetes to check a service-account token with; use a join token")
+		return s.bound(ctx, proof.ServiceAccountToken, m.GetNode())
 	}
-	return status.Error(codes.InvalidArgument, "a proof is missing: give a join token")
+	return status.Error(codes.InvalidArgument, "a proof is missing: give a join token, or a service-account token")
+}
+
+// bound checks that a service-account token is bound to a node.
+func (s enrollmentService) bound(ctx context.Context, token, node string) error {
+	e := s.enroller
+	if e.reviewer == nil {
+		return status.Error(codes.Unimplemented, "this typha has no Kubernetes to check a service-account token with; use a join token, or give typha a kubeconfig")
+	}
+	if len(token) > maxToken || strings.Count(token, ".") != 2 {
+		return status.Error(codes.PermissionDenied, "what was given as service-account token is none")
+	}
+	if err := e.reviews.Acquire(ctx, 1); err != nil {
+		return status.FromContextError(err).Err()
+	}
+	of, refused, err := e.reviewer.Node(ctx, token)
+	e.reviews.Release(1)
+	switch {
+	case err != nil:
+		s.log.Warn("a service-account token cannot be checked", "node", node, "error", err)
+		return status.Errorf(codes.Unavailable, "the service-account token cannot be checked now: %v", err)
+	case refused == "" && of != node:
+		refused = fmt.Sprintf("the service-account token is bound to node %q, and gets no certificate for node %q; "+
+			"the node's name (NODENAME) must be that of the Kubernetes node on which the pod runs", of, node)
+	}
+	if refused != "" {
+		s.log.Warn("refused to enrol a node", "node", node, "error", refused)
+		return status.Error(codes.PermissionDenied, refused)
+	}
+	return nil
 }

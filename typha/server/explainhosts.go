@@ -80,17 +80,22 @@ func (s *Server) judging(e end, iface string) verdict.Node {
 			out.Own = &h
 		}
 	}
-	r, _ := item[view.Resource](nodeView{s.cfg.Views, e.scope}, view.KindResource, "FelixConfiguration//"+e.scope.Node)
-	c, ok := r.Object.(*api.FelixConfiguration)
-	if !ok {
-		c = &api.FelixConfiguration{Spec: *api.EffectiveFelix()}
-	}
+	c := s.configOf(e.scope)
 	out.FailsafeIn, out.FailsafeOut = failsafes(c.Spec.FailsafeInboundHostPorts), failsafes(c.Spec.FailsafeOutboundHostPorts)
 	out.WorkloadsToHost = !strings.EqualFold(c.Spec.DefaultEndpointToHostAction, "Drop")
 	out.VXLANPort = uint16(*c.Spec.VXLANPort) // it has a default
 	is := func(b *bool) bool { return b != nil && *b }
 	out.AllowVXLAN, out.AllowIPIP = is(c.Spec.AllowVXLANPacketsFromWorkloads), is(c.Spec.AllowIPIPPacketsFromWorkloads)
 	return out
+}
+
+// configOf is the configuration of a node's felix.
+func (s *Server) configOf(scope views.Scope) *api.FelixConfiguration {
+	r, _ := item[view.Resource](nodeView{s.cfg.Views, scope}, view.KindResource, "FelixConfiguration//"+scope.Node)
+	if c, ok := r.Object.(*api.FelixConfiguration); ok {
+		return c
+	}
+	return &api.FelixConfiguration{Spec: *api.EffectiveFelix()}
 }
 
 // hostEndpoints are those of a node by name.

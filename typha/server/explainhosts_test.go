@@ -59,12 +59,12 @@ func TestPolicyOfHostsIsExplained(t *testing.T) {
 	w.create(policy("through", "all", in, func(s *api.GlobalNetworkPolicySpec) { s.ApplyOnForward = true }, to(api.Deny, 5432), api.Rule{Action: api.Allow}))
 	ada := w.operator(r.address)
 	ask := func(from, to string, port uint16) string {
-		allowed, decisions, err := ada.ExplainPolicy(t.Context(), client.Packet{From: from, To: to, Protocol: 6, Port: port})
+		e, err := ada.ExplainPolicy(t.Context(), client.Packet{From: from, To: to, Protocol: 6, Port: port})
 		if err != nil {
 			return err.Error()
 		}
-		lines := []string{fmt.Sprint(allowed)}
-		for _, d := range decisions {
+		lines := []string{fmt.Sprint(e.Allowed)}
+		for _, d := range e.Decisions {
 			way := map[bool]string{true: "out", false: "in"}[d.Egress]
 			lines = append(lines, strings.Join(strings.Fields(fmt.Sprintf("%s %s %s %t: %s %d", d.Endpoint, d.Pass, way, d.Allowed, d.By, d.Rule)), " "))
 		}
@@ -100,7 +100,7 @@ func TestPolicyOfHostsIsExplained(t *testing.T) {
 		assert.Equal(t, c.want, ask(c.from, c.to, c.port), "%s to %s, %d", c.from, c.to, c.port)
 	}
 	for name, is := range map[string]error{"host/nobody": client.ErrNotFound, "nobody": client.ErrInvalid} {
-		_, _, err := ada.ExplainPolicy(t.Context(), client.Packet{From: name, To: "8.8.8.8"})
+		_, err := ada.ExplainPolicy(t.Context(), client.Packet{From: name, To: "8.8.8.8"})
 		require.ErrorIs(t, err, is)
 	}
 }

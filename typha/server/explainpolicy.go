@@ -49,9 +49,18 @@ func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolic
 	if p.Source, p.Destination = sameFamily(from.addrs, to.addrs); !p.Source.IsValid() {
 		return nil, status.Errorf(codes.FailedPrecondition, "%s (%v) and %s (%v) have no addresses of one family", m.GetFrom(), from.addrs, m.GetTo(), to.addrs)
 	}
-	answer := &typhav1.ExplainPolicyResponse{Allowed: true}
+	beyond := p
+	as := s.translated(s.cfg.Cache.Snapshot(), from, to, p.Source, p.Destination)
+	if as.IsValid() {
+		beyond.Source = as
+	}
+	answer := &typhav1.ExplainPolicyResponse{Allowed: true, Notes: s.notes(from, to, as, p.Destination)}
 	for _, at := range s.passages(from, to, p.Source, p.Destination) {
-		for _, d := range verdict.Cross(nodeView{s.cfg.Views, at.scope}, at.node, at.way, p) {
+		seen := p
+		if at.scope != from.scope {
+			seen = beyond
+		}
+		for _, d := range verdict.Cross(nodeView{s.cfg.Views, at.scope}, at.node, at.way, seen) {
 			answer.Decisions = append(answer.Decisions, &typhav1.Decision{
 				Endpoint: d.Endpoint, Egress: d.Egress, Pass: string(d.Pass), Allowed: d.Allowed, By: d.By, Rule: int32(d.Rule),
 			})

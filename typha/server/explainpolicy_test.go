@@ -33,15 +33,15 @@ func TestPolicyIsExplained(t *testing.T) {
 	ada := w.operator(r.address)
 	var decisions []client.Decision
 	allowed := func(p client.Packet) bool {
-		ok, d, err := ada.ExplainPolicy(t.Context(), p)
+		e, err := ada.ExplainPolicy(t.Context(), p)
 		require.NoError(t, err)
-		decisions = d
-		return ok
+		decisions = e.Decisions
+		return e.Allowed
 	}
 	ask := client.Packet{From: "cni/default/web/eth0", To: "cni/default/db/eth0", Protocol: 6, Port: 5432}
 	eventually(t, "both endpoints and the policy are known", func() bool {
-		ok, d, err := ada.ExplainPolicy(t.Context(), ask)
-		return err == nil && ok && len(d) == 2 && d[1].By == "np/default/db"
+		e, err := ada.ExplainPolicy(t.Context(), ask)
+		return err == nil && e.Allowed && len(e.Decisions) == 2 && e.Decisions[1].By == "np/default/db"
 	})
 	require.True(t, allowed(ask))
 	assert.Equal(t, []client.Decision{
@@ -67,9 +67,9 @@ func TestPolicyIsExplained(t *testing.T) {
 		{client.Packet{From: "cni/default/nobody/eth0", To: "8.8.8.8"}, client.ErrNotFound},
 		{client.Packet{From: web.String(), To: "fd00::1"}, client.ErrStale},
 	} {
-		_, _, err := ada.ExplainPolicy(t.Context(), c.p)
+		_, err := ada.ExplainPolicy(t.Context(), c.p)
 		require.ErrorIs(t, err, c.is)
 	}
-	_, _, err := n1.ExplainPolicy(t.Context(), ask)
+	_, err := n1.ExplainPolicy(t.Context(), ask)
 	require.ErrorIs(t, err, client.ErrDenied)
 }

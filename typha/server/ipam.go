@@ -24,9 +24,6 @@ import (
 // maxReserve bounds what one call may reserve of a family.
 const maxReserve = 256
 
-// typeWarm marks addresses that are held for a node and have no owner yet.
-const typeWarm = "warmPool"
-
 // ipamService hands out addresses to the calling node.
 type ipamService struct {
 	typhav1.UnimplementedIpamServiceServer
@@ -39,13 +36,16 @@ func (s ipamService) Reserve(ctx context.Context, m *typhav1.ReserveRequest) (*t
 	if err != nil {
 		return nil, err
 	}
+	if err := s.unlocked(); err != nil {
+		return nil, err
+	}
 	handle, attributes := m.GetOwner().GetHandle(), ownerAttributes(node, m.GetOwner())
 	warm := m.GetOwner() == nil
 	if warm {
-		if err := s.enterEpoch(ctx, node, m.GetEpoch()); err != nil {
+		if err := s.checkEpoch(ctx, node, m.GetEpoch()); err != nil {
 			return nil, err
 		}
-		handle, attributes[api.OwnerType] = warmHandle(node, m.GetEpoch()), typeWarm
+		handle, attributes[api.OwnerType] = warmHandle(node, m.GetEpoch()), api.TypeWarmPool
 	}
 	switch {
 	case handle == "":
@@ -78,6 +78,12 @@ func (s ipamService) Reserve(ctx context.Context, m *typhav1.ReserveRequest) (*t
 			Address: a.AsSlice(), Pool: f.pool, Block: wire.EncodePrefix(f.block), Sequence: f.Sequence,
 		})
 	}
+	if warm { // an epoch that ended meanwhile may have been tidied up before these were there
+		if err := s.checkEpoch(ctx, node, m.GetEpoch()); err != nil {
+			s.undoReserve(ctx, handle, addrs)
+			return nil, err
+		}
+	}
 	return answer, nil
 }
 
@@ -102,7 +108,7 @@ func (s ipamService) reserveAny(ctx context.Context, node, handle string, attrib
 			requests = append(requests, alloc.Request{
 				Node: node, Family: family.number, Count: int(family.count), Handle: handle, Attributes: attributes,
 				Use: api.UseWorkload, Pools: family.pools, NamespaceLabels: s.namespaceLabels(m.GetNamespace()),
-				Refuse: s.refuse(node),
+				Refuse: s.refuseFor(node, m),
 			})
 		}
 	}
@@ -133,6 +139,28 @@ func (s *Server) refuse(node string) func(*api.IPPool) error {
 			return lack
 		}
 		return nil
+	}
+}
+
+// refuseFor is refuse for a request. A warm address may come to serve a pod of any namespace, and is not to be the last.
+func (s *Server) refuseFor(node string, m *typhav1.ReserveRequest) func(*api.IPPool) error {
+	refuse := s.refuse(node)
+	if m.GetOwner() != nil {
+		return refuse
+	}
+	named := len(m.GetPools4()) > 0 || len(m.GetPools6()) > 0
+	full := s.fullness()
+	return func(p *api.IPPool) error {
+		if why := byNameOnly(p, nil); why != "" && !named {
+			return errors.New(why)
+		}
+		if full.short(p) {
+			return fmt.Errorf("pool %s is nearly full", p.Name)
+		}
+		if refuse == nil {
+			return nil
+		}
+		return refuse(p)
 	}
 }
 
@@ -182,26 +210,39 @@ func (s ipamService) Settle(ctx context.Context, m *typhav1.SettleRequest) (*typ
 	if err != nil {
 		return nil, err
 	}
-	if err := s.enterEpoch(ctx, node, m.GetEpoch()); err != nil {
+	if err := s.checkEpoch(ctx, node, m.GetEpoch()); err != nil {
 		return nil, err
 	}
+	transfers, err := transfersOf(node, m.GetSettlements())
+	if err != nil {
+		return nil, err
+	}
+	refused, err := s.cfg.Alloc.ReassignAll(ctx, warmHandle(node, m.GetEpoch()), transfers...)
+	if err != nil {
+		return nil, allocError(err)
+	}
 	answer := &typhav1.SettleResponse{}
-	for _, st := range m.GetSettlements() {
-		a, err := wire.DecodeAddr(st.GetAddress())
-		if err != nil || st.GetOwner().GetHandle() == "" {
-			return nil, status.Errorf(codes.InvalidArgument, "a settlement needs an address and an owner with a handle (%v)", err)
-		}
-		err = s.cfg.Alloc.Reassign(ctx, a, warmHandle(node, m.GetEpoch()), block.Owner{
-			Handle: st.GetOwner().GetHandle(), Attributes: ownerAttributes(node, st.GetOwner()),
-		})
-		switch {
-		case errors.As(err, new(*block.ConflictError)) || errors.Is(err, alloc.ErrNotAssigned):
-			answer.Refused = append(answer.Refused, &typhav1.RefusedAddress{Address: a.AsSlice(), Reason: err.Error()})
-		case err != nil:
-			return nil, allocError(err)
+	for _, t := range transfers {
+		if reason := refused[t.Addr]; reason != nil {
+			answer.Refused = append(answer.Refused, &typhav1.RefusedAddress{Address: t.Addr.AsSlice(), Reason: reason.Error()})
 		}
 	}
 	return answer, nil
+}
+
+// transfersOf reads settlements.
+func transfersOf(node string, list []*typhav1.Settlement) ([]alloc.Transfer, error) {
+	var out []alloc.Transfer
+	for _, st := range list {
+		a, err := wire.DecodeAddr(st.GetAddress())
+		if err != nil || !a.IsValid() || st.GetOwner().GetHandle() == "" {
+			return nil, status.Errorf(codes.InvalidArgument, "a settlement needs an address and an owner with a handle (%v)", err)
+		}
+		out = append(out, alloc.Transfer{Addr: a, Sequence: st.GetSequence(), To: block.Owner{
+			Handle: st.GetOwner().GetHandle(), Attributes: ownerAttributes(node, st.GetOwner()),
+		}})
+	}
+	return out, nil
 }
 
 // Release frees addresses of an owner.
@@ -254,7 +295,10 @@ func (s ipamService) Return(ctx context.Context, m *typhav1.ReturnRequest) (*typ
 	}
 	handle := warmHandle(node, m.GetEpoch())
 	var requests []block.Release
-	for _, a := range addrs {
+	for i, a := range addrs {
+		if sequences := m.GetSequences(); i < len(sequences) && sequences[i] != found[a].Sequence {
+			continue // it was reserved anew since
+		}
 		if f, ok := found[a]; ok && f.Handle == handle {
 			requests = append(requests, block.Release{Addr: a, Handle: handle, Sequence: &f.Sequence})
 		}

@@ -1,8 +1,10 @@
 package server_test
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -87,56 +89,162 @@ func TestReserveRefusesNonsense(t *testing.T) {
 	assert.Contains(t, err.Error(), "nowhere")
 }
 
+// enter has a node enter an epoch.
+func enter(t *testing.T, n *client.Client, claims ...client.Settlement) uint64 {
+	t.Helper()
+	r, err := n.Review(t.Context(), 0)
+	require.NoError(t, err)
+	entered, err := n.Enter(t.Context(), r.Epoch, 0, claims)
+	require.NoError(t, err)
+	require.Greater(t, entered.Epoch, r.Epoch)
+	return entered.Epoch
+}
+
+func (w *world) remove(kind, name string) {
+	_, err := w.store.Delete(w.t.Context(), api.Key{Kind: kind, Name: name}, datastore.Precondition{})
+	require.NoError(w.t, err)
+}
+
+func warmHandle(node string, epoch uint64) string { return fmt.Sprintf("warm-%s-%d", node, epoch) }
+
 func TestWarmAddresses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	_, n1, n2 := w.cluster()
-	warm, err := n1.Reserve(t.Context(), client.Reserve{Count4: 3, Epoch: 7})
+	epoch := enter(t, n1)
+	warm, err := n1.Reserve(t.Context(), client.Reserve{Count4: 3, Epoch: epoch})
 	require.NoError(t, err)
-	h := get[*api.IPAMHandle](w, "IPAMHandle", "warm-n1-7")
+	handle := warmHandle("n1", epoch)
+	h := get[*api.IPAMHandle](w, "IPAMHandle", handle)
 	assert.Equal(t, 3, h.Spec.Block[warm[0].Block.String()])
+	b := get[*api.IPAMBlock](w, "IPAMBlock", warm[0].Block.String())
+	attrs := b.Spec.Attributes[*b.Spec.Allocations[0]].Owner
+	assert.Equal(t, "n1 warmPool", attrs["node"]+" "+attrs["type"])
+	assert.NotEmpty(t, attrs["timestamp"])
 
-	settle := []client.Settlement{{Address: warm[0].Address, Owner: client.Owner{Handle: "net.c1", Attributes: map[string]string{"pod": "p"}}}}
+	settle := []client.Settlement{{
+		Address: warm[0].Address, Sequence: warm[0].Sequence, Owner: client.Owner{Handle: "net.c1", Attributes: map[string]string{"pod": "p"}},
+	}}
 	for range 2 { // idempotent
-		refused, err := n1.Settle(t.Context(), 7, settle)
+		refused, err := n1.Settle(t.Context(), epoch, settle)
 		require.NoError(t, err)
 		assert.Empty(t, refused)
 	}
-	assert.Equal(t, 2, get[*api.IPAMHandle](w, "IPAMHandle", "warm-n1-7").Spec.Block[warm[0].Block.String()])
+	assert.Equal(t, 2, get[*api.IPAMHandle](w, "IPAMHandle", handle).Spec.Block[warm[0].Block.String()])
 	assert.Equal(t, 1, get[*api.IPAMHandle](w, "IPAMHandle", "net.c1").Spec.Block[warm[0].Block.String()])
 
-	other := []client.Settlement{{Address: warm[0].Address, Owner: client.Owner{Handle: "net.c2"}}, {Address: netip.MustParseAddr("192.168.99.99"), Owner: client.Owner{Handle: "net.c2"}}}
-	refused, err := n1.Settle(t.Context(), 7, other)
+	other := []client.Settlement{
+		{Address: warm[0].Address, Owner: client.Owner{Handle: "net.c2"}},
+		{Address: netip.MustParseAddr("192.168.99.99"), Owner: client.Owner{Handle: "net.c2"}},
+		{Address: warm[1].Address, Sequence: warm[1].Sequence + 1, Owner: client.Owner{Handle: "net.c2"}},
+	}
+	refused, err := n1.Settle(t.Context(), epoch, other)
 	require.NoError(t, err)
-	require.Len(t, refused, 2)
+	require.Len(t, refused, 3)
 	assert.Contains(t, refused[0].Reason, "net.c1")
+	assert.Contains(t, refused[2].Reason, "assigned again since")
 
-	_, err = n2.Settle(t.Context(), 7, []client.Settlement{{Address: warm[1].Address, Owner: client.Owner{Handle: "stolen"}}})
+	other2 := enter(t, n2)
+	refused, err = n2.Settle(t.Context(), other2, []client.Settlement{{Address: warm[1].Address, Owner: client.Owner{Handle: "stolen"}}})
 	require.NoError(t, err)
-	require.NoError(t, n2.Return(t.Context(), 7, []netip.Addr{warm[1].Address}))
-	assert.Equal(t, 2, get[*api.IPAMHandle](w, "IPAMHandle", "warm-n1-7").Spec.Block[warm[0].Block.String()], "another node moves nothing")
+	require.Len(t, refused, 1)
+	require.NoError(t, n2.Return(t.Context(), other2, []client.WarmAddress{{Address: warm[1].Address, Sequence: warm[1].Sequence}}))
+	assert.Equal(t, 2, get[*api.IPAMHandle](w, "IPAMHandle", handle).Spec.Block[warm[0].Block.String()], "another node moves nothing")
 
-	require.NoError(t, n1.Return(t.Context(), 7, []netip.Addr{warm[0].Address, warm[1].Address}), "one is settled, one is warm")
-	assert.Equal(t, 1, get[*api.IPAMHandle](w, "IPAMHandle", "warm-n1-7").Spec.Block[warm[0].Block.String()])
+	require.NoError(t, n1.Return(t.Context(), epoch, []client.WarmAddress{
+		{Address: warm[0].Address, Sequence: warm[0].Sequence},
+		{Address: warm[1].Address, Sequence: warm[1].Sequence},
+		{Address: warm[2].Address, Sequence: warm[2].Sequence - 1},
+	}), "one is settled, one is warm, one was reserved anew")
+	assert.Equal(t, 1, get[*api.IPAMHandle](w, "IPAMHandle", handle).Spec.Block[warm[0].Block.String()])
 	assert.Equal(t, 1, get[*api.IPAMHandle](w, "IPAMHandle", "net.c1").Spec.Block[warm[0].Block.String()])
+
+	r, err := n1.Review(t.Context(), epoch)
+	require.NoError(t, err)
+	assert.Equal(t, client.Review{Epoch: epoch, Warm: []client.WarmAddress{{Address: warm[2].Address, Sequence: warm[2].Sequence}}}, r)
 }
 
-func TestStaleEpochIsFenced(t *testing.T) {
+func TestAnEpochThatEndedIsFenced(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	_, n1, _ := w.cluster()
-	old, err := n1.Reserve(t.Context(), client.Reserve{Count4: 2, Epoch: 1})
+	first := enter(t, n1)
+	old, err := n1.Reserve(t.Context(), client.Reserve{Count4: 3, Epoch: first})
 	require.NoError(t, err)
-	_, err = n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: 2})
-	require.NoError(t, err)
-	_, err = w.store.Get(t.Context(), api.Key{Kind: "IPAMHandle", Name: "warm-n1-1"})
+	claim := client.Settlement{Address: old[1].Address, Owner: client.Owner{Handle: "net.alive"}}
+	second := enter(t, n1, claim)
+	_, err = w.store.Get(t.Context(), api.Key{Kind: "IPAMHandle", Name: warmHandle("n1", first)})
 	require.ErrorIs(t, err, datastore.ErrNotFound, "what the old journal held is free")
-	_, err = n1.Settle(t.Context(), 1, []client.Settlement{{Address: old[0].Address, Owner: client.Owner{Handle: "net.c1"}}})
+	require.Len(t, get[*api.IPAMHandle](w, "IPAMHandle", "net.alive").Spec.Block, 1, "but for what a living pod has")
+	_, err = n1.Settle(t.Context(), first, []client.Settlement{{Address: old[0].Address, Owner: client.Owner{Handle: "net.c1"}}})
 	require.ErrorIs(t, err, client.ErrStale)
-	_, err = n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: 1})
+	_, err = n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: first})
 	require.ErrorIs(t, err, client.ErrStale)
-	_, err = w.node("unregistered", w.replica().address).Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: 1})
+	_, err = n1.Enter(t.Context(), first, 0, nil)
+	require.ErrorIs(t, err, client.ErrStale, "a call that comes late ends nothing")
+	r, err := n1.Review(t.Context(), first)
+	require.NoError(t, err)
+	require.Equal(t, client.Review{Epoch: second}, r)
+
+	stranger := w.node("unregistered", w.replica().address)
+	_, err = stranger.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: 1})
 	require.ErrorIs(t, err, client.ErrStale)
+	_, err = stranger.Review(t.Context(), 0)
+	require.ErrorIs(t, err, client.ErrNotFound)
+
+	// A node that was deleted and made again knows its last epoch, or does not.
+	w.remove("Node", "n1")
+	_, err = n1.Review(t.Context(), second)
+	require.ErrorIs(t, err, client.ErrStale)
+	register(t, n1, client.Registration{IPv4: netip.MustParsePrefix("10.0.0.1/24")})
+	r, err = n1.Review(t.Context(), second)
+	require.NoError(t, err)
+	require.Zero(t, r.Epoch)
+	entered, err := n1.Enter(t.Context(), 0, second, nil)
+	require.NoError(t, err)
+	require.Greater(t, entered.Epoch, second)
+}
+
+func TestWhatIsNotFitForPodsAnyMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, n1, _ := w.cluster()
+	epoch := enter(t, n1)
+	warm, err := n1.Reserve(t.Context(), client.Reserve{Count4: 2, Epoch: epoch})
+	require.NoError(t, err)
+	why := func(want string) {
+		t.Helper()
+		require.EventuallyWithT(t, func(t *assert.CollectT) {
+			r, err := n1.Review(w.t.Context(), epoch)
+			require.NoError(t, err)
+			require.Len(t, r.Warm, 2)
+			assert.Equal(t, want, r.Warm[0].Unfit+r.Warm[0].ByNameOnly)
+		}, 30*time.Second, 20*time.Millisecond)
+	}
+	why("")
+	reservation := &api.IPReservation{Spec: api.IPReservationSpec{ReservedCIDRs: []string{warm[0].Address.String()}}}
+	reservation.Name = "r"
+	w.create(reservation)
+	why("an IPReservation has it")
+	w.remove("IPReservation", "r")
+	change := func(do func(*api.IPPool)) {
+		p := get[*api.IPPool](w, "IPPool", "default")
+		do(p)
+		_, err := w.store.Update(t.Context(), p)
+		require.NoError(t, err)
+	}
+	change(func(p *api.IPPool) { p.Spec.Disabled = true })
+	why("pool default is disabled")
+	_, err = n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: epoch})
+	require.ErrorIs(t, err, client.ErrExhausted)
+	change(func(p *api.IPPool) {
+		p.Spec.Disabled, p.Spec.NamespaceSelector, p.Spec.AllowedUses = false, "team == 'a'", []api.IPPoolUse{api.UseWorkload}
+	})
+	why("pool default is for namespaces with team == 'a'")
+	_, err = n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: epoch})
+	require.ErrorIs(t, err, client.ErrExhausted, "a pod of any namespace may get it")
+	_, err = n1.Reserve(t.Context(), client.Reserve{Count4: 1, Pools4: []string{"default"}, Epoch: epoch})
+	require.NoError(t, err)
 }
 
 func TestWarmAddressesAreNotBorrowed(t *testing.T) {
@@ -149,8 +257,9 @@ func TestWarmAddressesAreNotBorrowed(t *testing.T) {
 	register(t, n2, client.Registration{IPv4: netip.MustParsePrefix("10.0.0.2/24")})
 	reserve(t, n1, "c1") // the one block is n1's
 	reserve(t, n2, "c2") // borrowed
-	_, err := n2.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: 1})
+	epoch := enter(t, n2)
+	_, err := n2.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: epoch})
 	require.ErrorIs(t, err, client.ErrExhausted)
-	_, err = w.store.Get(t.Context(), api.Key{Kind: "IPAMHandle", Name: "warm-n2-1"})
+	_, err = w.store.Get(t.Context(), api.Key{Kind: "IPAMHandle", Name: warmHandle("n2", epoch)})
 	require.ErrorIs(t, err, datastore.ErrNotFound, "what was taken is given back")
 }

@@ -55,7 +55,7 @@ func (s nodesService) Register(ctx context.Context, m *typhav1.RegisterRequest) 
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	return &typhav1.RegisterResponse{Node: message.GetResource(), PoolsCreated: created, Replicas: s.replicas()}, nil
+	return &typhav1.RegisterResponse{Node: message.GetResource(), PoolsCreated: created, Replicas: s.replicaList()}, nil
 }
 
 // ReportStatus stores what a node says of itself, if it is new.
@@ -97,7 +97,7 @@ func (s nodesService) Replicas(ctx context.Context, _ *typhav1.ReplicasRequest) 
 	if _, err := callingNode(ctx); err != nil {
 		return nil, err
 	}
-	return &typhav1.ReplicasResponse{Replicas: s.replicas()}, nil
+	return &typhav1.ReplicasResponse{Replicas: s.replicaList()}, nil
 }
 
 // storeError turns an error of the datastore into a status.

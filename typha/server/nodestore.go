@@ -18,13 +18,15 @@ import (
 
 // nodes writes what the datastore holds of nodes.
 type nodes struct {
-	store     datastore.Client
-	alloc     *alloc.Allocator
-	log       *slog.Logger
-	connected func() []string // names of the nodes connected to this replica
-	queue     chan struct{}   // has room for one: there are nodes to check
-	pending   pendingNodes
-	drift     *drift
+	store datastore.Client
+	// kubernetes says that nodes are those of Kubernetes, which kubelet makes.
+	kubernetes bool
+	alloc      *alloc.Allocator
+	log        *slog.Logger
+	connected  func() []string // names of the nodes connected to this replica
+	queue      chan struct{}   // has room for one: there are nodes to check
+	pending    pendingNodes
+	drift      *drift
 }
 
 // writeAttempts bounds the attempts to change a Node that others change too.
@@ -75,6 +77,9 @@ func (s *nodes) register(ctx context.Context, r registration) (*api.Node, error)
 		r.applyTo(n)
 		return nil
 	})
+	if errors.Is(err, datastore.ErrNotFound) && s.kubernetes {
+		return nil, status.Errorf(codes.NotFound, "there is no node %q in Kubernetes; this node's name (NODENAME) must be that with which its kubelet has registered", r.name)
+	}
 	if errors.Is(err, datastore.ErrNotFound) {
 		fresh := newNode(r.name)
 		r.applyTo(fresh)

@@ -3,8 +3,10 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -31,47 +33,47 @@ const onlyReplica = "typha"
 // speaks for itself: it says of its own nodes that they are connected, and to whom, and takes back what it has said itself.
 // A node that goes to another replica is by then said to be connected to that one. A replica that has restarted takes back
 // what it said before for nodes that do not come back; one that never returns leaves its word behind, until the node
-// connects anywhere.
+// connects anywhere, or, where replicas are discovered, the others take its word back.
 type presence struct {
 	store    datastore.Client
 	cache    *cache.Cache
 	sessions *registry
-	replica  string
+	replicas *replicas
 	log      *slog.Logger
 
 	absent map[string]time.Time // nodes that are said to be connected here and are not, and since when
 }
 
-func newPresence(cfg Config, sessions *registry, log *slog.Logger) *presence {
-	p := &presence{store: cfg.Datastore, cache: cfg.Cache, sessions: sessions, replica: onlyReplica, log: log, absent: map[string]time.Time{}}
-	if len(cfg.Replicas) > 0 {
-		p.replica = cfg.Replicas[0]
-	}
-	return p
+func newPresence(cfg Config, sessions *registry, replicas *replicas, log *slog.Logger) *presence {
+	return &presence{store: cfg.Datastore, cache: cfg.Cache, sessions: sessions, replicas: replicas, log: log, absent: map[string]time.Time{}}
 }
 
 func (p *presence) run(ctx context.Context) error {
 	tick := time.NewTicker(presenceLook)
 	defer tick.Stop()
-	begin := time.Now()
+	begin, failing := time.Now(), false
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		if err := p.look(ctx, time.Since(begin) < startPatience); err != nil && ctx.Err() == nil {
+		err := p.look(ctx, time.Since(begin) < startPatience)
+		if err != nil && !failing && ctx.Err() == nil {
 			p.log.Warn("which nodes are connected is not written, trying again", "error", err)
 		}
+		failing = err != nil
 	}
 }
 
 // look writes what has changed. Soon after the start nobody is missed yet.
 func (p *presence) look(ctx context.Context, early bool) error {
 	snapshot := p.cache.Snapshot()
-	if !snapshot.InSync() {
+	replica, known := p.replicas.self()
+	if !snapshot.InSync() || !known {
 		return nil
 	}
+	words := connectedTo + replica
 	here := p.sessions.nodes()
 	there := map[string]bool{}
 	var errs []error
@@ -79,18 +81,24 @@ func (p *presence) look(ctx context.Context, early bool) error {
 		there[n.Name] = true
 		stored := meta.FindStatusCondition(n.Status.Conditions, api.ConditionConnected)
 		is := slices.Contains(here, n.Name)
-		said := stored != nil && stored.Status == metav1.ConditionTrue && stored.Message == p.message(true)
-		if is == said {
+		said := stored != nil && stored.Status == metav1.ConditionTrue && stored.Message == words
+		orphan := !said && p.orphaned(stored)
+		if is == said && !orphan {
 			delete(p.absent, n.Name)
 		}
-		if is == said || !is && (early || !p.missed(n.Name)) {
+		if is == said && (is || !orphan) || !is && (early || !p.missed(n.Name)) {
 			continue
 		}
 		change := func(n *api.Node) {
-			if stored := meta.FindStatusCondition(n.Status.Conditions, api.ConditionConnected); !is && (stored == nil || stored.Message != p.message(true)) {
+			stored := meta.FindStatusCondition(n.Status.Conditions, api.ConditionConnected)
+			if !is && (stored == nil || stored.Message != words && !p.orphaned(stored)) {
 				return // it is with another replica by now
 			}
-			n.Status.Conditions = conditions.Connected(n.Status.Conditions, is, p.message(is), metav1.NewTime(time.Now().Truncate(time.Second)))
+			message := words
+			if !is {
+				message = fmt.Sprintf(lostWords, strings.TrimPrefix(stored.Message, connectedTo))
+			}
+			n.Status.Conditions = conditions.Connected(n.Status.Conditions, is, message, metav1.NewTime(time.Now().Truncate(time.Second)))
 		}
 		errs = append(errs, update(ctx, p.store, n, change))
 		if err := pause(ctx, nodeWrites); err != nil {
@@ -115,9 +123,17 @@ func (p *presence) missed(node string) bool {
 	return time.Since(since) >= presencePatience
 }
 
-func (p *presence) message(connected bool) string {
-	if connected {
-		return "felix is connected to " + p.replica
+// The words of the condition: connectedTo is followed by the replica's name.
+const (
+	connectedTo = "felix is connected to "
+	lostWords   = "felix was connected to %s last, and has not come back"
+)
+
+// orphaned tells whether a node is said to be connected to a replica that is no more.
+func (p *presence) orphaned(stored *metav1.Condition) bool {
+	if stored == nil || stored.Status != metav1.ConditionTrue {
+		return false
 	}
-	return "felix was connected to " + p.replica + " last, and has not come back"
+	replica, ok := strings.CutPrefix(stored.Message, connectedTo)
+	return ok && p.replicas.gone(replica)
 }

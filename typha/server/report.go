@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,7 +64,8 @@ func (s endpointsService) Report(ctx context.Context, m *typhav1.ReportRequest) 
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if same {
+	question := s.question(node)
+	if same && question == "" {
 		n.sequence = m.GetSequence()
 		return &typhav1.ReportResponse{Stored: s.reports.stored(n)}, nil
 	}
@@ -73,7 +76,10 @@ func (s endpointsService) Report(ctx context.Context, m *typhav1.ReportRequest) 
 	if err := s.cfg.Intake.Report(ctx, node, endpoints); err != nil {
 		return nil, status.FromContextError(err).Err()
 	}
-	s.reports.want(n, endpoints, n.instance != m.GetInstance())
+	if len(refused) > 0 {
+		question = "" // what is refused is not in the datastore, and may be on the node
+	}
+	s.reports.want(n, s.storable(endpoints), n.instance != m.GetInstance() || question != "", question)
 	n.instance, n.sequence, n.refused = m.GetInstance(), m.GetSequence(), refused
 	n.judged = time.Now()
 	return &typhav1.ReportResponse{Refused: refused, Stored: s.reports.stored(n)}, nil
@@ -111,26 +117,32 @@ func (s *Server) judge(ctx context.Context, node string, list []*typhav1.LocalEn
 		message   *typhav1.LocalEndpoint
 		object    *api.WorkloadEndpoint
 		addresses []netip.Addr
+		own       []netip.Addr // that the pod may have past IPAM
 	}
 	var candidates []candidate
 	var all []netip.Addr
 	for _, m := range list {
 		o, addresses, err := endpointObject(node, m)
+		var own []netip.Addr
+		if err == nil {
+			own, err = s.identify(o, m.GetUid())
+		}
 		if err != nil {
 			refuse(m, err.Error())
 			continue
 		}
-		candidates = append(candidates, candidate{m, o, addresses})
+		candidates = append(candidates, candidate{m, o, addresses, own})
 		all = append(all, addresses...)
 	}
 	holders, err := s.holders(ctx, all)
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Unavailable, "the addresses of the endpoints cannot be checked now: %v", err)
 	}
+	free := s.unmanaged(node)
 	var out []*api.WorkloadEndpoint
 	taken := map[string]bool{}
 	for _, c := range candidates {
-		if reason := notOurs(node, c.addresses, holders); reason != "" {
+		if reason := notOurs(node, c.addresses, holders, append(free, singles(c.own)...)); reason != "" {
 			refuse(c.message, reason)
 			continue
 		}
@@ -145,12 +157,27 @@ func (s *Server) judge(ctx context.Context, node string, list []*typhav1.LocalEn
 	return out, refused, nil
 }
 
+// unmanaged are the ranges whose addresses a node may have without asking IPAM: those that the configuration names, and those
+// that Kubernetes gave to the node.
+func (s *Server) unmanaged(node string) []netip.Prefix {
+	ranges := slices.Clone(s.cfg.Unmanaged)
+	if n, ok := s.cfg.Cache.Snapshot().Get(api.Key{Kind: "Node", Name: node}).(*api.Node); ok {
+		for _, text := range n.Status.PodCIDRs {
+			if cidr, err := netip.ParsePrefix(text); err == nil {
+				ranges = append(ranges, cidr)
+			}
+		}
+	}
+	return ranges
+}
+
 // notOurs says why a node may not have these addresses; empty if it may.
-func notOurs(node string, addresses []netip.Addr, holders map[netip.Addr]string) string {
+func notOurs(node string, addresses []netip.Addr, holders map[netip.Addr]string, free []netip.Prefix) string {
 	for _, a := range addresses {
 		switch holder, held := holders[a]; {
+		case !held && slices.ContainsFunc(free, func(p netip.Prefix) bool { return p.Contains(a) }):
 		case !held:
-			return fmt.Sprintf("address %s is not allocated; the endpoint must get its addresses from IPAM (delete the pod to have it made anew)", a)
+			return fmt.Sprintf("address %s is not allocated; the endpoint must get its addresses from IPAM (delete the pod to have it made anew), or typha be told of its range (--unmanaged)", a)
 		case holder != node:
 			return fmt.Sprintf("address %s is allocated to node %q, not to node %q", a, holder, node)
 		}
@@ -197,6 +224,14 @@ func endpointObject(node string, m *typhav1.LocalEndpoint) (*api.WorkloadEndpoin
 		}
 		o.Spec.Ports = append(o.Spec.Ports, port)
 	}
+	allowed, err := wire.DecodePrefixes(m.GetAllowedSources())
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range allowed {
+		o.Spec.AllowSpoofedSourcePrefixes = append(o.Spec.AllowSpoofedSourcePrefixes, p.String())
+	}
+	o.Spec.QoSControls = qosControls(m.GetQos())
 	maps.Copy(o.Labels, m.GetLabels())
 	o.Labels[labelNamespace], o.Labels[labelOrchestrator] = namespace, m.GetOrchestrator()
 	o.Default()
@@ -204,6 +239,21 @@ func endpointObject(node string, m *typhav1.LocalEndpoint) (*api.WorkloadEndpoin
 		return nil, nil, err
 	}
 	return o, addresses, nil
+}
+
+// qosControls are limits as resources have them; nil stays nil.
+func qosControls(m *typhav1.Qos) *api.QoSControls {
+	if m == nil {
+		return nil
+	}
+	n := func(v uint64) int64 { return int64(min(v, math.MaxInt64)) }
+	return &api.QoSControls{
+		IngressBandwidth: n(m.GetIngressBandwidth()), IngressBurst: n(m.GetIngressBurst()), IngressPeakrate: n(m.GetIngressPeakrate()), IngressMinburst: n(m.GetIngressMinburst()),
+		EgressBandwidth: n(m.GetEgressBandwidth()), EgressBurst: n(m.GetEgressBurst()), EgressPeakrate: n(m.GetEgressPeakrate()), EgressMinburst: n(m.GetEgressMinburst()),
+		IngressPacketRate: n(m.GetIngressPacketRate()), IngressPacketBurst: n(m.GetIngressPacketBurst()),
+		EgressPacketRate: n(m.GetEgressPacketRate()), EgressPacketBurst: n(m.GetEgressPacketBurst()),
+		IngressMaxConnections: n(m.GetIngressMaxConnections()), EgressMaxConnections: n(m.GetEgressMaxConnections()),
+	}
 }
 
 func endpointPort(m *typhav1.EndpointPort) (api.WorkloadEndpointPort, error) {

@@ -22,6 +22,7 @@ func (w *world) cluster() (r *replica, n1, n2 *client.Client) {
 	n1, n2 = w.node("n1", r.address), w.node("n2", r.address)
 	register(w.t, n1, client.Registration{IPv4: netip.MustParsePrefix("10.0.0.1/24")})
 	register(w.t, n2, client.Registration{IPv4: netip.MustParsePrefix("10.0.0.2/24")})
+	eventually(w.t, "typha knows the pool", func() bool { return r.state.Snapshot().Len("IPPool") > 0 })
 	return r, n1, n2
 }
 
@@ -191,7 +192,7 @@ func TestReportsWaitForTheDatastore(t *testing.T) {
 	w := newWorld(t)
 	r, n1, _ := w.cluster()
 	f := w.follow("n1", []string{r.address})
-	warm, err := n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: 1})
+	warm, err := n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: enter(t, n1)})
 	require.NoError(t, err)
 	eventually(t, "pool and allocation seen by typha", func() bool {
 		now := r.state.Snapshot()

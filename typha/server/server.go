@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,10 +46,32 @@ type Config struct {
 	Files rpc.Files
 	// CAKey is the path of the CA's key, Tokens that of the store of join tokens; both only where nodes enrol here.
 	CAKey, Tokens string
+	// CertificateLife is for how long nodes get certificates; 0 means 23 h.
+	CertificateLife time.Duration
+	// TokenReviewer, if set, checks the service-account tokens of nodes that enrol.
+	TokenReviewer TokenReviewer
 
 	// Replicas are the addresses (host:port) by which nodes reach all replicas of typha, this one's first. Each one's
 	// certificate is for its host. Empty tells nodes of no other address than the one they have.
 	Replicas []string
+	// ReplicaName, if set, is what the certificates of all replicas are for, in place of their hosts.
+	ReplicaName string
+	// Discover says that the replicas are told by SetReplicas, and that nothing is known of them before.
+	Discover bool
+
+	// Pods says that the cache has the pods of Kubernetes. Then what a pod is they say, and not what its node reports.
+	Pods bool
+	// Kubernetes says that the datastore is Kubernetes: endpoints are pods, and nodes and profiles are others' to make.
+	Kubernetes bool
+	// Endpoints, if set, is the datastore without checks, through which endpoints are written that typha itself has judged: pods
+	// change all the time, and what is noted on them is nobody else's to write.
+	Endpoints datastore.Client
+
+	// NodeNetwork, if set, tells Kubernetes which nodes have a network.
+	NodeNetwork NodeNetwork
+
+	// Unmanaged are ranges whose addresses nodes may have without asking IPAM, as other IPAM plugins than ours give them.
+	Unmanaged []netip.Prefix
 
 	// CheckpointWait is how long a client that knows more than this replica waits for it to catch up; 0 means 15 s, which
 	// is more than the datastore takes to say that nothing has happened.
@@ -76,7 +99,10 @@ type Server struct {
 	statuses *statuses
 	presence *presence
 	applied  *applied
+	replicas *replicas
+	network  *network
 	enroller *enroller // nil where nodes do not enrol here
+	full     lastFullness
 
 	tls *tls.Config
 }
@@ -95,20 +121,20 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	if cfg.CAKey != "" {
-		if s.enroller, err = newEnroller(cfg.Files.CA, cfg.CAKey, cfg.Tokens); err != nil {
+		if s.enroller, err = newEnroller(cfg.Files.CA, cfg.CAKey, cfg.Tokens, cfg.TokenReviewer); err != nil {
 			return nil, err
 		}
 	}
 	s.sessions = newRegistry(s.metrics)
-	if len(cfg.Replicas) > 1 {
-		cfg.Applied = nil
-	}
-	s.applied = newApplied(cfg, s.sessions, s.log)
-	s.reports = newReports(cfg.Datastore, s.log, s.metrics)
+	s.replicas = newReplicas(cfg)
+	s.applied = newApplied(cfg, s.sessions, s.replicas.alone, s.log)
+	s.network = newNetwork(cfg, s.log)
+	s.reports = newReports(cmp.Or(cfg.Endpoints, cfg.Datastore), cfg.Kubernetes, s.log, s.metrics)
 	s.nodes = newNodes(cfg.Datastore, cfg.Alloc, s.log)
+	s.nodes.kubernetes = cfg.Kubernetes
 	s.nodes.connected = s.sessions.nodes
 	s.statuses = newStatuses(cfg, s.log)
-	s.presence = newPresence(cfg, s.sessions, s.log)
+	s.presence = newPresence(cfg, s.sessions, s.replicas, s.log)
 	s.sessions.joined = func(node string) { s.nodes.check(node) }
 	return s, nil
 }
@@ -139,6 +165,7 @@ func (s *Server) Serve(ctx context.Context, listener, enroll net.Listener) error
 	group.Go(func() error { return s.presence.run(ctx) })
 	group.Go(func() error { return newNodeReports(s).run(ctx) })
 	group.Go(func() error { return s.applied.run(ctx) })
+	group.Go(func() error { return s.network.run(ctx) })
 	group.Go(func() error { return s.watchHealth(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()

@@ -172,7 +172,9 @@ func (s *session) acknowledge(m *typhav1.Ack) {
 			s.flight = s.flight[1:]
 		}
 	}
+	first := false
 	if applied := min(m.GetApplied(), s.status.Received); applied > s.status.Applied {
+		first = s.status.Applied == 0
 		s.status.Applied = applied
 		s.status.Failures = nil // of earlier batches
 	}
@@ -181,6 +183,9 @@ func (s *session) acknowledge(m *typhav1.Ack) {
 		s.status.Failures = append(s.status.Failures, failureText(f))
 	}
 	s.mu.Unlock()
+	if first {
+		s.firstApplied()
+	}
 	s.server.applied.look()
 	if n := len(m.GetFailures()); n > 0 {
 		s.server.metrics.failures.Add(float64(n))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -48,15 +47,23 @@ func (s syncService) Sync(stream typhav1.SyncService_SyncServer) error {
 	s.metrics.resumed.WithLabelValues(fmt.Sprint(resumed)).Inc()
 	c := newSession(s.Server, stream, hello)
 	c.say(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Welcome{Welcome: &typhav1.Welcome{
-		Software: daemon.Version(), Resumed: resumed,
+		Software: daemon.Version(), Resumed: resumed, Capabilities: s.capabilities(),
 	}}})
-	c.say(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Replicas{Replicas: s.replicas()}})
+	c.say(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Replicas{Replicas: s.replicaList()}})
 	s.log.Info("client connected", "view", hello.scope, "software", hello.software, "resumed", resumed)
 	s.sessions.add(c)
 	err = c.run(hello.have)
 	s.sessions.remove(c)
 	s.log.Info("client gone", "view", hello.scope, "error", err)
 	return err
+}
+
+// capabilities are what this typha does beyond version 1 of the protocol.
+func (s *Server) capabilities() (list []string) {
+	if s.cfg.Pods {
+		list = append(list, wire.CapabilityPods)
+	}
+	return list
 }
 
 // readHello reads the parts of a hello.
@@ -186,26 +193,10 @@ func common(seen, own view.Checkpoint) view.Checkpoint {
 func (s *Server) tooFarBehind(own, seen view.Checkpoint) error {
 	st := status.Newf(codes.FailedPrecondition, "this replica is at %v and does not catch up with %v, which the client has seen; "+
 		"use another replica (if the datastore was restored from a backup, remove the client's saved view)", own, common(seen, own))
-	if with, err := st.WithDetails(s.replicas()); err == nil {
+	if with, err := st.WithDetails(s.replicaList()); err == nil {
 		st = with
 	}
 	return st.Err()
-}
-
-// replicas is the list of replicas as clients are told. Only this one's clients are known.
-func (s *Server) replicas() *typhav1.Replicas {
-	m := &typhav1.Replicas{}
-	for i, address := range s.cfg.Replicas {
-		r := &typhav1.Replica{Address: address, ServerName: address}
-		if host, _, err := net.SplitHostPort(address); err == nil {
-			r.ServerName = host
-		}
-		if i == 0 {
-			r.Clients = uint32(s.sessions.size())
-		}
-		m.Replicas = append(m.Replicas, r)
-	}
-	return m
 }
 
 // stopWaves is in how many waves a stopping server sends its clients away, so that they do not all come to the others at
@@ -215,10 +206,11 @@ const stopWaves = 10
 // sendAway asks all clients to use another replica, and gives them time to. Where there is no other they stay, and find
 // this one again when it is back.
 func (s *Server) sendAway() {
-	if len(s.cfg.Replicas) < 2 {
+	others := s.replicaList().GetReplicas()
+	if len(others) < 2 {
 		return
 	}
-	elsewhere := &typhav1.Replicas{Move: true, Replicas: s.replicas().GetReplicas()[1:]}
+	elsewhere := &typhav1.Replicas{Move: true, Replicas: others[1:]}
 	move := &typhav1.SyncResponse{Response: &typhav1.SyncResponse_Replicas{Replicas: elsewhere}}
 	all := s.sessions.all()
 	pause := time.NewTicker(s.cfg.StopWait / stopWaves)

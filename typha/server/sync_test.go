@@ -14,6 +14,7 @@ import (
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/integration/lab/pki"
+	"github.com/muslin-net/muslin/internal/loopback"
 	"github.com/muslin-net/muslin/internal/rpc"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/client"
@@ -84,7 +85,7 @@ func TestReplicaBehindTheClientIsNotUsed(t *testing.T) {
 	w := newWorld(t)
 	behind := w.replica(func(c *server.Config) {
 		c.CheckpointWait = 50 * time.Millisecond
-		c.Replicas = []string{free(t), "10.0.0.9:5473"}
+		c.Replicas = []string{loopback.Address(), "10.0.0.9:5473"}
 	})
 	behind.put("n1", 4, policy("a", "old"))
 	stream := w.stream("n1", behind.address)
@@ -302,7 +303,7 @@ func TestANodeIsNoTypha(t *testing.T) {
 func TestStoppingReplicaSendsItsClientsAway(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a, b := free(t), free(t)
+	a, b := loopback.Address(), loopback.Address()
 	one := w.replica(func(c *server.Config) { c.Replicas = []string{a, b}; c.StopWait = patience })
 	one.put("n1", 1, policy("a", "1"))
 	f := w.follow("n1", []string{a}) // it learns of the other one

@@ -17,14 +17,6 @@ import (
 	"github.com/muslin-net/muslin/typha/client"
 )
 
-// free is an address that nobody listens on.
-func free(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func exists(t testing.TB, path string) bool {
 	_, err := os.Stat(path)
 	if !errors.Is(err, fs.ErrNotExist) {

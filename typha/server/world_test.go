@@ -45,6 +45,7 @@ type world struct {
 	at    string // address of etcd
 	store datastore.Client
 	bare  datastore.Client // the same without checks
+	pods  intake.PodSource // nil: no Kubernetes
 }
 
 // worlds counts worlds: the datastore of each has an address to itself, which nobody takes while it is down.
@@ -92,6 +93,7 @@ type replica struct {
 	views   *views.Store
 	state   *cache.Cache
 	metrics *prometheus.Registry
+	server  *server.Server
 	stop    func() // stops it and waits for its end
 }
 
@@ -117,12 +119,13 @@ func (w *world) start(whole bool, change ...func(*server.Config)) *replica {
 	r := &replica{t: w.t, views: views.NewStore(), metrics: prometheus.NewRegistry()}
 	state := cache.New()
 	r.state = state
-	in := intake.New(w.store, state, intake.Options{Logger: log})
+	in := intake.New(w.store, state, intake.Options{Logger: log, Pods: w.pods})
 	cfg := server.Config{
 		Views: r.views, Cache: state, Intake: in, Datastore: w.store, Alloc: alloc.New(w.store, alloc.Options{Log: log}),
 		Files: w.files(pki.Typha(netip.MustParseAddr("127.0.0.1"))), CAKey: filepath.Join(w.dir, "ca.key"), Tokens: filepath.Join(w.dir, "tokens"),
 		StopWait: time.Second, Log: log, Metrics: r.metrics,
 	}
+	cfg.Pods = w.pods != nil
 	if !whole {
 		cfg.Intake = noIntake{}
 	}
@@ -136,6 +139,7 @@ func (w *world) start(whole bool, change ...func(*server.Config)) *replica {
 	s, err := server.New(cfg)
 	require.NoError(w.t, err)
 	loop.Observe(s)
+	r.server = s
 	main, enroll := listen(w.t), listen(w.t)
 	if len(cfg.Replicas) > 0 {
 		main.Close()

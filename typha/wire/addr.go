@@ -84,7 +84,8 @@ func DecodeMAC(b []byte) (string, error) {
 	return net.HardwareAddr(b).String(), nil
 }
 
-func encodePrefixes(prefixes []netip.Prefix) []*typhav1.Prefix {
+// EncodePrefixes writes a list.
+func EncodePrefixes(prefixes []netip.Prefix) []*typhav1.Prefix {
 	var out []*typhav1.Prefix
 	for _, p := range prefixes {
 		out = append(out, EncodePrefix(p))
@@ -92,7 +93,8 @@ func encodePrefixes(prefixes []netip.Prefix) []*typhav1.Prefix {
 	return out
 }
 
-func decodePrefixes(list []*typhav1.Prefix) ([]netip.Prefix, error) {
+// DecodePrefixes reads a list, of which none may be empty.
+func DecodePrefixes(list []*typhav1.Prefix) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, m := range list {
 		p, err := requiredPrefix(m)

@@ -100,7 +100,7 @@ func decodeNode(m *typhav1.Node) (_ view.Item, err error) {
 	n := view.Node{
 		Name: m.GetName(), IPv4: d.prefix(m.GetIpv4()), IPv6: d.prefix(m.GetIpv6()),
 		IPIPAddr: d.addr(m.GetIpipAddress()), VXLANAddr4: d.addr(m.GetVxlanAddress4()), VXLANAddr6: d.addr(m.GetVxlanAddress6()),
-		VXLANMAC4: d.mac(m.GetVxlanMac4()), VXLANMAC6: d.mac(m.GetVxlanMac6()),
+		VXLANMAC4: d.mac(m.GetVxlanMac4()), VXLANMAC6: d.mac(m.GetVxlanMac6()), PodCIDRs: d.prefixes(m.GetPodCidrs()),
 	}
 	return n, d.err
 }
@@ -182,21 +182,39 @@ func decodeWorkload(m *typhav1.WorkloadEndpoint) (view.Item, error) {
 		Addresses: d.addrs(m.GetAddresses()), PolicyList: m.GetPolicyList(), Incomplete: m.GetIncomplete(),
 		AllowSpoofedPrefixes: d.prefixes(m.GetAllowSpoofedPrefixes()),
 	}
+	if p := m.GetPeering(); p != nil {
+		e.Peering = &view.Peering{BGPPeers: p.GetBgpPeers(), Port: uint16(d.number("port", p.GetPort(), math.MaxUint16)), Gateways: d.addrs(p.GetGateways())}
+	}
 	for _, n := range m.GetNats() {
 		e.NATs = append(e.NATs, view.NAT{External: d.addr(n.GetExternal()), Internal: d.addr(n.GetInternal())})
 	}
-	if q := m.GetQos(); q != nil {
-		e.QoS = &view.QoS{
-			IngressBandwidth: q.GetIngressBandwidth(), IngressBurst: q.GetIngressBurst(),
-			EgressBandwidth: q.GetEgressBandwidth(), EgressBurst: q.GetEgressBurst(),
-			IngressPacketRate: q.GetIngressPacketRate(), EgressPacketRate: q.GetEgressPacketRate(),
-			IngressMaxConnections: q.GetIngressMaxConnections(), EgressMaxConnections: q.GetEgressMaxConnections(),
+	e.QoS = DecodeQoS(m.GetQos())
+	if r := m.GetRequest(); r != nil {
+		e.Request = &view.AddressRequest{
+			Pools4: r.GetPools4(), Pools6: r.GetPools6(), Fixed: d.addrs(r.GetFixed()), MAC: d.mac(r.GetMac()),
+			Unmanaged: d.addrs(r.GetUnmanaged()), Floating: d.addrs(r.GetFloating()), Wrong: r.GetWrong(),
+		}
+		for _, family := range r.GetFamilies() {
+			if family == 4 || family == 6 {
+				e.Request.Families = append(e.Request.Families, int(family))
+			}
 		}
 	}
-	if r := m.GetRequest(); r != nil {
-		e.Request = &view.AddressRequest{Pools4: r.GetPools4(), Pools6: r.GetPools6(), Fixed: d.addrs(r.GetFixed()), MAC: d.mac(r.GetMac())}
-	}
 	return e, d.err
+}
+
+// DecodeQoS reads limits; nil stays nil.
+func DecodeQoS(q *typhav1.Qos) *view.QoS {
+	if q == nil {
+		return nil
+	}
+	return &view.QoS{
+		IngressBandwidth: q.GetIngressBandwidth(), IngressBurst: q.GetIngressBurst(), IngressPeakrate: q.GetIngressPeakrate(), IngressMinburst: q.GetIngressMinburst(),
+		EgressBandwidth: q.GetEgressBandwidth(), EgressBurst: q.GetEgressBurst(), EgressPeakrate: q.GetEgressPeakrate(), EgressMinburst: q.GetEgressMinburst(),
+		IngressPacketRate: q.GetIngressPacketRate(), IngressPacketBurst: q.GetIngressPacketBurst(),
+		EgressPacketRate: q.GetEgressPacketRate(), EgressPacketBurst: q.GetEgressPacketBurst(),
+		IngressMaxConnections: q.GetIngressMaxConnections(), EgressMaxConnections: q.GetEgressMaxConnections(),
+	}
 }
 
 func decodeHost(name string, m *typhav1.HostEndpoint) (view.Item, error) {
@@ -257,7 +275,7 @@ func (d *decoder) prefix(m *typhav1.Prefix) netip.Prefix {
 }
 
 func (d *decoder) prefixes(list []*typhav1.Prefix) []netip.Prefix {
-	p, err := decodePrefixes(list)
+	p, err := DecodePrefixes(list)
 	d.note(err)
 	return p
 }
@@ -297,10 +315,21 @@ func (d *decoder) rules(list []*typhav1.Rule) []view.Rule {
 			Protocol:    view.Protocol(d.number("protocol", m.GetProtocol(), math.MaxUint8)),
 			NotProtocol: view.Protocol(d.number("protocol", m.GetNotProtocol(), math.MaxUint8)),
 			ICMP:        d.icmp(m.GetIcmp()), NotICMP: d.icmp(m.GetNotIcmp()),
-			Source: d.match(m.GetSource()), Destination: d.match(m.GetDestination()), Annotations: m.GetAnnotations(),
+			Source: d.match(m.GetSource()), Destination: d.match(m.GetDestination()), Annotations: m.GetAnnotations(), HTTP: decodeHTTP(m.GetHttp()),
 		})
 	}
 	return out
+}
+
+func decodeHTTP(m *typhav1.HttpMatch) *view.HTTP {
+	if m == nil {
+		return nil
+	}
+	h := &view.HTTP{Methods: m.GetMethods()}
+	for _, p := range m.GetPaths() {
+		h.Paths = append(h.Paths, view.HTTPPath{Exact: p.GetExact(), Prefix: p.GetPrefix()})
+	}
+	return h
 }
 
 func (d *decoder) icmp(m *typhav1.Icmp) *view.ICMP {

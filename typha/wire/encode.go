@@ -176,7 +176,7 @@ func encodeNode(n view.Node) *typhav1.Node {
 	return &typhav1.Node{
 		Name: n.Name, Ipv4: EncodePrefix(n.IPv4), Ipv6: EncodePrefix(n.IPv6),
 		IpipAddress: n.IPIPAddr.AsSlice(), VxlanAddress4: n.VXLANAddr4.AsSlice(), VxlanAddress6: n.VXLANAddr6.AsSlice(),
-		VxlanMac4: EncodeMAC(n.VXLANMAC4), VxlanMac6: EncodeMAC(n.VXLANMAC6),
+		VxlanMac4: EncodeMAC(n.VXLANMAC4), VxlanMac6: EncodeMAC(n.VXLANMAC6), PodCidrs: EncodePrefixes(n.PodCIDRs),
 	}
 }
 
@@ -208,10 +208,25 @@ func encodeRules(rules []view.Rule) []*typhav1.Rule {
 			Action: typhav1.Action(r.Action), IpVersion: uint32(r.IPVersion),
 			Protocol: uint32(r.Protocol), NotProtocol: uint32(r.NotProtocol),
 			Icmp: encodeICMP(r.ICMP), NotIcmp: encodeICMP(r.NotICMP),
-			Source: encodeMatch(r.Source), Destination: encodeMatch(r.Destination), Annotations: r.Annotations,
+			Source: encodeMatch(r.Source), Destination: encodeMatch(r.Destination), Annotations: r.Annotations, Http: encodeHTTP(r.HTTP),
 		})
 	}
 	return out
+}
+
+func encodeHTTP(h *view.HTTP) *typhav1.HttpMatch {
+	if h == nil {
+		return nil
+	}
+	m := &typhav1.HttpMatch{Methods: h.Methods}
+	for _, p := range h.Paths {
+		if p.Exact != "" {
+			m.Paths = append(m.Paths, &typhav1.HttpPath{Path: &typhav1.HttpPath_Exact{Exact: p.Exact}})
+			continue
+		}
+		m.Paths = append(m.Paths, &typhav1.HttpPath{Path: &typhav1.HttpPath_Prefix{Prefix: p.Prefix}})
+	}
+	return m
 }
 
 func encodeICMP(i *view.ICMP) *typhav1.Icmp {
@@ -227,7 +242,7 @@ func encodeICMP(i *view.ICMP) *typhav1.Icmp {
 
 func encodeMatch(m view.Match) *typhav1.Match {
 	return &typhav1.Match{
-		Nets: encodePrefixes(m.Nets), NotNets: encodePrefixes(m.NotNets), Sets: m.Sets, NotSets: m.NotSets,
+		Nets: EncodePrefixes(m.Nets), NotNets: EncodePrefixes(m.NotNets), Sets: m.Sets, NotSets: m.NotSets,
 		IpPortSets: m.IPPortSets, Ports: encodePorts(m.Ports), NamedPorts: m.NamedPorts,
 		NotPorts: encodePorts(m.NotPorts), NotNamedPorts: m.NotNamedPorts,
 	}
@@ -256,25 +271,39 @@ func encodeWorkload(e view.WorkloadEndpoint) *typhav1.WorkloadEndpoint {
 		Orchestrator: e.ID.Orchestrator, Workload: e.ID.Workload, Endpoint: e.ID.Endpoint,
 		Uid: e.UID, ContainerId: e.ContainerID, Interface: e.Interface, Mac: EncodeMAC(e.MAC),
 		Addresses: EncodeAddrs(e.Addresses), PolicyList: e.PolicyList, Incomplete: e.Incomplete,
-		AllowSpoofedPrefixes: encodePrefixes(e.AllowSpoofedPrefixes),
+		AllowSpoofedPrefixes: EncodePrefixes(e.AllowSpoofedPrefixes),
+	}
+	if p := e.Peering; p != nil {
+		m.Peering = &typhav1.Peering{BgpPeers: p.BGPPeers, Port: uint32(p.Port), Gateways: EncodeAddrs(p.Gateways)}
 	}
 	for _, n := range e.NATs {
 		m.Nats = append(m.Nats, &typhav1.Nat{External: n.External.AsSlice(), Internal: n.Internal.AsSlice()})
 	}
-	if q := e.QoS; q != nil {
-		m.Qos = &typhav1.Qos{
-			IngressBandwidth: q.IngressBandwidth, IngressBurst: q.IngressBurst,
-			EgressBandwidth: q.EgressBandwidth, EgressBurst: q.EgressBurst,
-			IngressPacketRate: q.IngressPacketRate, EgressPacketRate: q.EgressPacketRate,
-			IngressMaxConnections: q.IngressMaxConnections, EgressMaxConnections: q.EgressMaxConnections,
-		}
-	}
+	m.Qos = EncodeQoS(e.QoS)
 	if r := e.Request; r != nil {
 		m.Request = &typhav1.AddressRequest{
 			Pools4: r.Pools4, Pools6: r.Pools6, Fixed: EncodeAddrs(r.Fixed), Mac: EncodeMAC(r.MAC),
+			Unmanaged: EncodeAddrs(r.Unmanaged), Floating: EncodeAddrs(r.Floating), Wrong: r.Wrong,
+		}
+		for _, family := range r.Families {
+			m.Request.Families = append(m.Request.Families, uint32(family))
 		}
 	}
 	return m
+}
+
+// EncodeQoS writes limits; nil stays nil.
+func EncodeQoS(q *view.QoS) *typhav1.Qos {
+	if q == nil {
+		return nil
+	}
+	return &typhav1.Qos{
+		IngressBandwidth: q.IngressBandwidth, IngressBurst: q.IngressBurst, IngressPeakrate: q.IngressPeakrate, IngressMinburst: q.IngressMinburst,
+		EgressBandwidth: q.EgressBandwidth, EgressBurst: q.EgressBurst, EgressPeakrate: q.EgressPeakrate, EgressMinburst: q.EgressMinburst,
+		IngressPacketRate: q.IngressPacketRate, IngressPacketBurst: q.IngressPacketBurst,
+		EgressPacketRate: q.EgressPacketRate, EgressPacketBurst: q.EgressPacketBurst,
+		IngressMaxConnections: q.IngressMaxConnections, EgressMaxConnections: q.EgressMaxConnections,
+	}
 }
 
 func encodeRoute(r view.Route) *typhav1.Route {

@@ -19,6 +19,10 @@ import (
 // version of the protocol. The receiver skips the item.
 var ErrUnknownKind = errors.New("item is of a kind that this version does not know; upgrade this component")
 
+// CapabilityPods is what a typha says to its clients that follows the pods of Kubernetes: each pod comes as a WorkloadEndpoint with
+// its UID, and with what it asks for, when it is bound to its node.
+const CapabilityPods = "pods"
+
 // lastKind is the highest kind that this version knows.
 const lastKind = view.KindOrigination
 

@@ -45,6 +45,7 @@ func samples() []view.Item {
 		view.Node{
 			Name: "worker-1", IPv4: prefix("10.30.0.206/24"), IPv6: prefix("fd00:30::206/64"), IPIPAddr: address("192.168.1.1"),
 			VXLANAddr4: address("192.168.1.2"), VXLANAddr6: address("fd00:77::1"), VXLANMAC4: "66:aa:bb:cc:dd:01", VXLANMAC6: "66:aa:bb:cc:dd:02",
+			PodCIDRs: []netip.Prefix{prefix("10.244.1.0/24"), prefix("fd00:244:1::/64")},
 		},
 		view.IPSet{ID: "s:empty", Type: view.SetNet},
 		view.IPSet{ID: "s:1", Type: view.SetNet, Members: []view.Member{{Prefix: prefix("10.0.0.1/32")}, {Prefix: prefix("fd00::/64")}}},
@@ -59,6 +60,7 @@ func samples() []view.Item {
 			Ingress: []view.Rule{{
 				Action: view.Allow, IPVersion: 4, Protocol: 6, NotProtocol: 17, ICMP: &view.ICMP{Type: 8, Code: &code}, NotICMP: &view.ICMP{Type: 3},
 				Source: match, Destination: match, Annotations: map[string]string{"why": "because"},
+				HTTP: &view.HTTP{Methods: []string{"GET"}, Paths: []view.HTTPPath{{Exact: "/a"}, {Prefix: "/b/"}}},
 			}},
 			Egress: []view.Rule{{Action: view.Deny}, {Action: view.Pass}, {Action: view.Log}},
 		},
@@ -72,9 +74,17 @@ func samples() []view.Item {
 			ID: view.EndpointID{Orchestrator: "cni", Workload: "default/abc", Endpoint: "eth0"}, UID: "u", ContainerID: "abc", Interface: "cali123",
 			MAC: "ee:ee:ee:ee:ee:ee", Addresses: []netip.Addr{address("10.0.0.1"), address("fd00::1")}, PolicyList: "l:1",
 			Incomplete: []string{"profile kns.shop"}, AllowSpoofedPrefixes: []netip.Prefix{prefix("0.0.0.0/0")},
-			NATs:    []view.NAT{{External: address("1.2.3.4"), Internal: address("10.0.0.1")}},
-			QoS:     &view.QoS{IngressBandwidth: 1, IngressBurst: 2, EgressBandwidth: 3, EgressBurst: 4, IngressPacketRate: 5, EgressPacketRate: 6, IngressMaxConnections: 7, EgressMaxConnections: 8},
-			Request: &view.AddressRequest{Pools4: []string{"a"}, Pools6: []string{"b"}, Fixed: []netip.Addr{address("10.0.0.9")}, MAC: "02:00:00:00:00:01"},
+			NATs: []view.NAT{{External: address("1.2.3.4"), Internal: address("10.0.0.1")}},
+			QoS: &view.QoS{
+				IngressBandwidth: 1, IngressBurst: 2, EgressBandwidth: 3, EgressBurst: 4, IngressPacketRate: 5, EgressPacketRate: 6,
+				IngressMaxConnections: 7, EgressMaxConnections: 8, IngressPeakrate: 9, IngressMinburst: 10, EgressPeakrate: 11, EgressMinburst: 12,
+				IngressPacketBurst: 13, EgressPacketBurst: 14,
+			},
+			Peering: &view.Peering{BGPPeers: []string{"vms", "ws"}, Port: 1179, Gateways: []netip.Addr{address("169.254.8.1"), address("fd00:8::1")}},
+			Request: &view.AddressRequest{
+				Pools4: []string{"a"}, Pools6: []string{"b"}, Fixed: []netip.Addr{address("10.0.0.9")}, MAC: "02:00:00:00:00:01", Families: []int{4, 6},
+				Unmanaged: []netip.Addr{address("10.9.0.9")}, Floating: []netip.Addr{address("192.0.2.1")}, Wrong: "annotation",
+			},
 		},
 		view.HostEndpoint{Name: "eth0-worker", Interface: "*", ExpectedIPs: []netip.Addr{address("10.30.0.1")}, Normal: "a", Untracked: "b", PreDNAT: "c", Forward: "d", Incomplete: []string{"x"}},
 		view.HostEndpoint{Name: "bare"},

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -16,9 +17,12 @@ import (
 
 // testAllPaths has a reflector tell its client c of both ways to a prefix that a and d announce, and take each back when c may
 // have it no more: since it has gone, since a filter rejects it by what has changed about it, since the filter has changed, or
-// what is exported without one.
-func testAllPaths(t *testing.T, speakers []*speaker.Speaker) {
-	const third = 81
+// what is exported without one. Whether paths may outlive their peer is all the same.
+func testAllPaths(third byte, stale time.Duration) func(*testing.T, []*speaker.Speaker) {
+	return func(t *testing.T, speakers []*speaker.Speaker) { allPaths(t, speakers, third, stale) }
+}
+
+func allPaths(t *testing.T, speakers []*speaker.Speaker, third byte, stale time.Duration) {
 	prefix := netip.MustParsePrefix("192.168.9.0/26")
 	reflector, client := loopback(third, 2), loopback(third, 3)
 	secret := policy.Community{Parts: [3]uint32{64512, 9}}
@@ -37,7 +41,7 @@ func testAllPaths(t *testing.T, speakers []*speaker.Speaker) {
 	base.ClusterID = netip.MustParseAddr("244.0.0.1")
 	for _, n := range []int{1, 3, 4} {
 		p := peer(reflector, loopback(third, n), 64512, false)
-		p.ReflectorClient = true
+		p.ReflectorClient, p.LongLivedStaleTime = true, stale
 		base.Peers = append(base.Peers, p)
 	}
 	reflect := func(change func(*policy.Config)) {
@@ -81,6 +85,7 @@ func testAllPaths(t *testing.T, speakers []*speaker.Speaker) {
 		})
 	}
 	configC := config(client, 64512, peer(client, reflector, 64512, true))
+	configC.Peers[0].LongLivedStaleTime = stale
 	apply(t, speakers[2], configC)
 	source(1, true)
 	source(4, true)

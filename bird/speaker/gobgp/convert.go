@@ -42,7 +42,7 @@ func toPeer(n speaker.Neighbor) *api.Peer {
 		Conf: &api.PeerConf{
 			NeighborAddress: n.Address.String(), PeerAsn: n.ASNumber, LocalAsn: n.LocalAS,
 			AuthPassword: n.Password, AllowOwnAsn: n.AllowedOwnAS,
-			// A reflector's role is not among what gobgp compares; a description is.
+			// A reflector's role is not among what gobgp compares, nor the TTL; a description is.
 			Description: description(n),
 		},
 		Transport: &api.Transport{PassiveMode: n.Passive, RemotePort: uint32(n.Port)},
@@ -86,10 +86,14 @@ func sendMax(n speaker.Neighbor) uint32 {
 }
 
 func description(n speaker.Neighbor) string {
+	var out []string
 	if n.Client {
-		return fmt.Sprintf("client of reflector %s", n.ClusterID)
+		out = append(out, fmt.Sprintf("client of reflector %s", n.ClusterID))
 	}
-	return ""
+	if n.TTLSecurity > 0 {
+		out = append(out, fmt.Sprintf("at most %d hops away", n.TTLSecurity))
+	}
+	return strings.Join(out, ", ")
 }
 
 func fromPeer(p *api.Peer) speaker.PeerCounters {

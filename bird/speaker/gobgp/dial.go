@@ -36,8 +36,9 @@ const (
 	// closes what the other has opened. Mesh sessions have one end that dials.
 	dialYield = 300 * time.Millisecond
 	// openPatience is how long a peer may take to speak before the connection is handed over all the same: a few wait for
-	// our OPEN.
+	// our OPEN. Those of the mesh do not, but may be busy with their start.
 	openPatience = 300 * time.Millisecond
+	meshPatience = 5 * time.Second
 )
 
 // accepted is the channel on which gobgp's listeners hand over what came in. gobgp does not export it; what this relies on is
@@ -77,18 +78,22 @@ func (e *Engine) endDial(a netip.Addr) {
 func (e *Engine) dial(ctx context.Context, n speaker.Neighbor, to chan<- *net.TCPConn) {
 	wait, began := dialFirst, time.Now()
 	pause := firstPause(n)
+	ask, patience := true, openPatience
+	if n.Type == policy.PeerMesh {
+		ask, patience = false, meshPatience // only we dial, so there is no connection that we have not made
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		if !e.waits(ctx, n.Address) {
+		if ask && !e.waits(ctx, n.Address) {
 			pause = dialFirst // the news of it ends this, or it waits again
 			continue
 		}
 		conn, err := connect(ctx, n)
-		if err == nil && !speaks(ctx, conn) {
+		if err == nil && !speaks(ctx, conn, patience) {
 			_ = conn.Close()
 			err = io.EOF
 		}
@@ -101,6 +106,7 @@ func (e *Engine) dial(ctx context.Context, n speaker.Neighbor, to chan<- *net.TC
 		case err == nil:
 			select {
 			case to <- conn:
+				ask = true
 			case <-ctx.Done():
 				_ = conn.Close()
 				return
@@ -207,11 +213,11 @@ func signature(n speaker.Neighbor) *unix.TCPMD5Sig {
 
 // speaks waits for the peer's first byte, without reading it. A peer that says nothing for a while counts as one that does; one
 // that closes does not.
-func speaks(ctx context.Context, c *net.TCPConn) bool {
+func speaks(ctx context.Context, c *net.TCPConn, patience time.Duration) bool {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	raw, err := c.SyscallConn()
-	if err != nil || c.SetReadDeadline(time.Now().Add(openPatience)) != nil {
+	if err != nil || c.SetReadDeadline(time.Now().Add(patience)) != nil {
 		return false
 	}
 	count, failed := 0, error(nil)

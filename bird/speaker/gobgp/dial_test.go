@@ -43,7 +43,7 @@ func TestSpeaks(t *testing.T) {
 			require.NoError(t, err)
 			defer other.Close()
 			c.peer(other)
-			require.Equal(t, c.want, speaks(t.Context(), client.(*net.TCPConn)))
+			require.Equal(t, c.want, speaks(t.Context(), client.(*net.TCPConn), openPatience))
 			if name == "speaks" {
 				b := make([]byte, 1)
 				n, err := client.Read(b)

@@ -36,6 +36,7 @@ type Engine struct {
 	server  *server.BgpServer
 	log     *slog.Logger
 	reasons *logger
+	feed    *feed
 
 	mu     sync.Mutex // guards the following
 	peers  map[netip.Addr]speaker.Neighbor
@@ -46,6 +47,7 @@ type Engine struct {
 
 	ctx      context.Context   //nolint:containedctx // of New: it bounds what events begin
 	accepted chan *net.TCPConn // what comes out of it is a connection of gobgp's; nil: gobgp dials itself
+	lent     bool              // sessions that are up have connections of ours
 }
 
 // New starts gobgp's loop, without listening. Events go to events until ctx ends; the loop itself runs on, since gobgp has
@@ -57,14 +59,18 @@ func New(ctx context.Context, log *slog.Logger, events speaker.Events) (*Engine,
 func newEngine(ctx context.Context, log *slog.Logger, events speaker.Events, attach func(*feed, *server.BgpServer)) (*Engine, error) {
 	e := &Engine{
 		log:    log,
+		feed:   newFeed(log),
 		peers:  map[netip.Addr]speaker.Neighbor{},
 		states: map[netip.Addr]speaker.State{},
 		rests:  map[netip.Addr]*rest{},
 		dials:  map[netip.Addr]context.CancelFunc{},
 		ctx:    ctx,
 	}
-	e.reasons = &logger{log: log, events: events, shutdown: e.startAgain}
+	e.reasons = &logger{log: log, events: events, shutdown: e.startAgain, up: e.takeOver}
 	e.server = server.NewBgpServer(server.LoggerOption(e.reasons))
+	if e.lent = lends(e.server); !e.lent {
+		unexpected(log, "it writes and reads UPDATEs by itself, and sends nobody several paths to a prefix")
+	}
 	go e.server.Serve()
 	// One watch for all: only within a watch does gobgp keep the order, and an End-of-RIB that overtakes the paths before it
 	// would make us call the table complete too early.
@@ -75,13 +81,12 @@ func newEngine(ctx context.Context, log *slog.Logger, events speaker.Events, att
 		}},
 	}
 	best, core := newBestReader(), newCoreReader()
-	feed := newFeed(log)
-	err := e.server.WatchEvent(ctx, watch, func(r *api.WatchEventResponse) { feed.tell(ctx, r) })
+	err := e.server.WatchEvent(ctx, watch, func(r *api.WatchEventResponse) { e.feed.tell(ctx, r) })
 	if err != nil {
 		return nil, fmt.Errorf("gobgp: watching: %w", err)
 	}
-	attach(feed, e.server)
-	go feed.run(ctx, func(paths *bestPaths) { core.tell(events, paths) }, func(r *api.WatchEventResponse) {
+	attach(e.feed, e.server)
+	go e.feed.run(ctx, func(paths *bestPaths) { core.tell(events, paths) }, func(r *api.WatchEventResponse) {
 		if p := r.GetPeer(); p != nil {
 			e.tellSession(events, p)
 		} else {
@@ -183,7 +188,7 @@ func (e *Engine) quiesce() {
 func (e *Engine) AddPeer(n speaker.Neighbor) error {
 	e.mu.Lock()
 	before, there := e.peers[n.Address]
-	e.peers[n.Address] = n // what is told of it from now on is told of this session
+	e.peers[n.Address] = n // what is told of it from now on is told of this session, and that it waits begins to dial
 	e.mu.Unlock()
 	if err := e.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: e.toPeer(n)}); err != nil {
 		e.mu.Lock()
@@ -194,7 +199,6 @@ func (e *Engine) AddPeer(n speaker.Neighbor) error {
 		}
 		return fmt.Errorf("gobgp: adding peer %s: %w", n.Address, err)
 	}
-	e.remember(n)
 	return nil
 }
 
@@ -204,20 +208,18 @@ func (e *Engine) UpdatePeer(n speaker.Neighbor) error {
 		return fmt.Errorf("gobgp: updating peer %s: %w", n.Address, err)
 	}
 	closeForgotten(n.Address, n.SourceAddress)
-	e.remember(n)
-	return nil
-}
-
-func (e *Engine) remember(n speaker.Neighbor) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.peers[n.Address] = n
+	e.feed.follow(e.peers)
 	e.endDial(n.Address) // it may have another address or key to dial with
 	e.followDial(n.Address, e.states[n.Address])
+	return nil
 }
 
-// toPeer leaves dialling to us where that works.
+// toPeer leaves dialling to us where that works, and does not send what cannot be taken back.
 func (e *Engine) toPeer(n speaker.Neighbor) *api.Peer {
+	n.AllPaths = n.AllPaths && e.lent
 	p := toPeer(n)
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -3,14 +3,18 @@ package gobgp
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v3/pkg/server"
 
+	"github.com/muslin-net/muslin/bird/speaker"
 	"github.com/muslin-net/muslin/internal/prefixes"
 )
 
@@ -68,6 +72,9 @@ type feed struct {
 
 	attached bool // there are filters; set before there are sessions
 
+	// loop is an AS path with the numbers of all peers, which is sent to none; nil if there are too many.
+	loop atomic.Pointer[[]bgp.PathAttributeInterface]
+
 	// Owned by gobgp's loop:
 	shape    shape
 	exported prefixes.Map[struct{}] // had a best path that a peer may have been told, and were not withdrawn since
@@ -93,8 +100,11 @@ func (f *feed) attach(s *server.BgpServer) {
 	}
 }
 
-func (f *feed) warn() {
-	f.log.Warn("gobgp is not as this program expects it: routes are learned by its slower way", "do", "build with the version in go.mod")
+func (f *feed) warn() { unexpected(f.log, "routes are learned by its slower way") }
+
+// unexpected tells what follows from a gobgp of another version.
+func unexpected(log *slog.Logger, so string) {
+	log.Warn("gobgp is not as this program expects it: "+so, "do", "build with the version in go.mod")
 }
 
 // setFilters sets the filter of each watcher for all that it watches, and tells whether it could.
@@ -157,11 +167,12 @@ func (f *feed) take(event any) bool {
 	return paths == nil
 }
 
-// hush has gobgp look at its policy before it passes on a withdrawal. By itself it sends every withdrawal to every peer, one
-// in a message, whether or not the peer was told the route: a router that takes a hundred thousand routes back would keep all
-// nodes of the mesh busy, which know none of them. What it is about to send is a path that it has just made of the old one,
-// behind the event's; one that does not say it is a withdrawal is judged as the old one was, and rejected. That is done for
-// prefixes that no best path was let out to anybody since they came, so what a peer may know is always taken back.
+// hush keeps a withdrawal back that tells nobody anything. By itself gobgp sends every withdrawal to every peer, one in a
+// message, whether or not the peer was told the route: a router that takes a hundred thousand routes back would keep all nodes
+// of the mesh busy, which know none of them. What it is about to send is a path that it has just made of the old one, behind the
+// event's. One that does not say it is a withdrawal is judged as the old one was, and rejected; with an AS path that leads back
+// to each peer it is not even judged. That is done for prefixes that no best path was let out to anybody since they came, so
+// what a peer may know is always taken back.
 func (f *feed) hush(e *bestPaths) {
 	for _, p := range e.PathList {
 		prefix := p.prefix()
@@ -175,8 +186,30 @@ func (f *feed) hush(e *bestPaths) {
 			f.exported.Delete(prefix)
 		case p.parent != nil && p.parent.IsWithdraw:
 			p.parent.IsWithdraw = false
+			if loop := f.loop.Load(); loop != nil {
+				p.parent.pathAttrs = *loop
+			}
 		}
 	}
+}
+
+// mostNumbers is how many AS numbers a loop may have: gobgp compares each with each peer's.
+const mostNumbers = 16
+
+// follow has the loop lead back to these peers.
+func (f *feed) follow(peers map[netip.Addr]speaker.Neighbor) {
+	var numbers []uint32
+	for _, n := range peers {
+		if !slices.Contains(numbers, n.ASNumber) {
+			numbers = append(numbers, n.ASNumber)
+		}
+		if len(numbers) > mostNumbers {
+			f.loop.Store(nil)
+			return
+		}
+	}
+	path := bgp.NewPathAttributeAsPath([]bgp.AsPathParamInterface{bgp.NewAs4PathParam(bgp.BGP_ASPATH_ATTR_TYPE_SEQ, numbers)})
+	f.loop.Store(&[]bgp.PathAttributeInterface{path})
 }
 
 // tell is called with what gobgp passed on itself.

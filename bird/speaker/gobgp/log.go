@@ -19,6 +19,7 @@ type logger struct {
 	log      *slog.Logger
 	events   speaker.Events
 	shutdown func(netip.Addr) // called in a goroutine when a peer is shut down administratively
+	up       func(key string) // called in gobgp's loop with the session's lock held when it is about to be up
 	last     sync.Map         // of netip.Addr: what was told of it last, since it was connected
 }
 
@@ -100,6 +101,7 @@ func (l *logger) Debug(msg string, fields log.Fields) {
 	case msg == changed && fields["new"] == "BGP_FSM_OPENSENT":
 		l.last.Delete(address(key)) // what failed before is over
 	case msg == changed && fields["new"] == "BGP_FSM_ESTABLISHED":
+		l.up(key)
 		l.events.Trouble(address(key), "")
 	case msg == "failed to connect", msg == changed && fields["new"] == "BGP_FSM_IDLE":
 		l.trouble(msg, fields)

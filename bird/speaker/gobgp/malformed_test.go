@@ -121,6 +121,7 @@ const (
 	wellKnown     = 0x40
 	optional      = 0x80
 	transitive    = 0xc0
+	extended      = 0x10
 	unknownNumber = 99 // of an attribute that nobody knows
 )
 
@@ -171,12 +172,7 @@ func testMalformed(t *testing.T, speakers []*speaker.Speaker) {
 	and := func(more []byte) []byte { return append(good(false), more...) }
 	inside := func(more []byte) []byte { return append(good(true), more...) }
 
-	const (
-		keeps = true // the route, without what is broken
-		// forgotten is keeps where the route ought to go: gobgp gives up reading before it has come to the prefixes, and
-		// withdraws none. What the peer said before stands until it says more, and the session stays up.
-		forgotten = true
-	)
+	const keeps = true // the route, without what is broken
 	for i, wrong := range []struct {
 		name       string
 		internal   bool // said by a peer of our own AS
@@ -210,7 +206,9 @@ func testMalformed(t *testing.T, speakers []*speaker.Speaker) {
 		{"extended communities of seven bytes", false, and(attribute(transitive, 16, 0, 2, 0, 1, 0, 0, 0)), false},
 		{"large communities of eleven bytes", false, and(attribute(transitive, 32, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0)), false},
 		{"unknown optional attribute", false, and(attribute(transitive, unknownNumber, 1, 2, 3)), keeps},
-		{"attribute that is longer than the message", false, and([]byte{transitive, 8, 200, 0, 1}), forgotten},
+		{"attribute that is longer than the message", false, and([]byte{transitive, 8, 200, 0, 1}), false},
+		{"attribute that reaches into the prefixes", false, and([]byte{transitive, 8, 3, 0, 1}), false},
+		{"attribute whose length reaches into the prefixes", false, and([]byte{transitive | extended, 8, 0}), false},
 		{"attribute of two bytes", false, and([]byte{transitive, 8}), false},
 	} {
 		t.Run(wrong.name, func(t *testing.T) {
@@ -241,8 +239,8 @@ func testMalformed(t *testing.T, speakers []*speaker.Speaker) {
 		})
 	}
 
-	// The rest costs the session: by RFC 4271 section 6.3, which RFC 7606 leaves as it is, and the last by gobgp, which reads on
-	// beyond the end of the attributes (RFC 7606 section 4 would save the session). That of others stays up, and routes come again.
+	// The rest costs the session, by RFC 4271 section 6.3 or, the last, RFC 7606 section 5.2. That of others stays up, and routes
+	// come again.
 	p, outer := raw[false], t
 	others := sinceOf(t, s, peers[true])
 	for i, wrong := range []struct {
@@ -252,7 +250,7 @@ func testMalformed(t *testing.T, speakers []*speaker.Speaker) {
 		{"well-known attribute that nobody knows", and(attribute(wellKnown, unknownNumber, 1)), onWire(0, 200)},
 		{"prefix of 33 bits", good(false), []byte{33, 20, 9, 9, 9, 128}},
 		{"prefix that is cut", good(false), []byte{24, 20}},
-		{"attribute that reaches into the prefixes", and([]byte{transitive, 8, 8, 0, 1, 0, 1}), onWire(0, 201)},
+		{"attribute that is longer than a message without a route", and([]byte{transitive, 8, 8, 0, 1, 0, 1}), nil},
 	} {
 		t.Run(wrong.name, func(t *testing.T) {
 			p.update(wrong.attributes, wrong.prefixes)

@@ -142,9 +142,11 @@ func TestSessions(t *testing.T) {
 		{name: "mesh to reflectors and back", third: 78, as: []uint32{64512, 64512, 64512, 64512, 64512}, run: testSwitch},
 		{name: "loss", third: 79, as: []uint32{64512, 64512, 64512}, run: testLoss},
 		{name: "community filter", third: 76, as: []uint32{64512, 64512, 65001}, run: testCommunityFilter},
-		{name: "all paths", third: 81, as: []uint32{64512, 64512, 64512, 64512}, run: testAllPaths},
+		{name: "all paths", third: 81, as: []uint32{64512, 64512, 64512, 64512}, run: testAllPaths(81, 0)},
+		{name: "all paths, long-lived", third: 84, as: []uint32{64512, 64512, 64512, 64512}, run: testAllPaths(84, time.Hour)},
 		{name: "long-lived", third: 82, as: []uint32{64512}, run: testLongLived},
 		{name: "malformed updates", third: 90, as: []uint32{64512}, run: testMalformed},
+		{name: "packed updates", third: 91, as: []uint32{64512}, run: testPacked},
 	}
 	for _, test := range tests {
 		for i, as := range test.as {

@@ -45,9 +45,6 @@ func toSet(s policy.Set) *api.DefinedSet {
 	return out
 }
 
-// longLivedStale is LLGR_STALE (RFC 9494 section 5.1).
-const longLivedStale = "65535:6"
-
 func host(a netip.Addr) string { return netip.PrefixFrom(a, a.BitLen()).String() }
 
 // toStatements gives each statement a name of its own, as gobgp wants over both policies.
@@ -67,10 +64,9 @@ func toStatements(prefix string, list []policy.Statement) []*api.Statement {
 		}
 		addActions(st.Actions, s)
 		if s.Action == policy.TakeBack {
-			// To a peer that knows nothing of long-lived graceful restart gobgp withdraws a path with this community, whether
-			// it has sent the path or not. That is the only way: of a session with several paths to a prefix it does not
-			// look whether what the policy rejects now was let out before.
-			st.Actions.Community = &api.CommunityAction{Type: api.CommunityAction_ADD, Communities: []string{longLivedStale}}
+			// Of a session with several paths to a prefix gobgp does not look whether what the policy rejects now was let out
+			// before. So it is let out, with a tag, of which our connection makes a withdrawal.
+			st.Actions.LargeCommunity = &api.CommunityAction{Type: api.CommunityAction_ADD, Communities: []string{policy.TakenBack.String()}}
 		}
 		out[i] = st
 	}

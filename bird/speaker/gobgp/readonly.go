@@ -2,9 +2,12 @@ package gobgp
 
 import (
 	"context"
+	"net/netip"
+	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // RegisterAPI serves gobgp's own API, as far as it only looks, so that the stock gobgp command works. Every other method is
@@ -54,9 +57,22 @@ func (r *readOnly) ListPeer(q *api.ListPeerRequest, s api.GobgpApi_ListPeerServe
 			if p.GetConf().GetAuthPassword() != "" {
 				p.Conf.AuthPassword = "redacted"
 			}
+			if up := r.engine.upSince(address(p.GetState().GetNeighborAddress())); !up.IsZero() && p.GetTimers().GetState() != nil {
+				p.Timers.State.Uptime = timestamppb.New(up) // gobgp was made to forget it: see connection
+			}
 			yield(&api.ListPeerResponse{Peer: p})
 		})
 	})
+}
+
+// upSince is when a session came up; zero if it is not up.
+func (e *Engine) upSince(a netip.Addr) time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if r := e.rests[a]; r != nil {
+		return r.up
+	}
+	return time.Time{}
 }
 
 func (r *readOnly) ListPath(q *api.ListPathRequest, s api.GobgpApi_ListPathServer) error {

@@ -21,6 +21,13 @@ type head struct {
 	Blocks       []string `json:"blocks"` // prefix@node
 	Originations []string `json:"originations"`
 	Secrets      []secret `json:"secrets"`
+	Pods         []pod    `json:"pods"` // that speak BGP
+}
+
+type pod struct {
+	Name      string       `json:"name"`
+	Addresses []netip.Addr `json:"addresses"`
+	Peers     []string     `json:"peers"`
 }
 
 type secret struct{ Name, Value string }
@@ -54,6 +61,12 @@ func Load(path string) (render.Options, []view.Item, error) {
 	}
 	for _, s := range h.Secrets {
 		items = append(items, view.Secret{Name: s.Name, Value: []byte(s.Value)})
+	}
+	for _, p := range h.Pods {
+		items = append(items, view.WorkloadEndpoint{
+			ID:        view.EndpointID{Orchestrator: "k8s", Workload: "default/" + p.Name, Endpoint: "eth0"},
+			Addresses: p.Addresses, Peering: &view.Peering{BGPPeers: p.Peers},
+		})
 	}
 	return render.Options{Node: h.Node, RouterID: h.RouterID}, items, nil
 }

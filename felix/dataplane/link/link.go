@@ -13,8 +13,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,15 +31,20 @@ type Driver struct {
 	host     netns.NsHandle // our namespace, where the host sides of pairs go
 	rpFilter int            // of the node, as found at start
 
-	mu       sync.Mutex // guards the following
-	links    map[string]desired.WorkloadLink
-	done     map[string]int      // links that are as wanted, with their index
-	halves   map[string]struct{} // links of which only one end may have the wanted MTU
-	growing  map[string]struct{} // links that wait for Grow
-	sysctls  map[string]desired.Sysctl
-	written  bool // all of sysctls are as wanted
-	failures dataplane.Failures
-	writes   uint64
+	fresh sync.Map // names of links that were made just now, and have neither queues nor addresses
+
+	mu      sync.Mutex // guards the following
+	links   map[string]desired.WorkloadLink
+	done    map[string]int      // links that are as wanted, with their index
+	halves  map[string]struct{} // links of which only one end may have the wanted MTU
+	growing map[string]struct{} // links that wait for Grow
+	shaped  map[string]bool     // whether a link has queues of ours; not there: unknown
+	// addressed is whether a link has addresses of ours; not there: unknown.
+	addressed map[string]bool
+	sysctls   map[string]desired.Sysctl
+	written   bool // all of sysctls are as wanted
+	failures  dataplane.Failures
+	writes    uint64
 }
 
 // New opens the driver on the caller's network namespace.
@@ -57,7 +60,8 @@ func New() (*Driver, error) {
 	}
 	d := &Driver{
 		handle: h, host: host,
-		links: map[string]desired.WorkloadLink{}, done: map[string]int{}, halves: map[string]struct{}{}, growing: map[string]struct{}{}, sysctls: map[string]desired.Sysctl{},
+		links: map[string]desired.WorkloadLink{}, done: map[string]int{}, halves: map[string]struct{}{}, growing: map[string]struct{}{}, shaped: map[string]bool{},
+		addressed: map[string]bool{}, sysctls: map[string]desired.Sysctl{},
 	}
 	if text, err := readSysctl("net/ipv4/conf/default/rp_filter"); err == nil {
 		d.rpFilter, _ = strconv.Atoi(text)
@@ -86,6 +90,8 @@ func (d *Driver) Update(links desired.Delta[string, desired.WorkloadLink], sysct
 		delete(d.links, name)
 		delete(d.done, name)
 		delete(d.halves, name)
+		delete(d.shaped, name)
+		delete(d.addressed, name)
 	}
 	for name, l := range links.Set {
 		d.links[name] = l
@@ -104,6 +110,8 @@ func (d *Driver) Resync() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	clear(d.done)
+	clear(d.shaped)
+	clear(d.addressed)
 	d.written = false
 }
 
@@ -160,6 +168,15 @@ func (d *Driver) configure(want desired.WorkloadLink) (index int, err error) {
 		}
 	default:
 		d.growing[want.Name] = struct{}{}
+	}
+	if _, fresh := d.fresh.LoadAndDelete(want.Name); fresh {
+		d.shaped[want.Name], d.addressed[want.Name] = false, false
+	}
+	if err := d.shape(l, want); err != nil {
+		return 0, err
+	}
+	if err := d.gateways(l, want); err != nil {
+		return 0, err
 	}
 	for _, s := range want.Sysctls(d.rpFilter) {
 		if err := d.sysctl(s); err != nil {
@@ -287,13 +304,32 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-const sysctlRoot = "/proc/sys"
+const sysctlRoot = "/proc/sys/"
 
+// readSysctl and writeSysctl use system calls alone: a pod's start makes some twenty such calls, and package os would try to
+// poll each file.
 func readSysctl(path string) (string, error) {
-	text, err := os.ReadFile(filepath.Join(sysctlRoot, path))
-	return strings.TrimSpace(string(text)), err
+	fd, err := unix.Open(sysctlRoot+path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &fs.PathError{Op: "open", Path: sysctlRoot + path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var text [64]byte
+	n, err := unix.Read(fd, text[:])
+	if err != nil {
+		return "", &fs.PathError{Op: "read", Path: sysctlRoot + path, Err: err}
+	}
+	return strings.TrimSpace(string(text[:n])), nil
 }
 
 func writeSysctl(path, value string) error {
-	return os.WriteFile(filepath.Join(sysctlRoot, path), []byte(value), 0) //nolint:gosec // it exists
+	fd, err := unix.Open(sysctlRoot+path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: sysctlRoot + path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return &fs.PathError{Op: "write", Path: sysctlRoot + path, Err: err}
+	}
+	return nil
 }

@@ -46,13 +46,13 @@ var wanted = desired.WorkloadLink{Name: host, MTU: 1400, IPv4: true, IPv6: true}
 func TestAPodIsWiredAsItsUsersKnowIt(t *testing.T) {
 	node, pod, d, p := start(t)
 	ctx := context.Background()
-	mac, err := d.Wire(ctx, p)
-	require.NoError(t, err)
+	p.MAC = desired.MAC{0x02, 0, 0, 0, 0, 0x07}
+	require.NoError(t, d.Wire(ctx, p))
 	tell(d, wanted)
 	require.NoError(t, d.Apply(ctx))
 	require.True(t, d.Programmed(host))
 
-	require.Contains(t, pod.Run(t, "ip link show eth0"), mac.String())
+	require.Contains(t, pod.Run(t, "ip link show eth0"), p.MAC.String())
 	require.Contains(t, pod.Run(t, "ip link show eth0"), "mtu 1400")
 	require.Contains(t, pod.Run(t, "ip addr show eth0"), "inet 192.168.1.7/32")
 	require.Contains(t, pod.Run(t, "ip addr show eth0"), "inet6 fd00:77::7/128")
@@ -81,22 +81,18 @@ func TestAPodIsWiredAsItsUsersKnowIt(t *testing.T) {
 
 func TestWireAgainChangesNothing(t *testing.T) {
 	_, pod, d, p := start(t)
-	first, err := d.Wire(context.Background(), p)
-	require.NoError(t, err)
+	require.NoError(t, d.Wire(context.Background(), p))
 	before := pod.Run(t, "ip -o link show eth0")
-	second, err := d.Wire(context.Background(), p)
-	require.NoError(t, err)
-	require.Equal(t, first, second)
+	require.NoError(t, d.Wire(context.Background(), p))
 	require.Equal(t, before, pod.Run(t, "ip -o link show eth0"))
 }
 
 func TestALeftoverOfAnEarlierPodGivesWay(t *testing.T) {
 	node, _, d, p := start(t)
 	node.Run(t, "ip link add "+host+" type veth peer name old")
-	_, err := d.Wire(context.Background(), p)
-	require.NoError(t, err)
+	require.NoError(t, d.Wire(context.Background(), p))
 	require.NoError(t, d.Apply(context.Background()))
-	_, err = node.Try("ip link show old")
+	_, err := node.Try("ip link show old")
 	require.Error(t, err, "the old pair is gone")
 }
 
@@ -106,11 +102,11 @@ func TestFailuresNameTheCauseAndLeaveNothing(t *testing.T) {
 
 	gone := p
 	gone.Netns = "/nonexistent"
-	_, err := d.Wire(ctx, gone)
+	err := d.Wire(ctx, gone)
 	require.ErrorContains(t, err, "/nonexistent")
 
 	pod.Run(t, "ip link add eth0 type veth peer name other")
-	_, err = d.Wire(ctx, p)
+	err = d.Wire(ctx, p)
 	require.ErrorContains(t, err, "already has an interface eth0")
 	_, err = node.Try("ip link show " + host)
 	require.Error(t, err)
@@ -118,7 +114,7 @@ func TestFailuresNameTheCauseAndLeaveNothing(t *testing.T) {
 
 	bad := p
 	bad.Addresses = []netip.Addr{netip.MustParseAddr("192.168.1.7"), {}}
-	_, err = d.Wire(ctx, bad)
+	err = d.Wire(ctx, bad)
 	require.Error(t, err)
 	_, err = node.Try("ip link show " + host)
 	require.Error(t, err, "a failed Wire takes its pair back")
@@ -126,26 +122,27 @@ func TestFailuresNameTheCauseAndLeaveNothing(t *testing.T) {
 
 func TestUnwireRemovesThePairAndIsIdempotent(t *testing.T) {
 	_, pod, d, p := start(t)
-	_, err := d.Wire(context.Background(), p)
-	require.NoError(t, err)
+	require.NoError(t, d.Wire(context.Background(), p))
 	require.NoError(t, d.Unwire(host))
 	require.NoError(t, d.Unwire(host))
-	_, err = pod.Try("ip link show eth0")
+	_, err := pod.Try("ip link show eth0")
 	require.Error(t, err)
 }
 
 func TestCheckNamesTheFirstDifference(t *testing.T) {
 	node, pod, d, p := start(t)
 	ctx := context.Background()
-	mac, err := d.Wire(ctx, p)
-	require.NoError(t, err)
+	mac := desired.MAC{0x02, 0, 0, 0, 0, 0x07}
+	p.MAC = mac
+	require.NoError(t, d.Wire(ctx, p))
 	tell(d, wanted)
 	require.NoError(t, d.Apply(ctx))
-	p.MAC = mac
 	require.NoError(t, d.Check(ctx, p))
 	for _, c := range []struct{ spoil, repair, want string }{
-		{"ip addr del 192.168.1.7/32 dev eth0", "ip addr add 192.168.1.7/32 dev eth0; ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1", "lacks address 192.168.1.7"},
+		{"ip addr del 192.168.1.7/32 dev eth0", "ip addr add 192.168.1.7/32 dev eth0; ip route add 169.254.1.1 dev eth0 scope link; ip route add default via 169.254.1.1; ip neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent", "lacks address 192.168.1.7"},
 		{"ip route del default", "ip route add default via 169.254.1.1", "lacks the route to 0.0.0.0/0"},
+		{"sysctl -qw net.ipv4.ip_forward=1", "sysctl -qw net.ipv4.ip_forward=0", "sysctl net/ipv4/ip_forward in the pod is 1, not 0"},
+		{"ip neigh del 169.254.1.1 dev eth0", "ip neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent", "does not know the Ethernet address of its gateway 169.254.1.1"},
 		{"ip link set eth0 address 02:00:00:00:00:01", "ip link set eth0 address " + mac.String(), "has address 02:00:00:00:00:01"},
 	} {
 		pod.Run(t, c.spoil)
@@ -174,8 +171,7 @@ func TestLinksAreRepairedAndWaitedFor(t *testing.T) {
 		return strings.Contains(side, "mtu 1400") && strings.Contains(side, "ee:ee:ee:ee:ee:ee") && strings.Contains(side, ",UP")
 	}
 	for heard := false; !heard; { // the subscription may not be open yet
-		_, err := d.Wire(ctx, p)
-		require.NoError(t, err)
+		require.NoError(t, d.Wire(ctx, p))
 		select {
 		case <-woken:
 			heard = true
@@ -201,8 +197,7 @@ func TestLinksAreRepairedAndWaitedFor(t *testing.T) {
 
 func TestARestartWritesNothing(t *testing.T) {
 	_, _, d, p := start(t)
-	_, err := d.Wire(context.Background(), p)
-	require.NoError(t, err)
+	require.NoError(t, d.Wire(context.Background(), p))
 	tell(d, wanted)
 	require.NoError(t, d.Apply(context.Background()))
 	again, err := link.New()
@@ -211,4 +206,11 @@ func TestARestartWritesNothing(t *testing.T) {
 	tell(again, wanted)
 	require.NoError(t, again.Apply(context.Background()))
 	require.Zero(t, again.Writes())
+}
+
+func prefixes(list ...string) (out []netip.Prefix) {
+	for _, p := range list {
+		out = append(out, netip.MustParsePrefix(p))
+	}
+	return out
 }

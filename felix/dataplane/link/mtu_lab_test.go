@@ -18,7 +18,7 @@ import (
 func TestBothEndsFollowTheMTU(t *testing.T) {
 	node, pod, d, p := start(t)
 	ctx := context.Background()
-	_, err := d.Wire(ctx, p)
+	err := d.Wire(ctx, p)
 	require.NoError(t, err)
 	follows := wanted
 	follows.Netns = p.Netns
@@ -53,7 +53,7 @@ func TestBothEndsFollowTheMTU(t *testing.T) {
 func TestAPinnedMTUStays(t *testing.T) {
 	node, pod, d, p := start(t)
 	ctx := context.Background()
-	_, err := d.Wire(ctx, p)
+	err := d.Wire(ctx, p)
 	require.NoError(t, err)
 	tell(d, wanted)
 	require.NoError(t, d.Apply(ctx))

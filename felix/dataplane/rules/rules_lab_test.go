@@ -55,14 +55,35 @@ func only80() desired.FirewallDelta {
 	return c
 }
 
+// moving is a firewall in which marks that one hook writes are read in later ones: only80, and a host endpoint of up0 with
+// policies before connection tracking (port 84), before the destination is translated (85), and where what the host sends to
+// a service leaves (87, not 88).
+func moving(w *rulestest.World) desired.FirewallDelta {
+	for _, p := range []string{":80", ":81"} {
+		w.Listen(w.B, p)
+	}
+	for _, p := range []string{":84", ":85", ":86"} {
+		w.Listen(w.Node, p)
+	}
+	for _, p := range []string{":87", ":88"} {
+		w.Listen(w.Outside, p)
+	}
+	w.Node.Run(w.T(), "nft 'table ip services { chain out { type nat hook output priority -100; ip daddr 192.168.9.9 dnat to "+rulestest.OutsideAddr+"; }; }'")
+	c := only80()
+	rulestest.Protect(&c, "up0", rulestest.Endpoint{
+		desired.Untracked: {Ingress: []view.Rule{rulestest.AllowTo(6, 84)}, Egress: []view.Rule{rulestest.AllowFrom(6, 84)}},
+		desired.PreDNAT:   {Ingress: []view.Rule{rulestest.AllowTo(6, 85)}},
+		desired.Normal:    {Ingress: []view.Rule{}, Egress: []view.Rule{rulestest.AllowTo(6, 87)}},
+	})
+	return c
+}
+
 // The firewall moves from each driver to each other while connections are made, allowed and forbidden: none that is
-// forbidden is made, and none that is established is cut.
+// forbidden is made, none that is allowed fails, and none that is established is cut.
 func TestMovingUnderTraffic(t *testing.T) {
 	w := kind.NewWorld(t)
 	chosen := w.Driver.(*rules.Rules)
-	w.Listen(w.B, ":80")
-	w.Listen(w.B, ":81")
-	c := only80()
+	c := moving(w)
 	c.Settings.Rules = by(rules.NFTables)
 	chosen.Whole()
 	w.Apply(c)
@@ -74,13 +95,25 @@ func TestMovingUnderTraffic(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	var leaked, allowed atomic.Int64
-	for range 4 { // as fast as they can: a gap of a millisecond would show
+	// As fast as they can: a gap of a millisecond would show.
+	try := func(from *labtest.Namespace, to string, want bool) {
 		group.Go(func() {
-			_ = w.A.In(func() error {
+			_ = from.In(func() error {
 				for ctx.Err() == nil {
 					d := net.Dialer{Timeout: 20 * time.Millisecond}
-					if c, err := d.Dial("tcp", rulestest.AddrB+":81"); err == nil {
+					if want {
+						d.Timeout = rulestest.Patience
+					}
+					c, err := d.Dial("tcp", to)
+					switch {
+					case err == nil && want:
+						allowed.Add(1)
+					case err == nil:
 						leaked.Add(1)
+					case want && !assert.NoError(t, err, "an allowed connection to %s", to):
+						return err
+					}
+					if err == nil {
 						_ = c.Close()
 					}
 				}
@@ -88,20 +121,15 @@ func TestMovingUnderTraffic(t *testing.T) {
 			})
 		})
 	}
-	group.Go(func() {
-		_ = w.A.In(func() error {
-			for ctx.Err() == nil {
-				d := net.Dialer{Timeout: rulestest.Patience}
-				c, err := d.Dial("tcp", rulestest.AddrB+":80")
-				if !assert.NoError(t, err, "an allowed connection") {
-					return err
-				}
-				allowed.Add(1)
-				_ = c.Close()
-			}
-			return nil
-		})
-	})
+	for range 3 {
+		try(w.A, rulestest.AddrB+":81", false)
+	}
+	try(w.A, rulestest.AddrB+":80", true)
+	try(w.Outside, rulestest.NodeAddr+":84", true)
+	try(w.Outside, rulestest.NodeAddr+":85", true)
+	try(w.Outside, rulestest.NodeAddr+":86", false)
+	try(w.Node, "192.168.9.9:87", true)
+	try(w.Node, "192.168.9.9:88", false)
 	order := []rules.Kind{
 		rules.IPTablesLegacy, rules.NFTables, rules.IPTablesNFT, rules.NFTables, rules.IPTablesLegacy, rules.IPTablesNFT, rules.IPTablesLegacy,
 	}

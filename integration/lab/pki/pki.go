@@ -44,6 +44,7 @@ type Pair struct {
 // Role says who may use a certificate, and for which side of a connection.
 type Role struct {
 	CommonName string
+	Group      string       // what Kubernetes takes for a group of the user CommonName; may be empty
 	URI        string       // muslin://node/<name>, muslin://operator/<name> or empty
 	DNS        []string     // names a client may verify
 	IPs        []netip.Addr // addresses a client may verify
@@ -90,7 +91,7 @@ func (ca *CA) Issue(role Role, now time.Time) (Pair, error) {
 		return Pair{}, fmt.Errorf("make a key for %s: %w", role.CommonName, err)
 	}
 	tmpl := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: role.CommonName},
+		Subject:     role.subject(),
 		NotBefore:   now.Add(-BackDated),
 		NotAfter:    now.Add(Lifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
@@ -119,6 +120,14 @@ func (ca *CA) Issue(role Role, now time.Time) (Pair, error) {
 		return Pair{}, err
 	}
 	return Pair{CA: ca.CertPEM(), Cert: encode("CERTIFICATE", cert.Raw), Key: keyPEM}, nil
+}
+
+func (r Role) subject() pkix.Name {
+	name := pkix.Name{CommonName: r.CommonName}
+	if r.Group != "" {
+		name.Organization = []string{r.Group}
+	}
+	return name
 }
 
 // CertPEM is the authority's own certificate.

@@ -39,11 +39,18 @@ type Conn struct {
 // Dial opens a socket of a netlink protocol (unix.NETLINK_ROUTE, …) in the current namespace and joins the multicast
 // groups (numbers, not bits).
 func Dial(protocol int, groups ...uint32) (*Conn, error) {
+	return dial(protocol, 256<<10, groups)
+}
+
+// DialBrief opens a socket for a few requests: it reads into a small buffer, which no listing and no event fits into.
+func DialBrief(protocol int) (*Conn, error) { return dial(protocol, 16<<10, nil) }
+
+func dial(protocol, buffer int, groups []uint32) (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket of protocol %d: %w", protocol, err)
 	}
-	c, err := setUp(fd, groups)
+	c, err := setUp(fd, buffer, groups)
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("set up netlink socket of protocol %d: %w", protocol, err)
@@ -51,7 +58,7 @@ func Dial(protocol int, groups ...uint32) (*Conn, error) {
 	return c, nil
 }
 
-func setUp(fd int, groups []uint32) (*Conn, error) {
+func setUp(fd, buffer int, groups []uint32) (*Conn, error) {
 	// The forced variants need privileges in the initial user namespace; elsewhere the system's maximum must do.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, bufferSize) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, bufferSize)
@@ -86,7 +93,7 @@ func setUp(fd int, groups []uint32) (*Conn, error) {
 	return &Conn{
 		file: file, raw: raw, port: name.(*unix.SockaddrNetlink).Pid,
 		limit: limit - 4096, // the kernel counts 32 bytes of its own; the rest is margin
-		buf:   make([]byte, 256<<10),
+		buf:   make([]byte, buffer),
 	}, nil
 }
 
@@ -155,6 +162,37 @@ func (c *Conn) Send(ctx context.Context, msgs []Message) ([]error, error) {
 func (c *Conn) SendOne(ctx context.Context, m Message) error {
 	results, err := c.Send(ctx, []Message{m})
 	return errors.Join(append(results, err)...)
+}
+
+// Get asks for one object and returns the body of the answer, which is valid until the next call.
+func (c *Conn) Get(ctx context.Context, m Message) ([]byte, error) {
+	c.seq++
+	if err := c.write(appendMessage(nil, m, m.Flags|unix.NLM_F_REQUEST, c.seq, c.port)); err != nil {
+		return nil, fmt.Errorf("send netlink request %d: %w", m.Type, err)
+	}
+	if err := c.deadline(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		in, err := c.read()
+		if err != nil {
+			return nil, fmt.Errorf("read answer to netlink request %d: %w", m.Type, err)
+		}
+		var found []byte
+		err = eachMessage(in, func(h header, body []byte) error {
+			switch {
+			case h.seq != c.seq || h.port != c.port || found != nil:
+				return nil // left over from a request that was given up
+			case h.kind == unix.NLMSG_ERROR:
+				return parseError(h, body)
+			}
+			found = body
+			return nil
+		})
+		if err != nil || found != nil {
+			return found, err
+		}
+	}
 }
 
 // Transact sends messages as one nfnetlink batch of a subsystem: all take effect or none. The result has one entry for

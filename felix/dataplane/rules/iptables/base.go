@@ -58,7 +58,7 @@ func (b *bases) tables() map[string]table {
 	add(tableMangle, "POSTROUTING", chainPostrouting, b.later(), nil)
 	add(tableFilter, "INPUT", chainInput, b.hostInput(b.input()), nil)
 	add(tableFilter, "FORWARD", chainForward, b.forward(), b.accepted())
-	add(tableFilter, "OUTPUT", chainOutput, b.hostOutput(), nil)
+	add(tableFilter, "OUTPUT", chainOutput, append(b.byIPVS(), b.hostOutput()...), nil)
 	add(tableNAT, "POSTROUTING", chainPostrouting, b.postrouting(), nil)
 
 	raw, filter := out[tableRaw].chains, out[tableFilter].chains
@@ -75,6 +75,7 @@ func (b *bases) tables() map[string]table {
 		b.hostChains(layer, out[name].chains)
 	}
 	b.dispatch(filter)
+	b.ledOnChains(filter)
 	if b.settings().NATOutgoing != nil {
 		out[tableNAT].chains[chainNAT] = b.natOutgoing()
 	}
@@ -256,14 +257,19 @@ func (b *bases) toHost() (out []rule) {
 	if len(b.closed("-i")) > 0 {
 		out = append(out, rule{"", "-j " + chainFromClosed, "from a closed workload"})
 	}
-	out = append(out, rule{established, accept, "established"},
-		rule{"", "-j " + chainFrom, "policy of the workload"},
+	out = append(out, rule{established, accept, "established"})
+	out = append(out, b.toService()...)
+	out = append(out, rule{"", "-j " + chainFrom, "policy of the workload"},
 		rule{notAllowed, drop, "nothing allowed it"})
 	switch b.settings().EndpointToHost {
 	case desired.HostAccept:
 		return append(out, rule{"", accept, "DefaultEndpointToHostAction Accept"})
 	case desired.HostReturn:
 		return out
+	}
+	for _, name := range b.model.Speaking() {
+		w := b.model.Workloads[name]
+		out = append(out, rule{fmt.Sprintf("-i %s -p tcp --dport %d ", name, w.SpeakerPort), accept, "BGP of " + w.Endpoint})
 	}
 	return append(out, rule{"", drop, "DefaultEndpointToHostAction Drop"})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -101,9 +102,24 @@ func crowd(n int) (d desired.FirewallDelta) {
 	return d
 }
 
+// services is a firewall beside kube-proxy in its mode IPVS.
+func services() desired.FirewallDelta {
+	d := crowd(3)
+	d.Settings = &desired.Settings{WorkloadPrefixes: []string{"cali"}, IPVS: true}
+	d.Sets.Put(desired.SetServices, desired.Set{Type: view.SetNet, Members: members("10.96.0.1/32", "fd96::1/128")})
+	i := byte(14) // in two blocks
+	for _, name := range slices.Sorted(maps.Keys(d.Workloads.Set)) {
+		w := d.Workloads.Set[name]
+		w.Addresses = []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, i}), netip.AddrFrom16([16]byte{0xfd, 15: i})}
+		d.Workloads.Put(name, w)
+		i++
+	}
+	return d
+}
+
 // TestInput compares what iptables-restore is told with texts for people to read.
 func TestInput(t *testing.T) {
-	for name, d := range map[string]desired.FirewallDelta{"shop": shop(), "crowd": crowd(20), "empty": {}} {
+	for name, d := range map[string]desired.FirewallDelta{"shop": shop(), "crowd": crowd(20), "services": services(), "empty": {}} {
 		t.Run(name, func(t *testing.T) {
 			ip4, ip6 := Compile(d)
 			got := "# IPv4\n" + ip4.text() + "# IPv6\n" + ip6.text()
@@ -225,10 +241,10 @@ func TestNamesFitTheKernel(t *testing.T) {
 	assert.Equal(t, "cali-pi-12345678901234567890", kernelChain("cali-pi-12345678901234567890"), "just fits")
 	assert.True(t, strings.HasPrefix(kernelChain("cali-pi-_2345678901234567890"), "cali-pi-_"))
 	assert.NotContains(t, kernelChain("cali-pi-with a blank"), " ")
-	assert.Equal(t, "cali40s:abc", kernelSet(false, "s:abc"))
-	assert.Equal(t, "cali60network-ip-pools", kernelSet(true, desired.SetPools))
-	assert.Len(t, kernelSet(false, "s:"+strings.Repeat("x", 40)), 31)
-	assert.LessOrEqual(t, len(kernelSet(false, contentSet([]string{"10.0.0.0/8"}))), 31)
+	assert.Equal(t, "cali40s:abc", model.SetName(false, "s:abc"))
+	assert.Equal(t, "cali60network-ip-pools", model.SetName(true, desired.SetPools))
+	assert.Len(t, model.SetName(false, "s:"+strings.Repeat("x", 40)), 31)
+	assert.LessOrEqual(t, len(model.SetName(false, contentSet([]string{"10.0.0.0/8"}))), 31)
 }
 
 // TestAHashTellsRulesApart: the hash of a rule is over all that is before it in its chain.

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/dataplane"
@@ -40,8 +43,12 @@ type Driver struct {
 	model    *model.Model
 	failures dataplane.Failures
 	whole    bool
-	runs     uint64 // of iptables-restore
 	closed   bool
+
+	runs atomic.Uint64 // of iptables-restore
+	// atOnce is how many families are written at a time. The kernel keeps back the end of a program that has replaced rules of
+	// nftables until nobody can be in them any more, which takes longer than all else; the others have one lock.
+	atOnce int
 }
 
 // family is what we have in the tables and sets of one family, desired beside actual.
@@ -115,9 +122,11 @@ func (d *Driver) open() (err error) {
 		d.families = append(d.families, newFamily(v6, p, d.cfg.SetLimit, d.kernel))
 	}
 	if d.cfg.Variant == NFT {
+		d.atOnce = len(d.families)
 		d.eyes, err = openEvents()
 	} else {
-		d.eyes, err = openCounters()
+		d.atOnce = 1
+		d.eyes, err = openHeaders()
 	}
 	return err
 }
@@ -144,7 +153,7 @@ func (d *Driver) Variant() Variant { return d.cfg.Variant }
 func (d *Driver) Writes() uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.runs + d.kernel.Writes()
+	return d.runs.Load() + d.kernel.Writes()
 }
 
 // Whole says that Update was told everything: from now on, what else of ours is there is removed. Before, rules that an
@@ -191,11 +200,24 @@ func (d *Driver) Apply(ctx context.Context) error {
 	d.failures = dataplane.Failures{}
 	d.compile()
 	var errs []error
-	for _, f := range d.families {
-		if err := d.applyFamily(ctx, f); err != nil {
-			f.stale = true
-			errs = append(errs, fmt.Errorf("iptables %s: %w", f, err))
+	due := d.families
+	for round := range 2 { // a second one where the first met a kernel that was not as believed
+		var again []*family
+		for _, a := range d.attempt(ctx, due) {
+			if a.err == nil && a.failed.Len() == 0 {
+				continue
+			}
+			a.stale = true
+			switch {
+			case a.err != nil:
+				errs = append(errs, fmt.Errorf("iptables %s: %w", a.family, a.err))
+			case round == 0:
+				again = append(again, a.family)
+			default:
+				d.failures.Merge(a.String()+" ", a.failed)
+			}
 		}
+		due = again
 	}
 	return errors.Join(append(errs, d.failures.Join())...)
 }
@@ -252,30 +274,49 @@ func (f *family) table(name string) *kernelTable {
 	panic("iptables: no table " + name)
 }
 
-func (d *Driver) applyFamily(ctx context.Context, f *family) error {
-	// A second round when the first met a kernel that was not as believed.
-	for round := range 2 {
+// attempt is what came of writing a family.
+type attempt struct {
+	*family
+	failed dataplane.Failures
+	err    error
+}
+
+// attempt writes what is due in some families.
+func (d *Driver) attempt(ctx context.Context, families []*family) (out []*attempt) {
+	for _, f := range families {
+		a := &attempt{family: f}
 		if f.stale {
 			if err := d.load(ctx, f); err != nil {
-				return fmt.Errorf("read: %w", err)
+				a.err = fmt.Errorf("read: %w", err)
 			}
 		}
-		if f.adopted && !d.whole {
-			return nil
-		}
-		failed, err := d.commit(ctx, f)
-		if err != nil {
-			return err
-		}
-		if failed.Len() == 0 {
-			return nil
-		}
-		f.stale = true
-		if round == 1 {
-			d.failures.Merge(f.String()+" ", failed)
+		if a.err != nil || !f.adopted || d.whole {
+			out = append(out, a)
 		}
 	}
-	return nil
+	// What could not be filled changes rules of both families, so all sets come before all rules.
+	for _, a := range out {
+		if a.err == nil {
+			d.fill(ctx, a)
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(d.atOnce)
+	for _, a := range out {
+		if a.err == nil {
+			g.Go(func() error {
+				a.err = d.writeTables(ctx, a)
+				return nil
+			})
+		}
+	}
+	_ = g.Wait() // each has its own
+	for _, a := range out {
+		if a.err == nil && d.whole {
+			a.sets.sweep(ctx, &a.failed)
+		}
+	}
+	return out
 }
 
 // load reads what is ours.
@@ -304,25 +345,24 @@ func (d *Driver) load(ctx context.Context, f *family) error {
 	return nil
 }
 
-// commit writes what is due.
-func (d *Driver) commit(ctx context.Context, f *family) (dataplane.Failures, error) {
-	var failed dataplane.Failures
+// fill brings the sets up to date that rules will name.
+func (d *Driver) fill(ctx context.Context, a *attempt) {
 	// Rules may name a set now that they could not, or may no longer; and what they name instead must be filled too.
-	for changed := f.sets.fill(ctx, &failed); len(changed) > 0; changed = f.sets.fill(ctx, &failed) {
+	for changed := a.sets.fill(ctx, &a.failed); len(changed) > 0; changed = a.sets.fill(ctx, &a.failed) {
 		for _, id := range changed {
 			d.model.Touch(id)
 		}
 		d.compile()
 	}
-	for _, t := range f.tables {
-		if err := d.write(ctx, f, t, t.plan(d.whole, d.cfg.AtEnd), &failed); err != nil {
-			return failed, err
+}
+
+func (d *Driver) writeTables(ctx context.Context, a *attempt) error {
+	for _, t := range a.tables {
+		if err := d.write(ctx, a.family, t, t.plan(d.whole, d.cfg.AtEnd), &a.failed); err != nil {
+			return err
 		}
 	}
-	if d.whole {
-		f.sets.sweep(ctx, &failed)
-	}
-	return failed, nil
+	return nil
 }
 
 // Remove takes everything of ours out of the kernel: first the jumps with the chains, then the sets, unless keepSets says

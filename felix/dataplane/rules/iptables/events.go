@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -13,12 +14,16 @@ import (
 )
 
 // events follow nftables' notifications about the tables of iptables' nft variant. The kernel numbers the generations of
-// its rules, and says with each change which one it made; a write of ours that made just one is known by that number.
+// its rules, and says with each change which one it made; writes of ours are known by those numbers, if there were as many
+// while they went on as they have made.
 type events struct {
-	ask    *nlsock.Conn // guarded by the driver's lock
 	listen *nlsock.Conn
 
 	mu      sync.Mutex // guards the following
+	ask     *nlsock.Conn
+	writing int    // writes of ours that go on
+	before  uint32 // the generation when the first of them began
+	made    uint32 // since then, by us
 	ours    map[uint32]bool
 	pending []nft.Change // of the generation that is being told
 	seen    []generation
@@ -49,7 +54,7 @@ func (e *events) close() error {
 	return e.ask.Close()
 }
 
-// generation asks for the number of the present rules.
+// generation asks for the number of the present rules. It is called with mu held.
 func (e *events) generation() (n uint32, err error) {
 	m := nlsock.Message{
 		Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: unix.NLM_F_ACK,
@@ -77,20 +82,43 @@ func generationOf(body []byte) uint32 {
 func (e *events) forget(*family) error { return nil }
 
 func (e *events) wrote(_ *family, _ string, write func() error) error {
-	before, err := e.generation()
-	if err != nil {
+	if err := e.begin(); err != nil {
 		return err
 	}
-	if err := write(); err != nil {
-		return err
+	err := write()
+	return errors.Join(err, e.end(err == nil))
+}
+
+func (e *events) begin() (err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.writing == 0 {
+		if e.before, err = e.generation(); err != nil {
+			return err
+		}
+		e.made = 0
+	}
+	e.writing++
+	return nil
+}
+
+func (e *events) end(made bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.writing--; made {
+		e.made++
+	}
+	if e.writing > 0 {
+		return nil
 	}
 	after, err := e.generation()
-	if err == nil && after == before+1 {
-		e.mu.Lock()
-		e.ours[after] = true
-		e.mu.Unlock()
+	if err != nil || after != e.before+e.made {
+		return err
 	}
-	return err
+	for i := range e.made {
+		e.ours[e.before+1+i] = true
+	}
+	return nil
 }
 
 func (e *events) poll(families []*family) error {

@@ -142,6 +142,7 @@ func (b *bases) hostInput(rules []rule) (out []rule) {
 	if b.model.Marked() {
 		out = append(out, rule{ifAllowed, accept, "accepted before"})
 	}
+	out = append(out, b.throughService()...)
 	return append(out, b.find(model.NormalIn)...)
 }
 

@@ -67,7 +67,7 @@ func TestRepairs(t *testing.T) {
 		want := listing(t, w.Node, k)
 		type mishap struct{ name, do string }
 		mishaps := []mishap{
-			{"everything flushed", "IPT -F; IPT -X; IPT -t raw -F; IPT -t raw -X; IPT -t nat -F; IPT -t nat -X; IP6T -F; IP6T -X"},
+			{"everything flushed", `EMPTY="*raw\nCOMMIT\n*mangle\nCOMMIT\n*filter\nCOMMIT\n*nat\nCOMMIT\n"; printf "$EMPTY" | IPT-restore; printf "$EMPTY" | IP6T-restore`},
 			{"a chain flushed", "IPT -F cali-pi-np/shop/web"},
 			{"a rule deleted", "IPT -D cali-FORWARD 3"},
 			{"a rule added", "IPT -I cali-FORWARD -j ACCEPT"},
@@ -82,13 +82,14 @@ func TestRepairs(t *testing.T) {
 			mishaps = append(mishaps, mishap{"a rule replaced under the same hash", `RULE=$(IPT -S cali-tw-shop | grep 'end of tier' | sed 's/-A cali-tw-shop //; s/-j DROP/-j ACCEPT/'); eval "IPT -R cali-tw-shop 4 $RULE"`})
 		}
 		for _, c := range mishaps {
-			do := strings.ReplaceAll(strings.ReplaceAll(c.do, "IP6T", "ip6tables-"+k.Name), "IPT", "iptables-"+k.Name)
-			w.Node.Run(t, do)
+			const wait = " -w 5" // the driver may not be done yet
+			w.Node.Run(t, strings.NewReplacer("IP6T-restore", "ip6tables-"+k.Name+"-restore"+wait, "IPT-restore", "iptables-"+k.Name+"-restore"+wait,
+				"IPT", "iptables-"+k.Name+wait).Replace(c.do))
 			began := time.Now()
 			require.Eventually(t, func() bool { return listing(t, w.Node, k) == want }, rulestest.Patience, 10*time.Millisecond, c.name)
 			t.Logf("%s: repaired within %s", c.name, time.Since(began).Round(time.Millisecond)) // of which a part is looking
 		}
-		w.Node.Run(t, "iptables-"+k.Name+" -I FORWARD -j ACCEPT")
+		w.Node.Run(t, "iptables-"+k.Name+" -w 5 -I FORWARD -j ACCEPT")
 		require.Eventually(t, func() bool {
 			return strings.Contains(strings.SplitAfterN(w.Node.Run(t, "iptables-"+k.Name+" -S FORWARD"), "\n", 3)[1], "cali-FORWARD")
 		}, rulestest.Patience, 10*time.Millisecond, "ours come first")

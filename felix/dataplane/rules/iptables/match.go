@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -179,7 +180,7 @@ func (c *compiler) inPortSet(s side, id string, not bool) string {
 }
 
 // set is the kernel's name of a set.
-func (c *compiler) set(id string) string { return kernelSet(c.v6, id) }
+func (c *compiler) set(id string) string { return model.SetName(c.v6, id) }
 
 // nets matches a list of prefixes. As in Calico, a rule with a list that has no prefix of the family, negated or not, is
 // about the other family and does not apply: ok is false. A rule takes one plain address a side; free says that it is not
@@ -221,7 +222,7 @@ func multiports(ranges []view.PortRange) (out []string) {
 	const limit = 15
 	var list []string
 	room := limit
-	for _, r := range merge(ranges) {
+	for _, r := range model.MergePorts(ranges) {
 		text, need := strconv.Itoa(int(r.First)), 1
 		if r.First != r.Last {
 			text, need = text+":"+strconv.Itoa(int(r.Last)), 2
@@ -234,20 +235,6 @@ func multiports(ranges []view.PortRange) (out []string) {
 	}
 	if len(list) > 0 {
 		out = append(out, strings.Join(list, ","))
-	}
-	return out
-}
-
-// merge sorts ranges and joins those that touch.
-func merge(in []view.PortRange) (out []view.PortRange) {
-	in = slices.Clone(in)
-	slices.SortFunc(in, func(a, b view.PortRange) int { return int(a.First) - int(b.First) })
-	for _, r := range in {
-		if n := len(out); n > 0 && int(r.First) <= int(out[n-1].Last)+1 {
-			out[n-1].Last = max(out[n-1].Last, r.Last)
-			continue
-		}
-		out = append(out, r)
 	}
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"strings"
 
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -32,6 +33,8 @@ const (
 	chainNAT        = "cali-nat-outgoing"
 	chainSources    = "cali-wl-sources"
 	chainRPFSkip    = "cali-rpf-skip"
+	chainLedOn      = "cali-led-on"
+	chainFromSource = "cali-from-source"
 
 	// What a rule goes to that says Allow or Pass: the mark is set, and the chain of the rule is left.
 	chainAllow = "cali-allow"
@@ -54,13 +57,7 @@ const prefixChains = "cali-"
 // kernelChain is the kernel's name of a chain of the model. One over the limit becomes its beginning ("cali-pi-"), "_" and
 // a hash of the rest, cut to fit (spec §4.5).
 func kernelChain(name string) string {
-	head := 0
-	for dashes := 0; head < len(name) && dashes < 2; head++ {
-		if name[head] == '-' {
-			dashes++
-		}
-	}
-	return fitted(name[:head], name[head:])
+	return fitted(model.CutChain(name))
 }
 
 // fitted is prefix and suffix as a chain's name: with the hash too if a character would need quotes.
@@ -73,16 +70,6 @@ func fitted(prefix, suffix string) string {
 	}
 	sum := sha256.Sum256([]byte(suffix))
 	return (prefix + "_" + base64.RawURLEncoding.EncodeToString(sum[:]))[:limit]
-}
-
-// kernelSet is the kernel's name of a set of a family (spec §4.6).
-func kernelSet(v6 bool, id string) string {
-	const limit = 31 // IPSET_MAXNAMELEN without the zero
-	name := "cali40" + id
-	if v6 {
-		name = "cali60" + id
-	}
-	return name[:min(len(name), limit)]
 }
 
 // contentSet is the id of a set of prefixes that belongs to a rule: it follows from the content, so that equal lists share

@@ -12,6 +12,7 @@ import (
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/ipset"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/internal/delta"
 )
@@ -48,7 +49,7 @@ func newSets(v6 bool, limit int, kernel *ipset.Kernel) *sets {
 
 // make begins an empty set.
 func (s *sets) make(id string, kind view.SetType) {
-	name := kernelSet(s.v6, id)
+	name := model.SetName(s.v6, id)
 	s.headers.SetDesired(name, ipset.Header{Kind: kind, V6: s.v6})
 	e := s.entriesOf(name)
 	e.ReplaceDesired(nil)
@@ -62,7 +63,7 @@ func (s *sets) make(id string, kind view.SetType) {
 }
 
 func (s *sets) drop(id string) {
-	name := kernelSet(s.v6, id)
+	name := model.SetName(s.v6, id)
 	delete(s.members, id)
 	delete(s.broken, id)
 	s.headers.DeleteDesired(name)
@@ -141,7 +142,7 @@ func (s *sets) load(ctx context.Context, all bool) error {
 
 // ours tells whether a set of the kernel's is ours by its name.
 func ours(v6 bool, name string) bool {
-	return strings.HasPrefix(name, kernelSet(v6, "")) || strings.HasPrefix(name, temporary(v6))
+	return strings.HasPrefix(name, model.SetName(v6, "")) || strings.HasPrefix(name, temporary(v6))
 }
 
 // temporary begins the names of sets that are filled to take another's place.
@@ -188,8 +189,8 @@ func (s *sets) check(ctx context.Context) (drifts []dataplane.Drift, err error) 
 // changed tells for which that is new.
 func (s *sets) fill(ctx context.Context, f *dataplane.Failures) (changed []string) {
 	for _, id := range slices.Sorted(maps.Keys(s.members)) {
-		err := s.fillOne(ctx, kernelSet(s.v6, id), s.members[id].Len())
-		f.Add(dataplane.KindSet, kernelSet(s.v6, id), err)
+		err := s.fillOne(ctx, model.SetName(s.v6, id), s.members[id].Len())
+		f.Add(dataplane.KindSet, model.SetName(s.v6, id), err)
 		if was := s.broken[id]; (was == nil) != (err == nil) {
 			changed = append(changed, id)
 		}

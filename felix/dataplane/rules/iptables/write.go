@@ -68,7 +68,7 @@ func (w *writer) write(ctx context.Context, units []*unit) error {
 func (w *writer) commit(ctx context.Context, units []*unit) ([]*unit, error) {
 	text, owner := input(w.t.name, units)
 	return owner, w.d.eyes.wrote(w.f, w.t.name, func() error {
-		w.d.runs++
+		w.d.runs.Add(1)
 		return w.f.program.write(ctx, text)
 	})
 }

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/desired"
 )
@@ -84,4 +86,18 @@ func SourcePorts(vxlan uint16, of view.PortRange) view.PortRange {
 		return view.PortRange{First: of.First, Last: vxlan - 1}
 	}
 	return view.PortRange{First: vxlan + 1, Last: of.Last}
+}
+
+// MergePorts sorts ranges and joins those that touch.
+func MergePorts(in []view.PortRange) (out []view.PortRange) {
+	in = slices.Clone(in)
+	slices.SortFunc(in, func(a, b view.PortRange) int { return int(a.First) - int(b.First) })
+	for _, r := range in {
+		if n := len(out); n > 0 && int(r.First) <= int(out[n-1].Last)+1 {
+			out[n-1].Last = max(out[n-1].Last, r.Last)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
 }

@@ -40,7 +40,7 @@ type Dirty struct {
 	Chains names
 	// Workloads are those that came, went or changed, or for which it changed whether the chains are there that they name.
 	Workloads names
-	// Once is what exists once: settings or hosts changed, or whether the chains are there that hosts name.
+	// Once is what exists once: settings, hosts or speaking workloads changed, or whether the chains are there that hosts name.
 	Once bool
 }
 
@@ -48,7 +48,7 @@ type names = map[string]struct{}
 
 // Fixed are the sets that rules of felix's own name: they exist even while they are empty.
 func Fixed() []string {
-	return []string{desired.SetAllHosts, desired.SetVXLANHosts, desired.SetPools, desired.SetMasqPools}
+	return []string{desired.SetAllHosts, desired.SetVXLANHosts, desired.SetPools, desired.SetMasqPools, desired.SetServices}
 }
 
 // New returns a model that knows of nothing but the fixed sets, empty, and of interfaces that begin with cali.
@@ -114,6 +114,7 @@ func (m *Model) setWorkloads(c desired.Delta[string, desired.Workload]) {
 			unlink(m.workloadsOf, w.Ingress, name)
 			unlink(m.workloadsOf, w.Egress, name)
 			delete(m.Workloads, name)
+			m.Dirty.Once = m.Dirty.Once || w.SpeakerPort != 0
 		}
 		m.Dirty.Workloads[name] = struct{}{}
 	}
@@ -128,6 +129,7 @@ func (m *Model) setWorkloads(c desired.Delta[string, desired.Workload]) {
 		link(m.workloadsOf, w.Ingress, name)
 		link(m.workloadsOf, w.Egress, name)
 		m.Dirty.Workloads[name] = struct{}{}
+		m.Dirty.Once = m.Dirty.Once || old.SpeakerPort != w.SpeakerPort
 	}
 }
 
@@ -151,6 +153,17 @@ func (m *Model) setHosts(c desired.Delta[string, desired.Host]) {
 			m.hostChains[s.Failsafe()] = struct{}{}
 		}
 	}
+}
+
+// Speaking are the interfaces of workloads that speak BGP with the node, in order.
+func (m *Model) Speaking() (out []string) {
+	for name, w := range m.Workloads {
+		if w.SpeakerPort != 0 {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // Compiled says that all that was dirty has been compiled.

@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -192,4 +193,14 @@ func TestSourcePortsLeaveOutTheVXLANPort(t *testing.T) {
 	assert.Equal(t, view.PortRange{First: 4000, Last: 4788}, SourcePorts(4789, view.PortRange{First: 4000, Last: 5000}), "within the range that is asked for")
 	assert.Equal(t, view.PortRange{First: 4790, Last: 9000}, SourcePorts(4789, view.PortRange{First: 4700, Last: 9000}))
 	assert.Equal(t, view.PortRange{First: 32768, Last: 65535}, SourcePorts(4789, view.PortRange{First: 32768, Last: 65535}))
+}
+
+func TestMergePorts(t *testing.T) {
+	ports := func(bounds ...uint16) (out []view.PortRange) {
+		for pair := range slices.Chunk(bounds, 2) {
+			out = append(out, view.PortRange{First: pair[0], Last: pair[1]})
+		}
+		return out
+	}
+	assert.Equal(t, ports(1, 20, 22, 65535), MergePorts(ports(22, 30, 1, 10, 5, 15, 16, 20, 31, 65535, 40, 50)))
 }

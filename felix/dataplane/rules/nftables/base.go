@@ -52,6 +52,7 @@ func (b *bases) chains() map[string]chain {
 		out[rawSources] = chain{rules: b.ownSources()}
 	}
 	b.hostChains(out)
+	b.ledOnChains(out)
 	if b.model.Settings.NATOutgoing != nil {
 		out[natOutgoing] = chain{rules: b.natOutgoing()}
 	}
@@ -66,7 +67,7 @@ func (b *bases) chains() map[string]chain {
 		{manglePostrouting, nft.Base{Type: "filter", Hook: unix.NF_INET_POST_ROUTING, Priority: -150}, b.later()},
 		{filterInput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_IN, Priority: 0}, b.hostInput(b.input())},
 		{filterForward, nft.Base{Type: "filter", Hook: unix.NF_INET_FORWARD, Priority: 0}, b.forward()},
-		{filterOutput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_OUT, Priority: 0}, b.hostOutput()},
+		{filterOutput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_OUT, Priority: 0}, append(b.byIPVS(), b.hostOutput()...)},
 		// Behind kube-proxy's 100, on purpose not at the same.
 		{natPostrouting, nft.Base{Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 110}, b.postrouting()},
 	} {
@@ -203,12 +204,18 @@ func (b *bases) toHost() (out []rule) {
 	out = append(out, b.cutFlows()...)
 	out = append(out, b.dropClosed("from", unix.NFT_META_IIFNAME, fromClosed)...)
 	out = append(out, established())
+	out = append(out, b.toService()...)
 	out = append(out, newRule("policy of the workload", nft.Expr{}.Verdict(nft.Verdict{Code: nft.Jump, Chain: fromDispatch})))
 	switch b.model.Settings.EndpointToHost {
 	case desired.HostAccept:
 		return append(out, newRule("DefaultEndpointToHostAction Accept", nft.Expr{}.Verdict(accept)))
 	case desired.HostReturn:
 		return out
+	}
+	for _, name := range b.model.Speaking() {
+		w := b.model.Workloads[name]
+		out = append(out, newRule("BGP of "+w.Endpoint,
+			l4To(nft.Expr{}.Meta(unix.NFT_META_IIFNAME, nft.Reg).Equal([]byte(ifKey(name)), false), protoTCP, w.SpeakerPort).Verdict(accept)))
 	}
 	return append(out, newRule("DefaultEndpointToHostAction Drop", nft.Expr{}.Counter().Verdict(drop)))
 }
@@ -326,8 +333,10 @@ func l4proto(e nft.Expr, p byte) nft.Expr {
 	return e.Meta(unix.NFT_META_L4PROTO, nft.Reg).Equal([]byte{p}, false)
 }
 
-func udpTo(e nft.Expr, port uint16) nft.Expr {
-	return l4proto(e, protoUDP).Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, destination.port, 2, nft.Reg).Equal(be16(port), false)
+func udpTo(e nft.Expr, port uint16) nft.Expr { return l4To(e, protoUDP, port) }
+
+func l4To(e nft.Expr, protocol byte, port uint16) nft.Expr {
+	return l4proto(e, protocol).Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, destination.port, 2, nft.Reg).Equal(be16(port), false)
 }
 
 func ctState(e nft.Expr, states uint32) nft.Expr {

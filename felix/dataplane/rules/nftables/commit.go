@@ -43,6 +43,7 @@ func (d *Driver) compile() {
 			}
 		}
 		f.wantWorkloads(m, d.guarded)
+		f.wantSenders(m)
 		if m.Dirty.Once {
 			b := bases{compiler: c, model: m, closed: len(d.closed) > 0, spoofing: len(d.spoofing) > 0, guarded: d.guarded}
 			f.wantBases(b.chains())

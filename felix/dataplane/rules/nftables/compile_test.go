@@ -156,7 +156,3 @@ func TestNamesFitTheKernel(t *testing.T) {
 	assert.LessOrEqual(t, len(newRule(strings.Repeat("x", 500), nil).comment), nft.MaxComment)
 	assert.Len(t, ifKey("cali1"), 16)
 }
-
-func TestMergePorts(t *testing.T) {
-	assert.Equal(t, ports(1, 20, 22, 65535), merge(ports(22, 30, 1, 10, 5, 15, 16, 20, 31, 65535, 40, 50)))
-}

@@ -146,8 +146,8 @@ func ofWorkload(device string, s desired.Settings) bool {
 	return false
 }
 
-// guard is the chain of a device. IPv6 sources are compared with the workload's own addresses before they are looked up in the
-// routes, which in IPv6 takes longer than all else here.
+// guard is the chain of a device. Sources are compared with the workload's own addresses before they are looked up in the
+// routes: that look-up takes more than 100 ns a packet, the comparison 25.
 func guard(device string, w desired.Workload) chain {
 	out := chain{base: &nft.Base{Type: "filter", Hook: unix.NF_NETDEV_INGRESS, Priority: -300, Device: device}}
 	add := func(text string, p netip.Prefix) {
@@ -159,9 +159,7 @@ func guard(device string, w desired.Workload) chain {
 			c.net(etherType(proto), source, []netip.Prefix{p.Masked()}, false).Verdict(accept)))
 	}
 	for _, a := range w.Addresses {
-		if a.Is6() {
-			add("own address", netip.PrefixFrom(a, a.BitLen()))
-		}
+		add("own address", netip.PrefixFrom(a, a.BitLen()))
 	}
 	out.rules = append(out.rules, newRule("source is routed to the workload",
 		nft.Expr{}.Fib(unix.NFT_FIB_RESULT_OIF, unix.NFTA_FIB_F_SADDR|unix.NFTA_FIB_F_IIF).Equal(word(0), true).Verdict(accept)))

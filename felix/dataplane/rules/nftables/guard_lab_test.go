@@ -37,32 +37,36 @@ func TestSpoofedSourcesWithoutGuards(t *testing.T) {
 	without.RunSpoofing(t)
 }
 
-// An IPv6 source that is known to be the workload's own is not looked up in the routes.
+// A source that is known to be the workload's own is not looked up in the routes; in raw-PREROUTING one of IPv4 is, which takes
+// no longer there.
 func TestOwnAddressesNeedNoRoute(t *testing.T) {
-	const another = "fd00:1::77"
-	for _, place := range []string{device, prerouting} {
-		t.Run("at "+place, func(t *testing.T) {
+	for _, c := range []struct{ place, own, another, to, match string }{
+		{device, addrA, "10.77.0.7", addrB, "ip saddr"},
+		{device, sixA, "fd00:1::77", sixB, "ip6 saddr"},
+		{prerouting, sixA, "fd00:1::77", sixB, "ip6 saddr"},
+	} {
+		t.Run(c.match+" at "+c.place, func(t *testing.T) {
 			w := newWorld(t)
-			if place == prerouting {
+			if c.place == prerouting {
 				denyGuards(t)
 			}
-			w.a.Run(t, "ip addr add "+another+" dev lo nodad")
-			for _, c := range []struct {
+			w.a.Run(t, "ip addr add "+c.another+" dev lo")
+			for _, then := range []struct {
 				own  []string
 				want string
-			}{{[]string{sixA}, "0"}, {[]string{sixA, another}, "1"}, {[]string{sixA}, "0"}} {
+			}{{[]string{c.own}, "0"}, {[]string{c.own, c.another}, "1"}, {[]string{c.own}, "0"}} {
 				d := bothOpen()
 				x := under("open")
-				x.Addresses = addrs(c.own...)
+				x.Addresses = addrs(then.own...)
 				d.Workloads.Put("cali1", x)
 				w.apply(d)
 				list := w.node.Run(t, "nft list ruleset")
-				assert.Equal(t, place == device, strings.Contains(list, "from-cali1"))
-				assert.Equal(t, place == prerouting, strings.Contains(list, "raw-PREROUTING"))
-				count := w.probe(leaves, "ip6 saddr "+another+" udp dport 53")
-				w.Send(w.a, another, sixB, 53)
+				assert.Equal(t, c.place == device, strings.Contains(list, "from-cali1"))
+				assert.Equal(t, c.place == prerouting, strings.Contains(list, "raw-PREROUTING"))
+				count := w.probe(leaves, c.match+" "+c.another+" udp dport 53")
+				w.Send(w.a, c.another, c.to, 53)
 				w.a.Run(t, "ping -c 1 -W 2 "+addrB)
-				assert.Equal(t, c.want, count(), c.own)
+				assert.Equal(t, then.want, count(), then.own)
 			}
 		})
 	}

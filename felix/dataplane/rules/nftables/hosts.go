@@ -158,6 +158,7 @@ func (b *bases) hostInput(rules []rule) (out []rule) {
 	if b.model.Marked() {
 		out = append(out, accepted())
 	}
+	out = append(out, b.throughService()...)
 	return append(out, b.find(model.NormalIn)...)
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nft"
 	"github.com/muslin-net/muslin/felix/dataplane/ipset"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -201,7 +202,7 @@ func sorted(set map[string]struct{}) []string {
 // ports matches a list of port ranges. The protocol is the rule's own; validation asks for one that has ports.
 func (c *compiler) ports(e nft.Expr, s side, ranges []view.PortRange, not bool) nft.Expr {
 	e = e.Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, s.port, 2, nft.Reg)
-	ranges = merge(ranges)
+	ranges = model.MergePorts(ranges)
 	if len(ranges) == 1 {
 		if r := ranges[0]; r.First == r.Last {
 			return e.Equal(be16(r.First), not)
@@ -222,20 +223,6 @@ func (c *compiler) ports(e nft.Expr, s side, ranges []view.PortRange, not bool) 
 }
 
 func be16(v uint16) []byte { return []byte{byte(v >> 8), byte(v)} }
-
-// merge sorts ranges and joins those that touch.
-func merge(in []view.PortRange) (out []view.PortRange) {
-	in = slices.Clone(in)
-	slices.SortFunc(in, func(a, b view.PortRange) int { return int(a.First) - int(b.First) })
-	for _, r := range in {
-		if n := len(out); n > 0 && int(r.First) <= int(out[n-1].Last)+1 {
-			out[n-1].Last = max(out[n-1].Last, r.Last)
-			continue
-		}
-		out = append(out, r)
-	}
-	return out
-}
 
 // address loads a side's address.
 func (c *compiler) address(e nft.Expr, s side) nft.Expr { return c.addressTo(e, s, nft.Reg) }

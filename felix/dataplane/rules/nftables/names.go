@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/muslin-net/muslin/felix/dataplane/internal/nft"
+	"github.com/muslin-net/muslin/felix/dataplane/rules/model"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -27,6 +28,8 @@ const (
 	toDispatch   = "filter-cali-to-wl-dispatch"
 	toHost       = "filter-cali-wl-to-host"
 	natOutgoing  = "nat-cali-nat-outgoing"
+	ledOn        = "filter-cali-led-on"
+	fromSource   = "filter-cali-from-wl-source" // also the verdict map that it asks
 
 	// Verdict maps and sets by interface name.
 	fromMap    = "cali-from-wl-dispatch"
@@ -55,27 +58,17 @@ func layerChain(layer desired.Layers, name string) string {
 	if len(layerPrefix(layer)+name) <= limit {
 		return layerPrefix(layer) + name
 	}
-	head := 0
-	for dashes := 0; head < len(name) && dashes < 2; head++ {
-		if name[head] == '-' {
-			dashes++
-		}
-	}
-	sum := sha256.Sum256([]byte(name[head:]))
-	return layerPrefix(layer) + name[:head] + "_" + base64.RawURLEncoding.EncodeToString(sum[:])
+	head, rest := model.CutChain(name)
+	sum := sha256.Sum256([]byte(rest))
+	return layerPrefix(layer) + head + "_" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // rpfSkipChain is the chain that accepts a workload's additional sources.
 func rpfSkipChain(iface string) string { return "raw-cali-rpf-skip-" + iface }
 
-// kernelSet is the kernel's name of a set: Calico's, with its limit of 31 characters (spec §4.6, §4.8).
+// kernelSet is the kernel's name of a set: Calico's, without the colons that nftables does not take (spec §4.6, §4.8).
 func kernelSet(f nft.Family, id string) string {
-	const limit = 31
-	name := "cali40" + id
-	if f == nft.IP6 {
-		name = "cali60" + id
-	}
-	return strings.ReplaceAll(name[:min(len(name), limit)], ":", "-")
+	return strings.ReplaceAll(model.SetName(f == nft.IP6, id), ":", "-")
 }
 
 // contentSet is the name of a set that belongs to a rule: it follows from the content, so that equal lists share a set and

@@ -223,6 +223,23 @@ func (k Kind) testEgressPolicyAndTheHost(t *testing.T) {
 		w.Passes(w.A, NodeAddr+":81", false, "egress policy denies")
 		w.Passes(w.B, "["+"fd09::1"+"]:80", c.host, "to the host in IPv6")
 	}
+
+	// Who speaks BGP with the node reaches its speaker, and nothing else of it; policy has its say before.
+	speaker := func(port uint16) desired.FirewallDelta {
+		a, b := Under("out"), Under("open")
+		a.SpeakerPort, b.SpeakerPort = port, port
+		return Firewall(map[string]desired.Workload{"cali1": a, "cali2": b}, append(OpenLists, list), egress, AllowAll)
+	}
+	w.Apply(speaker(80))
+	w.Passes(w.A, NodeAddr+":80", true, "the speaker")
+	w.Passes(w.A, NodeAddr+":81", false, "another port")
+	w.Passes(w.B, "[fd09::1]:80", true, "the speaker in IPv6")
+	w.Apply(speaker(81))
+	w.Passes(w.A, NodeAddr+":80", false, "the speaker's former port")
+	w.Passes(w.A, NodeAddr+":81", false, "egress policy denies")
+	w.Passes(w.B, NodeAddr+":81", true, "the speaker's new port")
+	w.Apply(speaker(0))
+	w.Passes(w.B, NodeAddr+":81", false, "no speaker any more")
 }
 
 func (k Kind) testSpoofedSourcesAreDropped(t *testing.T) {

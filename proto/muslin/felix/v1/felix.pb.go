@@ -10,6 +10,7 @@
 package felixv1
 
 import (
+	v1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -96,7 +97,7 @@ type AddRequest struct {
 	Attachment *Attachment `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
 	// CNI_NETNS: path of the pod's network namespace, as felix sees it.
 	Netns string `protobuf:"bytes,2,opt,name=netns,proto3" json:"netns,omitempty"`
-	// Values of CNI_ARGS: K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID, IP and so on.
+	// Values of CNI_ARGS that say whose it is: K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID.
 	Args map[string]string `protobuf:"bytes,3,rep,name=args,proto3" json:"args,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The plugin's part of the network configuration, resolved to what felix needs.
 	Config        *NetworkConfig `protobuf:"bytes,4,opt,name=config,proto3" json:"config,omitempty"`
@@ -193,8 +194,18 @@ type NetworkConfig struct {
 	PolicyWait *durationpb.Duration `protobuf:"bytes,13,opt,name=policy_wait,json=policyWait,proto3" json:"policy_wait,omitempty"`
 	// Answer UNAVAILABLE instead of starting a pod closed.
 	RequirePolicy bool `protobuf:"varint,14,opt,name=require_policy,json=requirePolicy,proto3" json:"require_policy,omitempty"`
-	// Sources of the destination prefixes that pods get a route to, beside the default route. CIDRs.
-	Routes        []string `protobuf:"bytes,15,rep,name=routes,proto3" json:"routes,omitempty"`
+	// Destinations, CIDRs, that pods get routes to instead of the default route of the same family.
+	Routes []string `protobuf:"bytes,15,rep,name=routes,proto3" json:"routes,omitempty"`
+	// Specific addresses that felix assigns, at most one of each family; 4 or 16 bytes. None: any of the pools.
+	Fixed [][]byte `protobuf:"bytes,16,rep,name=fixed,proto3" json:"fixed,omitempty"`
+	// Ethernet address of the pod's interface, as text; empty: any.
+	Mac string `protobuf:"bytes,17,opt,name=mac,proto3" json:"mac,omitempty"`
+	// Source prefixes, CIDRs, that the pod may send from beside its own addresses, where WorkloadSourceSpoofing allows it.
+	AllowedSourcePrefixes []string `protobuf:"bytes,18,rep,name=allowed_source_prefixes,json=allowedSourcePrefixes,proto3" json:"allowed_source_prefixes,omitempty"`
+	// What the pod may get.
+	Ingress *Limit `protobuf:"bytes,19,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	// What the pod may send.
+	Egress        *Limit `protobuf:"bytes,20,opt,name=egress,proto3" json:"egress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -334,6 +345,141 @@ func (x *NetworkConfig) GetRoutes() []string {
 	return nil
 }
 
+func (x *NetworkConfig) GetFixed() [][]byte {
+	if x != nil {
+		return x.Fixed
+	}
+	return nil
+}
+
+func (x *NetworkConfig) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *NetworkConfig) GetAllowedSourcePrefixes() []string {
+	if x != nil {
+		return x.AllowedSourcePrefixes
+	}
+	return nil
+}
+
+func (x *NetworkConfig) GetIngress() *Limit {
+	if x != nil {
+		return x.Ingress
+	}
+	return nil
+}
+
+func (x *NetworkConfig) GetEgress() *Limit {
+	if x != nil {
+		return x.Egress
+	}
+	return nil
+}
+
+// Limit bounds what passes in one direction; 0 is no limit.
+type Limit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bits per second.
+	Bandwidth uint64 `protobuf:"varint,1,opt,name=bandwidth,proto3" json:"bandwidth,omitempty"`
+	// Bits that may pass at once; 0 lets felix choose.
+	Burst uint64 `protobuf:"varint,2,opt,name=burst,proto3" json:"burst,omitempty"`
+	// Bits per second within a burst.
+	Peakrate uint64 `protobuf:"varint,3,opt,name=peakrate,proto3" json:"peakrate,omitempty"`
+	// Bytes that may pass at once at the peak rate.
+	Minburst uint64 `protobuf:"varint,4,opt,name=minburst,proto3" json:"minburst,omitempty"`
+	// Packets per second.
+	PacketRate uint64 `protobuf:"varint,5,opt,name=packet_rate,json=packetRate,proto3" json:"packet_rate,omitempty"`
+	// Packets that may pass at once.
+	PacketBurst uint64 `protobuf:"varint,6,opt,name=packet_burst,json=packetBurst,proto3" json:"packet_burst,omitempty"`
+	// Connections.
+	MaxConnections uint64 `protobuf:"varint,7,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Limit) Reset() {
+	*x = Limit{}
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit) ProtoMessage() {}
+
+func (x *Limit) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit.ProtoReflect.Descriptor instead.
+func (*Limit) Descriptor() ([]byte, []int) {
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Limit) GetBandwidth() uint64 {
+	if x != nil {
+		return x.Bandwidth
+	}
+	return 0
+}
+
+func (x *Limit) GetBurst() uint64 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
+func (x *Limit) GetPeakrate() uint64 {
+	if x != nil {
+		return x.Peakrate
+	}
+	return 0
+}
+
+func (x *Limit) GetMinburst() uint64 {
+	if x != nil {
+		return x.Minburst
+	}
+	return 0
+}
+
+func (x *Limit) GetPacketRate() uint64 {
+	if x != nil {
+		return x.PacketRate
+	}
+	return 0
+}
+
+func (x *Limit) GetPacketBurst() uint64 {
+	if x != nil {
+		return x.PacketBurst
+	}
+	return 0
+}
+
+func (x *Limit) GetMaxConnections() uint64 {
+	if x != nil {
+		return x.MaxConnections
+	}
+	return 0
+}
+
 // AddResponse is what the CNI result is made of.
 type AddResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -353,7 +499,7 @@ type AddResponse struct {
 
 func (x *AddResponse) Reset() {
 	*x = AddResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[3]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -365,7 +511,7 @@ func (x *AddResponse) String() string {
 func (*AddResponse) ProtoMessage() {}
 
 func (x *AddResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[3]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -378,7 +524,7 @@ func (x *AddResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddResponse.ProtoReflect.Descriptor instead.
 func (*AddResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{3}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AddResponse) GetHostInterface() string {
@@ -431,7 +577,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[4]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +589,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[4]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +602,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{4}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeleteRequest) GetAttachment() *Attachment {
@@ -489,7 +635,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[5]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +647,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[5]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +660,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{5}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{6}
 }
 
 // CheckRequest is a CNI CHECK.
@@ -534,7 +680,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[6]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +692,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[6]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +705,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{6}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CheckRequest) GetAttachment() *Attachment {
@@ -599,7 +745,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[7]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +757,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[7]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +770,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{7}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{8}
 }
 
 // StatusRequest asks whether ADD would work.
@@ -636,7 +782,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[8]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +794,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[8]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +807,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{8}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{9}
 }
 
 // StatusResponse is felix's state in brief.
@@ -679,7 +825,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[9]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +837,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[9]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +850,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{9}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StatusResponse) GetReady() bool {
@@ -741,7 +887,7 @@ type GcRequest struct {
 
 func (x *GcRequest) Reset() {
 	*x = GcRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[10]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +899,7 @@ func (x *GcRequest) String() string {
 func (*GcRequest) ProtoMessage() {}
 
 func (x *GcRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[10]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +912,7 @@ func (x *GcRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GcRequest.ProtoReflect.Descriptor instead.
 func (*GcRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{10}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GcRequest) GetNetwork() string {
@@ -794,7 +940,7 @@ type GcResponse struct {
 
 func (x *GcResponse) Reset() {
 	*x = GcResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[11]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +952,7 @@ func (x *GcResponse) String() string {
 func (*GcResponse) ProtoMessage() {}
 
 func (x *GcResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[11]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +965,7 @@ func (x *GcResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GcResponse.ProtoReflect.Descriptor instead.
 func (*GcResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{11}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GcResponse) GetRemoved() []*Attachment {
@@ -829,12 +975,95 @@ func (x *GcResponse) GetRemoved() []*Attachment {
 	return nil
 }
 
+// NodeRequest is empty.
+type NodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeRequest) Reset() {
+	*x = NodeRequest{}
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeRequest) ProtoMessage() {}
+
+func (x *NodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeRequest.ProtoReflect.Descriptor instead.
+func (*NodeRequest) Descriptor() ([]byte, []int) {
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{13}
+}
+
+// NodeResponse is what is configured for the node.
+type NodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ranges that Kubernetes gave to the node, CIDRs.
+	PodCidrs      []string `protobuf:"bytes,1,rep,name=pod_cidrs,json=podCidrs,proto3" json:"pod_cidrs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeResponse) Reset() {
+	*x = NodeResponse{}
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeResponse) ProtoMessage() {}
+
+func (x *NodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeResponse.ProtoReflect.Descriptor instead.
+func (*NodeResponse) Descriptor() ([]byte, []int) {
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *NodeResponse) GetPodCidrs() []string {
+	if x != nil {
+		return x.PodCidrs
+	}
+	return nil
+}
+
 // AssignRequest asks for the addresses of an attachment.
 type AssignRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Who gets them.
 	Attachment *Attachment `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
-	// Values of CNI_ARGS; IP asks for one specific address.
+	// Values of CNI_ARGS; what they ask for is in the configuration.
 	Args map[string]string `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Families and pools.
 	Config        *NetworkConfig `protobuf:"bytes,3,opt,name=config,proto3" json:"config,omitempty"`
@@ -844,7 +1073,7 @@ type AssignRequest struct {
 
 func (x *AssignRequest) Reset() {
 	*x = AssignRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[12]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1085,7 @@ func (x *AssignRequest) String() string {
 func (*AssignRequest) ProtoMessage() {}
 
 func (x *AssignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[12]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1098,7 @@ func (x *AssignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignRequest.ProtoReflect.Descriptor instead.
 func (*AssignRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{12}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AssignRequest) GetAttachment() *Attachment {
@@ -904,7 +1133,7 @@ type AssignResponse struct {
 
 func (x *AssignResponse) Reset() {
 	*x = AssignResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[13]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +1145,7 @@ func (x *AssignResponse) String() string {
 func (*AssignResponse) ProtoMessage() {}
 
 func (x *AssignResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[13]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +1158,7 @@ func (x *AssignResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignResponse.ProtoReflect.Descriptor instead.
 func (*AssignResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{13}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AssignResponse) GetAddresses() [][]byte {
@@ -950,7 +1179,7 @@ type UnassignRequest struct {
 
 func (x *UnassignRequest) Reset() {
 	*x = UnassignRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[14]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1191,7 @@ func (x *UnassignRequest) String() string {
 func (*UnassignRequest) ProtoMessage() {}
 
 func (x *UnassignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[14]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1204,7 @@ func (x *UnassignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnassignRequest.ProtoReflect.Descriptor instead.
 func (*UnassignRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{14}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UnassignRequest) GetAttachment() *Attachment {
@@ -994,7 +1223,7 @@ type UnassignResponse struct {
 
 func (x *UnassignResponse) Reset() {
 	*x = UnassignResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[15]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1235,7 @@ func (x *UnassignResponse) String() string {
 func (*UnassignResponse) ProtoMessage() {}
 
 func (x *UnassignResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[15]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1248,7 @@ func (x *UnassignResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnassignResponse.ProtoReflect.Descriptor instead.
 func (*UnassignResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{15}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{18}
 }
 
 // DumpRequest chooses what to dump.
@@ -1035,7 +1264,7 @@ type DumpRequest struct {
 
 func (x *DumpRequest) Reset() {
 	*x = DumpRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[16]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1276,7 @@ func (x *DumpRequest) String() string {
 func (*DumpRequest) ProtoMessage() {}
 
 func (x *DumpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[16]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1289,7 @@ func (x *DumpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
 func (*DumpRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{16}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DumpRequest) GetSections() []string {
@@ -1094,7 +1323,7 @@ type DumpResponse struct {
 
 func (x *DumpResponse) Reset() {
 	*x = DumpResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[17]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1335,7 @@ func (x *DumpResponse) String() string {
 func (*DumpResponse) ProtoMessage() {}
 
 func (x *DumpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[17]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1348,7 @@ func (x *DumpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
 func (*DumpResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{17}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DumpResponse) GetEntries() []*DumpEntry {
@@ -1169,7 +1398,7 @@ type DumpEntry struct {
 
 func (x *DumpEntry) Reset() {
 	*x = DumpEntry{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[18]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1410,7 @@ func (x *DumpEntry) String() string {
 func (*DumpEntry) ProtoMessage() {}
 
 func (x *DumpEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[18]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1423,7 @@ func (x *DumpEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpEntry.ProtoReflect.Descriptor instead.
 func (*DumpEntry) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{18}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DumpEntry) GetSection() string {
@@ -1244,7 +1473,7 @@ type EndpointsRequest struct {
 
 func (x *EndpointsRequest) Reset() {
 	*x = EndpointsRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[19]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1485,7 @@ func (x *EndpointsRequest) String() string {
 func (*EndpointsRequest) ProtoMessage() {}
 
 func (x *EndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[19]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1498,7 @@ func (x *EndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointsRequest.ProtoReflect.Descriptor instead.
 func (*EndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{19}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EndpointsRequest) GetEndpoint() string {
@@ -1290,7 +1519,7 @@ type EndpointsResponse struct {
 
 func (x *EndpointsResponse) Reset() {
 	*x = EndpointsResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[20]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1531,7 @@ func (x *EndpointsResponse) String() string {
 func (*EndpointsResponse) ProtoMessage() {}
 
 func (x *EndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[20]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1544,7 @@ func (x *EndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointsResponse.ProtoReflect.Descriptor instead.
 func (*EndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{20}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EndpointsResponse) GetEndpoints() []*Endpoint {
@@ -1355,7 +1584,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[21]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1596,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[21]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1609,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{21}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Endpoint) GetId() string {
@@ -1484,7 +1713,7 @@ type PolicyCounter struct {
 
 func (x *PolicyCounter) Reset() {
 	*x = PolicyCounter{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[22]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1725,7 @@ func (x *PolicyCounter) String() string {
 func (*PolicyCounter) ProtoMessage() {}
 
 func (x *PolicyCounter) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[22]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1738,7 @@ func (x *PolicyCounter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyCounter.ProtoReflect.Descriptor instead.
 func (*PolicyCounter) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{22}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PolicyCounter) GetTier() string {
@@ -1595,7 +1824,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[23]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1836,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[23]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1849,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{23}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExplainRequest) GetSection() string {
@@ -1648,7 +1877,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[24]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1889,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[24]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1902,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{24}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExplainResponse) GetReasons() []*Reason {
@@ -1696,7 +1925,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[25]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1937,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[25]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1950,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{25}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Reason) GetWhat() string {
@@ -1749,7 +1978,7 @@ type CheckPathsRequest struct {
 
 func (x *CheckPathsRequest) Reset() {
 	*x = CheckPathsRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[26]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1990,7 @@ func (x *CheckPathsRequest) String() string {
 func (*CheckPathsRequest) ProtoMessage() {}
 
 func (x *CheckPathsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[26]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +2003,7 @@ func (x *CheckPathsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPathsRequest.ProtoReflect.Descriptor instead.
 func (*CheckPathsRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{26}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CheckPathsRequest) GetNodes() []string {
@@ -1807,7 +2036,7 @@ type CheckPathsResponse struct {
 
 func (x *CheckPathsResponse) Reset() {
 	*x = CheckPathsResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[27]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +2048,7 @@ func (x *CheckPathsResponse) String() string {
 func (*CheckPathsResponse) ProtoMessage() {}
 
 func (x *CheckPathsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[27]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +2061,7 @@ func (x *CheckPathsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPathsResponse.ProtoReflect.Descriptor instead.
 func (*CheckPathsResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{27}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CheckPathsResponse) GetNode() string {
@@ -1893,7 +2122,7 @@ type CheckSystemRequest struct {
 
 func (x *CheckSystemRequest) Reset() {
 	*x = CheckSystemRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[28]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +2134,7 @@ func (x *CheckSystemRequest) String() string {
 func (*CheckSystemRequest) ProtoMessage() {}
 
 func (x *CheckSystemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[28]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +2147,7 @@ func (x *CheckSystemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckSystemRequest.ProtoReflect.Descriptor instead.
 func (*CheckSystemRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{28}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{31}
 }
 
 // CheckSystemResponse is what the kernel can do.
@@ -1934,7 +2163,7 @@ type CheckSystemResponse struct {
 
 func (x *CheckSystemResponse) Reset() {
 	*x = CheckSystemResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[29]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2175,7 @@ func (x *CheckSystemResponse) String() string {
 func (*CheckSystemResponse) ProtoMessage() {}
 
 func (x *CheckSystemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[29]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2188,7 @@ func (x *CheckSystemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckSystemResponse.ProtoReflect.Descriptor instead.
 func (*CheckSystemResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{29}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CheckSystemResponse) GetFeatures() []*Feature {
@@ -1993,7 +2222,7 @@ type Feature struct {
 
 func (x *Feature) Reset() {
 	*x = Feature{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[30]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2234,7 @@ func (x *Feature) String() string {
 func (*Feature) ProtoMessage() {}
 
 func (x *Feature) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[30]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2247,7 @@ func (x *Feature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feature.ProtoReflect.Descriptor instead.
 func (*Feature) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{30}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Feature) GetName() string {
@@ -2052,7 +2281,7 @@ func (x *Feature) GetDetail() string {
 // SyncRequest opens the stream; the socket says which pod asks.
 type SyncRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the proxy understands beyond version 1, by name.
+	// What the proxy understands beyond version 1, by name; unknown names are ignored.
 	Capabilities  []string `protobuf:"bytes,1,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2060,7 +2289,7 @@ type SyncRequest struct {
 
 func (x *SyncRequest) Reset() {
 	*x = SyncRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[31]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2301,7 @@ func (x *SyncRequest) String() string {
 func (*SyncRequest) ProtoMessage() {}
 
 func (x *SyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[31]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2314,7 @@ func (x *SyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
 func (*SyncRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{31}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SyncRequest) GetCapabilities() []string {
@@ -2095,22 +2324,28 @@ func (x *SyncRequest) GetCapabilities() []string {
 	return nil
 }
 
-// SyncResponse is one change.
+// SyncResponse is a part of a change. A change ends with the part that has `complete` set, and is to be taken over as a whole:
+// in between, items may name others that came before or are still to come.
 type SyncResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A serialised muslin.typha.v1.Item that is new or changed.
-	Item []byte `protobuf:"bytes,1,opt,name=item,proto3" json:"item,omitempty"`
-	// Kind and id of an item that is gone, as "kind/id".
-	Removed string `protobuf:"bytes,2,opt,name=removed,proto3" json:"removed,omitempty"`
-	// True once after everything that was known at the start.
-	InSync        bool `protobuf:"varint,3,opt,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
+	// Items that are new or changed, in ascending rank of kind: sets, policies and profiles, the list of what applies, the
+	// endpoint. Versions are not set. A set of many members comes in several items, all but the last of them with `more` set;
+	// later a set changes by an IpSetDelta, which always fits what the client has. An endpoint with something in `incomplete`
+	// is closed: nothing may pass.
+	Item []*v1.Item `protobuf:"bytes,1,rep,name=item,proto3" json:"item,omitempty"`
+	// True in the last part of the first change after which everything is known, and in no other.
+	InSync bool `protobuf:"varint,3,opt,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
+	// Items that no longer concern the pod, in descending rank of kind.
+	Gone []*v1.ItemKey `protobuf:"bytes,4,rep,name=gone,proto3" json:"gone,omitempty"`
+	// True in the last part of a change.
+	Complete      bool `protobuf:"varint,5,opt,name=complete,proto3" json:"complete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SyncResponse) Reset() {
 	*x = SyncResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[32]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2357,7 @@ func (x *SyncResponse) String() string {
 func (*SyncResponse) ProtoMessage() {}
 
 func (x *SyncResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[32]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,26 +2370,33 @@ func (x *SyncResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncResponse.ProtoReflect.Descriptor instead.
 func (*SyncResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{32}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{35}
 }
 
-func (x *SyncResponse) GetItem() []byte {
+func (x *SyncResponse) GetItem() []*v1.Item {
 	if x != nil {
 		return x.Item
 	}
 	return nil
 }
 
-func (x *SyncResponse) GetRemoved() string {
-	if x != nil {
-		return x.Removed
-	}
-	return ""
-}
-
 func (x *SyncResponse) GetInSync() bool {
 	if x != nil {
 		return x.InSync
+	}
+	return false
+}
+
+func (x *SyncResponse) GetGone() []*v1.ItemKey {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
+func (x *SyncResponse) GetComplete() bool {
+	if x != nil {
+		return x.Complete
 	}
 	return false
 }
@@ -2170,7 +2412,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[33]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2424,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[33]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2437,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{33}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReportRequest) GetDecisions() []*HttpDecision {
@@ -2208,9 +2450,9 @@ func (x *ReportRequest) GetDecisions() []*HttpDecision {
 // HttpDecision counts requests with one outcome.
 type HttpDecision struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Policy id that decided.
+	// Policy or profile id that decided.
 	Policy string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
-	// Index of the rule.
+	// Index of the ingress rule that decided.
 	Rule int32 `protobuf:"varint,2,opt,name=rule,proto3" json:"rule,omitempty"`
 	// Requests allowed.
 	Allowed uint64 `protobuf:"varint,3,opt,name=allowed,proto3" json:"allowed,omitempty"`
@@ -2222,7 +2464,7 @@ type HttpDecision struct {
 
 func (x *HttpDecision) Reset() {
 	*x = HttpDecision{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[34]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2476,7 @@ func (x *HttpDecision) String() string {
 func (*HttpDecision) ProtoMessage() {}
 
 func (x *HttpDecision) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[34]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2489,7 @@ func (x *HttpDecision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpDecision.ProtoReflect.Descriptor instead.
 func (*HttpDecision) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{34}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *HttpDecision) GetPolicy() string {
@@ -2287,7 +2529,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[35]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2541,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_felix_v1_felix_proto_msgTypes[35]
+	mi := &file_muslin_felix_v1_felix_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,14 +2554,14 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{35}
+	return file_muslin_felix_v1_felix_proto_rawDescGZIP(), []int{38}
 }
 
 var File_muslin_felix_v1_felix_proto protoreflect.FileDescriptor
 
 const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmuslin/felix/v1/felix.proto\x12\x0fmuslin.felix.v1\x1a\x1egoogle/protobuf/duration.proto\"g\n" +
+	"\x1bmuslin/felix/v1/felix.proto\x12\x0fmuslin.felix.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bmuslin/typha/v1/items.proto\"g\n" +
 	"\n" +
 	"Attachment\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12!\n" +
@@ -2335,7 +2577,7 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\x06config\x18\x04 \x01(\v2\x1e.muslin.felix.v1.NetworkConfigR\x06config\x1a7\n" +
 	"\tArgsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc3\x06\n" +
 	"\rNetworkConfig\x12\x10\n" +
 	"\x03mtu\x18\x01 \x01(\rR\x03mtu\x12\x1f\n" +
 	"\vassign_ipv4\x18\x02 \x01(\bR\n" +
@@ -2358,10 +2600,24 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\vpolicy_wait\x18\r \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"policyWait\x12%\n" +
 	"\x0erequire_policy\x18\x0e \x01(\bR\rrequirePolicy\x12\x16\n" +
-	"\x06routes\x18\x0f \x03(\tR\x06routes\x1a9\n" +
+	"\x06routes\x18\x0f \x03(\tR\x06routes\x12\x14\n" +
+	"\x05fixed\x18\x10 \x03(\fR\x05fixed\x12\x10\n" +
+	"\x03mac\x18\x11 \x01(\tR\x03mac\x126\n" +
+	"\x17allowed_source_prefixes\x18\x12 \x03(\tR\x15allowedSourcePrefixes\x120\n" +
+	"\aingress\x18\x13 \x01(\v2\x16.muslin.felix.v1.LimitR\aingress\x12.\n" +
+	"\x06egress\x18\x14 \x01(\v2\x16.muslin.felix.v1.LimitR\x06egress\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe0\x01\n" +
+	"\x05Limit\x12\x1c\n" +
+	"\tbandwidth\x18\x01 \x01(\x04R\tbandwidth\x12\x14\n" +
+	"\x05burst\x18\x02 \x01(\x04R\x05burst\x12\x1a\n" +
+	"\bpeakrate\x18\x03 \x01(\x04R\bpeakrate\x12\x1a\n" +
+	"\bminburst\x18\x04 \x01(\x04R\bminburst\x12\x1f\n" +
+	"\vpacket_rate\x18\x05 \x01(\x04R\n" +
+	"packetRate\x12!\n" +
+	"\fpacket_burst\x18\x06 \x01(\x04R\vpacketBurst\x12'\n" +
+	"\x0fmax_connections\x18\a \x01(\x04R\x0emaxConnections\"\x8e\x01\n" +
 	"\vAddResponse\x12%\n" +
 	"\x0ehost_interface\x18\x01 \x01(\tR\rhostInterface\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\tR\x03mac\x12\x10\n" +
@@ -2396,7 +2652,10 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\x05valid\x18\x02 \x03(\v2\x1b.muslin.felix.v1.AttachmentR\x05valid\"C\n" +
 	"\n" +
 	"GcResponse\x125\n" +
-	"\aremoved\x18\x01 \x03(\v2\x1b.muslin.felix.v1.AttachmentR\aremoved\"\xfb\x01\n" +
+	"\aremoved\x18\x01 \x03(\v2\x1b.muslin.felix.v1.AttachmentR\aremoved\"\r\n" +
+	"\vNodeRequest\"+\n" +
+	"\fNodeResponse\x12\x1b\n" +
+	"\tpod_cidrs\x18\x01 \x03(\tR\bpodCidrs\"\xfb\x01\n" +
 	"\rAssignRequest\x12;\n" +
 	"\n" +
 	"attachment\x18\x01 \x01(\v2\x1b.muslin.felix.v1.AttachmentR\n" +
@@ -2490,11 +2749,12 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\tneeded_by\x18\x03 \x01(\tR\bneededBy\x12\x16\n" +
 	"\x06detail\x18\x04 \x01(\tR\x06detail\"1\n" +
 	"\vSyncRequest\x12\"\n" +
-	"\fcapabilities\x18\x01 \x03(\tR\fcapabilities\"U\n" +
-	"\fSyncResponse\x12\x12\n" +
-	"\x04item\x18\x01 \x01(\fR\x04item\x12\x18\n" +
-	"\aremoved\x18\x02 \x01(\tR\aremoved\x12\x17\n" +
-	"\ain_sync\x18\x03 \x01(\bR\x06inSync\"L\n" +
+	"\fcapabilities\x18\x01 \x03(\tR\fcapabilities\"\xab\x01\n" +
+	"\fSyncResponse\x12)\n" +
+	"\x04item\x18\x01 \x03(\v2\x15.muslin.typha.v1.ItemR\x04item\x12\x17\n" +
+	"\ain_sync\x18\x03 \x01(\bR\x06inSync\x12,\n" +
+	"\x04gone\x18\x04 \x03(\v2\x18.muslin.typha.v1.ItemKeyR\x04gone\x12\x1a\n" +
+	"\bcomplete\x18\x05 \x01(\bR\bcompleteJ\x04\b\x02\x10\x03R\aremoved\"L\n" +
 	"\rReportRequest\x12;\n" +
 	"\tdecisions\x18\x01 \x03(\v2\x1d.muslin.felix.v1.HttpDecisionR\tdecisions\"l\n" +
 	"\fHttpDecision\x12\x16\n" +
@@ -2502,14 +2762,15 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\x04rule\x18\x02 \x01(\x05R\x04rule\x12\x18\n" +
 	"\aallowed\x18\x03 \x01(\x04R\aallowed\x12\x16\n" +
 	"\x06denied\x18\x04 \x01(\x04R\x06denied\"\x10\n" +
-	"\x0eReportResponse2\xeb\x02\n" +
+	"\x0eReportResponse2\xb0\x03\n" +
 	"\n" +
 	"CniService\x12@\n" +
 	"\x03Add\x12\x1b.muslin.felix.v1.AddRequest\x1a\x1c.muslin.felix.v1.AddResponse\x12I\n" +
 	"\x06Delete\x12\x1e.muslin.felix.v1.DeleteRequest\x1a\x1f.muslin.felix.v1.DeleteResponse\x12F\n" +
 	"\x05Check\x12\x1d.muslin.felix.v1.CheckRequest\x1a\x1e.muslin.felix.v1.CheckResponse\x12I\n" +
 	"\x06Status\x12\x1e.muslin.felix.v1.StatusRequest\x1a\x1f.muslin.felix.v1.StatusResponse\x12=\n" +
-	"\x02Gc\x12\x1a.muslin.felix.v1.GcRequest\x1a\x1b.muslin.felix.v1.GcResponse2\xa9\x01\n" +
+	"\x02Gc\x12\x1a.muslin.felix.v1.GcRequest\x1a\x1b.muslin.felix.v1.GcResponse\x12C\n" +
+	"\x04Node\x12\x1c.muslin.felix.v1.NodeRequest\x1a\x1d.muslin.felix.v1.NodeResponse2\xa9\x01\n" +
 	"\vIpamService\x12I\n" +
 	"\x06Assign\x12\x1e.muslin.felix.v1.AssignRequest\x1a\x1f.muslin.felix.v1.AssignResponse\x12O\n" +
 	"\bUnassign\x12 .muslin.felix.v1.UnassignRequest\x1a!.muslin.felix.v1.UnassignResponse2\xf5\x01\n" +
@@ -2537,107 +2798,118 @@ func file_muslin_felix_v1_felix_proto_rawDescGZIP() []byte {
 	return file_muslin_felix_v1_felix_proto_rawDescData
 }
 
-var file_muslin_felix_v1_felix_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_muslin_felix_v1_felix_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_muslin_felix_v1_felix_proto_goTypes = []any{
 	(*Attachment)(nil),          // 0: muslin.felix.v1.Attachment
 	(*AddRequest)(nil),          // 1: muslin.felix.v1.AddRequest
 	(*NetworkConfig)(nil),       // 2: muslin.felix.v1.NetworkConfig
-	(*AddResponse)(nil),         // 3: muslin.felix.v1.AddResponse
-	(*DeleteRequest)(nil),       // 4: muslin.felix.v1.DeleteRequest
-	(*DeleteResponse)(nil),      // 5: muslin.felix.v1.DeleteResponse
-	(*CheckRequest)(nil),        // 6: muslin.felix.v1.CheckRequest
-	(*CheckResponse)(nil),       // 7: muslin.felix.v1.CheckResponse
-	(*StatusRequest)(nil),       // 8: muslin.felix.v1.StatusRequest
-	(*StatusResponse)(nil),      // 9: muslin.felix.v1.StatusResponse
-	(*GcRequest)(nil),           // 10: muslin.felix.v1.GcRequest
-	(*GcResponse)(nil),          // 11: muslin.felix.v1.GcResponse
-	(*AssignRequest)(nil),       // 12: muslin.felix.v1.AssignRequest
-	(*AssignResponse)(nil),      // 13: muslin.felix.v1.AssignResponse
-	(*UnassignRequest)(nil),     // 14: muslin.felix.v1.UnassignRequest
-	(*UnassignResponse)(nil),    // 15: muslin.felix.v1.UnassignResponse
-	(*DumpRequest)(nil),         // 16: muslin.felix.v1.DumpRequest
-	(*DumpResponse)(nil),        // 17: muslin.felix.v1.DumpResponse
-	(*DumpEntry)(nil),           // 18: muslin.felix.v1.DumpEntry
-	(*EndpointsRequest)(nil),    // 19: muslin.felix.v1.EndpointsRequest
-	(*EndpointsResponse)(nil),   // 20: muslin.felix.v1.EndpointsResponse
-	(*Endpoint)(nil),            // 21: muslin.felix.v1.Endpoint
-	(*PolicyCounter)(nil),       // 22: muslin.felix.v1.PolicyCounter
-	(*ExplainRequest)(nil),      // 23: muslin.felix.v1.ExplainRequest
-	(*ExplainResponse)(nil),     // 24: muslin.felix.v1.ExplainResponse
-	(*Reason)(nil),              // 25: muslin.felix.v1.Reason
-	(*CheckPathsRequest)(nil),   // 26: muslin.felix.v1.CheckPathsRequest
-	(*CheckPathsResponse)(nil),  // 27: muslin.felix.v1.CheckPathsResponse
-	(*CheckSystemRequest)(nil),  // 28: muslin.felix.v1.CheckSystemRequest
-	(*CheckSystemResponse)(nil), // 29: muslin.felix.v1.CheckSystemResponse
-	(*Feature)(nil),             // 30: muslin.felix.v1.Feature
-	(*SyncRequest)(nil),         // 31: muslin.felix.v1.SyncRequest
-	(*SyncResponse)(nil),        // 32: muslin.felix.v1.SyncResponse
-	(*ReportRequest)(nil),       // 33: muslin.felix.v1.ReportRequest
-	(*HttpDecision)(nil),        // 34: muslin.felix.v1.HttpDecision
-	(*ReportResponse)(nil),      // 35: muslin.felix.v1.ReportResponse
-	nil,                         // 36: muslin.felix.v1.AddRequest.ArgsEntry
-	nil,                         // 37: muslin.felix.v1.NetworkConfig.LabelsEntry
-	nil,                         // 38: muslin.felix.v1.DeleteRequest.ArgsEntry
-	nil,                         // 39: muslin.felix.v1.AssignRequest.ArgsEntry
-	nil,                         // 40: muslin.felix.v1.DumpResponse.CheckpointEntry
-	(*durationpb.Duration)(nil), // 41: google.protobuf.Duration
+	(*Limit)(nil),               // 3: muslin.felix.v1.Limit
+	(*AddResponse)(nil),         // 4: muslin.felix.v1.AddResponse
+	(*DeleteRequest)(nil),       // 5: muslin.felix.v1.DeleteRequest
+	(*DeleteResponse)(nil),      // 6: muslin.felix.v1.DeleteResponse
+	(*CheckRequest)(nil),        // 7: muslin.felix.v1.CheckRequest
+	(*CheckResponse)(nil),       // 8: muslin.felix.v1.CheckResponse
+	(*StatusRequest)(nil),       // 9: muslin.felix.v1.StatusRequest
+	(*StatusResponse)(nil),      // 10: muslin.felix.v1.StatusResponse
+	(*GcRequest)(nil),           // 11: muslin.felix.v1.GcRequest
+	(*GcResponse)(nil),          // 12: muslin.felix.v1.GcResponse
+	(*NodeRequest)(nil),         // 13: muslin.felix.v1.NodeRequest
+	(*NodeResponse)(nil),        // 14: muslin.felix.v1.NodeResponse
+	(*AssignRequest)(nil),       // 15: muslin.felix.v1.AssignRequest
+	(*AssignResponse)(nil),      // 16: muslin.felix.v1.AssignResponse
+	(*UnassignRequest)(nil),     // 17: muslin.felix.v1.UnassignRequest
+	(*UnassignResponse)(nil),    // 18: muslin.felix.v1.UnassignResponse
+	(*DumpRequest)(nil),         // 19: muslin.felix.v1.DumpRequest
+	(*DumpResponse)(nil),        // 20: muslin.felix.v1.DumpResponse
+	(*DumpEntry)(nil),           // 21: muslin.felix.v1.DumpEntry
+	(*EndpointsRequest)(nil),    // 22: muslin.felix.v1.EndpointsRequest
+	(*EndpointsResponse)(nil),   // 23: muslin.felix.v1.EndpointsResponse
+	(*Endpoint)(nil),            // 24: muslin.felix.v1.Endpoint
+	(*PolicyCounter)(nil),       // 25: muslin.felix.v1.PolicyCounter
+	(*ExplainRequest)(nil),      // 26: muslin.felix.v1.ExplainRequest
+	(*ExplainResponse)(nil),     // 27: muslin.felix.v1.ExplainResponse
+	(*Reason)(nil),              // 28: muslin.felix.v1.Reason
+	(*CheckPathsRequest)(nil),   // 29: muslin.felix.v1.CheckPathsRequest
+	(*CheckPathsResponse)(nil),  // 30: muslin.felix.v1.CheckPathsResponse
+	(*CheckSystemRequest)(nil),  // 31: muslin.felix.v1.CheckSystemRequest
+	(*CheckSystemResponse)(nil), // 32: muslin.felix.v1.CheckSystemResponse
+	(*Feature)(nil),             // 33: muslin.felix.v1.Feature
+	(*SyncRequest)(nil),         // 34: muslin.felix.v1.SyncRequest
+	(*SyncResponse)(nil),        // 35: muslin.felix.v1.SyncResponse
+	(*ReportRequest)(nil),       // 36: muslin.felix.v1.ReportRequest
+	(*HttpDecision)(nil),        // 37: muslin.felix.v1.HttpDecision
+	(*ReportResponse)(nil),      // 38: muslin.felix.v1.ReportResponse
+	nil,                         // 39: muslin.felix.v1.AddRequest.ArgsEntry
+	nil,                         // 40: muslin.felix.v1.NetworkConfig.LabelsEntry
+	nil,                         // 41: muslin.felix.v1.DeleteRequest.ArgsEntry
+	nil,                         // 42: muslin.felix.v1.AssignRequest.ArgsEntry
+	nil,                         // 43: muslin.felix.v1.DumpResponse.CheckpointEntry
+	(*durationpb.Duration)(nil), // 44: google.protobuf.Duration
+	(*v1.Item)(nil),             // 45: muslin.typha.v1.Item
+	(*v1.ItemKey)(nil),          // 46: muslin.typha.v1.ItemKey
 }
 var file_muslin_felix_v1_felix_proto_depIdxs = []int32{
 	0,  // 0: muslin.felix.v1.AddRequest.attachment:type_name -> muslin.felix.v1.Attachment
-	36, // 1: muslin.felix.v1.AddRequest.args:type_name -> muslin.felix.v1.AddRequest.ArgsEntry
+	39, // 1: muslin.felix.v1.AddRequest.args:type_name -> muslin.felix.v1.AddRequest.ArgsEntry
 	2,  // 2: muslin.felix.v1.AddRequest.config:type_name -> muslin.felix.v1.NetworkConfig
-	37, // 3: muslin.felix.v1.NetworkConfig.labels:type_name -> muslin.felix.v1.NetworkConfig.LabelsEntry
-	41, // 4: muslin.felix.v1.NetworkConfig.policy_wait:type_name -> google.protobuf.Duration
-	0,  // 5: muslin.felix.v1.DeleteRequest.attachment:type_name -> muslin.felix.v1.Attachment
-	38, // 6: muslin.felix.v1.DeleteRequest.args:type_name -> muslin.felix.v1.DeleteRequest.ArgsEntry
-	0,  // 7: muslin.felix.v1.CheckRequest.attachment:type_name -> muslin.felix.v1.Attachment
-	0,  // 8: muslin.felix.v1.GcRequest.valid:type_name -> muslin.felix.v1.Attachment
-	0,  // 9: muslin.felix.v1.GcResponse.removed:type_name -> muslin.felix.v1.Attachment
-	0,  // 10: muslin.felix.v1.AssignRequest.attachment:type_name -> muslin.felix.v1.Attachment
-	39, // 11: muslin.felix.v1.AssignRequest.args:type_name -> muslin.felix.v1.AssignRequest.ArgsEntry
-	2,  // 12: muslin.felix.v1.AssignRequest.config:type_name -> muslin.felix.v1.NetworkConfig
-	0,  // 13: muslin.felix.v1.UnassignRequest.attachment:type_name -> muslin.felix.v1.Attachment
-	18, // 14: muslin.felix.v1.DumpResponse.entries:type_name -> muslin.felix.v1.DumpEntry
-	40, // 15: muslin.felix.v1.DumpResponse.checkpoint:type_name -> muslin.felix.v1.DumpResponse.CheckpointEntry
-	21, // 16: muslin.felix.v1.EndpointsResponse.endpoints:type_name -> muslin.felix.v1.Endpoint
-	22, // 17: muslin.felix.v1.Endpoint.policies:type_name -> muslin.felix.v1.PolicyCounter
-	25, // 18: muslin.felix.v1.ExplainResponse.reasons:type_name -> muslin.felix.v1.Reason
-	41, // 19: muslin.felix.v1.CheckPathsResponse.round_trip:type_name -> google.protobuf.Duration
-	30, // 20: muslin.felix.v1.CheckSystemResponse.features:type_name -> muslin.felix.v1.Feature
-	34, // 21: muslin.felix.v1.ReportRequest.decisions:type_name -> muslin.felix.v1.HttpDecision
-	1,  // 22: muslin.felix.v1.CniService.Add:input_type -> muslin.felix.v1.AddRequest
-	4,  // 23: muslin.felix.v1.CniService.Delete:input_type -> muslin.felix.v1.DeleteRequest
-	6,  // 24: muslin.felix.v1.CniService.Check:input_type -> muslin.felix.v1.CheckRequest
-	8,  // 25: muslin.felix.v1.CniService.Status:input_type -> muslin.felix.v1.StatusRequest
-	10, // 26: muslin.felix.v1.CniService.Gc:input_type -> muslin.felix.v1.GcRequest
-	12, // 27: muslin.felix.v1.IpamService.Assign:input_type -> muslin.felix.v1.AssignRequest
-	14, // 28: muslin.felix.v1.IpamService.Unassign:input_type -> muslin.felix.v1.UnassignRequest
-	16, // 29: muslin.felix.v1.StateService.Dump:input_type -> muslin.felix.v1.DumpRequest
-	19, // 30: muslin.felix.v1.StateService.Endpoints:input_type -> muslin.felix.v1.EndpointsRequest
-	23, // 31: muslin.felix.v1.StateService.Explain:input_type -> muslin.felix.v1.ExplainRequest
-	26, // 32: muslin.felix.v1.CheckService.CheckPaths:input_type -> muslin.felix.v1.CheckPathsRequest
-	28, // 33: muslin.felix.v1.CheckService.CheckSystem:input_type -> muslin.felix.v1.CheckSystemRequest
-	31, // 34: muslin.felix.v1.PolicySyncService.Sync:input_type -> muslin.felix.v1.SyncRequest
-	33, // 35: muslin.felix.v1.PolicySyncService.Report:input_type -> muslin.felix.v1.ReportRequest
-	3,  // 36: muslin.felix.v1.CniService.Add:output_type -> muslin.felix.v1.AddResponse
-	5,  // 37: muslin.felix.v1.CniService.Delete:output_type -> muslin.felix.v1.DeleteResponse
-	7,  // 38: muslin.felix.v1.CniService.Check:output_type -> muslin.felix.v1.CheckResponse
-	9,  // 39: muslin.felix.v1.CniService.Status:output_type -> muslin.felix.v1.StatusResponse
-	11, // 40: muslin.felix.v1.CniService.Gc:output_type -> muslin.felix.v1.GcResponse
-	13, // 41: muslin.felix.v1.IpamService.Assign:output_type -> muslin.felix.v1.AssignResponse
-	15, // 42: muslin.felix.v1.IpamService.Unassign:output_type -> muslin.felix.v1.UnassignResponse
-	17, // 43: muslin.felix.v1.StateService.Dump:output_type -> muslin.felix.v1.DumpResponse
-	20, // 44: muslin.felix.v1.StateService.Endpoints:output_type -> muslin.felix.v1.EndpointsResponse
-	24, // 45: muslin.felix.v1.StateService.Explain:output_type -> muslin.felix.v1.ExplainResponse
-	27, // 46: muslin.felix.v1.CheckService.CheckPaths:output_type -> muslin.felix.v1.CheckPathsResponse
-	29, // 47: muslin.felix.v1.CheckService.CheckSystem:output_type -> muslin.felix.v1.CheckSystemResponse
-	32, // 48: muslin.felix.v1.PolicySyncService.Sync:output_type -> muslin.felix.v1.SyncResponse
-	35, // 49: muslin.felix.v1.PolicySyncService.Report:output_type -> muslin.felix.v1.ReportResponse
-	36, // [36:50] is the sub-list for method output_type
-	22, // [22:36] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	40, // 3: muslin.felix.v1.NetworkConfig.labels:type_name -> muslin.felix.v1.NetworkConfig.LabelsEntry
+	44, // 4: muslin.felix.v1.NetworkConfig.policy_wait:type_name -> google.protobuf.Duration
+	3,  // 5: muslin.felix.v1.NetworkConfig.ingress:type_name -> muslin.felix.v1.Limit
+	3,  // 6: muslin.felix.v1.NetworkConfig.egress:type_name -> muslin.felix.v1.Limit
+	0,  // 7: muslin.felix.v1.DeleteRequest.attachment:type_name -> muslin.felix.v1.Attachment
+	41, // 8: muslin.felix.v1.DeleteRequest.args:type_name -> muslin.felix.v1.DeleteRequest.ArgsEntry
+	0,  // 9: muslin.felix.v1.CheckRequest.attachment:type_name -> muslin.felix.v1.Attachment
+	0,  // 10: muslin.felix.v1.GcRequest.valid:type_name -> muslin.felix.v1.Attachment
+	0,  // 11: muslin.felix.v1.GcResponse.removed:type_name -> muslin.felix.v1.Attachment
+	0,  // 12: muslin.felix.v1.AssignRequest.attachment:type_name -> muslin.felix.v1.Attachment
+	42, // 13: muslin.felix.v1.AssignRequest.args:type_name -> muslin.felix.v1.AssignRequest.ArgsEntry
+	2,  // 14: muslin.felix.v1.AssignRequest.config:type_name -> muslin.felix.v1.NetworkConfig
+	0,  // 15: muslin.felix.v1.UnassignRequest.attachment:type_name -> muslin.felix.v1.Attachment
+	21, // 16: muslin.felix.v1.DumpResponse.entries:type_name -> muslin.felix.v1.DumpEntry
+	43, // 17: muslin.felix.v1.DumpResponse.checkpoint:type_name -> muslin.felix.v1.DumpResponse.CheckpointEntry
+	24, // 18: muslin.felix.v1.EndpointsResponse.endpoints:type_name -> muslin.felix.v1.Endpoint
+	25, // 19: muslin.felix.v1.Endpoint.policies:type_name -> muslin.felix.v1.PolicyCounter
+	28, // 20: muslin.felix.v1.ExplainResponse.reasons:type_name -> muslin.felix.v1.Reason
+	44, // 21: muslin.felix.v1.CheckPathsResponse.round_trip:type_name -> google.protobuf.Duration
+	33, // 22: muslin.felix.v1.CheckSystemResponse.features:type_name -> muslin.felix.v1.Feature
+	45, // 23: muslin.felix.v1.SyncResponse.item:type_name -> muslin.typha.v1.Item
+	46, // 24: muslin.felix.v1.SyncResponse.gone:type_name -> muslin.typha.v1.ItemKey
+	37, // 25: muslin.felix.v1.ReportRequest.decisions:type_name -> muslin.felix.v1.HttpDecision
+	1,  // 26: muslin.felix.v1.CniService.Add:input_type -> muslin.felix.v1.AddRequest
+	5,  // 27: muslin.felix.v1.CniService.Delete:input_type -> muslin.felix.v1.DeleteRequest
+	7,  // 28: muslin.felix.v1.CniService.Check:input_type -> muslin.felix.v1.CheckRequest
+	9,  // 29: muslin.felix.v1.CniService.Status:input_type -> muslin.felix.v1.StatusRequest
+	11, // 30: muslin.felix.v1.CniService.Gc:input_type -> muslin.felix.v1.GcRequest
+	13, // 31: muslin.felix.v1.CniService.Node:input_type -> muslin.felix.v1.NodeRequest
+	15, // 32: muslin.felix.v1.IpamService.Assign:input_type -> muslin.felix.v1.AssignRequest
+	17, // 33: muslin.felix.v1.IpamService.Unassign:input_type -> muslin.felix.v1.UnassignRequest
+	19, // 34: muslin.felix.v1.StateService.Dump:input_type -> muslin.felix.v1.DumpRequest
+	22, // 35: muslin.felix.v1.StateService.Endpoints:input_type -> muslin.felix.v1.EndpointsRequest
+	26, // 36: muslin.felix.v1.StateService.Explain:input_type -> muslin.felix.v1.ExplainRequest
+	29, // 37: muslin.felix.v1.CheckService.CheckPaths:input_type -> muslin.felix.v1.CheckPathsRequest
+	31, // 38: muslin.felix.v1.CheckService.CheckSystem:input_type -> muslin.felix.v1.CheckSystemRequest
+	34, // 39: muslin.felix.v1.PolicySyncService.Sync:input_type -> muslin.felix.v1.SyncRequest
+	36, // 40: muslin.felix.v1.PolicySyncService.Report:input_type -> muslin.felix.v1.ReportRequest
+	4,  // 41: muslin.felix.v1.CniService.Add:output_type -> muslin.felix.v1.AddResponse
+	6,  // 42: muslin.felix.v1.CniService.Delete:output_type -> muslin.felix.v1.DeleteResponse
+	8,  // 43: muslin.felix.v1.CniService.Check:output_type -> muslin.felix.v1.CheckResponse
+	10, // 44: muslin.felix.v1.CniService.Status:output_type -> muslin.felix.v1.StatusResponse
+	12, // 45: muslin.felix.v1.CniService.Gc:output_type -> muslin.felix.v1.GcResponse
+	14, // 46: muslin.felix.v1.CniService.Node:output_type -> muslin.felix.v1.NodeResponse
+	16, // 47: muslin.felix.v1.IpamService.Assign:output_type -> muslin.felix.v1.AssignResponse
+	18, // 48: muslin.felix.v1.IpamService.Unassign:output_type -> muslin.felix.v1.UnassignResponse
+	20, // 49: muslin.felix.v1.StateService.Dump:output_type -> muslin.felix.v1.DumpResponse
+	23, // 50: muslin.felix.v1.StateService.Endpoints:output_type -> muslin.felix.v1.EndpointsResponse
+	27, // 51: muslin.felix.v1.StateService.Explain:output_type -> muslin.felix.v1.ExplainResponse
+	30, // 52: muslin.felix.v1.CheckService.CheckPaths:output_type -> muslin.felix.v1.CheckPathsResponse
+	32, // 53: muslin.felix.v1.CheckService.CheckSystem:output_type -> muslin.felix.v1.CheckSystemResponse
+	35, // 54: muslin.felix.v1.PolicySyncService.Sync:output_type -> muslin.felix.v1.SyncResponse
+	38, // 55: muslin.felix.v1.PolicySyncService.Report:output_type -> muslin.felix.v1.ReportResponse
+	41, // [41:56] is the sub-list for method output_type
+	26, // [26:41] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_muslin_felix_v1_felix_proto_init() }
@@ -2651,7 +2923,7 @@ func file_muslin_felix_v1_felix_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muslin_felix_v1_felix_proto_rawDesc), len(file_muslin_felix_v1_felix_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

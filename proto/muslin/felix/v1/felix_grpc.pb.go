@@ -27,6 +27,7 @@ const (
 	CniService_Check_FullMethodName  = "/muslin.felix.v1.CniService/Check"
 	CniService_Status_FullMethodName = "/muslin.felix.v1.CniService/Status"
 	CniService_Gc_FullMethodName     = "/muslin.felix.v1.CniService/Gc"
+	CniService_Node_FullMethodName   = "/muslin.felix.v1.CniService/Node"
 )
 
 // CniServiceClient is the client API for CniService service.
@@ -46,6 +47,8 @@ type CniServiceClient interface {
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// Gc removes every attachment of the network that is not listed.
 	Gc(ctx context.Context, in *GcRequest, opts ...grpc.CallOption) (*GcResponse, error)
+	// Node tells what a network configuration may leave to the node.
+	Node(ctx context.Context, in *NodeRequest, opts ...grpc.CallOption) (*NodeResponse, error)
 }
 
 type cniServiceClient struct {
@@ -106,6 +109,16 @@ func (c *cniServiceClient) Gc(ctx context.Context, in *GcRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *cniServiceClient) Node(ctx context.Context, in *NodeRequest, opts ...grpc.CallOption) (*NodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NodeResponse)
+	err := c.cc.Invoke(ctx, CniService_Node_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CniServiceServer is the server API for CniService service.
 // All implementations must embed UnimplementedCniServiceServer
 // for forward compatibility.
@@ -123,6 +136,8 @@ type CniServiceServer interface {
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// Gc removes every attachment of the network that is not listed.
 	Gc(context.Context, *GcRequest) (*GcResponse, error)
+	// Node tells what a network configuration may leave to the node.
+	Node(context.Context, *NodeRequest) (*NodeResponse, error)
 	mustEmbedUnimplementedCniServiceServer()
 }
 
@@ -147,6 +162,9 @@ func (UnimplementedCniServiceServer) Status(context.Context, *StatusRequest) (*S
 }
 func (UnimplementedCniServiceServer) Gc(context.Context, *GcRequest) (*GcResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Gc not implemented")
+}
+func (UnimplementedCniServiceServer) Node(context.Context, *NodeRequest) (*NodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Node not implemented")
 }
 func (UnimplementedCniServiceServer) mustEmbedUnimplementedCniServiceServer() {}
 func (UnimplementedCniServiceServer) testEmbeddedByValue()                    {}
@@ -259,6 +277,24 @@ func _CniService_Gc_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CniService_Node_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CniServiceServer).Node(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CniService_Node_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CniServiceServer).Node(ctx, req.(*NodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CniService_ServiceDesc is the grpc.ServiceDesc for CniService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -285,6 +321,10 @@ var CniService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Gc",
 			Handler:    _CniService_Gc_Handler,
+		},
+		{
+			MethodName: "Node",
+			Handler:    _CniService_Node_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
@@ -790,11 +830,16 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// PolicySyncService gives a pod its own policy view, over a socket that the CSI driver mounts into the pod.
+// PolicySyncService gives a pod its own policy, over a socket in the directory that the CSI driver csi.tigera.io mounts into
+// the pod (<volume>/nodeagent/socket). Which pod asks is known from the socket; nobody is told of any other pod than itself.
 type PolicySyncServiceClient interface {
-	// Sync streams what concerns the pod that the socket belongs to: first everything, then `in_sync`, then changes.
+	// Sync streams what concerns the pod that the socket belongs to: first everything, then what changes, as long as the stream
+	// lasts. Nothing comes while the pod is not known. A client that is slow misses nothing but states that were passed by:
+	// while it takes one change, all that happens meanwhile becomes the next. RESOURCE_EXHAUSTED if the pod has several streams
+	// already; UNAVAILABLE when felix stops: the client tries again, and is told everything anew.
 	Sync(ctx context.Context, in *SyncRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SyncResponse], error)
-	// Report takes statistics of the pod's proxy.
+	// Report takes what the pod's proxy decided since it last reported. INVALID_ARGUMENT if that was not by a policy of the pod;
+	// then nothing of the report counts.
 	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
 }
 
@@ -839,11 +884,16 @@ func (c *policySyncServiceClient) Report(ctx context.Context, in *ReportRequest,
 // All implementations must embed UnimplementedPolicySyncServiceServer
 // for forward compatibility.
 //
-// PolicySyncService gives a pod its own policy view, over a socket that the CSI driver mounts into the pod.
+// PolicySyncService gives a pod its own policy, over a socket in the directory that the CSI driver csi.tigera.io mounts into
+// the pod (<volume>/nodeagent/socket). Which pod asks is known from the socket; nobody is told of any other pod than itself.
 type PolicySyncServiceServer interface {
-	// Sync streams what concerns the pod that the socket belongs to: first everything, then `in_sync`, then changes.
+	// Sync streams what concerns the pod that the socket belongs to: first everything, then what changes, as long as the stream
+	// lasts. Nothing comes while the pod is not known. A client that is slow misses nothing but states that were passed by:
+	// while it takes one change, all that happens meanwhile becomes the next. RESOURCE_EXHAUSTED if the pod has several streams
+	// already; UNAVAILABLE when felix stops: the client tries again, and is told everything anew.
 	Sync(*SyncRequest, grpc.ServerStreamingServer[SyncResponse]) error
-	// Report takes statistics of the pod's proxy.
+	// Report takes what the pod's proxy decided since it last reported. INVALID_ARGUMENT if that was not by a policy of the pod;
+	// then nothing of the report counts.
 	Report(context.Context, *ReportRequest) (*ReportResponse, error)
 	mustEmbedUnimplementedPolicySyncServiceServer()
 }

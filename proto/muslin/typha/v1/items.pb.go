@@ -843,7 +843,9 @@ type Node struct {
 	// Ethernet address of vxlan-v6.calico; 6 bytes or empty.
 	VxlanMac6 []byte `protobuf:"bytes,8,opt,name=vxlan_mac6,json=vxlanMac6,proto3" json:"vxlan_mac6,omitempty"`
 	// WireGuard public key; 32 bytes or empty. Reserved for the WireGuard tunnel.
-	WireguardKey  []byte `protobuf:"bytes,9,opt,name=wireguard_key,json=wireguardKey,proto3" json:"wireguard_key,omitempty"`
+	WireguardKey []byte `protobuf:"bytes,9,opt,name=wireguard_key,json=wireguardKey,proto3" json:"wireguard_key,omitempty"`
+	// Ranges that Kubernetes gave to the node.
+	PodCidrs      []*Prefix `protobuf:"bytes,10,rep,name=pod_cidrs,json=podCidrs,proto3" json:"pod_cidrs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -937,6 +939,13 @@ func (x *Node) GetVxlanMac6() []byte {
 func (x *Node) GetWireguardKey() []byte {
 	if x != nil {
 		return x.WireguardKey
+	}
+	return nil
+}
+
+func (x *Node) GetPodCidrs() []*Prefix {
+	if x != nil {
+		return x.PodCidrs
 	}
 	return nil
 }
@@ -1373,6 +1382,148 @@ func (x *Match) GetNotNamedPorts() []string {
 	return nil
 }
 
+// HttpMatch matches requests: any of the methods together with any of the paths; an empty list matches all.
+type HttpMatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Methods.
+	Methods []string `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty"`
+	// Paths.
+	Paths         []*HttpPath `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HttpMatch) Reset() {
+	*x = HttpMatch{}
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HttpMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HttpMatch) ProtoMessage() {}
+
+func (x *HttpMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HttpMatch.ProtoReflect.Descriptor instead.
+func (*HttpMatch) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *HttpMatch) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *HttpMatch) GetPaths() []*HttpPath {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+// HttpPath matches a request's path, without what follows a question mark or a number sign.
+type HttpPath struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of the following.
+	//
+	// Types that are valid to be assigned to Path:
+	//
+	//	*HttpPath_Exact
+	//	*HttpPath_Prefix
+	Path          isHttpPath_Path `protobuf_oneof:"path"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HttpPath) Reset() {
+	*x = HttpPath{}
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HttpPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HttpPath) ProtoMessage() {}
+
+func (x *HttpPath) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HttpPath.ProtoReflect.Descriptor instead.
+func (*HttpPath) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *HttpPath) GetPath() isHttpPath_Path {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *HttpPath) GetExact() string {
+	if x != nil {
+		if x, ok := x.Path.(*HttpPath_Exact); ok {
+			return x.Exact
+		}
+	}
+	return ""
+}
+
+func (x *HttpPath) GetPrefix() string {
+	if x != nil {
+		if x, ok := x.Path.(*HttpPath_Prefix); ok {
+			return x.Prefix
+		}
+	}
+	return ""
+}
+
+type isHttpPath_Path interface {
+	isHttpPath_Path()
+}
+
+type HttpPath_Exact struct {
+	// The whole path.
+	Exact string `protobuf:"bytes,1,opt,name=exact,proto3,oneof"`
+}
+
+type HttpPath_Prefix struct {
+	// What the path begins with.
+	Prefix string `protobuf:"bytes,2,opt,name=prefix,proto3,oneof"`
+}
+
+func (*HttpPath_Exact) isHttpPath_Path() {}
+
+func (*HttpPath_Prefix) isHttpPath_Path() {}
+
 // Rule of a policy.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1393,14 +1544,17 @@ type Rule struct {
 	// Criteria for the packet's destination.
 	Destination *Match `protobuf:"bytes,8,opt,name=destination,proto3" json:"destination,omitempty"`
 	// The user's annotations of the rule.
-	Annotations   map[string]string `protobuf:"bytes,9,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Annotations map[string]string `protobuf:"bytes,9,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Requests that the rule, which is an Allow, is limited to. The kernel cannot see them and allows all that matches
+	// otherwise; the pod's proxy decides, by policy sync.
+	Http          *HttpMatch `protobuf:"bytes,10,opt,name=http,proto3" json:"http,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[12]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1566,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[12]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1579,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{12}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Rule) GetAction() Action {
@@ -1491,6 +1645,13 @@ func (x *Rule) GetAnnotations() map[string]string {
 	return nil
 }
 
+func (x *Rule) GetHttp() *HttpMatch {
+	if x != nil {
+		return x.Http
+	}
+	return nil
+}
+
 // Policy holds the rules of one policy or profile. The item's id is "<short kind>/<namespace>/<name>", for profiles
 // "pro/<name>".
 type Policy struct {
@@ -1515,7 +1676,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[13]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1688,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[13]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1701,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{13}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Policy) GetTier() string {
@@ -1609,7 +1770,7 @@ type TierPolicies struct {
 
 func (x *TierPolicies) Reset() {
 	*x = TierPolicies{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[14]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1782,7 @@ func (x *TierPolicies) String() string {
 func (*TierPolicies) ProtoMessage() {}
 
 func (x *TierPolicies) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[14]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1795,7 @@ func (x *TierPolicies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TierPolicies.ProtoReflect.Descriptor instead.
 func (*TierPolicies) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{14}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TierPolicies) GetName() string {
@@ -1679,7 +1840,7 @@ type PolicyList struct {
 
 func (x *PolicyList) Reset() {
 	*x = PolicyList{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[15]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1852,7 @@ func (x *PolicyList) String() string {
 func (*PolicyList) ProtoMessage() {}
 
 func (x *PolicyList) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[15]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1865,7 @@ func (x *PolicyList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyList.ProtoReflect.Descriptor instead.
 func (*PolicyList) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{15}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PolicyList) GetTiers() []*TierPolicies {
@@ -1721,24 +1882,32 @@ func (x *PolicyList) GetProfiles() []string {
 	return nil
 }
 
-// AddressRequest tells how a pod without an address gets one.
+// AddressRequest tells what a pod asks for by annotations, beyond what its network's configuration says.
 type AddressRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names of IPv4 pools to use, in order; empty asks for no IPv4 address.
+	// Names or CIDRs of IPv4 pools to use, in order; empty leaves that to the network's configuration.
 	Pools4 []string `protobuf:"bytes,1,rep,name=pools4,proto3" json:"pools4,omitempty"`
-	// Names of IPv6 pools to use, in order; empty asks for no IPv6 address.
+	// Names or CIDRs of IPv6 pools to use, in order; empty leaves that to the network's configuration.
 	Pools6 []string `protobuf:"bytes,2,rep,name=pools6,proto3" json:"pools6,omitempty"`
 	// Fixed addresses, at most one of each family; 4 or 16 bytes.
 	Fixed [][]byte `protobuf:"bytes,3,rep,name=fixed,proto3" json:"fixed,omitempty"`
 	// Ethernet address of the pod's interface; 6 bytes or empty.
-	Mac           []byte `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
+	Mac []byte `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
+	// Addresses that the pod uses as they are, past IPAM, at most one of each family; 4 or 16 bytes.
+	Unmanaged [][]byte `protobuf:"bytes,5,rep,name=unmanaged,proto3" json:"unmanaged,omitempty"`
+	// Floating addresses that should lead to the pod; 4 or 16 bytes.
+	Floating [][]byte `protobuf:"bytes,6,rep,name=floating,proto3" json:"floating,omitempty"`
+	// Families that the pod gets an address of, exactly: 4, 6 or both; empty leaves that to the network's configuration.
+	Families []uint32 `protobuf:"varint,7,rep,packed,name=families,proto3" json:"families,omitempty"`
+	// Why the pod cannot be given what it asks for, and what to do; it gets no network then.
+	Wrong         string `protobuf:"bytes,8,opt,name=wrong,proto3" json:"wrong,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AddressRequest) Reset() {
 	*x = AddressRequest{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[16]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +1919,7 @@ func (x *AddressRequest) String() string {
 func (*AddressRequest) ProtoMessage() {}
 
 func (x *AddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[16]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +1932,7 @@ func (x *AddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressRequest.ProtoReflect.Descriptor instead.
 func (*AddressRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{16}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddressRequest) GetPools4() []string {
@@ -1794,6 +1963,34 @@ func (x *AddressRequest) GetMac() []byte {
 	return nil
 }
 
+func (x *AddressRequest) GetUnmanaged() [][]byte {
+	if x != nil {
+		return x.Unmanaged
+	}
+	return nil
+}
+
+func (x *AddressRequest) GetFloating() [][]byte {
+	if x != nil {
+		return x.Floating
+	}
+	return nil
+}
+
+func (x *AddressRequest) GetFamilies() []uint32 {
+	if x != nil {
+		return x.Families
+	}
+	return nil
+}
+
+func (x *AddressRequest) GetWrong() string {
+	if x != nil {
+		return x.Wrong
+	}
+	return ""
+}
+
 // Nat maps an external address to one of the endpoint's own.
 type Nat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1807,7 +2004,7 @@ type Nat struct {
 
 func (x *Nat) Reset() {
 	*x = Nat{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[17]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +2016,7 @@ func (x *Nat) String() string {
 func (*Nat) ProtoMessage() {}
 
 func (x *Nat) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[17]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +2029,7 @@ func (x *Nat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nat.ProtoReflect.Descriptor instead.
 func (*Nat) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{17}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Nat) GetExternal() []byte {
@@ -1868,13 +2065,25 @@ type Qos struct {
 	IngressMaxConnections uint64 `protobuf:"varint,7,opt,name=ingress_max_connections,json=ingressMaxConnections,proto3" json:"ingress_max_connections,omitempty"`
 	// Connections from the pod.
 	EgressMaxConnections uint64 `protobuf:"varint,8,opt,name=egress_max_connections,json=egressMaxConnections,proto3" json:"egress_max_connections,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// Bits per second towards the pod within a burst.
+	IngressPeakrate uint64 `protobuf:"varint,9,opt,name=ingress_peakrate,json=ingressPeakrate,proto3" json:"ingress_peakrate,omitempty"`
+	// Bytes of burst towards the pod at the peak rate.
+	IngressMinburst uint64 `protobuf:"varint,10,opt,name=ingress_minburst,json=ingressMinburst,proto3" json:"ingress_minburst,omitempty"`
+	// Bits per second from the pod within a burst.
+	EgressPeakrate uint64 `protobuf:"varint,11,opt,name=egress_peakrate,json=egressPeakrate,proto3" json:"egress_peakrate,omitempty"`
+	// Bytes of burst from the pod at the peak rate.
+	EgressMinburst uint64 `protobuf:"varint,12,opt,name=egress_minburst,json=egressMinburst,proto3" json:"egress_minburst,omitempty"`
+	// Packets of burst towards the pod.
+	IngressPacketBurst uint64 `protobuf:"varint,13,opt,name=ingress_packet_burst,json=ingressPacketBurst,proto3" json:"ingress_packet_burst,omitempty"`
+	// Packets of burst from the pod.
+	EgressPacketBurst uint64 `protobuf:"varint,14,opt,name=egress_packet_burst,json=egressPacketBurst,proto3" json:"egress_packet_burst,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Qos) Reset() {
 	*x = Qos{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[18]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2095,7 @@ func (x *Qos) String() string {
 func (*Qos) ProtoMessage() {}
 
 func (x *Qos) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[18]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2108,7 @@ func (x *Qos) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Qos.ProtoReflect.Descriptor instead.
 func (*Qos) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{18}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Qos) GetIngressBandwidth() uint64 {
@@ -1958,6 +2167,48 @@ func (x *Qos) GetEgressMaxConnections() uint64 {
 	return 0
 }
 
+func (x *Qos) GetIngressPeakrate() uint64 {
+	if x != nil {
+		return x.IngressPeakrate
+	}
+	return 0
+}
+
+func (x *Qos) GetIngressMinburst() uint64 {
+	if x != nil {
+		return x.IngressMinburst
+	}
+	return 0
+}
+
+func (x *Qos) GetEgressPeakrate() uint64 {
+	if x != nil {
+		return x.EgressPeakrate
+	}
+	return 0
+}
+
+func (x *Qos) GetEgressMinburst() uint64 {
+	if x != nil {
+		return x.EgressMinburst
+	}
+	return 0
+}
+
+func (x *Qos) GetIngressPacketBurst() uint64 {
+	if x != nil {
+		return x.IngressPacketBurst
+	}
+	return 0
+}
+
+func (x *Qos) GetEgressPacketBurst() uint64 {
+	if x != nil {
+		return x.EgressPacketBurst
+	}
+	return 0
+}
+
 // WorkloadEndpoint is an endpoint of the viewing node. The item's id is orchestrator/workload/endpoint.
 type WorkloadEndpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1987,15 +2238,17 @@ type WorkloadEndpoint struct {
 	Nats []*Nat `protobuf:"bytes,12,rep,name=nats,proto3" json:"nats,omitempty"`
 	// Limits.
 	Qos *Qos `protobuf:"bytes,13,opt,name=qos,proto3" json:"qos,omitempty"`
-	// How to get addresses; present while the pod has none.
-	Request       *AddressRequest `protobuf:"bytes,14,opt,name=request,proto3" json:"request,omitempty"`
+	// What the pod asks for when it is wired; absent if it asks for nothing, or if typha does not know the pod.
+	Request *AddressRequest `protobuf:"bytes,14,opt,name=request,proto3" json:"request,omitempty"`
+	// Present if the pod speaks BGP with its node.
+	Peering       *Peering `protobuf:"bytes,15,opt,name=peering,proto3" json:"peering,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WorkloadEndpoint) Reset() {
 	*x = WorkloadEndpoint{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[19]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2260,7 @@ func (x *WorkloadEndpoint) String() string {
 func (*WorkloadEndpoint) ProtoMessage() {}
 
 func (x *WorkloadEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[19]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2273,7 @@ func (x *WorkloadEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadEndpoint.ProtoReflect.Descriptor instead.
 func (*WorkloadEndpoint) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{19}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WorkloadEndpoint) GetOrchestrator() string {
@@ -2121,6 +2374,77 @@ func (x *WorkloadEndpoint) GetRequest() *AddressRequest {
 	return nil
 }
 
+func (x *WorkloadEndpoint) GetPeering() *Peering {
+	if x != nil {
+		return x.Peering
+	}
+	return nil
+}
+
+// Peering is how a pod speaks BGP with its node.
+type Peering struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of the BGPPeers whose localWorkloadSelector selects the pod.
+	BgpPeers []string `protobuf:"bytes,1,rep,name=bgp_peers,json=bgpPeers,proto3" json:"bgp_peers,omitempty"`
+	// TCP port of the node's speaker.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// Addresses of the node, on the endpoint's interface alone, to peer with; 4 or 16 bytes each.
+	Gateways      [][]byte `protobuf:"bytes,3,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peering) Reset() {
+	*x = Peering{}
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peering) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peering) ProtoMessage() {}
+
+func (x *Peering) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peering.ProtoReflect.Descriptor instead.
+func (*Peering) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Peering) GetBgpPeers() []string {
+	if x != nil {
+		return x.BgpPeers
+	}
+	return nil
+}
+
+func (x *Peering) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Peering) GetGateways() [][]byte {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
 // HostEndpoint is a host endpoint of the viewing node, with one policy list for each pass. The item's id is its name.
 type HostEndpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2144,7 +2468,7 @@ type HostEndpoint struct {
 
 func (x *HostEndpoint) Reset() {
 	*x = HostEndpoint{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[20]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2480,7 @@ func (x *HostEndpoint) String() string {
 func (*HostEndpoint) ProtoMessage() {}
 
 func (x *HostEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[20]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2493,7 @@ func (x *HostEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostEndpoint.ProtoReflect.Descriptor instead.
 func (*HostEndpoint) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{20}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HostEndpoint) GetInterface() string {
@@ -2244,7 +2568,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[21]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2256,7 +2580,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[21]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2269,7 +2593,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{21}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Route) GetDestination() *Prefix {
@@ -2334,7 +2658,7 @@ type Origination struct {
 
 func (x *Origination) Reset() {
 	*x = Origination{}
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[22]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2670,7 @@ func (x *Origination) String() string {
 func (*Origination) ProtoMessage() {}
 
 func (x *Origination) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_items_proto_msgTypes[22]
+	mi := &file_muslin_typha_v1_items_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2683,7 @@ func (x *Origination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Origination.ProtoReflect.Descriptor instead.
 func (*Origination) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{22}
+	return file_muslin_typha_v1_items_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Origination) GetPrefix() *Prefix {
@@ -2410,7 +2734,7 @@ const file_muslin_typha_v1_items_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\fB\x03\x80\x01\x01R\x05value\":\n" +
 	"\x06Prefix\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x16\n" +
-	"\x06length\x18\x02 \x01(\rR\x06length\"\xc8\x02\n" +
+	"\x06length\x18\x02 \x01(\rR\x06length\"\xfe\x02\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x04ipv4\x18\x02 \x01(\v2\x17.muslin.typha.v1.PrefixR\x04ipv4\x12+\n" +
@@ -2422,7 +2746,9 @@ const file_muslin_typha_v1_items_proto_rawDesc = "" +
 	"vxlan_mac4\x18\a \x01(\fR\tvxlanMac4\x12\x1d\n" +
 	"\n" +
 	"vxlan_mac6\x18\b \x01(\fR\tvxlanMac6\x12#\n" +
-	"\rwireguard_key\x18\t \x01(\fR\fwireguardKey\"i\n" +
+	"\rwireguard_key\x18\t \x01(\fR\fwireguardKey\x124\n" +
+	"\tpod_cidrs\x18\n" +
+	" \x03(\v2\x17.muslin.typha.v1.PrefixR\bpodCidrs\"i\n" +
 	"\x06Member\x12/\n" +
 	"\x06prefix\x18\x01 \x01(\v2\x17.muslin.typha.v1.PrefixR\x06prefix\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12\x12\n" +
@@ -2455,7 +2781,14 @@ const file_muslin_typha_v1_items_proto_rawDesc = "" +
 	"\vnamed_ports\x18\a \x03(\tR\n" +
 	"namedPorts\x127\n" +
 	"\tnot_ports\x18\b \x03(\v2\x1a.muslin.typha.v1.PortRangeR\bnotPorts\x12&\n" +
-	"\x0fnot_named_ports\x18\t \x03(\tR\rnotNamedPorts\"\xe6\x03\n" +
+	"\x0fnot_named_ports\x18\t \x03(\tR\rnotNamedPorts\"V\n" +
+	"\tHttpMatch\x12\x18\n" +
+	"\amethods\x18\x01 \x03(\tR\amethods\x12/\n" +
+	"\x05paths\x18\x02 \x03(\v2\x19.muslin.typha.v1.HttpPathR\x05paths\"D\n" +
+	"\bHttpPath\x12\x16\n" +
+	"\x05exact\x18\x01 \x01(\tH\x00R\x05exact\x12\x18\n" +
+	"\x06prefix\x18\x02 \x01(\tH\x00R\x06prefixB\x06\n" +
+	"\x04path\"\x96\x04\n" +
 	"\x04Rule\x12/\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x17.muslin.typha.v1.ActionR\x06action\x12\x1d\n" +
 	"\n" +
@@ -2466,7 +2799,9 @@ const file_muslin_typha_v1_items_proto_rawDesc = "" +
 	"\bnot_icmp\x18\x06 \x01(\v2\x15.muslin.typha.v1.IcmpR\anotIcmp\x12.\n" +
 	"\x06source\x18\a \x01(\v2\x16.muslin.typha.v1.MatchR\x06source\x128\n" +
 	"\vdestination\x18\b \x01(\v2\x16.muslin.typha.v1.MatchR\vdestination\x12H\n" +
-	"\vannotations\x18\t \x03(\v2&.muslin.typha.v1.Rule.AnnotationsEntryR\vannotations\x1a>\n" +
+	"\vannotations\x18\t \x03(\v2&.muslin.typha.v1.Rule.AnnotationsEntryR\vannotations\x12.\n" +
+	"\x04http\x18\n" +
+	" \x01(\v2\x1a.muslin.typha.v1.HttpMatchR\x04http\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfb\x01\n" +
@@ -2487,15 +2822,19 @@ const file_muslin_typha_v1_items_proto_rawDesc = "" +
 	"\n" +
 	"PolicyList\x123\n" +
 	"\x05tiers\x18\x01 \x03(\v2\x1d.muslin.typha.v1.TierPoliciesR\x05tiers\x12\x1a\n" +
-	"\bprofiles\x18\x02 \x03(\tR\bprofiles\"h\n" +
+	"\bprofiles\x18\x02 \x03(\tR\bprofiles\"\xd4\x01\n" +
 	"\x0eAddressRequest\x12\x16\n" +
 	"\x06pools4\x18\x01 \x03(\tR\x06pools4\x12\x16\n" +
 	"\x06pools6\x18\x02 \x03(\tR\x06pools6\x12\x14\n" +
 	"\x05fixed\x18\x03 \x03(\fR\x05fixed\x12\x10\n" +
-	"\x03mac\x18\x04 \x01(\fR\x03mac\"=\n" +
+	"\x03mac\x18\x04 \x01(\fR\x03mac\x12\x1c\n" +
+	"\tunmanaged\x18\x05 \x03(\fR\tunmanaged\x12\x1a\n" +
+	"\bfloating\x18\x06 \x03(\fR\bfloating\x12\x1a\n" +
+	"\bfamilies\x18\a \x03(\rR\bfamilies\x12\x14\n" +
+	"\x05wrong\x18\b \x01(\tR\x05wrong\"=\n" +
 	"\x03Nat\x12\x1a\n" +
 	"\bexternal\x18\x01 \x01(\fR\bexternal\x12\x1a\n" +
-	"\binternal\x18\x02 \x01(\fR\binternal\"\xf1\x02\n" +
+	"\binternal\x18\x02 \x01(\fR\binternal\"\xfb\x04\n" +
 	"\x03Qos\x12+\n" +
 	"\x11ingress_bandwidth\x18\x01 \x01(\x04R\x10ingressBandwidth\x12#\n" +
 	"\ringress_burst\x18\x02 \x01(\x04R\fingressBurst\x12)\n" +
@@ -2504,7 +2843,14 @@ const file_muslin_typha_v1_items_proto_rawDesc = "" +
 	"\x13ingress_packet_rate\x18\x05 \x01(\x04R\x11ingressPacketRate\x12,\n" +
 	"\x12egress_packet_rate\x18\x06 \x01(\x04R\x10egressPacketRate\x126\n" +
 	"\x17ingress_max_connections\x18\a \x01(\x04R\x15ingressMaxConnections\x124\n" +
-	"\x16egress_max_connections\x18\b \x01(\x04R\x14egressMaxConnections\"\x8e\x04\n" +
+	"\x16egress_max_connections\x18\b \x01(\x04R\x14egressMaxConnections\x12)\n" +
+	"\x10ingress_peakrate\x18\t \x01(\x04R\x0fingressPeakrate\x12)\n" +
+	"\x10ingress_minburst\x18\n" +
+	" \x01(\x04R\x0fingressMinburst\x12'\n" +
+	"\x0fegress_peakrate\x18\v \x01(\x04R\x0eegressPeakrate\x12'\n" +
+	"\x0fegress_minburst\x18\f \x01(\x04R\x0eegressMinburst\x120\n" +
+	"\x14ingress_packet_burst\x18\r \x01(\x04R\x12ingressPacketBurst\x12.\n" +
+	"\x13egress_packet_burst\x18\x0e \x01(\x04R\x11egressPacketBurst\"\xc2\x04\n" +
 	"\x10WorkloadEndpoint\x12\"\n" +
 	"\forchestrator\x18\x01 \x01(\tR\forchestrator\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x1a\n" +
@@ -2523,7 +2869,12 @@ const file_muslin_typha_v1_items_proto_rawDesc = "" +
 	"\x16allow_spoofed_prefixes\x18\v \x03(\v2\x17.muslin.typha.v1.PrefixR\x14allowSpoofedPrefixes\x12(\n" +
 	"\x04nats\x18\f \x03(\v2\x14.muslin.typha.v1.NatR\x04nats\x12&\n" +
 	"\x03qos\x18\r \x01(\v2\x14.muslin.typha.v1.QosR\x03qos\x129\n" +
-	"\arequest\x18\x0e \x01(\v2\x1f.muslin.typha.v1.AddressRequestR\arequest\"\xda\x01\n" +
+	"\arequest\x18\x0e \x01(\v2\x1f.muslin.typha.v1.AddressRequestR\arequest\x122\n" +
+	"\apeering\x18\x0f \x01(\v2\x18.muslin.typha.v1.PeeringR\apeering\"V\n" +
+	"\aPeering\x12\x1b\n" +
+	"\tbgp_peers\x18\x01 \x03(\tR\bbgpPeers\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
+	"\bgateways\x18\x03 \x03(\fR\bgateways\"\xda\x01\n" +
 	"\fHostEndpoint\x12\x1c\n" +
 	"\tinterface\x18\x01 \x01(\tR\tinterface\x12!\n" +
 	"\fexpected_ips\x18\x02 \x03(\fR\vexpectedIps\x12\x16\n" +
@@ -2594,7 +2945,7 @@ func file_muslin_typha_v1_items_proto_rawDescGZIP() []byte {
 }
 
 var file_muslin_typha_v1_items_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_muslin_typha_v1_items_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_muslin_typha_v1_items_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_muslin_typha_v1_items_proto_goTypes = []any{
 	(ItemKind)(0),            // 0: muslin.typha.v1.ItemKind
 	(SetType)(0),             // 1: muslin.typha.v1.SetType
@@ -2613,18 +2964,21 @@ var file_muslin_typha_v1_items_proto_goTypes = []any{
 	(*PortRange)(nil),        // 14: muslin.typha.v1.PortRange
 	(*Icmp)(nil),             // 15: muslin.typha.v1.Icmp
 	(*Match)(nil),            // 16: muslin.typha.v1.Match
-	(*Rule)(nil),             // 17: muslin.typha.v1.Rule
-	(*Policy)(nil),           // 18: muslin.typha.v1.Policy
-	(*TierPolicies)(nil),     // 19: muslin.typha.v1.TierPolicies
-	(*PolicyList)(nil),       // 20: muslin.typha.v1.PolicyList
-	(*AddressRequest)(nil),   // 21: muslin.typha.v1.AddressRequest
-	(*Nat)(nil),              // 22: muslin.typha.v1.Nat
-	(*Qos)(nil),              // 23: muslin.typha.v1.Qos
-	(*WorkloadEndpoint)(nil), // 24: muslin.typha.v1.WorkloadEndpoint
-	(*HostEndpoint)(nil),     // 25: muslin.typha.v1.HostEndpoint
-	(*Route)(nil),            // 26: muslin.typha.v1.Route
-	(*Origination)(nil),      // 27: muslin.typha.v1.Origination
-	nil,                      // 28: muslin.typha.v1.Rule.AnnotationsEntry
+	(*HttpMatch)(nil),        // 17: muslin.typha.v1.HttpMatch
+	(*HttpPath)(nil),         // 18: muslin.typha.v1.HttpPath
+	(*Rule)(nil),             // 19: muslin.typha.v1.Rule
+	(*Policy)(nil),           // 20: muslin.typha.v1.Policy
+	(*TierPolicies)(nil),     // 21: muslin.typha.v1.TierPolicies
+	(*PolicyList)(nil),       // 22: muslin.typha.v1.PolicyList
+	(*AddressRequest)(nil),   // 23: muslin.typha.v1.AddressRequest
+	(*Nat)(nil),              // 24: muslin.typha.v1.Nat
+	(*Qos)(nil),              // 25: muslin.typha.v1.Qos
+	(*WorkloadEndpoint)(nil), // 26: muslin.typha.v1.WorkloadEndpoint
+	(*Peering)(nil),          // 27: muslin.typha.v1.Peering
+	(*HostEndpoint)(nil),     // 28: muslin.typha.v1.HostEndpoint
+	(*Route)(nil),            // 29: muslin.typha.v1.Route
+	(*Origination)(nil),      // 30: muslin.typha.v1.Origination
+	nil,                      // 31: muslin.typha.v1.Rule.AnnotationsEntry
 }
 var file_muslin_typha_v1_items_proto_depIdxs = []int32{
 	7,  // 0: muslin.typha.v1.Item.resource:type_name -> muslin.typha.v1.Resource
@@ -2632,48 +2986,52 @@ var file_muslin_typha_v1_items_proto_depIdxs = []int32{
 	10, // 2: muslin.typha.v1.Item.node:type_name -> muslin.typha.v1.Node
 	12, // 3: muslin.typha.v1.Item.ip_set:type_name -> muslin.typha.v1.IpSet
 	13, // 4: muslin.typha.v1.Item.ip_set_delta:type_name -> muslin.typha.v1.IpSetDelta
-	18, // 5: muslin.typha.v1.Item.policy:type_name -> muslin.typha.v1.Policy
-	20, // 6: muslin.typha.v1.Item.policy_list:type_name -> muslin.typha.v1.PolicyList
-	24, // 7: muslin.typha.v1.Item.workload_endpoint:type_name -> muslin.typha.v1.WorkloadEndpoint
-	25, // 8: muslin.typha.v1.Item.host_endpoint:type_name -> muslin.typha.v1.HostEndpoint
-	26, // 9: muslin.typha.v1.Item.route:type_name -> muslin.typha.v1.Route
-	27, // 10: muslin.typha.v1.Item.origination:type_name -> muslin.typha.v1.Origination
+	20, // 5: muslin.typha.v1.Item.policy:type_name -> muslin.typha.v1.Policy
+	22, // 6: muslin.typha.v1.Item.policy_list:type_name -> muslin.typha.v1.PolicyList
+	26, // 7: muslin.typha.v1.Item.workload_endpoint:type_name -> muslin.typha.v1.WorkloadEndpoint
+	28, // 8: muslin.typha.v1.Item.host_endpoint:type_name -> muslin.typha.v1.HostEndpoint
+	29, // 9: muslin.typha.v1.Item.route:type_name -> muslin.typha.v1.Route
+	30, // 10: muslin.typha.v1.Item.origination:type_name -> muslin.typha.v1.Origination
 	0,  // 11: muslin.typha.v1.ItemKey.kind:type_name -> muslin.typha.v1.ItemKind
 	9,  // 12: muslin.typha.v1.Node.ipv4:type_name -> muslin.typha.v1.Prefix
 	9,  // 13: muslin.typha.v1.Node.ipv6:type_name -> muslin.typha.v1.Prefix
-	9,  // 14: muslin.typha.v1.Member.prefix:type_name -> muslin.typha.v1.Prefix
-	1,  // 15: muslin.typha.v1.IpSet.type:type_name -> muslin.typha.v1.SetType
-	11, // 16: muslin.typha.v1.IpSet.members:type_name -> muslin.typha.v1.Member
-	11, // 17: muslin.typha.v1.IpSetDelta.added:type_name -> muslin.typha.v1.Member
-	11, // 18: muslin.typha.v1.IpSetDelta.removed:type_name -> muslin.typha.v1.Member
-	9,  // 19: muslin.typha.v1.Match.nets:type_name -> muslin.typha.v1.Prefix
-	9,  // 20: muslin.typha.v1.Match.not_nets:type_name -> muslin.typha.v1.Prefix
-	14, // 21: muslin.typha.v1.Match.ports:type_name -> muslin.typha.v1.PortRange
-	14, // 22: muslin.typha.v1.Match.not_ports:type_name -> muslin.typha.v1.PortRange
-	2,  // 23: muslin.typha.v1.Rule.action:type_name -> muslin.typha.v1.Action
-	15, // 24: muslin.typha.v1.Rule.icmp:type_name -> muslin.typha.v1.Icmp
-	15, // 25: muslin.typha.v1.Rule.not_icmp:type_name -> muslin.typha.v1.Icmp
-	16, // 26: muslin.typha.v1.Rule.source:type_name -> muslin.typha.v1.Match
-	16, // 27: muslin.typha.v1.Rule.destination:type_name -> muslin.typha.v1.Match
-	28, // 28: muslin.typha.v1.Rule.annotations:type_name -> muslin.typha.v1.Rule.AnnotationsEntry
-	17, // 29: muslin.typha.v1.Policy.ingress:type_name -> muslin.typha.v1.Rule
-	17, // 30: muslin.typha.v1.Policy.egress:type_name -> muslin.typha.v1.Rule
-	2,  // 31: muslin.typha.v1.TierPolicies.default_action:type_name -> muslin.typha.v1.Action
-	19, // 32: muslin.typha.v1.PolicyList.tiers:type_name -> muslin.typha.v1.TierPolicies
-	9,  // 33: muslin.typha.v1.WorkloadEndpoint.allow_spoofed_prefixes:type_name -> muslin.typha.v1.Prefix
-	22, // 34: muslin.typha.v1.WorkloadEndpoint.nats:type_name -> muslin.typha.v1.Nat
-	23, // 35: muslin.typha.v1.WorkloadEndpoint.qos:type_name -> muslin.typha.v1.Qos
-	21, // 36: muslin.typha.v1.WorkloadEndpoint.request:type_name -> muslin.typha.v1.AddressRequest
-	9,  // 37: muslin.typha.v1.Route.destination:type_name -> muslin.typha.v1.Prefix
-	3,  // 38: muslin.typha.v1.Route.type:type_name -> muslin.typha.v1.RouteType
-	4,  // 39: muslin.typha.v1.Route.send:type_name -> muslin.typha.v1.Tunnel
-	4,  // 40: muslin.typha.v1.Route.receive:type_name -> muslin.typha.v1.Tunnel
-	9,  // 41: muslin.typha.v1.Origination.prefix:type_name -> muslin.typha.v1.Prefix
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	9,  // 14: muslin.typha.v1.Node.pod_cidrs:type_name -> muslin.typha.v1.Prefix
+	9,  // 15: muslin.typha.v1.Member.prefix:type_name -> muslin.typha.v1.Prefix
+	1,  // 16: muslin.typha.v1.IpSet.type:type_name -> muslin.typha.v1.SetType
+	11, // 17: muslin.typha.v1.IpSet.members:type_name -> muslin.typha.v1.Member
+	11, // 18: muslin.typha.v1.IpSetDelta.added:type_name -> muslin.typha.v1.Member
+	11, // 19: muslin.typha.v1.IpSetDelta.removed:type_name -> muslin.typha.v1.Member
+	9,  // 20: muslin.typha.v1.Match.nets:type_name -> muslin.typha.v1.Prefix
+	9,  // 21: muslin.typha.v1.Match.not_nets:type_name -> muslin.typha.v1.Prefix
+	14, // 22: muslin.typha.v1.Match.ports:type_name -> muslin.typha.v1.PortRange
+	14, // 23: muslin.typha.v1.Match.not_ports:type_name -> muslin.typha.v1.PortRange
+	18, // 24: muslin.typha.v1.HttpMatch.paths:type_name -> muslin.typha.v1.HttpPath
+	2,  // 25: muslin.typha.v1.Rule.action:type_name -> muslin.typha.v1.Action
+	15, // 26: muslin.typha.v1.Rule.icmp:type_name -> muslin.typha.v1.Icmp
+	15, // 27: muslin.typha.v1.Rule.not_icmp:type_name -> muslin.typha.v1.Icmp
+	16, // 28: muslin.typha.v1.Rule.source:type_name -> muslin.typha.v1.Match
+	16, // 29: muslin.typha.v1.Rule.destination:type_name -> muslin.typha.v1.Match
+	31, // 30: muslin.typha.v1.Rule.annotations:type_name -> muslin.typha.v1.Rule.AnnotationsEntry
+	17, // 31: muslin.typha.v1.Rule.http:type_name -> muslin.typha.v1.HttpMatch
+	19, // 32: muslin.typha.v1.Policy.ingress:type_name -> muslin.typha.v1.Rule
+	19, // 33: muslin.typha.v1.Policy.egress:type_name -> muslin.typha.v1.Rule
+	2,  // 34: muslin.typha.v1.TierPolicies.default_action:type_name -> muslin.typha.v1.Action
+	21, // 35: muslin.typha.v1.PolicyList.tiers:type_name -> muslin.typha.v1.TierPolicies
+	9,  // 36: muslin.typha.v1.WorkloadEndpoint.allow_spoofed_prefixes:type_name -> muslin.typha.v1.Prefix
+	24, // 37: muslin.typha.v1.WorkloadEndpoint.nats:type_name -> muslin.typha.v1.Nat
+	25, // 38: muslin.typha.v1.WorkloadEndpoint.qos:type_name -> muslin.typha.v1.Qos
+	23, // 39: muslin.typha.v1.WorkloadEndpoint.request:type_name -> muslin.typha.v1.AddressRequest
+	27, // 40: muslin.typha.v1.WorkloadEndpoint.peering:type_name -> muslin.typha.v1.Peering
+	9,  // 41: muslin.typha.v1.Route.destination:type_name -> muslin.typha.v1.Prefix
+	3,  // 42: muslin.typha.v1.Route.type:type_name -> muslin.typha.v1.RouteType
+	4,  // 43: muslin.typha.v1.Route.send:type_name -> muslin.typha.v1.Tunnel
+	4,  // 44: muslin.typha.v1.Route.receive:type_name -> muslin.typha.v1.Tunnel
+	9,  // 45: muslin.typha.v1.Origination.prefix:type_name -> muslin.typha.v1.Prefix
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_muslin_typha_v1_items_proto_init() }
@@ -2695,13 +3053,17 @@ func file_muslin_typha_v1_items_proto_init() {
 		(*Item_Origination)(nil),
 	}
 	file_muslin_typha_v1_items_proto_msgTypes[10].OneofWrappers = []any{}
+	file_muslin_typha_v1_items_proto_msgTypes[13].OneofWrappers = []any{
+		(*HttpPath_Exact)(nil),
+		(*HttpPath_Prefix)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muslin_typha_v1_items_proto_rawDesc), len(file_muslin_typha_v1_items_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   24,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

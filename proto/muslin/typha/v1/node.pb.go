@@ -113,9 +113,13 @@ type LocalEndpoint struct {
 	// Profiles that the CNI configuration asks for; used only where typha knows no Pod.
 	Profiles []string `protobuf:"bytes,11,rep,name=profiles,proto3" json:"profiles,omitempty"`
 	// Named ports and host ports of the CNI call.
-	Ports         []*EndpointPort `protobuf:"bytes,12,rep,name=ports,proto3" json:"ports,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Ports []*EndpointPort `protobuf:"bytes,12,rep,name=ports,proto3" json:"ports,omitempty"`
+	// Limits of the CNI call; used only where typha knows no Pod.
+	Qos *Qos `protobuf:"bytes,13,opt,name=qos,proto3" json:"qos,omitempty"`
+	// Source prefixes that the CNI call allows beside the addresses; used only where typha knows no Pod.
+	AllowedSources []*Prefix `protobuf:"bytes,14,rep,name=allowed_sources,json=allowedSources,proto3" json:"allowed_sources,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *LocalEndpoint) Reset() {
@@ -228,6 +232,20 @@ func (x *LocalEndpoint) GetProfiles() []string {
 func (x *LocalEndpoint) GetPorts() []*EndpointPort {
 	if x != nil {
 		return x.Ports
+	}
+	return nil
+}
+
+func (x *LocalEndpoint) GetQos() *Qos {
+	if x != nil {
+		return x.Qos
+	}
+	return nil
+}
+
+func (x *LocalEndpoint) GetAllowedSources() []*Prefix {
+	if x != nil {
+		return x.AllowedSources
 	}
 	return nil
 }
@@ -424,6 +442,308 @@ func (x *RefusedEndpoint) GetReason() string {
 	return ""
 }
 
+// ReviewRequest asks what a node has reserved.
+type ReviewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Epoch of the node's journal; 0 if it has none.
+	Epoch         uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewRequest) Reset() {
+	*x = ReviewRequest{}
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewRequest) ProtoMessage() {}
+
+func (x *ReviewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewRequest.ProtoReflect.Descriptor instead.
+func (*ReviewRequest) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ReviewRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// ReviewResponse is what a node has reserved.
+type ReviewResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Epoch of the node, whether or not it is the one that was asked about; 0 if there is none. All else is absent if it is not.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// How long an address rests between two pods.
+	CooldownSeconds uint32 `protobuf:"varint,2,opt,name=cooldown_seconds,json=cooldownSeconds,proto3" json:"cooldown_seconds,omitempty"`
+	// The warm addresses.
+	Addresses     []*WarmAddress `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewResponse) Reset() {
+	*x = ReviewResponse{}
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewResponse) ProtoMessage() {}
+
+func (x *ReviewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewResponse.ProtoReflect.Descriptor instead.
+func (*ReviewResponse) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ReviewResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ReviewResponse) GetCooldownSeconds() uint32 {
+	if x != nil {
+		return x.CooldownSeconds
+	}
+	return 0
+}
+
+func (x *ReviewResponse) GetAddresses() []*WarmAddress {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+// WarmAddress is an address that is held for a node.
+type WarmAddress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Address, 4 or 16 bytes.
+	Address []byte `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Sequence number of the allocation.
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Why no pod should get it, and it is to be given back; empty if it is fit.
+	Unfit string `protobuf:"bytes,3,opt,name=unfit,proto3" json:"unfit,omitempty"`
+	// Why only a pod that names its pool should get it; empty if any may.
+	ByNameOnly    string `protobuf:"bytes,4,opt,name=by_name_only,json=byNameOnly,proto3" json:"by_name_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WarmAddress) Reset() {
+	*x = WarmAddress{}
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WarmAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WarmAddress) ProtoMessage() {}
+
+func (x *WarmAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WarmAddress.ProtoReflect.Descriptor instead.
+func (*WarmAddress) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WarmAddress) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *WarmAddress) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *WarmAddress) GetUnfit() string {
+	if x != nil {
+		return x.Unfit
+	}
+	return ""
+}
+
+func (x *WarmAddress) GetByNameOnly() string {
+	if x != nil {
+		return x.ByNameOnly
+	}
+	return ""
+}
+
+// EnterRequest asks for a new epoch.
+type EnterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Epoch that is the node's now, as Review tells.
+	Present uint64 `protobuf:"varint,1,opt,name=present,proto3" json:"present,omitempty"`
+	// Last epoch of the node's journal, 0 if it is not known. What is reserved under it ends too.
+	Before uint64 `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"`
+	// Addresses that living pods have.
+	Claims        []*Settlement `protobuf:"bytes,3,rep,name=claims,proto3" json:"claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnterRequest) Reset() {
+	*x = EnterRequest{}
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnterRequest) ProtoMessage() {}
+
+func (x *EnterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnterRequest.ProtoReflect.Descriptor instead.
+func (*EnterRequest) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *EnterRequest) GetPresent() uint64 {
+	if x != nil {
+		return x.Present
+	}
+	return 0
+}
+
+func (x *EnterRequest) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *EnterRequest) GetClaims() []*Settlement {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+// EnterResponse is the new epoch.
+type EnterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The epoch. Nothing is reserved under it.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// How long an address rests between two pods.
+	CooldownSeconds uint32 `protobuf:"varint,2,opt,name=cooldown_seconds,json=cooldownSeconds,proto3" json:"cooldown_seconds,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *EnterResponse) Reset() {
+	*x = EnterResponse{}
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnterResponse) ProtoMessage() {}
+
+func (x *EnterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnterResponse.ProtoReflect.Descriptor instead.
+func (*EnterResponse) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *EnterResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *EnterResponse) GetCooldownSeconds() uint32 {
+	if x != nil {
+		return x.CooldownSeconds
+	}
+	return 0
+}
+
 // Owner of an address.
 type Owner struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -437,7 +757,7 @@ type Owner struct {
 
 func (x *Owner) Reset() {
 	*x = Owner{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[5]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +769,7 @@ func (x *Owner) String() string {
 func (*Owner) ProtoMessage() {}
 
 func (x *Owner) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[5]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +782,7 @@ func (x *Owner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Owner.ProtoReflect.Descriptor instead.
 func (*Owner) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Owner) GetHandle() string {
@@ -504,7 +824,7 @@ type ReserveRequest struct {
 
 func (x *ReserveRequest) Reset() {
 	*x = ReserveRequest{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[6]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +836,7 @@ func (x *ReserveRequest) String() string {
 func (*ReserveRequest) ProtoMessage() {}
 
 func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[6]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +849,7 @@ func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRequest.ProtoReflect.Descriptor instead.
 func (*ReserveRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReserveRequest) GetCount4() uint32 {
@@ -599,7 +919,7 @@ type ReserveResponse struct {
 
 func (x *ReserveResponse) Reset() {
 	*x = ReserveResponse{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[7]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +931,7 @@ func (x *ReserveResponse) String() string {
 func (*ReserveResponse) ProtoMessage() {}
 
 func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[7]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +944,7 @@ func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResponse.ProtoReflect.Descriptor instead.
 func (*ReserveResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReserveResponse) GetReservations() []*Reservation {
@@ -651,7 +971,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[8]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +983,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[8]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +996,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Reservation) GetAddress() []byte {
@@ -720,7 +1040,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[9]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +1052,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[9]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +1065,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SettleRequest) GetEpoch() uint64 {
@@ -768,14 +1088,16 @@ type Settlement struct {
 	// Address, 4 or 16 bytes.
 	Address []byte `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// Owner.
-	Owner         *Owner `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owner *Owner `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Sequence number of the reservation, 0 if it is not known: a call that comes late takes nothing that was reserved anew.
+	Sequence      uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Settlement) Reset() {
 	*x = Settlement{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[10]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -787,7 +1109,7 @@ func (x *Settlement) String() string {
 func (*Settlement) ProtoMessage() {}
 
 func (x *Settlement) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[10]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -800,7 +1122,7 @@ func (x *Settlement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settlement.ProtoReflect.Descriptor instead.
 func (*Settlement) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Settlement) GetAddress() []byte {
@@ -817,6 +1139,13 @@ func (x *Settlement) GetOwner() *Owner {
 	return nil
 }
 
+func (x *Settlement) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
 // SettleResponse says what could not be settled.
 type SettleResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -828,7 +1157,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[11]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +1169,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[11]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +1182,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SettleResponse) GetRefused() []*RefusedAddress {
@@ -876,7 +1205,7 @@ type RefusedAddress struct {
 
 func (x *RefusedAddress) Reset() {
 	*x = RefusedAddress{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[12]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +1217,7 @@ func (x *RefusedAddress) String() string {
 func (*RefusedAddress) ProtoMessage() {}
 
 func (x *RefusedAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[12]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +1230,7 @@ func (x *RefusedAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedAddress.ProtoReflect.Descriptor instead.
 func (*RefusedAddress) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RefusedAddress) GetAddress() []byte {
@@ -931,7 +1260,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[13]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1272,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[13]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1285,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReleaseRequest) GetHandle() string {
@@ -984,7 +1313,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[14]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1325,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[14]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1338,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReleaseResponse) GetReleased() [][]byte {
@@ -1025,14 +1354,16 @@ type ReturnRequest struct {
 	// Epoch of the node's journal.
 	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// The addresses, 4 or 16 bytes each.
-	Addresses     [][]byte `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses [][]byte `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Sequence numbers of their reservations, in the same order; without them none is compared.
+	Sequences     []uint64 `protobuf:"varint,3,rep,packed,name=sequences,proto3" json:"sequences,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReturnRequest) Reset() {
 	*x = ReturnRequest{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[15]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1375,7 @@ func (x *ReturnRequest) String() string {
 func (*ReturnRequest) ProtoMessage() {}
 
 func (x *ReturnRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[15]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1388,7 @@ func (x *ReturnRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReturnRequest.ProtoReflect.Descriptor instead.
 func (*ReturnRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReturnRequest) GetEpoch() uint64 {
@@ -1074,6 +1405,13 @@ func (x *ReturnRequest) GetAddresses() [][]byte {
 	return nil
 }
 
+func (x *ReturnRequest) GetSequences() []uint64 {
+	if x != nil {
+		return x.Sequences
+	}
+	return nil
+}
+
 // ReturnResponse is empty: what was not the node's is ignored.
 type ReturnResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1083,7 +1421,7 @@ type ReturnResponse struct {
 
 func (x *ReturnResponse) Reset() {
 	*x = ReturnResponse{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[16]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1433,7 @@ func (x *ReturnResponse) String() string {
 func (*ReturnResponse) ProtoMessage() {}
 
 func (x *ReturnResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[16]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1446,81 @@ func (x *ReturnResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReturnResponse.ProtoReflect.Descriptor instead.
 func (*ReturnResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{21}
+}
+
+// LeaveRequest says that the node's felix is about to end.
+type LeaveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveRequest) Reset() {
+	*x = LeaveRequest{}
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveRequest) ProtoMessage() {}
+
+func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
+func (*LeaveRequest) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{22}
+}
+
+// LeaveResponse is the answer, given once Kubernetes has been told.
+type LeaveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveResponse) Reset() {
+	*x = LeaveResponse{}
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveResponse) ProtoMessage() {}
+
+func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
+func (*LeaveResponse) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 // RegisterRequest is what a starting node says.
@@ -1142,7 +1554,7 @@ type RegisterRequest struct {
 
 func (x *RegisterRequest) Reset() {
 	*x = RegisterRequest{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[17]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1566,7 @@ func (x *RegisterRequest) String() string {
 func (*RegisterRequest) ProtoMessage() {}
 
 func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[17]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1579,7 @@ func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterRequest.ProtoReflect.Descriptor instead.
 func (*RegisterRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RegisterRequest) GetIpv4() *Prefix {
@@ -1260,7 +1672,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[18]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1684,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[18]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1697,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Interface) GetName() string {
@@ -1315,7 +1727,7 @@ type OrchRef struct {
 
 func (x *OrchRef) Reset() {
 	*x = OrchRef{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[19]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1739,7 @@ func (x *OrchRef) String() string {
 func (*OrchRef) ProtoMessage() {}
 
 func (x *OrchRef) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[19]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1752,7 @@ func (x *OrchRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrchRef.ProtoReflect.Descriptor instead.
 func (*OrchRef) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *OrchRef) GetOrchestrator() string {
@@ -1372,7 +1784,7 @@ type RegisterResponse struct {
 
 func (x *RegisterResponse) Reset() {
 	*x = RegisterResponse{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[20]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1796,7 @@ func (x *RegisterResponse) String() string {
 func (*RegisterResponse) ProtoMessage() {}
 
 func (x *RegisterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[20]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1809,7 @@ func (x *RegisterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterResponse.ProtoReflect.Descriptor instead.
 func (*RegisterResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RegisterResponse) GetNode() *Resource {
@@ -1437,7 +1849,7 @@ type ReportStatusRequest struct {
 
 func (x *ReportStatusRequest) Reset() {
 	*x = ReportStatusRequest{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[21]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1861,7 @@ func (x *ReportStatusRequest) String() string {
 func (*ReportStatusRequest) ProtoMessage() {}
 
 func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[21]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1874,7 @@ func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusRequest.ProtoReflect.Descriptor instead.
 func (*ReportStatusRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReportStatusRequest) GetConditions() []*Condition {
@@ -1503,7 +1915,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[22]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1927,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[22]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1940,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Condition) GetType() string {
@@ -1568,7 +1980,7 @@ type ReportStatusResponse struct {
 
 func (x *ReportStatusResponse) Reset() {
 	*x = ReportStatusResponse{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[23]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1992,7 @@ func (x *ReportStatusResponse) String() string {
 func (*ReportStatusResponse) ProtoMessage() {}
 
 func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[23]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +2005,7 @@ func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusResponse.ProtoReflect.Descriptor instead.
 func (*ReportStatusResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 // ReplicasRequest asks for the replicas.
@@ -1605,7 +2017,7 @@ type ReplicasRequest struct {
 
 func (x *ReplicasRequest) Reset() {
 	*x = ReplicasRequest{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[24]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +2029,7 @@ func (x *ReplicasRequest) String() string {
 func (*ReplicasRequest) ProtoMessage() {}
 
 func (x *ReplicasRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[24]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +2042,7 @@ func (x *ReplicasRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicasRequest.ProtoReflect.Descriptor instead.
 func (*ReplicasRequest) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 // ReplicasResponse lists the replicas.
@@ -1644,7 +2056,7 @@ type ReplicasResponse struct {
 
 func (x *ReplicasResponse) Reset() {
 	*x = ReplicasResponse{}
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[25]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +2068,7 @@ func (x *ReplicasResponse) String() string {
 func (*ReplicasResponse) ProtoMessage() {}
 
 func (x *ReplicasResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_node_proto_msgTypes[25]
+	mi := &file_muslin_typha_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +2081,7 @@ func (x *ReplicasResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicasResponse.ProtoReflect.Descriptor instead.
 func (*ReplicasResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_muslin_typha_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReplicasResponse) GetReplicas() *Replicas {
@@ -1687,7 +2099,7 @@ const file_muslin_typha_v1_node_proto_rawDesc = "" +
 	"\rReportRequest\x12<\n" +
 	"\tendpoints\x18\x01 \x03(\v2\x1e.muslin.typha.v1.LocalEndpointR\tendpoints\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1a\n" +
-	"\binstance\x18\x03 \x01(\tR\binstance\"\xd0\x03\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\"\xba\x04\n" +
 	"\rLocalEndpoint\x12\"\n" +
 	"\forchestrator\x18\x01 \x01(\tR\forchestrator\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x1a\n" +
@@ -1701,7 +2113,9 @@ const file_muslin_typha_v1_node_proto_rawDesc = "" +
 	"\x06labels\x18\n" +
 	" \x03(\v2*.muslin.typha.v1.LocalEndpoint.LabelsEntryR\x06labels\x12\x1a\n" +
 	"\bprofiles\x18\v \x03(\tR\bprofiles\x123\n" +
-	"\x05ports\x18\f \x03(\v2\x1d.muslin.typha.v1.EndpointPortR\x05ports\x1a9\n" +
+	"\x05ports\x18\f \x03(\v2\x1d.muslin.typha.v1.EndpointPortR\x05ports\x12&\n" +
+	"\x03qos\x18\r \x01(\v2\x14.muslin.typha.v1.QosR\x03qos\x12@\n" +
+	"\x0fallowed_sources\x18\x0e \x03(\v2\x17.muslin.typha.v1.PrefixR\x0eallowedSources\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x01\n" +
@@ -1716,7 +2130,26 @@ const file_muslin_typha_v1_node_proto_rawDesc = "" +
 	"\x06stored\x18\x02 \x01(\bR\x06stored\"9\n" +
 	"\x0fRefusedEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xa6\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"%\n" +
+	"\rReviewRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\x8d\x01\n" +
+	"\x0eReviewResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12)\n" +
+	"\x10cooldown_seconds\x18\x02 \x01(\rR\x0fcooldownSeconds\x12:\n" +
+	"\taddresses\x18\x03 \x03(\v2\x1c.muslin.typha.v1.WarmAddressR\taddresses\"{\n" +
+	"\vWarmAddress\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05unfit\x18\x03 \x01(\tR\x05unfit\x12 \n" +
+	"\fby_name_only\x18\x04 \x01(\tR\n" +
+	"byNameOnly\"u\n" +
+	"\fEnterRequest\x12\x18\n" +
+	"\apresent\x18\x01 \x01(\x04R\apresent\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\x04R\x06before\x123\n" +
+	"\x06claims\x18\x03 \x03(\v2\x1b.muslin.typha.v1.SettlementR\x06claims\"P\n" +
+	"\rEnterResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12)\n" +
+	"\x10cooldown_seconds\x18\x02 \x01(\rR\x0fcooldownSeconds\"\xa6\x01\n" +
 	"\x05Owner\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12F\n" +
 	"\n" +
@@ -1743,11 +2176,12 @@ const file_muslin_typha_v1_node_proto_rawDesc = "" +
 	"\bsequence\x18\x04 \x01(\x04R\bsequence\"d\n" +
 	"\rSettleRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12=\n" +
-	"\vsettlements\x18\x02 \x03(\v2\x1b.muslin.typha.v1.SettlementR\vsettlements\"T\n" +
+	"\vsettlements\x18\x02 \x03(\v2\x1b.muslin.typha.v1.SettlementR\vsettlements\"p\n" +
 	"\n" +
 	"Settlement\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12,\n" +
-	"\x05owner\x18\x02 \x01(\v2\x16.muslin.typha.v1.OwnerR\x05owner\"K\n" +
+	"\x05owner\x18\x02 \x01(\v2\x16.muslin.typha.v1.OwnerR\x05owner\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"K\n" +
 	"\x0eSettleResponse\x129\n" +
 	"\arefused\x18\x01 \x03(\v2\x1f.muslin.typha.v1.RefusedAddressR\arefused\"B\n" +
 	"\x0eRefusedAddress\x12\x18\n" +
@@ -1757,11 +2191,14 @@ const file_muslin_typha_v1_node_proto_rawDesc = "" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12:\n" +
 	"\taddresses\x18\x02 \x03(\v2\x1c.muslin.typha.v1.ReservationR\taddresses\"-\n" +
 	"\x0fReleaseResponse\x12\x1a\n" +
-	"\breleased\x18\x01 \x03(\fR\breleased\"C\n" +
+	"\breleased\x18\x01 \x03(\fR\breleased\"a\n" +
 	"\rReturnRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1c\n" +
-	"\taddresses\x18\x02 \x03(\fR\taddresses\"\x10\n" +
-	"\x0eReturnResponse\"\xeb\x03\n" +
+	"\taddresses\x18\x02 \x03(\fR\taddresses\x12\x1c\n" +
+	"\tsequences\x18\x03 \x03(\x04R\tsequences\"\x10\n" +
+	"\x0eReturnResponse\"\x0e\n" +
+	"\fLeaveRequest\"\x0f\n" +
+	"\rLeaveResponse\"\xeb\x03\n" +
 	"\x0fRegisterRequest\x12+\n" +
 	"\x04ipv4\x18\x01 \x01(\v2\x17.muslin.typha.v1.PrefixR\x04ipv4\x12+\n" +
 	"\x04ipv6\x18\x02 \x01(\v2\x17.muslin.typha.v1.PrefixR\x04ipv6\x12\x1d\n" +
@@ -1808,16 +2245,19 @@ const file_muslin_typha_v1_node_proto_rawDesc = "" +
 	"\x10ReplicasResponse\x125\n" +
 	"\breplicas\x18\x01 \x01(\v2\x19.muslin.typha.v1.ReplicasR\breplicas2]\n" +
 	"\x10EndpointsService\x12I\n" +
-	"\x06Report\x12\x1e.muslin.typha.v1.ReportRequest\x1a\x1f.muslin.typha.v1.ReportResponse2\xbf\x02\n" +
+	"\x06Report\x12\x1e.muslin.typha.v1.ReportRequest\x1a\x1f.muslin.typha.v1.ReportResponse2\xd2\x03\n" +
 	"\vIpamService\x12L\n" +
 	"\aReserve\x12\x1f.muslin.typha.v1.ReserveRequest\x1a .muslin.typha.v1.ReserveResponse\x12I\n" +
 	"\x06Settle\x12\x1e.muslin.typha.v1.SettleRequest\x1a\x1f.muslin.typha.v1.SettleResponse\x12L\n" +
 	"\aRelease\x12\x1f.muslin.typha.v1.ReleaseRequest\x1a .muslin.typha.v1.ReleaseResponse\x12I\n" +
-	"\x06Return\x12\x1e.muslin.typha.v1.ReturnRequest\x1a\x1f.muslin.typha.v1.ReturnResponse2\x8d\x02\n" +
+	"\x06Return\x12\x1e.muslin.typha.v1.ReturnRequest\x1a\x1f.muslin.typha.v1.ReturnResponse\x12I\n" +
+	"\x06Review\x12\x1e.muslin.typha.v1.ReviewRequest\x1a\x1f.muslin.typha.v1.ReviewResponse\x12F\n" +
+	"\x05Enter\x12\x1d.muslin.typha.v1.EnterRequest\x1a\x1e.muslin.typha.v1.EnterResponse2\xd5\x02\n" +
 	"\fNodesService\x12O\n" +
 	"\bRegister\x12 .muslin.typha.v1.RegisterRequest\x1a!.muslin.typha.v1.RegisterResponse\x12[\n" +
 	"\fReportStatus\x12$.muslin.typha.v1.ReportStatusRequest\x1a%.muslin.typha.v1.ReportStatusResponse\x12O\n" +
-	"\bReplicas\x12 .muslin.typha.v1.ReplicasRequest\x1a!.muslin.typha.v1.ReplicasResponseB<Z:github.com/muslin-net/muslin/proto/muslin/typha/v1;typhav1b\x06proto3"
+	"\bReplicas\x12 .muslin.typha.v1.ReplicasRequest\x1a!.muslin.typha.v1.ReplicasResponse\x12F\n" +
+	"\x05Leave\x12\x1d.muslin.typha.v1.LeaveRequest\x1a\x1e.muslin.typha.v1.LeaveResponseB<Z:github.com/muslin-net/muslin/proto/muslin/typha/v1;typhav1b\x06proto3"
 
 var (
 	file_muslin_typha_v1_node_proto_rawDescOnce sync.Once
@@ -1831,85 +2271,103 @@ func file_muslin_typha_v1_node_proto_rawDescGZIP() []byte {
 	return file_muslin_typha_v1_node_proto_rawDescData
 }
 
-var file_muslin_typha_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_muslin_typha_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_muslin_typha_v1_node_proto_goTypes = []any{
 	(*ReportRequest)(nil),        // 0: muslin.typha.v1.ReportRequest
 	(*LocalEndpoint)(nil),        // 1: muslin.typha.v1.LocalEndpoint
 	(*EndpointPort)(nil),         // 2: muslin.typha.v1.EndpointPort
 	(*ReportResponse)(nil),       // 3: muslin.typha.v1.ReportResponse
 	(*RefusedEndpoint)(nil),      // 4: muslin.typha.v1.RefusedEndpoint
-	(*Owner)(nil),                // 5: muslin.typha.v1.Owner
-	(*ReserveRequest)(nil),       // 6: muslin.typha.v1.ReserveRequest
-	(*ReserveResponse)(nil),      // 7: muslin.typha.v1.ReserveResponse
-	(*Reservation)(nil),          // 8: muslin.typha.v1.Reservation
-	(*SettleRequest)(nil),        // 9: muslin.typha.v1.SettleRequest
-	(*Settlement)(nil),           // 10: muslin.typha.v1.Settlement
-	(*SettleResponse)(nil),       // 11: muslin.typha.v1.SettleResponse
-	(*RefusedAddress)(nil),       // 12: muslin.typha.v1.RefusedAddress
-	(*ReleaseRequest)(nil),       // 13: muslin.typha.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),      // 14: muslin.typha.v1.ReleaseResponse
-	(*ReturnRequest)(nil),        // 15: muslin.typha.v1.ReturnRequest
-	(*ReturnResponse)(nil),       // 16: muslin.typha.v1.ReturnResponse
-	(*RegisterRequest)(nil),      // 17: muslin.typha.v1.RegisterRequest
-	(*Interface)(nil),            // 18: muslin.typha.v1.Interface
-	(*OrchRef)(nil),              // 19: muslin.typha.v1.OrchRef
-	(*RegisterResponse)(nil),     // 20: muslin.typha.v1.RegisterResponse
-	(*ReportStatusRequest)(nil),  // 21: muslin.typha.v1.ReportStatusRequest
-	(*Condition)(nil),            // 22: muslin.typha.v1.Condition
-	(*ReportStatusResponse)(nil), // 23: muslin.typha.v1.ReportStatusResponse
-	(*ReplicasRequest)(nil),      // 24: muslin.typha.v1.ReplicasRequest
-	(*ReplicasResponse)(nil),     // 25: muslin.typha.v1.ReplicasResponse
-	nil,                          // 26: muslin.typha.v1.LocalEndpoint.LabelsEntry
-	nil,                          // 27: muslin.typha.v1.Owner.AttributesEntry
-	nil,                          // 28: muslin.typha.v1.ReportStatusRequest.CapabilitiesEntry
-	(*Prefix)(nil),               // 29: muslin.typha.v1.Prefix
-	(*Resource)(nil),             // 30: muslin.typha.v1.Resource
-	(*Replicas)(nil),             // 31: muslin.typha.v1.Replicas
+	(*ReviewRequest)(nil),        // 5: muslin.typha.v1.ReviewRequest
+	(*ReviewResponse)(nil),       // 6: muslin.typha.v1.ReviewResponse
+	(*WarmAddress)(nil),          // 7: muslin.typha.v1.WarmAddress
+	(*EnterRequest)(nil),         // 8: muslin.typha.v1.EnterRequest
+	(*EnterResponse)(nil),        // 9: muslin.typha.v1.EnterResponse
+	(*Owner)(nil),                // 10: muslin.typha.v1.Owner
+	(*ReserveRequest)(nil),       // 11: muslin.typha.v1.ReserveRequest
+	(*ReserveResponse)(nil),      // 12: muslin.typha.v1.ReserveResponse
+	(*Reservation)(nil),          // 13: muslin.typha.v1.Reservation
+	(*SettleRequest)(nil),        // 14: muslin.typha.v1.SettleRequest
+	(*Settlement)(nil),           // 15: muslin.typha.v1.Settlement
+	(*SettleResponse)(nil),       // 16: muslin.typha.v1.SettleResponse
+	(*RefusedAddress)(nil),       // 17: muslin.typha.v1.RefusedAddress
+	(*ReleaseRequest)(nil),       // 18: muslin.typha.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),      // 19: muslin.typha.v1.ReleaseResponse
+	(*ReturnRequest)(nil),        // 20: muslin.typha.v1.ReturnRequest
+	(*ReturnResponse)(nil),       // 21: muslin.typha.v1.ReturnResponse
+	(*LeaveRequest)(nil),         // 22: muslin.typha.v1.LeaveRequest
+	(*LeaveResponse)(nil),        // 23: muslin.typha.v1.LeaveResponse
+	(*RegisterRequest)(nil),      // 24: muslin.typha.v1.RegisterRequest
+	(*Interface)(nil),            // 25: muslin.typha.v1.Interface
+	(*OrchRef)(nil),              // 26: muslin.typha.v1.OrchRef
+	(*RegisterResponse)(nil),     // 27: muslin.typha.v1.RegisterResponse
+	(*ReportStatusRequest)(nil),  // 28: muslin.typha.v1.ReportStatusRequest
+	(*Condition)(nil),            // 29: muslin.typha.v1.Condition
+	(*ReportStatusResponse)(nil), // 30: muslin.typha.v1.ReportStatusResponse
+	(*ReplicasRequest)(nil),      // 31: muslin.typha.v1.ReplicasRequest
+	(*ReplicasResponse)(nil),     // 32: muslin.typha.v1.ReplicasResponse
+	nil,                          // 33: muslin.typha.v1.LocalEndpoint.LabelsEntry
+	nil,                          // 34: muslin.typha.v1.Owner.AttributesEntry
+	nil,                          // 35: muslin.typha.v1.ReportStatusRequest.CapabilitiesEntry
+	(*Qos)(nil),                  // 36: muslin.typha.v1.Qos
+	(*Prefix)(nil),               // 37: muslin.typha.v1.Prefix
+	(*Resource)(nil),             // 38: muslin.typha.v1.Resource
+	(*Replicas)(nil),             // 39: muslin.typha.v1.Replicas
 }
 var file_muslin_typha_v1_node_proto_depIdxs = []int32{
 	1,  // 0: muslin.typha.v1.ReportRequest.endpoints:type_name -> muslin.typha.v1.LocalEndpoint
-	26, // 1: muslin.typha.v1.LocalEndpoint.labels:type_name -> muslin.typha.v1.LocalEndpoint.LabelsEntry
+	33, // 1: muslin.typha.v1.LocalEndpoint.labels:type_name -> muslin.typha.v1.LocalEndpoint.LabelsEntry
 	2,  // 2: muslin.typha.v1.LocalEndpoint.ports:type_name -> muslin.typha.v1.EndpointPort
-	4,  // 3: muslin.typha.v1.ReportResponse.refused:type_name -> muslin.typha.v1.RefusedEndpoint
-	27, // 4: muslin.typha.v1.Owner.attributes:type_name -> muslin.typha.v1.Owner.AttributesEntry
-	5,  // 5: muslin.typha.v1.ReserveRequest.owner:type_name -> muslin.typha.v1.Owner
-	8,  // 6: muslin.typha.v1.ReserveResponse.reservations:type_name -> muslin.typha.v1.Reservation
-	29, // 7: muslin.typha.v1.Reservation.block:type_name -> muslin.typha.v1.Prefix
-	10, // 8: muslin.typha.v1.SettleRequest.settlements:type_name -> muslin.typha.v1.Settlement
-	5,  // 9: muslin.typha.v1.Settlement.owner:type_name -> muslin.typha.v1.Owner
-	12, // 10: muslin.typha.v1.SettleResponse.refused:type_name -> muslin.typha.v1.RefusedAddress
-	8,  // 11: muslin.typha.v1.ReleaseRequest.addresses:type_name -> muslin.typha.v1.Reservation
-	29, // 12: muslin.typha.v1.RegisterRequest.ipv4:type_name -> muslin.typha.v1.Prefix
-	29, // 13: muslin.typha.v1.RegisterRequest.ipv6:type_name -> muslin.typha.v1.Prefix
-	18, // 14: muslin.typha.v1.RegisterRequest.interfaces:type_name -> muslin.typha.v1.Interface
-	30, // 15: muslin.typha.v1.RegisterRequest.pool_proposals:type_name -> muslin.typha.v1.Resource
-	19, // 16: muslin.typha.v1.RegisterRequest.orch_refs:type_name -> muslin.typha.v1.OrchRef
-	30, // 17: muslin.typha.v1.RegisterResponse.node:type_name -> muslin.typha.v1.Resource
-	31, // 18: muslin.typha.v1.RegisterResponse.replicas:type_name -> muslin.typha.v1.Replicas
-	22, // 19: muslin.typha.v1.ReportStatusRequest.conditions:type_name -> muslin.typha.v1.Condition
-	28, // 20: muslin.typha.v1.ReportStatusRequest.capabilities:type_name -> muslin.typha.v1.ReportStatusRequest.CapabilitiesEntry
-	31, // 21: muslin.typha.v1.ReplicasResponse.replicas:type_name -> muslin.typha.v1.Replicas
-	0,  // 22: muslin.typha.v1.EndpointsService.Report:input_type -> muslin.typha.v1.ReportRequest
-	6,  // 23: muslin.typha.v1.IpamService.Reserve:input_type -> muslin.typha.v1.ReserveRequest
-	9,  // 24: muslin.typha.v1.IpamService.Settle:input_type -> muslin.typha.v1.SettleRequest
-	13, // 25: muslin.typha.v1.IpamService.Release:input_type -> muslin.typha.v1.ReleaseRequest
-	15, // 26: muslin.typha.v1.IpamService.Return:input_type -> muslin.typha.v1.ReturnRequest
-	17, // 27: muslin.typha.v1.NodesService.Register:input_type -> muslin.typha.v1.RegisterRequest
-	21, // 28: muslin.typha.v1.NodesService.ReportStatus:input_type -> muslin.typha.v1.ReportStatusRequest
-	24, // 29: muslin.typha.v1.NodesService.Replicas:input_type -> muslin.typha.v1.ReplicasRequest
-	3,  // 30: muslin.typha.v1.EndpointsService.Report:output_type -> muslin.typha.v1.ReportResponse
-	7,  // 31: muslin.typha.v1.IpamService.Reserve:output_type -> muslin.typha.v1.ReserveResponse
-	11, // 32: muslin.typha.v1.IpamService.Settle:output_type -> muslin.typha.v1.SettleResponse
-	14, // 33: muslin.typha.v1.IpamService.Release:output_type -> muslin.typha.v1.ReleaseResponse
-	16, // 34: muslin.typha.v1.IpamService.Return:output_type -> muslin.typha.v1.ReturnResponse
-	20, // 35: muslin.typha.v1.NodesService.Register:output_type -> muslin.typha.v1.RegisterResponse
-	23, // 36: muslin.typha.v1.NodesService.ReportStatus:output_type -> muslin.typha.v1.ReportStatusResponse
-	25, // 37: muslin.typha.v1.NodesService.Replicas:output_type -> muslin.typha.v1.ReplicasResponse
-	30, // [30:38] is the sub-list for method output_type
-	22, // [22:30] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	36, // 3: muslin.typha.v1.LocalEndpoint.qos:type_name -> muslin.typha.v1.Qos
+	37, // 4: muslin.typha.v1.LocalEndpoint.allowed_sources:type_name -> muslin.typha.v1.Prefix
+	4,  // 5: muslin.typha.v1.ReportResponse.refused:type_name -> muslin.typha.v1.RefusedEndpoint
+	7,  // 6: muslin.typha.v1.ReviewResponse.addresses:type_name -> muslin.typha.v1.WarmAddress
+	15, // 7: muslin.typha.v1.EnterRequest.claims:type_name -> muslin.typha.v1.Settlement
+	34, // 8: muslin.typha.v1.Owner.attributes:type_name -> muslin.typha.v1.Owner.AttributesEntry
+	10, // 9: muslin.typha.v1.ReserveRequest.owner:type_name -> muslin.typha.v1.Owner
+	13, // 10: muslin.typha.v1.ReserveResponse.reservations:type_name -> muslin.typha.v1.Reservation
+	37, // 11: muslin.typha.v1.Reservation.block:type_name -> muslin.typha.v1.Prefix
+	15, // 12: muslin.typha.v1.SettleRequest.settlements:type_name -> muslin.typha.v1.Settlement
+	10, // 13: muslin.typha.v1.Settlement.owner:type_name -> muslin.typha.v1.Owner
+	17, // 14: muslin.typha.v1.SettleResponse.refused:type_name -> muslin.typha.v1.RefusedAddress
+	13, // 15: muslin.typha.v1.ReleaseRequest.addresses:type_name -> muslin.typha.v1.Reservation
+	37, // 16: muslin.typha.v1.RegisterRequest.ipv4:type_name -> muslin.typha.v1.Prefix
+	37, // 17: muslin.typha.v1.RegisterRequest.ipv6:type_name -> muslin.typha.v1.Prefix
+	25, // 18: muslin.typha.v1.RegisterRequest.interfaces:type_name -> muslin.typha.v1.Interface
+	38, // 19: muslin.typha.v1.RegisterRequest.pool_proposals:type_name -> muslin.typha.v1.Resource
+	26, // 20: muslin.typha.v1.RegisterRequest.orch_refs:type_name -> muslin.typha.v1.OrchRef
+	38, // 21: muslin.typha.v1.RegisterResponse.node:type_name -> muslin.typha.v1.Resource
+	39, // 22: muslin.typha.v1.RegisterResponse.replicas:type_name -> muslin.typha.v1.Replicas
+	29, // 23: muslin.typha.v1.ReportStatusRequest.conditions:type_name -> muslin.typha.v1.Condition
+	35, // 24: muslin.typha.v1.ReportStatusRequest.capabilities:type_name -> muslin.typha.v1.ReportStatusRequest.CapabilitiesEntry
+	39, // 25: muslin.typha.v1.ReplicasResponse.replicas:type_name -> muslin.typha.v1.Replicas
+	0,  // 26: muslin.typha.v1.EndpointsService.Report:input_type -> muslin.typha.v1.ReportRequest
+	11, // 27: muslin.typha.v1.IpamService.Reserve:input_type -> muslin.typha.v1.ReserveRequest
+	14, // 28: muslin.typha.v1.IpamService.Settle:input_type -> muslin.typha.v1.SettleRequest
+	18, // 29: muslin.typha.v1.IpamService.Release:input_type -> muslin.typha.v1.ReleaseRequest
+	20, // 30: muslin.typha.v1.IpamService.Return:input_type -> muslin.typha.v1.ReturnRequest
+	5,  // 31: muslin.typha.v1.IpamService.Review:input_type -> muslin.typha.v1.ReviewRequest
+	8,  // 32: muslin.typha.v1.IpamService.Enter:input_type -> muslin.typha.v1.EnterRequest
+	24, // 33: muslin.typha.v1.NodesService.Register:input_type -> muslin.typha.v1.RegisterRequest
+	28, // 34: muslin.typha.v1.NodesService.ReportStatus:input_type -> muslin.typha.v1.ReportStatusRequest
+	31, // 35: muslin.typha.v1.NodesService.Replicas:input_type -> muslin.typha.v1.ReplicasRequest
+	22, // 36: muslin.typha.v1.NodesService.Leave:input_type -> muslin.typha.v1.LeaveRequest
+	3,  // 37: muslin.typha.v1.EndpointsService.Report:output_type -> muslin.typha.v1.ReportResponse
+	12, // 38: muslin.typha.v1.IpamService.Reserve:output_type -> muslin.typha.v1.ReserveResponse
+	16, // 39: muslin.typha.v1.IpamService.Settle:output_type -> muslin.typha.v1.SettleResponse
+	19, // 40: muslin.typha.v1.IpamService.Release:output_type -> muslin.typha.v1.ReleaseResponse
+	21, // 41: muslin.typha.v1.IpamService.Return:output_type -> muslin.typha.v1.ReturnResponse
+	6,  // 42: muslin.typha.v1.IpamService.Review:output_type -> muslin.typha.v1.ReviewResponse
+	9,  // 43: muslin.typha.v1.IpamService.Enter:output_type -> muslin.typha.v1.EnterResponse
+	27, // 44: muslin.typha.v1.NodesService.Register:output_type -> muslin.typha.v1.RegisterResponse
+	30, // 45: muslin.typha.v1.NodesService.ReportStatus:output_type -> muslin.typha.v1.ReportStatusResponse
+	32, // 46: muslin.typha.v1.NodesService.Replicas:output_type -> muslin.typha.v1.ReplicasResponse
+	23, // 47: muslin.typha.v1.NodesService.Leave:output_type -> muslin.typha.v1.LeaveResponse
+	37, // [37:48] is the sub-list for method output_type
+	26, // [26:37] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_muslin_typha_v1_node_proto_init() }
@@ -1925,7 +2383,7 @@ func file_muslin_typha_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muslin_typha_v1_node_proto_rawDesc), len(file_muslin_typha_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

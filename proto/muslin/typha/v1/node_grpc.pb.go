@@ -137,6 +137,8 @@ const (
 	IpamService_Settle_FullMethodName  = "/muslin.typha.v1.IpamService/Settle"
 	IpamService_Release_FullMethodName = "/muslin.typha.v1.IpamService/Release"
 	IpamService_Return_FullMethodName  = "/muslin.typha.v1.IpamService/Return"
+	IpamService_Review_FullMethodName  = "/muslin.typha.v1.IpamService/Review"
+	IpamService_Enter_FullMethodName   = "/muslin.typha.v1.IpamService/Enter"
 )
 
 // IpamServiceClient is the client API for IpamService service.
@@ -154,6 +156,12 @@ type IpamServiceClient interface {
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 	// Return gives back warm addresses.
 	Return(ctx context.Context, in *ReturnRequest, opts ...grpc.CallOption) (*ReturnResponse, error)
+	// Review tells which epoch is the node's, and if it is the given one what is reserved under it. It changes nothing.
+	Review(ctx context.Context, in *ReviewRequest, opts ...grpc.CallOption) (*ReviewResponse, error)
+	// Enter gives the node a new epoch in the place of the present one. What was reserved under earlier ones is freed, but
+	// for what is claimed. FAILED_PRECONDITION if the given epoch is not the present one: a call that comes late, or twice,
+	// ends nothing.
+	Enter(ctx context.Context, in *EnterRequest, opts ...grpc.CallOption) (*EnterResponse, error)
 }
 
 type ipamServiceClient struct {
@@ -204,6 +212,26 @@ func (c *ipamServiceClient) Return(ctx context.Context, in *ReturnRequest, opts 
 	return out, nil
 }
 
+func (c *ipamServiceClient) Review(ctx context.Context, in *ReviewRequest, opts ...grpc.CallOption) (*ReviewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReviewResponse)
+	err := c.cc.Invoke(ctx, IpamService_Review_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ipamServiceClient) Enter(ctx context.Context, in *EnterRequest, opts ...grpc.CallOption) (*EnterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EnterResponse)
+	err := c.cc.Invoke(ctx, IpamService_Enter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // IpamServiceServer is the server API for IpamService service.
 // All implementations must embed UnimplementedIpamServiceServer
 // for forward compatibility.
@@ -219,6 +247,12 @@ type IpamServiceServer interface {
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// Return gives back warm addresses.
 	Return(context.Context, *ReturnRequest) (*ReturnResponse, error)
+	// Review tells which epoch is the node's, and if it is the given one what is reserved under it. It changes nothing.
+	Review(context.Context, *ReviewRequest) (*ReviewResponse, error)
+	// Enter gives the node a new epoch in the place of the present one. What was reserved under earlier ones is freed, but
+	// for what is claimed. FAILED_PRECONDITION if the given epoch is not the present one: a call that comes late, or twice,
+	// ends nothing.
+	Enter(context.Context, *EnterRequest) (*EnterResponse, error)
 	mustEmbedUnimplementedIpamServiceServer()
 }
 
@@ -240,6 +274,12 @@ func (UnimplementedIpamServiceServer) Release(context.Context, *ReleaseRequest) 
 }
 func (UnimplementedIpamServiceServer) Return(context.Context, *ReturnRequest) (*ReturnResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Return not implemented")
+}
+func (UnimplementedIpamServiceServer) Review(context.Context, *ReviewRequest) (*ReviewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Review not implemented")
+}
+func (UnimplementedIpamServiceServer) Enter(context.Context, *EnterRequest) (*EnterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Enter not implemented")
 }
 func (UnimplementedIpamServiceServer) mustEmbedUnimplementedIpamServiceServer() {}
 func (UnimplementedIpamServiceServer) testEmbeddedByValue()                     {}
@@ -334,6 +374,42 @@ func _IpamService_Return_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _IpamService_Review_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReviewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IpamServiceServer).Review(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IpamService_Review_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IpamServiceServer).Review(ctx, req.(*ReviewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IpamService_Enter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EnterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IpamServiceServer).Enter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IpamService_Enter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IpamServiceServer).Enter(ctx, req.(*EnterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // IpamService_ServiceDesc is the grpc.ServiceDesc for IpamService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -357,6 +433,14 @@ var IpamService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Return",
 			Handler:    _IpamService_Return_Handler,
 		},
+		{
+			MethodName: "Review",
+			Handler:    _IpamService_Review_Handler,
+		},
+		{
+			MethodName: "Enter",
+			Handler:    _IpamService_Enter_Handler,
+		},
 	},
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "muslin/typha/v1/node.proto",
@@ -366,6 +450,7 @@ const (
 	NodesService_Register_FullMethodName     = "/muslin.typha.v1.NodesService/Register"
 	NodesService_ReportStatus_FullMethodName = "/muslin.typha.v1.NodesService/ReportStatus"
 	NodesService_Replicas_FullMethodName     = "/muslin.typha.v1.NodesService/Replicas"
+	NodesService_Leave_FullMethodName        = "/muslin.typha.v1.NodesService/Leave"
 )
 
 // NodesServiceClient is the client API for NodesService service.
@@ -381,6 +466,9 @@ type NodesServiceClient interface {
 	ReportStatus(ctx context.Context, in *ReportStatusRequest, opts ...grpc.CallOption) (*ReportStatusResponse, error)
 	// Replicas lists the replicas of typha, for a node that has no stream.
 	Replicas(ctx context.Context, in *ReplicasRequest, opts ...grpc.CallOption) (*ReplicasResponse, error)
+	// Leave says that the calling node's felix is about to end, for an upgrade or with the node. Kubernetes is told that the
+	// node has no network (condition NetworkUnavailable, reason CalicoIsDown), until a felix of the node is in sync again.
+	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error)
 }
 
 type nodesServiceClient struct {
@@ -421,6 +509,16 @@ func (c *nodesServiceClient) Replicas(ctx context.Context, in *ReplicasRequest, 
 	return out, nil
 }
 
+func (c *nodesServiceClient) Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeaveResponse)
+	err := c.cc.Invoke(ctx, NodesService_Leave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodesServiceServer is the server API for NodesService service.
 // All implementations must embed UnimplementedNodesServiceServer
 // for forward compatibility.
@@ -434,6 +532,9 @@ type NodesServiceServer interface {
 	ReportStatus(context.Context, *ReportStatusRequest) (*ReportStatusResponse, error)
 	// Replicas lists the replicas of typha, for a node that has no stream.
 	Replicas(context.Context, *ReplicasRequest) (*ReplicasResponse, error)
+	// Leave says that the calling node's felix is about to end, for an upgrade or with the node. Kubernetes is told that the
+	// node has no network (condition NetworkUnavailable, reason CalicoIsDown), until a felix of the node is in sync again.
+	Leave(context.Context, *LeaveRequest) (*LeaveResponse, error)
 	mustEmbedUnimplementedNodesServiceServer()
 }
 
@@ -452,6 +553,9 @@ func (UnimplementedNodesServiceServer) ReportStatus(context.Context, *ReportStat
 }
 func (UnimplementedNodesServiceServer) Replicas(context.Context, *ReplicasRequest) (*ReplicasResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Replicas not implemented")
+}
+func (UnimplementedNodesServiceServer) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
 }
 func (UnimplementedNodesServiceServer) mustEmbedUnimplementedNodesServiceServer() {}
 func (UnimplementedNodesServiceServer) testEmbeddedByValue()                      {}
@@ -528,6 +632,24 @@ func _NodesService_Replicas_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodesService_Leave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeaveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodesServiceServer).Leave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodesService_Leave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodesServiceServer).Leave(ctx, req.(*LeaveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodesService_ServiceDesc is the grpc.ServiceDesc for NodesService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -546,6 +668,10 @@ var NodesService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Replicas",
 			Handler:    _NodesService_Replicas_Handler,
+		},
+		{
+			MethodName: "Leave",
+			Handler:    _NodesService_Leave_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

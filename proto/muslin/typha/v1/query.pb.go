@@ -603,7 +603,9 @@ type ExplainPolicyResponse struct {
 	// True if the packet passes everywhere.
 	Allowed bool `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
 	// What decided, in the order in which the packet meets it: on the node of the source, then on that of the destination.
-	Decisions     []*Decision `protobuf:"bytes,2,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	Decisions []*Decision `protobuf:"bytes,2,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	// What to know of the answer, in sentences: how addresses are translated on the way, or may be.
+	Notes         []string `protobuf:"bytes,3,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -648,6 +650,13 @@ func (x *ExplainPolicyResponse) GetAllowed() bool {
 func (x *ExplainPolicyResponse) GetDecisions() []*Decision {
 	if x != nil {
 		return x.Decisions
+	}
+	return nil
+}
+
+func (x *ExplainPolicyResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
 	}
 	return nil
 }
@@ -980,10 +989,11 @@ const file_muslin_typha_v1_query_proto_rawDesc = "" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x1a\n" +
 	"\bprotocol\x18\x03 \x01(\rR\bprotocol\x12\x12\n" +
-	"\x04port\x18\x04 \x01(\rR\x04port\"j\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\"\x80\x01\n" +
 	"\x15ExplainPolicyResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x127\n" +
-	"\tdecisions\x18\x02 \x03(\v2\x19.muslin.typha.v1.DecisionR\tdecisions\"\x90\x01\n" +
+	"\tdecisions\x18\x02 \x03(\v2\x19.muslin.typha.v1.DecisionR\tdecisions\x12\x14\n" +
+	"\x05notes\x18\x03 \x03(\tR\x05notes\"\x90\x01\n" +
 	"\bDecision\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x16\n" +
 	"\x06egress\x18\x02 \x01(\bR\x06egress\x12\x18\n" +

@@ -1,0 +1,152 @@
+package unary_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/muslin-net/muslin/internal/unary"
+)
+
+const method = "/test.Echo/Echo"
+
+// serve runs a real gRPC server whose one method is answer.
+func serve(t *testing.T, answer func(context.Context, []byte) ([]byte, error)) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	g := grpc.NewServer()
+	g.RegisterService(&grpc.ServiceDesc{ServiceName: "test.Echo", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
+		MethodName: "Echo",
+		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			var in wrapperspb.BytesValue
+			if err := decode(&in); err != nil {
+				return nil, err
+			}
+			out, err := answer(ctx, in.GetValue())
+			return wrapperspb.Bytes(out), err
+		},
+	}}}, nil)
+	done := make(chan error, 1)
+	go func() { done <- g.Serve(l) }()
+	t.Cleanup(func() { g.Stop(); require.NoError(t, <-done) })
+	return socket
+}
+
+func call(ctx context.Context, t *testing.T, socket string, body []byte) ([]byte, error) {
+	t.Helper()
+	in, err := proto.Marshal(wrapperspb.Bytes(body))
+	require.NoError(t, err)
+	out, err := unary.Call(ctx, socket, method, in)
+	if err != nil {
+		return nil, err
+	}
+	var answer wrapperspb.BytesValue
+	require.NoError(t, proto.Unmarshal(out, &answer))
+	return answer.GetValue(), nil
+}
+
+func codeOf(t *testing.T, err error) unary.Code {
+	t.Helper()
+	var e *unary.Error
+	require.ErrorAs(t, err, &e)
+	return e.Code
+}
+
+func TestARealServerAnswers(t *testing.T) {
+	socket := serve(t, func(_ context.Context, in []byte) ([]byte, error) { return in, nil })
+	// Messages of more than a frame, and of more than both windows, in both directions.
+	for _, size := range []int{0, 1, 16384, 65535, 65536, 1 << 20, 3 << 20} {
+		body := bytes.Repeat([]byte{'x'}, size)
+		got, err := call(t.Context(), t, socket, body)
+		require.NoError(t, err, size)
+		require.True(t, bytes.Equal(body, got), size)
+	}
+}
+
+func TestTheServersStatusIsTold(t *testing.T) {
+	words := "route 10.0.0.1/32: no such device; try \"again\" – 100 %\n" + strings.Repeat("long ", 5000)
+	socket := serve(t, func(context.Context, []byte) ([]byte, error) {
+		return nil, status.Error(codes.FailedPrecondition, words)
+	})
+	_, err := call(t.Context(), t, socket, nil)
+	require.Equal(t, unary.FailedPrecondition, codeOf(t, err))
+	require.EqualError(t, err, words)
+
+	_, err = unary.Call(t.Context(), socket, "/test.Echo/Nothing", nil)
+	require.Equal(t, unary.Code(codes.Unimplemented), codeOf(t, err))
+}
+
+func TestTheDeadlineIsTheServersToo(t *testing.T) {
+	told := make(chan time.Time, 1)
+	socket := serve(t, func(ctx context.Context, _ []byte) ([]byte, error) {
+		at, _ := ctx.Deadline()
+		told <- at
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := call(ctx, t, socket, nil)
+	require.Equal(t, unary.DeadlineExceeded, codeOf(t, err))
+	require.False(t, (<-told).IsZero())
+
+	ctx, cancel = context.WithCancel(t.Context())
+	go func() { <-told; cancel() }()
+	_, err = call(ctx, t, socket, nil)
+	require.Equal(t, unary.DeadlineExceeded, codeOf(t, err))
+}
+
+func TestNobodyAnswers(t *testing.T) {
+	_, err := unary.Call(t.Context(), filepath.Join(t.TempDir(), "nobody"), method, nil)
+	require.Equal(t, unary.Unavailable, codeOf(t, err))
+	require.ErrorContains(t, err, "nobody: connect: no such file or directory")
+}
+
+// Whatever the other side sends, the call ends with an error; it neither hangs nor falls over.
+func FuzzAnswers(f *testing.F) {
+	settings := []byte{0, 0, 0, 4, 0, 0, 0, 0, 0}
+	f.Add(settings)
+	f.Add([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+	f.Add(append(settings, 0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88))          // :status 200 and the end
+	f.Add(append(settings, 0, 0, 2, 0, 9, 0, 0, 0, 1, 7, 1))          // padding longer than the frame
+	f.Add(append(settings, 0, 0, 0, 7, 0, 0, 0, 0, 0))                // going away
+	f.Add(append(settings, 0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5)) // a ping that is cut short
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		socket := filepath.Join(t.TempDir(), "s")
+		l, err := net.Listen("unix", socket)
+		require.NoError(t, err)
+		defer l.Close()
+		go func() {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			if _, err := c.Write(answer); err == nil {
+				_ = c.(*net.UnixConn).CloseWrite()
+				_, _ = io.Copy(io.Discard, c)
+			}
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_, err = unary.Call(ctx, socket, method, []byte("question"))
+		var e *unary.Error
+		require.True(t, err == nil || errors.As(err, &e), "%v", err)
+		require.NoError(t, ctx.Err())
+	})
+}
