@@ -17,6 +17,8 @@ import (
 	cnibase "github.com/containernetworking/cni/pkg/types"
 	cnitypes "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/internal/backoff"
 )
 
 const (
@@ -29,11 +31,12 @@ const (
 // pod is a network namespace wired by the CNI plugin. A pod whose space is nil is being made.
 type pod struct {
 	pod    Pod
-	id     string // of its sandbox; the same when it is tried again, since nobody deletes what a failed ADD left
+	id     string // of its sandbox; another one when it is tried again, as with a container runtime
 	space  *space
 	path   string // of its network namespace, inside its node
 	result *cnitypes.Result
 	took   time.Duration // of its last call of CNI, ADD or DEL
+	failed chan struct{} // of a pod that could not be made and is not removed yet: closed when it is
 }
 
 // conflist is the network configuration of a node, as an installer would write it. Pods get an address of each family
@@ -61,7 +64,8 @@ func conflist(node string, pools []Pool) string {
 `, node, v4, v6)
 }
 
-// addPod makes a pod's network namespace on its node and has the CNI plugin wire it. On failure nothing of it is left.
+// addPod makes a pod's network namespace on its node and has the CNI plugin wire it. What a failure left is removed before
+// the pod can be tried again.
 func (s *supervisor) addPod(ctx context.Context, p Pod) (PodStatus, error) {
 	if p.Namespace == "" {
 		p.Namespace = defaultNamespace
@@ -70,34 +74,100 @@ func (s *supervisor) addPod(ctx context.Context, p Pod) (PodStatus, error) {
 		return PodStatus{}, err
 	}
 	m := s.machines[p.Node]
-	made := &pod{pod: p, id: "lab-" + p.Namespace + "-" + p.Name, path: filepath.Join(netnsDir, strings.ReplaceAll(p.Namespace+"-"+p.Name, "/", "-"))}
-
-	s.mu.Lock()
-	if _, taken := s.pods[p.id()]; taken {
-		s.mu.Unlock()
-		return PodStatus{}, problem(fmt.Sprintf("pod %s exists already", p.id()), "choose another name, or: lab pod del "+p.id())
-	}
-	s.pods[p.id()] = made
-	s.mu.Unlock()
-
-	sp, result, err := wirePod(ctx, m, made)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	made, err := s.newPod(ctx, p)
 	if err != nil {
-		delete(s.pods, p.id())
+		return PodStatus{}, err
+	}
+	sp, err := newPodSpace(p.id(), m.space, made.path)
+	var result *cnitypes.Result
+	if err == nil {
+		result, err = made.wire(ctx, m)
+	}
+	if err != nil {
+		if sp != nil {
+			err = alsoFailed(err, s.discard(ctx, m, made, sp))
+		} else {
+			s.forget(made)
+		}
 		return PodStatus{}, fmt.Errorf("add pod %s on %s: %w", p.id(), p.Node, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	made.space, made.result = sp, result
 	return made.status(), nil
 }
 
-// wirePod makes the namespace and runs CNI ADD, and takes both back on failure.
-func wirePod(ctx context.Context, m *machine, p *pod) (*space, *cnitypes.Result, error) {
-	sp, err := newPodSpace(p.pod.id(), m.space, p.path)
-	if err != nil {
-		return nil, nil, err
+// newPod gives a pod a sandbox of its own, once nothing is left of an earlier one that failed.
+func (s *supervisor) newPod(ctx context.Context, p Pod) (*pod, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		taken := s.pods[p.id()]
+		if taken == nil {
+			break
+		}
+		if taken.failed == nil {
+			return nil, problem(fmt.Sprintf("pod %s exists already", p.id()), "choose another name, or: lab pod del "+p.id())
+		}
+		s.mu.Unlock()
+		select {
+		case <-taken.failed:
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("pod %s: its sandbox before is not removed yet: %w", p.id(), ctx.Err())
+		}
 	}
-	var result *cnitypes.Result
+	s.sandboxes++
+	made := &pod{
+		pod: p, id: fmt.Sprintf("lab-%s-%s-%d", p.Namespace, p.Name, s.sandboxes),
+		path: filepath.Join(netnsDir, strings.ReplaceAll(p.Namespace+"-"+p.Name, "/", "-")),
+	}
+	s.pods[p.id()] = made
+	return made, nil
+}
+
+func (s *supervisor) forget(p *pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.pods, p.pod.id())
+}
+
+// discard removes what a failed ADD left, as a container runtime does: by the sandbox's own id, and again until that
+// succeeds. It returns how the first time ended.
+func (s *supervisor) discard(ctx context.Context, m *machine, p *pod, sp *space) error {
+	remove := func(ctx context.Context) error {
+		if err := p.unwire(ctx, m); err != nil {
+			return err
+		}
+		return dropPodSpace(m, sp, p.path)
+	}
+	err := remove(context.WithoutCancel(ctx))
+	if err == nil {
+		s.forget(p)
+		return nil
+	}
+	s.mu.Lock()
+	p.failed = make(chan struct{})
+	s.mu.Unlock()
+	s.running.Go(func() {
+		wait := backoff.Backoff{Min: 100 * time.Millisecond, Max: 2 * time.Second}
+		for wait.Wait(s.ctx) == nil {
+			if err := remove(s.ctx); err != nil {
+				s.log.Warn("a sandbox that failed is not removed yet", "pod", p.pod.id(), "sandbox", p.id, "error", err)
+				continue
+			}
+			s.forget(p)
+			close(p.failed)
+			return
+		}
+	})
+	return err
+}
+
+// wire runs CNI ADD.
+func (p *pod) wire(ctx context.Context, m *machine) (result *cnitypes.Result, err error) {
 	err = m.space.do(func() error {
 		cni, network, rt, err := p.cni()
 		if err != nil {
@@ -106,18 +176,26 @@ func wirePod(ctx context.Context, m *machine, p *pod) (*space, *cnitypes.Result,
 		began := time.Now()
 		r, err := cni.AddNetworkList(ctx, network, rt)
 		p.took = time.Since(began)
-		if err == nil {
-			result, err = cnitypes.NewResultFromResult(r)
-		}
 		if err != nil {
-			return alsoFailed(err, cni.DelNetworkList(context.WithoutCancel(ctx), network, rt))
+			return err
 		}
-		return nil
+		result, err = cnitypes.NewResultFromResult(r)
+		return err
 	})
-	if err != nil {
-		return nil, nil, alsoFailed(err, dropPodSpace(m, sp, p.path))
-	}
-	return sp, result, nil
+	return result, err
+}
+
+// unwire runs CNI DEL.
+func (p *pod) unwire(ctx context.Context, m *machine) error {
+	return m.space.do(func() error {
+		cni, network, rt, err := p.cni()
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		defer func() { p.took = time.Since(began) }()
+		return cni.DelNetworkList(ctx, network, rt)
+	})
 }
 
 // delPod ends the pod's programs, runs CNI DEL and removes the namespace. If DEL fails the pod stays, to be deleted again.
@@ -136,15 +214,7 @@ func (s *supervisor) delPod(ctx context.Context, id string) (PodStatus, error) {
 	m := s.machines[p.pod.Node]
 	err := killInside(sp)
 	if err == nil {
-		err = m.space.do(func() error {
-			cni, network, rt, err := p.cni()
-			if err != nil {
-				return err
-			}
-			began := time.Now()
-			defer func() { p.took = time.Since(began) }()
-			return cni.DelNetworkList(ctx, network, rt)
-		})
+		err = p.unwire(ctx, m)
 	}
 	if err == nil {
 		err = dropPodSpace(m, sp, p.path)

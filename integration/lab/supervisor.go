@@ -35,9 +35,11 @@ type supervisor struct {
 
 	switching sync.Mutex // one change of backend at a time
 
-	mu      sync.Mutex
-	pods    map[string]*pod
-	backend Backend // the topology's until it is changed
+	mu   sync.Mutex
+	pods map[string]*pod
+	// sandboxes counts those that were made, so that each has an id of its own
+	sandboxes int
+	backend   Backend // the topology's until it is changed
 }
 
 // config is what the launcher tells the supervisor, in config.json of the state directory.
