@@ -18,7 +18,7 @@ const (
 
 // healthPorts are where processes tell on loopback whether they are ready; felix's and bird's are those that calico-node's
 // probes ask.
-var healthPorts = map[string]uint16{ProcessBird: 9097, ProcessTypha: 9098, ProcessFelix: 9099, ProcessControllers: 9094}
+var healthPorts = map[string]uint16{ProcessBird: 9097, ProcessTypha: 9098, ProcessFelix: 9099, ProcessControllers: 9095}
 
 func healthAddr(process string) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), healthPorts[process])

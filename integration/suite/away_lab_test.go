@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -172,8 +173,12 @@ type churn struct {
 func (c *cluster) churn(t *testing.T, nodes ...string) *churn {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
+	// A deletion that failed halfway is no pod any more: it is brought to its end, as a kubelet does.
+	late, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	ch := &churn{stop: cancel}
+	t.Cleanup(giveUp)
 	t.Cleanup(ch.end)
+	context.AfterFunc(ctx, func() { time.AfterFunc(patience, giveUp) })
 	for _, node := range nodes {
 		ch.all.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
@@ -184,7 +189,7 @@ func (c *cluster) churn(t *testing.T, nodes ...string) *churn {
 					return err
 				})
 				if i%8 != 7 || ctx.Err() == nil {
-					ch.until(ctx, func() error { return c.PodDel(work, name) })
+					ch.until(late, func() error { return c.PodDel(work, name) })
 				}
 			}
 		})
