@@ -52,7 +52,7 @@ func TestUnreachable(t *testing.T) {
 			t.Parallel()
 			test.cfg.Endpoints = []string{test.endpoint}
 			if test.cfg.OpTimeout == 0 { // long enough for a handshake while other tests have the processors
-				test.cfg.OpTimeout, test.cfg.DialTimeout = 1500*time.Millisecond, time.Second
+				test.cfg.OpTimeout, test.cfg.DialTimeout = 4*time.Second, 3*time.Second
 			}
 			c := client(t, test.cfg)
 			for _, do := range []func() error{

@@ -37,6 +37,14 @@ func backends(t *testing.T) []ipip.Backend {
 	return []ipip.Backend{ipip.BPF}
 }
 
+// alone are the backends that tests of one backend by itself are for. The second kernel is slow, and has the host's BPF beside
+// the module in the tests of pairs.
+func alone(t *testing.T) []ipip.Backend {
+	t.Helper()
+	all := backends(t)
+	return all[len(all)-1:]
+}
+
 // patience is how long tests wait for what is to happen at once: emulated processors are slow.
 const patience = time.Minute
 

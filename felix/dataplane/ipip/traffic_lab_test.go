@@ -20,10 +20,15 @@ import (
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
-// eachPair runs a test for each pair of backends that this kernel has, so that all are proven to understand each other.
+// eachPair runs a test for each pair of backends that this kernel has, so that all are proven to understand each other. BPF with
+// itself is for kernels that have nothing else.
 func eachPair(t *testing.T, test func(t *testing.T, a, b ipip.Backend)) {
-	for _, a := range backends(t) {
-		for _, b := range backends(t) {
+	all := backends(t)
+	for _, a := range all {
+		for _, b := range all {
+			if len(all) > 1 && a == ipip.BPF && b == ipip.BPF {
+				continue
+			}
 			t.Run(short(a)+"-"+short(b), func(t *testing.T) { test(t, a, b) })
 		}
 	}
@@ -56,7 +61,7 @@ func TestTraffic(t *testing.T) {
 
 // A packet that came out of one tunnel goes into the next, as to the pod of a service on a third node.
 func TestFromTunnelToTunnel(t *testing.T) {
-	for _, middle := range backends(t) {
+	for _, middle := range alone(t) {
 		t.Run(short(middle), func(t *testing.T) {
 			f := build(t, ipip.BPF, middle, ipip.BPF)
 			one, two, three := f.nodes[0], f.nodes[1], f.nodes[2]
@@ -79,7 +84,7 @@ func TestFromTunnelToTunnel(t *testing.T) {
 
 // The outer header, field by field, with what the package's doc says of each backend.
 func TestOuterHeader(t *testing.T) {
-	for _, backend := range backends(t) {
+	for _, backend := range alone(t) {
 		t.Run(short(backend), func(t *testing.T) {
 			f := build(t, backend, backend)
 			one, two := f.nodes[0], f.nodes[1]
@@ -244,7 +249,7 @@ func counter(t *testing.T, n *node, name string) uint64 {
 
 // What cannot go into the tunnel is dropped and counted, and the sender of a packet too big is told.
 func TestWhatDoesNotFit(t *testing.T) {
-	for _, backend := range backends(t) {
+	for _, backend := range alone(t) {
 		t.Run(short(backend), func(t *testing.T) {
 			f := build(t, backend, backend)
 			one, two := f.nodes[0], f.nodes[1]
