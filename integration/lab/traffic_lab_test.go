@@ -91,13 +91,16 @@ func TestPods(t *testing.T) {
 	})
 
 	t.Run("a pod that fails half-way leaves nothing", func(t *testing.T) {
-		require.NoError(t, os.Remove(filepath.Join(nodeDir(l.dir, "worker-2"), "opt-cni/bin/host-local")))
+		plugin := filepath.Join(nodeDir(l.dir, "worker-2"), "opt-cni/bin/host-local")
+		require.NoError(t, os.Rename(plugin, plugin+".away"))
 		_, err := l.PodAdd(ctx, Pod{Name: "half", Node: "worker-2"})
 		require.ErrorContains(t, err, "add pod half on worker-2")
 		require.ErrorContains(t, err, "host-local")
-		out, err := l.Run(ctx, "worker-2", "sh", "-c", "ip netns; ls /run/netns /var/lib/cni/results")
-		require.NoError(t, err)
-		assert.NotContains(t, out, "half")
+		require.NoError(t, os.Rename(plugin+".away", plugin)) // without it there was no DEL either
+		require.Eventually(t, func() bool {
+			out, err := l.Run(ctx, "worker-2", "sh", "-c", "ip netns; ls /run/netns /var/lib/cni/results")
+			return err == nil && !strings.Contains(out, "half")
+		}, time.Minute, 50*time.Millisecond)
 	})
 }
 
