@@ -24,10 +24,10 @@ import (
 // TestPolicySync: a pod that mounts a volume of the CSI driver is told its own policy, from a user's edit to the proxy in the
 // pod, also by another felix, until the volume goes. This test is kubelet and proxy.
 func TestPolicySync(t *testing.T) {
+	dir := t.TempDir() // before the lab, so that it goes after felix, which writes there
 	c := up(t, "policysync", lab.ModeVXLAN, nil)
 	const node = "worker-2"
 	require.Equal(t, node, c.pod(t, "pod-2").Node)
-	dir := t.TempDir()
 	home, socket := client.HomeAt(filepath.Join(dir, "nodeagent")), filepath.Join(dir, "csi.sock")
 	settings := filepath.Join(dir, "nodeagent.json")
 	require.NoError(t, os.WriteFile(settings, []byte(fmt.Sprintf(`{"nodeagent_management_home": %q}`, filepath.Dir(home.Mounts))), 0o600))
