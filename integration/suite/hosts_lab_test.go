@@ -96,7 +96,7 @@ spec: {node: worker-2, expectedIPs: ["`+node("worker-2").String()+`"]}
 	require.False(t, reaches("worker-2", "worker-1", shutPort), "felix is away")
 	typha := victim{"master", "typha"}
 	c.kill(t, typha)
-	c.sh(t, "worker-1", "nft delete table ip calico") // as a reboot does
+	c.sh(t, "worker-1", "nft delete table ip calico; rm -f /run/calico/felix-view-unsaved") // as a reboot does, also to /run
 	require.True(t, reaches("worker-2", "worker-1", shutPort), "there is no firewall")
 	c.start(t, felix)
 	awaitShut() // from the saved view
