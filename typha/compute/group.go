@@ -86,6 +86,10 @@ func (e *Engine) groupOf(s *subject, known []string) *group {
 		g.list.group = g
 		g.list.say(normal, e.inTiers(normal, e.applying(s)), known)
 		e.groups.by[key] = g
+	} else {
+		// Those who are in it may all be about to leave, as they are no longer what its key says. Then policies that came since
+		// have found nobody in it.
+		e.groups.dirty[g] = struct{}{}
 	}
 	g.members[s] = struct{}{}
 	s.group = g

@@ -145,7 +145,7 @@ func TestIncrementalIsFromScratch(t *testing.T) {
 						c.sub = store.Subscribe(c.scope, maps.Clone(c.has), func() {})
 					}
 				}
-				if step%25 == 0 {
+				if step%10 == 0 {
 					requireReplica(t, w, store)
 				}
 			}
@@ -182,7 +182,19 @@ func requireReplica(t *testing.T, w *world, store *views.Store) {
 	otherStore.Commit(other.Flush())
 	for _, n := range worldNodes {
 		for _, s := range []views.Scope{nodeView(n), bgpView(n)} {
-			require.True(t, maps.Equal(versions(t, store, s), versions(t, otherStore, s)), "replica differs in %s", s)
+			got, want := versions(t, otherStore, s), versions(t, store, s)
+			if maps.Equal(got, want) {
+				continue
+			}
+			mine, its := store.View(s), otherStore.View(s)
+			both := maps.Clone(got)
+			maps.Copy(both, want)
+			for k := range both {
+				if got[k] != want[k] {
+					t.Errorf("a replica differs in %s: %v\n this one holds %+v\n the other holds %+v", s, k, mine[k], its[k])
+				}
+			}
+			t.FailNow()
 		}
 	}
 }

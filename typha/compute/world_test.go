@@ -61,17 +61,17 @@ func (w *world) step(e *Engine) {
 	e.Apply(cache.Change{Key: key, Object: o})
 }
 
-// all bring the whole world in, in random order.
+// all bring the whole world in, in an order that the seed alone decides, so that a failure can be seen again.
 func (w *world) all() []func(*Engine) {
 	var out []func(*Engine)
-	for k, o := range w.objects {
-		out = append(out, func(e *Engine) { e.Apply(cache.Change{Key: k, Object: o}) })
+	for _, k := range slices.SortedFunc(maps.Keys(w.objects), compareKeys) {
+		out = append(out, func(e *Engine) { e.Apply(cache.Change{Key: k, Object: w.objects[k]}) })
 	}
-	for name, s := range w.services {
-		out = append(out, func(e *Engine) { e.SetService(name, s) })
+	for _, name := range slices.Sorted(maps.Keys(w.services)) {
+		out = append(out, func(e *Engine) { e.SetService(name, w.services[name]) })
 	}
-	for name, s := range w.slices {
-		out = append(out, func(e *Engine) { e.SetEndpointSlice(name, s) })
+	for _, name := range slices.Sorted(maps.Keys(w.slices)) {
+		out = append(out, func(e *Engine) { e.SetEndpointSlice(name, w.slices[name]) })
 	}
 	w.r.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	return out
@@ -416,9 +416,7 @@ func (w *world) affinity() api.Object {
 // of returns the objects of a Go type, in the order of their keys.
 func of[T api.Object](w *world) []T {
 	if w.sorted == nil {
-		for _, k := range slices.SortedFunc(maps.Keys(w.objects), func(a, b api.Key) int {
-			return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-		}) {
+		for _, k := range slices.SortedFunc(maps.Keys(w.objects), compareKeys) {
 			w.sorted = append(w.sorted, w.objects[k])
 		}
 	}
@@ -429,4 +427,8 @@ func of[T api.Object](w *world) []T {
 		}
 	}
 	return out
+}
+
+func compareKeys(a, b api.Key) int {
+	return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
