@@ -60,7 +60,7 @@ k8s-deps:
 	@integration/deps/install k8s
 
 .PHONY: unit
-unit: ## tests that need no root, with the race detector (less than a minute on two cores once compiled)
+unit: ## tests that need no root, with the race detector (1 to 5 minutes on two cores once compiled)
 	@# Many packages and tests wait for timers and sockets, so more run at a time than there are cores. Tests of random
 	@# changes go a part of the way here, and all of it in make property. Half of the work is to
 	@# link the test binaries. Vet is part of make lint.
@@ -68,7 +68,7 @@ unit: ## tests that need no root, with the race detector (less than a minute on 
 	go test -race -gcflags=github.com/osrg/gobgp/v3/pkg/server=-race=false -vet=off -p 4 -parallel 8 ./...
 
 .PHONY: property
-property: ## tests of random changes by the thousand, without the race detector (half a minute once compiled)
+property: ## tests of random changes by the thousand, without the race detector (3 minutes)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off $(RANDOM_TESTS)
 
 .PHONY: nightly
@@ -95,7 +95,7 @@ test-deps:
 	@integration/deps/install test
 
 .PHONY: lab-test
-lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels; needs root (27 minutes)
+lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels; needs root (over an hour on two cores)
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
 	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(SUITES)
 

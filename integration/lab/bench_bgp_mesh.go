@@ -213,6 +213,7 @@ func startBird(ctx context.Context, l *Lab, where, dir string, config *birdv1.Co
 			return nil, err
 		}
 	}
+	// Several may share a machine, so that any free port has to do for health.
 	command := fmt.Sprintf("bird --health=127.0.0.1:0 --socket /run/%s/bird.sock --gobgp-socket= --lib-dir /run/%s >/run/%s/bird.log 2>&1", dir, dir, dir)
 	pid, halt, err := startMarked(ctx, l, where, filepath.Join(dir, "bird.pid"), command)
 	if err != nil {
