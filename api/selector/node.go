@@ -41,6 +41,7 @@ const (
 	contains
 	startsWith
 	endsWith
+	present // of conditions only: hasNode otherwise
 )
 
 // String is the operator as it is written in the canonical form.

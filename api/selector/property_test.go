@@ -161,9 +161,21 @@ func TestAgainstOracle(t *testing.T) {
 
 		pre := s.ReplaceGlobal(Not(Has(LabelNamespace))).WithPrefix("p.")
 		joined, negated := And(s, nil, other), Not(s)
-		required := s.Required()
+		required, conditions := s.Required(), s.Conditions()
+		alike := map[string]bool{} // whether objects are selected, by the conditions that hold
 		for i, l := range universe {
 			want := x.eval(l)
+			hold := ""
+			for _, c := range conditions {
+				if c.Holds(Map(l)) {
+					require.Contains(t, l, c.Key(), what)
+					hold += c.String() + ";"
+				}
+			}
+			if before, seen := alike[hold]; seen && before != want {
+				t.Fatalf("%s\nlabels %v match: %v, and others of which the same conditions hold: %v\n%s", what, l, want, before, hold)
+			}
+			alike[hold] = want
 			if s.Matches(l) != want || again.Matches(l) != want || negated.Matches(l) == want ||
 				pre.Matches(prefixed[i]) != want || joined.Matches(l) != (want && y.eval(l)) {
 				t.Fatalf("%s\ncanonical %s\nother %s\nlabels %v want %v", what, s, other, l, want)

@@ -29,25 +29,6 @@ func (s *Selector) Required() []Requirement {
 	return out
 }
 
-// Keys are the labels that a selector looks at, sorted. Objects with the same values of them are all matched, or none is.
-func (s *Selector) Keys() []string {
-	keys := map[string]struct{}{}
-	anyNode(s.tree(), func(n node) bool {
-		switch n := n.(type) {
-		case globalNode:
-			keys[LabelNamespace] = struct{}{}
-		case hasNode:
-			keys[n.key] = struct{}{}
-		case *compareNode:
-			keys[n.key] = struct{}{}
-		case *setNode:
-			keys[n.key] = struct{}{}
-		}
-		return false
-	})
-	return slices.Sorted(maps.Keys(keys))
-}
-
 // admitted says which values a label may have; the label must be present.
 type admitted struct {
 	any    bool

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"maps"
 	"slices"
 
 	"github.com/muslin-net/muslin/api/selector"
@@ -11,9 +12,10 @@ import (
 	"github.com/muslin-net/muslin/typha/views"
 )
 
-// group is the workloads, of all nodes, that no policy tells apart: they have the same values of all labels that selectors of
-// policies look at, and the same profiles. They share a policy list, whose id is made of these values and not of what applies:
-// a policy that comes to apply to them changes one list, and no endpoint.
+// group is the workloads, of all nodes, that no policy tells apart: of what selectors of policies ask the same is true of them,
+// and they have the same profiles. They share a policy list, whose id is made of these and not of what applies: a policy that comes
+// to apply to them changes one list, and no endpoint. One that asks something new moves the workloads of which it is true to other
+// groups, and no others.
 type group struct {
 	key     string
 	members map[*subject]struct{}
@@ -22,53 +24,97 @@ type group struct {
 
 // groups sort workloads into groups.
 type groups struct {
-	by       map[string]*group
-	mentions map[string]int      // by how many selectors of policies labels are looked at
-	moved    map[string]struct{} // labels that began or ceased to be looked at since the last flush
-	dirty    map[*group]struct{}
-	buf      []byte
+	by    map[string]*group
+	asked map[selector.Condition]*question
+	other map[string]map[selector.Condition]*question // those that do not ask for a value, by label
+	moved map[selector.Condition]bool                 // those that began or ceased to be asked since the last flush, and whether they were before
+	dirty map[*group]struct{}
+	hold  []string
+	buf   []byte
+}
+
+// question is a condition that selectors of policies ask.
+type question struct {
+	text  string
+	times int // how many selectors ask it
 }
 
 func newGroups() *groups {
-	return &groups{by: map[string]*group{}, mentions: map[string]int{}, moved: map[string]struct{}{}, dirty: map[*group]struct{}{}}
+	return &groups{
+		by: map[string]*group{}, asked: map[selector.Condition]*question{}, other: map[string]map[selector.Condition]*question{},
+		moved: map[selector.Condition]bool{}, dirty: map[*group]struct{}{},
+	}
 }
 
-// mention counts one selector of policies more, or less.
-func (g *groups) mention(s *selector.Selector, by int) {
-	for _, key := range s.Keys() {
-		was := g.mentions[key]
-		if g.mentions[key] = was + by; was+by == 0 {
-			delete(g.mentions, key)
+// ask counts one selector of policies more.
+func (g *groups) ask(s *selector.Selector) {
+	for _, c := range s.Conditions() {
+		q := g.asked[c]
+		if q == nil {
+			q = &question{text: c.String()}
+			g.asked[c] = q
+			g.move(c, false)
+			if !c.IsEquals() {
+				if g.other[c.Key()] == nil {
+					g.other[c.Key()] = map[selector.Condition]*question{}
+				}
+				g.other[c.Key()][c] = q
+			}
 		}
-		if was == 0 || was+by == 0 {
-			g.moved[key] = struct{}{}
+		q.times++
+	}
+}
+
+// drop counts one less.
+func (g *groups) drop(s *selector.Selector) {
+	for _, c := range s.Conditions() {
+		q := g.asked[c]
+		if q.times--; q.times > 0 {
+			continue
 		}
+		delete(g.asked, c)
+		g.move(c, true)
+		if !c.IsEquals() {
+			if delete(g.other[c.Key()], c); len(g.other[c.Key()]) == 0 {
+				delete(g.other, c.Key())
+			}
+		}
+	}
+}
+
+func (g *groups) move(c selector.Condition, was bool) {
+	if _, noted := g.moved[c]; !noted {
+		g.moved[c] = was
 	}
 }
 
 // key writes down what makes a workload's group. known are its profiles that are known.
 func (g *groups) key(s *subject, known []string) string {
-	var labels [][2]string
+	hold := g.hold[:0]
 	s.each(func(key, value string) {
-		if g.mentions[key] > 0 {
-			labels = append(labels, [2]string{key, value})
+		if q := g.asked[selector.Equals(key, value)]; q != nil {
+			hold = append(hold, q.text)
+		}
+		for c, q := range g.other[key] {
+			if c.Holds(s) {
+				hold = append(hold, q.text)
+			}
 		}
 	})
-	slices.SortFunc(labels, func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })
+	slices.Sort(hold)
 	buf := g.buf[:0]
 	word := func(text string) {
 		buf = binary.AppendUvarint(buf, uint64(len(text)))
 		buf = append(buf, text...)
 	}
-	buf = binary.AppendUvarint(buf, uint64(len(labels)))
-	for _, l := range labels {
-		word(l[0])
-		word(l[1])
+	buf = binary.AppendUvarint(buf, uint64(len(hold)))
+	for _, text := range hold {
+		word(text)
 	}
 	for _, name := range known {
 		word(name)
 	}
-	g.buf = buf
+	g.hold, g.buf = hold, buf
 	return string(buf)
 }
 
@@ -123,8 +169,9 @@ func (e *Engine) touchList(s *subject) {
 	}
 }
 
-// regroup has the workloads computed anew that have labels which began or ceased to be looked at.
+// regroup has the workloads computed anew of which something is true that began or ceased to be asked.
 func (e *Engine) regroup() {
+	maps.DeleteFunc(e.groups.moved, func(c selector.Condition, was bool) bool { return was == (e.groups.asked[c] != nil) })
 	if len(e.groups.moved) == 0 {
 		return
 	}
@@ -132,8 +179,8 @@ func (e *Engine) regroup() {
 		if s.endpoint == nil || s.group == nil {
 			continue
 		}
-		for key := range e.groups.moved {
-			if _, has := s.Get(key); has {
+		for c := range e.groups.moved {
+			if c.Holds(s) {
 				e.touch(s)
 				break
 			}

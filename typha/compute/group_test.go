@@ -45,3 +45,27 @@ func TestComesAsTheOthersLeave(t *testing.T) {
 		})
 	}
 }
+
+// A policy that asks something new of labels changes nothing for workloads of which it is not true.
+func TestAsksNothingOfOthers(t *testing.T) {
+	e, store := compute.New(), views.NewStore()
+	with := func(node, name, crowd string) cache.Change {
+		pod, _ := podOn(node, name, nil, "web")
+		pod.Labels["crowd"] = crowd
+		return change(podKey(name), pod)
+	}
+	policy := &api.GlobalNetworkPolicy{}
+	policy.Name, policy.Spec.Selector, policy.Spec.Types = "new", "crowd == 'one' || crowd starts with 'on'", []api.PolicyType{api.Ingress}
+	e.Apply(with("n1", "one", "one"), with("n2", "two", "two"))
+	commit(store, e)
+	list := func(node, pod string) string { return endpointsOf(store, node)["shop/"+pod].PolicyList }
+	one, two := list("n1", "one"), list("n2", "two")
+	require.Equal(t, one, two)
+	e.Apply(change(api.KeyOf(policy), policy))
+	commit(store, e)
+	require.NotEqual(t, one, list("n1", "one"))
+	require.Equal(t, two, list("n2", "two"))
+	e.Apply(change(api.KeyOf(policy), nil))
+	commit(store, e)
+	require.Equal(t, one, list("n1", "one"))
+}

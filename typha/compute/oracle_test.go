@@ -304,24 +304,25 @@ func oraclePolicy(w *world, out map[views.Scope]oracleView) {
 			v.add(oracleSet(w, spec, things))
 		}
 	}
-	mentioned := map[string]bool{}
+	asked := map[selector.Condition]bool{}
 	for _, p := range policies {
-		for _, key := range p.subject.Keys() {
-			mentioned[key] = true
+		for _, c := range p.subject.Conditions() {
+			asked[c] = true
 		}
 	}
 	// alike is what workloads have in common that share a list.
 	alike := func(t thing, profiles []string) string {
 		var text []byte
-		var keys []string
-		for _, key := range slices.Sorted(maps.Keys(t.labels)) {
-			if mentioned[key] {
-				keys = append(keys, key)
+		var hold []string
+		for c := range asked {
+			if c.Holds(selector.Map(t.labels)) {
+				hold = append(hold, c.String())
 			}
 		}
-		text = append(text, byte(len(keys)))
-		for _, key := range keys {
-			text = append(append(append(append(text, byte(len(key))), key...), byte(len(t.labels[key]))), t.labels[key]...)
+		slices.Sort(hold)
+		text = append(text, byte(len(hold)))
+		for _, c := range hold {
+			text = append(append(text, byte(len(c))), c...)
 		}
 		for _, name := range profiles {
 			text = append(append(text, byte(len(name))), name...)

@@ -160,14 +160,14 @@ func (e *Engine) setPolicy(key api.Key, now *policy) {
 		e.listsIn(was.selection)
 		delete(was.selection.policies, was)
 		if len(was.selection.policies) == 0 {
-			e.groups.mention(was.selection.selector, -1)
+			e.groups.drop(was.selection.selector)
 		}
 	}
 	if now != nil {
 		now.key = key
 		now.selection = e.index.selection(now.subject)
 		if len(now.selection.policies) == 0 {
-			e.groups.mention(now.selection.selector, +1)
+			e.groups.ask(now.selection.selector)
 		}
 		now.selection.policies[now] = struct{}{}
 		e.listsIn(now.selection)
