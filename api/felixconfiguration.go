@@ -59,14 +59,15 @@ type RouteTableIDRange struct {
 const NodeConfigPrefix = "node."
 
 // DefaultFailsafeInbound are the ports of host endpoints that stay open unless configured: SSH, DHCP, BGP, etcd, Typha
-// and the Kubernetes API.
+// and the Kubernetes API. They are Calico's and 5474, at which nodes enrol: one whose certificate has ended must get a new one
+// before it can be told a policy that lets it.
 func DefaultFailsafeInbound() []ProtoPort {
-	return protoPorts("tcp:22 udp:68 tcp:179 tcp:2379 tcp:2380 tcp:5473 tcp:6443 tcp:6666 tcp:6667")
+	return protoPorts("tcp:22 udp:68 tcp:179 tcp:2379 tcp:2380 tcp:5473 tcp:5474 tcp:6443 tcp:6666 tcp:6667")
 }
 
 // DefaultFailsafeOutbound are the ports that host endpoints can reach unless configured: DNS, DHCP and the same services.
 func DefaultFailsafeOutbound() []ProtoPort {
-	return protoPorts("udp:53 udp:67 tcp:179 tcp:2379 tcp:2380 tcp:5473 tcp:6443 tcp:6666 tcp:6667")
+	return protoPorts("udp:53 udp:67 tcp:179 tcp:2379 tcp:2380 tcp:5473 tcp:5474 tcp:6443 tcp:6666 tcp:6667")
 }
 
 // Default leaves the object as it is: a default written into one layer would overrule what a wider one says. What holds

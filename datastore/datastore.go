@@ -52,6 +52,18 @@ func Prompt(c Reader) {
 	}
 }
 
+// Remove deletes an internal object that was read before, if it is still as it was; a backend that reads it again for Delete does
+// not do so here. The errors are Delete's.
+func Remove(ctx context.Context, c Writer, o api.Object) error {
+	if r, ok := c.(interface {
+		Remove(context.Context, api.Object) error
+	}); ok {
+		return r.Remove(ctx, o)
+	}
+	_, err := c.Delete(ctx, api.KeyOf(o), Precondition{Revision: o.GetResourceVersion()})
+	return err
+}
+
 // ListOptions narrows a List. The zero value lists everything.
 type ListOptions struct {
 	Namespace  string // only this namespace

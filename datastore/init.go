@@ -12,17 +12,25 @@ import (
 	"github.com/muslin-net/muslin/api"
 )
 
-// Init makes what every cluster must have: the ClusterInformation with the cluster's GUID, and the built-in tiers. It
-// changes nothing that is there, completes a ClusterInformation that lacks GUID or readiness, and may run in several
-// processes at once.
+// Init makes what every cluster must have: the ClusterInformation with the cluster's GUID, the built-in tiers, and a
+// FelixConfiguration default, which patches need to be there. That one is empty: it overrules nothing that a narrower or a
+// wider setting says. Init changes nothing that is there, completes a ClusterInformation that lacks GUID or readiness, and may
+// run in several processes at once.
 func Init(ctx context.Context, c Client) error {
 	if err := initInformation(ctx, c); err != nil {
 		return fmt.Errorf("preparing the datastore: %w", err)
 	}
+	needed := []api.Object{&api.FelixConfiguration{
+		TypeMeta:   metav1.TypeMeta{APIVersion: api.GroupVersion, Kind: "FelixConfiguration"},
+		ObjectMeta: metav1.ObjectMeta{Name: api.DefaultName},
+	}}
 	for _, t := range api.BuiltinTiers() {
-		_, err := c.Get(ctx, api.KeyOf(t))
+		needed = append(needed, t)
+	}
+	for _, o := range needed {
+		_, err := c.Get(ctx, api.KeyOf(o))
 		if errors.Is(err, ErrNotFound) {
-			_, err = c.Create(ctx, t)
+			_, err = c.Create(ctx, o)
 		}
 		if err != nil && !errors.Is(err, ErrExists) {
 			return fmt.Errorf("preparing the datastore: %w", err)

@@ -90,6 +90,15 @@ func (v validating) Delete(ctx context.Context, key api.Key, pre Precondition) (
 	return v.Client.Delete(ctx, key, pre)
 }
 
+// Remove deletes an object that was read before; see the function Remove. What users may write goes through the checks of Delete.
+func (v validating) Remove(ctx context.Context, o api.Object) error {
+	if api.KindOf(o).Internal {
+		return Remove(ctx, v.Client, o)
+	}
+	_, err := v.Delete(ctx, api.KeyOf(o), Precondition{Revision: o.GetResourceVersion()})
+	return err
+}
+
 // Get reads one object, also a built-in one.
 func (v validating) Get(ctx context.Context, key api.Key) (api.Object, error) {
 	if b := builtinProfile(); key == b.key {

@@ -172,6 +172,9 @@ func TestInit(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, tiers.Items, 3)
 	require.Equal(t, oldTier, tiers.Items[0])
+	felix, err := raw.Get(ctx, api.Key{Kind: "FelixConfiguration", Name: "default"})
+	require.NoError(t, err)
+	require.Equal(t, api.FelixConfigurationSpec{}, felix.(*api.FelixConfiguration).Spec, "it overrules nothing")
 
 	// A datastore that is locked for a migration stays locked.
 	locked := false

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -189,6 +190,8 @@ func systems(o api.Object) bool {
 		return true
 	case *api.Tier:
 		return api.IsBuiltinTier(o.Name)
+	case *api.FelixConfiguration: // that nobody has set anything in
+		return o.Name == api.DefaultName && reflect.DeepEqual(o.Spec, api.FelixConfigurationSpec{})
 	}
 	return false
 }

@@ -20,9 +20,9 @@ const (
 	noBackend = "The BGP backend process (BIRD) is not running."
 )
 
-func node() *cobra.Command {
+func node(g *globals) *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "Look at the node that this runs on, or at another one"}
-	cmd.AddCommand(nodeStatus(), nodeCheckMTU(), nodeCheckSystem(), nodeDrain())
+	cmd.AddCommand(nodeStatus(), nodeCheckMTU(), nodeCheckSystem(), nodeDrain(), nodeDiags(g))
 	return cmd
 }
 

@@ -35,6 +35,8 @@ type live interface {
 	Felix(ctx context.Context) error
 	// Endpoints lists endpoints with what applies to them; a name chooses.
 	Endpoints(ctx context.Context, name string) ([]felixclient.Endpoint, error)
+	// Dump lists what felix wants in the kernel, beside what there is.
+	Dump(ctx context.Context) ([]felixclient.DumpEntry, error)
 	Peers(ctx context.Context, peer string) (birdclient.Status, error)
 	Routes(ctx context.Context, view birdclient.View, peer string, within netip.Prefix, yield func(birdclient.Route)) error
 	// Drain begins a drain, or takes it back.
@@ -153,6 +155,12 @@ func (n *near) Felix(ctx context.Context) error {
 	return err
 }
 
+func (n *near) Dump(ctx context.Context) ([]felixclient.DumpEntry, error) {
+	ctx, cancel := context.WithTimeout(ctx, farAnswer)
+	defer cancel()
+	return n.felix.Dump(ctx, nil, false)
+}
+
 func (n *near) Endpoints(ctx context.Context, name string) ([]felixclient.Endpoint, error) {
 	ctx, cancel := context.WithTimeout(ctx, farAnswer)
 	defer cancel()
@@ -223,6 +231,14 @@ func (f *far) askBird(ctx context.Context, method typhaclient.Method, request []
 
 func (f *far) Felix(ctx context.Context) error {
 	return f.ask(ctx, typhaclient.FelixDump, felixclient.DumpQuestion([]string{"none"}, true), farAnswer, func([]byte) error { return nil })
+}
+
+func (f *far) Dump(ctx context.Context) (out []felixclient.DumpEntry, err error) {
+	err = f.ask(ctx, typhaclient.FelixDump, felixclient.DumpQuestion(nil, false), farAnswer, func(body []byte) error {
+		out, err = felixclient.ReadDump(body)
+		return err
+	})
+	return out, err
 }
 
 func (f *far) Endpoints(ctx context.Context, name string) (out []felixclient.Endpoint, err error) {

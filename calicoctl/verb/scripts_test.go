@@ -89,6 +89,7 @@ func TestVersion(t *testing.T) {
 func TestCalicosResourcesAreTaken(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t).initialised()
+	c.must("delete", "felixconfiguration", "default") // which one of them is, and each cluster has
 	require.Equal(t, "Successfully created 21 resource(s)\n", c.must("create", "-f", "testdata/resources.yaml"))
 	require.Equal(t, "Successfully applied 21 resource(s)\n", c.must("apply", "-f", "testdata/resources.yaml"))
 	require.Equal(t, "Successfully replaced 21 resource(s)\n", c.must("replace", "-f", "testdata/resources.yaml"))

@@ -45,7 +45,7 @@ func New(version string) *cobra.Command {
 	flags.BoolVar(&g.allowMismatch, "allow-version-mismatch", false, "work although the cluster runs another version")
 	flags.StringVarP(&g.config, "config", "c", "", "file with connection settings (default "+open.DefaultFile+", else the environment)")
 	root.AddCommand(
-		create(g), apply(g), replace(g), deleteCommand(g), get(g), patch(g), label(g), validate(), ipam(g), datastoreCommand(g), node(), bgp(), policy(g), versionCommand(g),
+		create(g), apply(g), replace(g), deleteCommand(g), get(g), patch(g), label(g), validate(), ipam(g), datastoreCommand(g), node(g), clusterCommand(g), bgp(), policy(g), versionCommand(g),
 	)
 	return root
 }

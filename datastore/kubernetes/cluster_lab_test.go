@@ -116,6 +116,8 @@ func testInit(t *testing.T, c datastore.Client) {
 	l, err := c.List(ctx, "Tier", datastore.ListOptions{})
 	require.NoError(t, err)
 	require.Len(t, l.Items, len(api.BuiltinTiers()))
+	_, err = c.Get(ctx, api.Key{Kind: "FelixConfiguration", Name: api.DefaultName})
+	require.NoError(t, err, "kubectl patch felixconfiguration default needs it")
 }
 
 // testRefusals has each way of not getting an answer, or not the one that was wanted.

@@ -35,6 +35,19 @@ func (c *Client) Delete(ctx context.Context, key api.Key, pre datastore.Precondi
 	return c.write(ctx, opDelete, key, func(p *place) (api.Object, error) { return p.writer.remove(ctx, key, pre) })
 }
 
+// Remove deletes an object of address management that was read before, if it is still as it was; see datastore.Remove.
+func (c *Client) Remove(ctx context.Context, o api.Object) error {
+	key := api.KeyOf(o)
+	_, err := c.write(ctx, opDelete, key, func(p *place) (api.Object, error) {
+		r, ok := p.writer.(resources)
+		if _, err := parseRevision(o.GetResourceVersion()); !ok || !isIPAM(key.Kind) || err != nil {
+			return p.writer.remove(ctx, key, datastore.Precondition{Revision: o.GetResourceVersion()})
+		}
+		return nil, r.removeRead(ctx, key, o)
+	})
+	return err
+}
+
 func (c *Client) write(ctx context.Context, op string, key api.Key, do func(*place) (api.Object, error)) (api.Object, error) {
 	p, err := c.place(ctx, op, key.Kind, key)
 	if err != nil {
@@ -209,6 +222,20 @@ func (r resources) remove(ctx context.Context, key api.Key, pre datastore.Precon
 		}
 		return it.object, nil
 	}
+}
+
+// removeRead marks and deletes an object of address management that has one name. Both writes hold only if nobody else has written
+// since.
+func (r resources) removeRead(ctx context.Context, key api.Key, o api.Object) error {
+	names, err := r.layout.names(r.kind, key)
+	if err != nil {
+		return err
+	}
+	d, err := r.send(ctx, opDelete, "PUT", key, marked(o), names[0])
+	if err != nil {
+		return err
+	}
+	return r.drop(ctx, key, d)
 }
 
 // finish deletes an object that is marked as deleted. That somebody else was quicker is fine.

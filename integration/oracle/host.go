@@ -33,13 +33,13 @@ func passesOf(s *api.GlobalNetworkPolicySpec) []pass {
 	return []pass{normal}
 }
 
-// Failsafe ports, if nobody says otherwise (spec §3.4).
+// Failsafe ports, if nobody says otherwise (spec §3.4, and typha's second port).
 var (
 	failsafeIn = []Port{
-		{TCP, 22}, {UDP, 68}, {TCP, 179}, {TCP, 2379}, {TCP, 2380}, {TCP, 5473}, {TCP, 6443}, {TCP, 6666}, {TCP, 6667},
+		{TCP, 22}, {UDP, 68}, {TCP, 179}, {TCP, 2379}, {TCP, 2380}, {TCP, 5473}, {TCP, 5474}, {TCP, 6443}, {TCP, 6666}, {TCP, 6667},
 	}
 	failsafeOut = []Port{
-		{UDP, 53}, {UDP, 67}, {TCP, 179}, {TCP, 2379}, {TCP, 2380}, {TCP, 5473}, {TCP, 6443}, {TCP, 6666}, {TCP, 6667},
+		{UDP, 53}, {UDP, 67}, {TCP, 179}, {TCP, 2379}, {TCP, 2380}, {TCP, 5473}, {TCP, 5474}, {TCP, 6443}, {TCP, 6666}, {TCP, 6667},
 	}
 )
 

@@ -164,7 +164,7 @@ func (c *controlPlane) node(s oracle.Settings) verdict.Node {
 		Own: c.own, Any: c.any, WorkloadsToHost: s.EndpointToHost != "Drop", VXLANPort: s.VXLANPort, AllowVXLAN: s.AllowVXLAN, AllowIPIP: s.AllowIPIP,
 	}
 	for ports, text := range map[*[]verdict.Failsafe]string{
-		&n.FailsafeIn: "6:22 17:68 6:179 6:2379 6:2380 6:5473 6:6443 6:6666 6:6667", &n.FailsafeOut: "17:53 17:67 6:179 6:2379 6:2380 6:5473 6:6443 6:6666 6:6667",
+		&n.FailsafeIn: "6:22 17:68 6:179 6:2379 6:2380 6:5473 6:5474 6:6443 6:6666 6:6667", &n.FailsafeOut: "17:53 17:67 6:179 6:2379 6:2380 6:5473 6:5474 6:6443 6:6666 6:6667",
 	} {
 		for port := range strings.FieldsSeq(text) {
 			var f verdict.Failsafe

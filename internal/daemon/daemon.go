@@ -88,7 +88,7 @@ func start(ctx context.Context, name string, cfg common, stderr io.Writer, run f
 	if err != nil {
 		return err
 	}
-	d := &Daemon{Name: name, Log: log, Level: level, Metrics: newRegistry(), Health: NewHealth()}
+	d := &Daemon{Name: name, Log: log, Level: level, Metrics: newRegistry(name), Health: NewHealth()}
 	web, err := newWeb(cfg, d)
 	if err != nil {
 		return err

@@ -16,9 +16,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-func newRegistry() *prometheus.Registry {
+func newRegistry(name string) *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "build_info", Help: "Always 1; which program this is, of which version.", ConstLabels: prometheus.Labels{"program": name, "version": Version()},
+	}, func() float64 { return 1 })
+	r.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 

@@ -35,20 +35,24 @@ type Datastore interface {
 
 // Options tune an Allocator. The zero value will do.
 type Options struct {
-	Now func() time.Time // wall clock; time.Now if nil
-	Log *slog.Logger     // discarded if nil
+	// Known is what the process knows anyway of configuration, pools, reservations and nodes; nil if nothing. See known.go.
+	Known Known
+	Now   func() time.Time // wall clock; time.Now if nil
+	Log   *slog.Logger     // discarded if nil
 }
 
 // Allocator gives out addresses. It is safe for concurrent use.
 type Allocator struct {
 	store
-	now func() time.Time
-	log *slog.Logger
+	known   Known
+	handles *remembered
+	now     func() time.Time
+	log     *slog.Logger
 }
 
 // New makes an allocator over a datastore.
 func New(client Datastore, opts Options) *Allocator {
-	a := &Allocator{store: store{client}, now: opts.Now, log: opts.Log}
+	a := &Allocator{store: store{client}, known: opts.Known, handles: &remembered{all: map[string]*api.IPAMHandle{}}, now: opts.Now, log: opts.Log}
 	if a.now == nil {
 		a.now = time.Now
 	}

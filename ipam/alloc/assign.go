@@ -16,7 +16,7 @@ import (
 // assign takes addresses from a block that was just read and writes it. When another writer was faster, the block is read
 // again and take decides anew. take may return nothing; then nothing is written. With strictAffinity the block must be
 // who's; the zero owner stands for whoever has it.
-func (o op) assign(ctx context.Context, b block.Block, who owner, what block.Owner, take func(block.Block) ([]netip.Addr, error)) (got []netip.Prefix, err error) {
+func (o op) assign(ctx context.Context, b block.Block, who owner, what block.Owner, take func(block.Block) ([]netip.Addr, error)) (got []Taken, err error) {
 	cidr := b.CIDR()
 	credit := 0 // addresses that the handle counts already, but that are not in the block yet
 	defer func() {
@@ -41,7 +41,7 @@ func (o op) assign(ctx context.Context, b block.Block, who owner, what block.Own
 			return err
 		}
 		if more := len(taken) - credit; what.Handle != "" && more > 0 {
-			if err := o.increment(ctx, what.Handle, cidr, more); err != nil {
+			if err := o.increment(ctx, what.Handle, cidr, more, false); err != nil {
 				return err
 			}
 			credit += more
@@ -55,7 +55,7 @@ func (o op) assign(ctx context.Context, b block.Block, who owner, what block.Own
 		}
 		credit -= min(credit, len(taken))
 		for _, a := range taken {
-			got = append(got, sized(a, cidr))
+			got = append(got, Taken{Addr: a, Block: cidr, Affinity: b.Affinity(), Sequence: sequence})
 		}
 		return nil
 	})

@@ -32,6 +32,7 @@ type Request struct {
 // Assignment is what a request got.
 type Assignment struct {
 	Addrs     []netip.Prefix // each with the prefix length of its block
+	Taken     []Taken        // the same addresses, and what was written with them
 	Family    int
 	Requested int
 	Messages  []string // what stood in the way of more
@@ -46,7 +47,20 @@ func (a Assignment) Shortfall() error {
 		len(a.Addrs), a.Requested, a.Family)}, a.Messages...), "; "))
 }
 
-func (a *Assignment) add(got []netip.Prefix) { a.Addrs = append(a.Addrs, got...) }
+// Taken is an address that was just assigned.
+type Taken struct {
+	Addr     netip.Addr
+	Block    netip.Prefix
+	Affinity string // of the block, as it is stored there
+	Sequence uint64 // of the allocation
+}
+
+func (a *Assignment) add(got []Taken) {
+	for _, t := range got {
+		a.Addrs = append(a.Addrs, sized(t.Addr, t.Block))
+	}
+	a.Taken = append(a.Taken, got...)
+}
 
 func (a *Assignment) say(format string, args ...any) {
 	if m := fmt.Sprintf(format, args...); !slices.Contains(a.Messages, m) {
@@ -64,10 +78,15 @@ var errNoNewBlocks = errors.New("failed to find or claim a block: the node's own
 // from any block. It may return fewer addresses than requested without an error; see Shortfall. With an error, what was
 // assigned before it is in the Assignment too and stays assigned: release it by handle.
 func (a *Allocator) AutoAssign(ctx context.Context, r Request) (Assignment, error) {
-	s, err := a.search(ctx, r)
-	if err != nil {
-		return Assignment{Family: r.Family, Requested: r.Count}, err
+	got, err := a.fromKnown(ctx, r)
+	if err != nil || r.Count > 0 && len(got.Addrs) == r.Count {
+		return got, err
 	}
+	s, err := a.prepare(ctx, r, false)
+	if err != nil {
+		return got, err
+	}
+	s.got.Addrs, s.got.Taken = got.Addrs, got.Taken
 	err = s.fromOwnBlocks(ctx)
 	if err == nil && s.missing() > 0 && !s.cfg.StrictAffinity {
 		err = s.borrow(ctx)
@@ -122,6 +141,7 @@ type search struct {
 	what     block.Owner
 	reserved block.Reserved
 	choice                        // of pools for the request
+	known    bool                 // by what is known: a block is neither claimed nor given up
 	own      []*api.BlockAffinity // of the owner, inside these pools, not tried yet
 	owned    int                  // how many blocks the owner has in these pools
 	limit    int                  // how many it may have
@@ -130,8 +150,8 @@ type search struct {
 
 func (s *search) missing() int { return s.Count - len(s.got.Addrs) }
 
-// search does all that comes before the first address: configuration, pools and the node's own blocks.
-func (a *Allocator) search(ctx context.Context, r Request) (*search, error) {
+// prepare does all that comes before the first address: configuration, pools and the node's own blocks.
+func (a *Allocator) prepare(ctx context.Context, r Request, known bool) (*search, error) {
 	switch {
 	case r.Use == "":
 		return nil, errors.New("must specify the intended use when assigning an IP")
@@ -146,7 +166,7 @@ func (a *Allocator) search(ctx context.Context, r Request) (*search, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &search{op: o, Request: r, who: hostOwner(r.Node), what: block.Owner{Handle: block.CleanHandle(r.Handle), Attributes: r.Attributes}}
+	s := &search{op: o, Request: r, known: known, who: hostOwner(r.Node), what: block.Owner{Handle: block.CleanHandle(r.Handle), Attributes: r.Attributes}}
 	s.got = Assignment{Family: r.Family, Requested: r.Count}
 	if s.reserved, err = a.reserved(ctx); err != nil {
 		return nil, err
@@ -185,7 +205,7 @@ func (s *search) sort(ctx context.Context, mine []*api.BlockAffinity, fit []pool
 			s.own = append(s.own, aff)
 			continue
 		}
-		if p, ok := containing(fit, cidr.Addr()); ok && !p.selectsNode(labels) {
+		if p, ok := containing(fit, cidr.Addr()); ok && !p.selectsNode(labels) && !s.known {
 			if err := s.disown(ctx, s.who, cidr, terms{mustBeEmpty: true}); err != nil {
 				s.log.Debug("keeping a block of a pool that does not select the node", "block", cidr, "node", s.Node, "error", err)
 			}
@@ -259,7 +279,10 @@ func (s *search) nextBlock(ctx context.Context) (block.Block, error) {
 			return b, nil
 		}
 	}
-	if s.owned >= s.limit {
+	switch {
+	case s.known:
+		return block.Block{}, errNoFreeBlock
+	case s.owned >= s.limit:
 		return block.Block{}, ErrBlockLimit
 	}
 	if !*s.cfg.AutoAllocateBlocks {
@@ -289,8 +312,11 @@ func (s *search) ownBlock(ctx context.Context, aff *api.BlockAffinity) (b block.
 		now := aff
 		aff = nil // read it again should this fail
 		b, err = s.existing(ctx, s.who, now, cidr)
-		if !errors.Is(err, errNoBlock) {
+		switch {
+		case !errors.Is(err, errNoBlock):
 			return err
+		case s.known:
+			return nil
 		}
 		// A claim that died before its block was made, maybe long ago, when the pool had another block size.
 		all, damaged, err := s.blocks(ctx)

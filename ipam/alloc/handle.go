@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
@@ -14,23 +15,79 @@ func (s store) handle(ctx context.Context, id string) (*api.IPAMHandle, error) {
 	return get[*api.IPAMHandle](ctx, s.ds, api.Key{Kind: kindHandle, Name: id})
 }
 
-// increment notes that a handle is about to get n addresses in a block.
-func (o op) increment(ctx context.Context, id string, cidr netip.Prefix, n int) error {
-	err := retry(ctx, fmt.Sprintf("count handle %s up", id), func() error {
-		h, err := o.handle(ctx, id)
-		if errors.Is(err, datastore.ErrNotFound) {
-			h = api.NewIPAMHandle(id)
-			h.Spec.Block[cidr.String()] = n
-			return o.create(ctx, h)
+// remembered are handles as this process wrote them last. Whatever is done to a handle ends in a compare-and-swap, so that one
+// which somebody else has written since costs a lost race and nothing else. A handle that is taken is nobody else's to change.
+type remembered struct {
+	mu  sync.Mutex // guards all
+	all map[string]*api.IPAMHandle
+}
+
+// mostRemembered bounds the memory: somewhat more than pods come and go at a time.
+const mostRemembered = 4096
+
+func (r *remembered) take(id string) *api.IPAMHandle {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.all[id]
+	delete(r.all, id)
+	return h
+}
+
+func (r *remembered) keep(h *api.IPAMHandle) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id := range r.all {
+		if len(r.all) < mostRemembered {
+			break
 		}
-		if err != nil {
+		delete(r.all, id)
+	}
+	r.all[h.Spec.HandleID] = h
+}
+
+// changeHandle changes a handle until nobody was faster. change gets what is stored, nil if nothing is, and returns what to do with
+// it: what of create, update and remove.
+func (o op) changeHandle(ctx context.Context, id, what string, isNew bool, change func(*api.IPAMHandle) (*api.IPAMHandle, func(context.Context, api.Object) error)) error {
+	first := true
+	return retry(ctx, what, func() error {
+		var h *api.IPAMHandle
+		if first {
+			h = o.handles.take(id)
+		}
+		if h == nil && (!first || !isNew) {
+			var err error
+			if h, err = o.handle(ctx, id); err != nil && !errors.Is(err, datastore.ErrNotFound) {
+				return err
+			}
+		}
+		first = false
+		h, write := change(h)
+		if write == nil {
+			return nil
+		}
+		if err := write(ctx, h); err != nil {
 			return err
+		}
+		if len(h.Spec.Block) > 0 {
+			o.handles.keep(h)
+		}
+		return nil
+	})
+}
+
+// increment notes that a handle is about to get n addresses in a block. One that is thought to be new is made without a look
+// whether it is there.
+func (o op) increment(ctx context.Context, id string, cidr netip.Prefix, n int, isNew bool) error {
+	err := o.changeHandle(ctx, id, fmt.Sprintf("count handle %s up", id), isNew, func(h *api.IPAMHandle) (*api.IPAMHandle, func(context.Context, api.Object) error) {
+		write := o.update
+		if h == nil {
+			h, write = api.NewIPAMHandle(id), o.create
 		}
 		if h.Spec.Block == nil {
 			h.Spec.Block = map[string]int{}
 		}
 		h.Spec.Block[cidr.String()] += n
-		return o.update(ctx, h)
+		return h, write
 	})
 	if err != nil {
 		return fmt.Errorf("failed to increment handle %s: %w", id, err)
@@ -44,20 +101,19 @@ func (o op) increment(ctx context.Context, id string, cidr netip.Prefix, n int) 
 func (o op) decrement(ctx context.Context, id string, cidr netip.Prefix, n int) {
 	ctx, cancel := forCleanup(ctx)
 	defer cancel()
-	err := retry(ctx, fmt.Sprintf("count handle %s down", id), func() error {
-		h, err := o.handle(ctx, id)
-		if err != nil {
-			return err
+	err := o.changeHandle(ctx, id, fmt.Sprintf("count handle %s down", id), false, func(h *api.IPAMHandle) (*api.IPAMHandle, func(context.Context, api.Object) error) {
+		if h == nil {
+			return nil, nil
 		}
 		if h.Spec.Block[cidr.String()] -= n; h.Spec.Block[cidr.String()] <= 0 {
 			delete(h.Spec.Block, cidr.String())
 		}
 		if len(h.Spec.Block) == 0 {
-			return o.remove(ctx, h)
+			return h, o.remove
 		}
-		return o.update(ctx, h)
+		return h, o.update
 	})
-	if err != nil && !errors.Is(err, datastore.ErrNotFound) {
+	if err != nil {
 		o.log.Warn("handle counts too many addresses", "handle", id, "block", cidr, "surplus", n, "error", err)
 	}
 }

@@ -213,6 +213,12 @@ func interleave(t *testing.T, seed uint64, steps int, objects ...api.Object) {
 				Allocator: New(f, Options{Now: c.Now}), ledger: book,
 				name: fmt.Sprint("actor-", i), node: node, random: rand.New(rand.NewPCG(seed, uint64(i+1))),
 			}
+			switch i { // what a process knows is old, or wrong altogether
+			case 1:
+				a.Allocator = New(f, Options{Now: c.Now, Known: knowing(objects...)})
+			case 2:
+				a.Allocator = New(f, Options{Now: c.Now, Known: knowing(aPool("p", "10.0.0.0/28", 30), aNode("node-b"))})
+			}
 			actors = append(actors, a)
 			wg.Go(func() {
 				for range steps {

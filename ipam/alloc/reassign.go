@@ -38,7 +38,7 @@ func (a *Allocator) ReassignAll(ctx context.Context, from string, list ...Transf
 	if len(list) == 0 {
 		return refused, nil
 	}
-	o, err := a.begin(ctx)
+	o, err := a.informed().begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +177,7 @@ func (o op) count(ctx context.Context, cidr netip.Prefix, counts, credit map[str
 			continue
 		}
 		g.Go(func() error {
-			err := o.increment(ctx, handle, cidr, more)
+			err := o.increment(ctx, handle, cidr, more, true)
 			if err == nil {
 				results <- counted{handle, more}
 			}

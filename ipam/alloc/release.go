@@ -24,7 +24,7 @@ func (a *Allocator) Release(ctx context.Context, requests ...block.Release) (unk
 	if len(requests) == 0 {
 		return nil, nil
 	}
-	o, err := a.begin(ctx)
+	o, err := a.informed().begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +212,7 @@ func (a *Allocator) ReleaseByHandle(ctx context.Context, handle string) (release
 	if err != nil {
 		return nil, err
 	}
-	o, err := a.begin(ctx)
+	o, err := a.informed().begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +262,7 @@ func (a *Allocator) ByHandle(ctx context.Context, handle string) ([]netip.Prefix
 	if err != nil {
 		return nil, err
 	}
-	o, err := a.begin(ctx)
+	o, err := a.informed().begin(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -65,8 +65,7 @@ func (s store) update(ctx context.Context, o api.Object) error {
 }
 
 func (s store) remove(ctx context.Context, o api.Object) error {
-	_, err := s.ds.Delete(ctx, api.KeyOf(o), datastore.Precondition{Revision: o.GetResourceVersion()})
-	return moved(err)
+	return moved(datastore.Remove(ctx, s.ds, o))
 }
 
 // written carries the new revision over to the object, so that it can be written again.
@@ -76,6 +75,8 @@ func written(o api.Object) func(api.Object, error) error {
 			return moved(err)
 		}
 		o.SetResourceVersion(stored.GetResourceVersion())
+		o.SetUID(stored.GetUID())
+		o.SetCreationTimestamp(stored.GetCreationTimestamp())
 		return nil
 	}
 }

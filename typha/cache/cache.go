@@ -8,6 +8,7 @@ package cache
 import (
 	"iter"
 	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -113,6 +114,19 @@ func (s *Snapshot) index(o api.Object) (*Map[string, Map[api.Key, api.Object]], 
 		}
 	}
 	return nil, ""
+}
+
+// Get returns an object of now, or nil; ok is false before all that was there at the start has been read. With List it is what the
+// allocator of addresses knows without asking.
+func (c *Cache) Get(key api.Key) (o api.Object, ok bool) {
+	s := c.Snapshot()
+	return s.Get(key), s.InSync()
+}
+
+// List returns all objects of a kind as they are now, in no order, like Get.
+func (c *Cache) List(kind string) (all []api.Object, ok bool) {
+	s := c.Snapshot()
+	return slices.Collect(All[api.Object](s, kind)), s.InSync()
 }
 
 // Version counts the snapshots; a later one has a higher version.
