@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 # name of the binary and its package
 BINARIES := typha:typha kube-controllers:kube-controllers felix:felix confd:confd bird:bird calicoctl:calicoctl calico-node:node csi-node-driver:csi \
-            calico:cni/calico calico-ipam:cni/calico-ipam lab:integration/lab/cmd/lab k8s:integration/k8s/cmd/k8s vm:integration/vm/cmd/vm
+            calico:cni/calico calico-ipam:cni/calico-ipam lab:integration/lab/cmd/lab k8s:integration/k8s/cmd/k8s vm:integration/vm/cmd/vm scale:integration/scale/cmd/scale
 TOOL     := go tool -modfile=tools.mod
 # the flags of everything that is run: one set, so that compiled packages are shared between binaries and suites
 BUILD    := -trimpath
@@ -75,16 +75,17 @@ property: ## tests of random changes by the thousand, without the race detector 
 nightly: ## a million courses of events of nodes that lease addresses (15 minutes on two cores)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -timeout 2h -v ./ipam/lease/sim -courses 1000000
 
-# what is fuzzed when CI runs, as package:target, and for how long each; what a fuzzer finds stays in its package's testdata
-FUZZERS  := integration/oracle:FuzzSelectors integration/oracle:FuzzPolicies integration/oracle:FuzzRules ipam/lease:FuzzDecode deploy/render:FuzzParse
-FUZZTIME := 30s
+# what is fuzzed when CI runs, as package:target:time; what a fuzzer finds stays in its package's testdata
+FUZZERS  := integration/oracle:FuzzSelectors:30s integration/oracle:FuzzPolicies:30s integration/oracle:FuzzRules:30s ipam/lease:FuzzDecode:15s deploy/render:FuzzParse:15s \
+            typha/server:FuzzRequests:15s typha/client:FuzzFrames:10s felix/server:FuzzRequests:10s bird/server:FuzzRequests:10s bird/server:FuzzConfig:10s
 
 .PHONY: fuzz
-fuzz: ## fuzzers of selectors, policies and rule renderers, FUZZTIME=30s each (3 minutes)
+fuzz: ## fuzzers of selectors, policies, rule renderers, requests and frames; FUZZTIME=10m for longer than a short while each (4 minutes)
 	@# Without bounds a minute goes by on each input that is to be made smaller.
 	@for f in $(FUZZERS); do \
-		echo "fuzz $${f##*:}"; \
-		CGO_ENABLED=0 go test $(BUILD) -vet=off -run '^$$' -fuzz "^$${f##*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./$${f%%:*}; \
+		IFS=: read -r package target time <<<"$$f"; \
+		echo "fuzz $$package $$target"; \
+		CGO_ENABLED=0 go test $(BUILD) -vet=off -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-$$time} -fuzzminimizetime 1x ./$$package; \
 	done
 
 .PHONY: test
@@ -99,19 +100,31 @@ lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
 	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(SUITES)
 
+# the share of storms that is quick enough to be a part of a test run
+.PHONY: storm-test
+storm-test: test-deps
+	CGO_ENABLED=0 go build $(BUILD) -ldflags='-s -w' -o bin/typha ./typha
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 15m ./integration/storm
+
+STORM := -clients 1000 -for 10m -every 10s -rate 200 -watch 1h
+
+.PHONY: storm
+storm: test-deps ## three typhas with 1,000 clients through kills, frozen datastores and bad networks, judged by what each client is sent (2 hours); STORM="-clients 100 -watch 10m" for less
+	CGO_ENABLED=0 go build $(BUILD) -ldflags='-s -w' -o bin/typha ./typha
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 5h -v ./integration/storm -args $(STORM)
+
 .PHONY: k8s-test
 k8s-test: k8s-deps build images ## Muslin in a real Kubernetes, and the manifests by kustomize and Helm; needs root (8 minutes; the first time 20 more to build Kubernetes and Helm)
 	CGO_ENABLED=0 go test $(BUILD) -tags k8s -p 1 -timeout 60m ./integration/k8s/suite ./integration/k8s/cluster ./deploy/render
 
 .PHONY: bench
-bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|cni|bgp|policy|typha|k8s for one area
-	@[ "$(BENCH)" = typha ] || [ "$(BENCH)" = k8s ] || bin/lab bench $(BENCH)
+bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|cni|bgp|policy|typha|felix|k8s for one area; SIZE=small|medium|large of typha and felix
+	@[ -n "$(filter typha felix k8s,$(BENCH))" ] || bin/lab bench $(BENCH)
 	@[ -n "$(filter-out k8s,$(BENCH))" ] || { integration/deps/install k8s && $(MAKE) -s images && bin/k8s bench; }
 	@[ -n "$(filter-out dataplane,$(BENCH))" ] || $(MAKE) -s bench-module
 	@[ -n "$(filter-out policy,$(BENCH))" ] || CGO_ENABLED=0 go test $(BUILD) -run '^$$' -bench Policy100k ./typha/compute | \
 		awk '/^BenchmarkPolicy100k/ { split($$1, name, /[\/-]/); for (i = 3; i < NF; i += 2) if ($$(i+1) == "ns/op") print "BENCH policy.compute." name[2], $$i/1e6, "ms"; else { split($$(i+1), unit, "/"); print "BENCH policy.compute." name[2] "." unit[1], $$i, $$(i+1) } }'
-	@[ -n "$(filter-out typha,$(BENCH))" ] || CGO_ENABLED=0 go test $(BUILD) -run '^$$' -bench 'InSync/.*200' -benchtime 3x ./typha/server | \
-		awk '/^BenchmarkInSync/ { split($$1, name, /[\/-]/); for (i = 3; i < NF; i += 2) if ($$(i+1) == "s") print "BENCH typha." name[2], $$i, "s"; else if ($$(i+1) == "bytes/client") print "BENCH typha." name[2] ".bytes", $$i, "bytes" }'
+	@for area in $(if $(BENCH),$(filter typha felix,$(BENCH)),typha felix); do bin/scale bench $$area --size $(or $(SIZE),large); done
 
 # IP-in-IP by the module's tunl0, beside the same by hand, in the second kernel: only ratios tell anything there
 .PHONY: bench-module

@@ -57,6 +57,7 @@ func main() {
 }
 
 func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
+	daemon.Thrifty()
 	if cfg.NewToken != "" {
 		return printToken(cfg)
 	}
@@ -105,7 +106,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	srv, err := server.New(server.Config{
 		Unmanaged: unmanaged,
 		Views:     nodeViews, Cache: state, Intake: in, Applied: loop.Applied, Datastore: store,
-		Alloc: alloc.New(store, alloc.Options{Log: d.Log}),
+		Alloc: alloc.New(store, alloc.Options{Log: d.Log, Known: state}),
 		Files: identity.files, CAKey: identity.caKey, Tokens: cfg.Tokens, TokenReviewer: cluster.tokens,
 		Replicas: cfg.Replicas, ReplicaName: cluster.replicaName, Discover: cluster.replicas != nil, NodeNetwork: cluster.network,
 		Pods: options.Pods != nil, Kubernetes: options.PodsAreEndpoints, Endpoints: bare,
@@ -130,6 +131,9 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 		defer stop()
 		return srv.Serve(ctx, listener, enroll)
 	})
+	if !options.SourcePerKind { // Kubernetes ends its watches itself, and they tell
+		group.Go(func() error { return cluster.board.Keep(flow, "the datastore", store.Ready) })
+	}
 	group.Go(func() error { return identity.keep(flow) })
 	group.Go(func() error {
 		own, port := cfg.self(listener.Addr())

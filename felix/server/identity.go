@@ -5,6 +5,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"regexp"
+	"strings"
+	"unicode"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
@@ -24,10 +27,30 @@ const (
 	defaultNamespace = "default"
 )
 
+// What the CNI specification, and Linux, take for names.
+const (
+	longestID        = 255
+	longestInterface = 15
+)
+
+var identifier = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
+
+func notInInterface(r rune) bool { return r == '/' || r == ':' || unicode.IsSpace(r) }
+
 // identify says which endpoint an attachment is: by pod under Kubernetes, by container elsewhere (spec §4.1, §6.2).
 func identify(at *felixv1.Attachment, args map[string]string) (state.Endpoint, error) {
 	if at.GetNetwork() == "" || at.GetContainerId() == "" || at.GetInterface() == "" {
 		return state.Endpoint{}, fmt.Errorf("attachment %v lacks network, container id or interface", at)
+	}
+	// A container's id begins the name of an interface and of a file, and becomes part of a handle.
+	if len(at.GetContainerId()) > longestID || !identifier.MatchString(at.GetContainerId()) {
+		return state.Endpoint{}, fmt.Errorf("container id %.64q is none: it begins with a letter or digit, goes on with these, _, . and -, and has at most %d characters", at.GetContainerId(), longestID)
+	}
+	if len(at.GetNetwork()) > longestID || !identifier.MatchString(at.GetNetwork()) {
+		return state.Endpoint{}, fmt.Errorf("network %.64q is none: it begins with a letter or digit, goes on with these, _, . and -, and has at most %d characters", at.GetNetwork(), longestID)
+	}
+	if name := at.GetInterface(); len(name) > longestInterface || name == "." || name == ".." || strings.ContainsFunc(name, notInInterface) {
+		return state.Endpoint{}, fmt.Errorf("interface %.64q is none: it has at most %d characters, and no slash, colon or space", name, longestInterface)
 	}
 	e := state.Endpoint{
 		Network: at.GetNetwork(), ContainerID: at.GetContainerId(), UID: args[argUID],

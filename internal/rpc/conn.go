@@ -24,6 +24,17 @@ const (
 	handshake   = 10 * time.Second
 )
 
+// How much may be on its way that the receiver has not read. Sizes that are given are not guessed: gRPC would guess by a ping for
+// what comes, and for messages as small and as many as ours that is more frames than messages. A server takes requests, a client
+// views of some hundred kilobytes.
+const (
+	serverWindow = 256 << 10
+	clientWindow = 1 << 20
+)
+
+// serverRead is what a server reads at a time: requests are small, and connections many.
+const serverRead = 4 << 10
+
 // NewServer returns a gRPC server with our keepalive. A nil config serves without TLS, for unix sockets.
 func NewServer(config *tls.Config, opts ...grpc.ServerOption) *grpc.Server {
 	creds := insecure.NewCredentials()
@@ -34,6 +45,8 @@ func NewServer(config *tls.Config, opts ...grpc.ServerOption) *grpc.Server {
 		grpc.Creds(creds),
 		grpc.ConnectionTimeout(handshake),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
+		grpc.InitialWindowSize(serverWindow), grpc.InitialConnWindowSize(serverWindow),
+		grpc.ReadBufferSize(serverRead), grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery / 2, PermitWithoutStream: true}),
 	}, opts...)...)
 }
@@ -52,6 +65,7 @@ func DialUnix(path string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 func dialOptions(creds credentials.TransportCredentials) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
+		grpc.WithInitialWindowSize(clientWindow), grpc.WithInitialConnWindowSize(clientWindow), grpc.WithSharedWriteBuffer(true),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 5 * time.Second},
 			MinConnectTimeout: handshake,

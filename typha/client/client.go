@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/muslin-net/muslin/internal/daemon"
 	"github.com/muslin-net/muslin/internal/rpc"
 )
@@ -68,6 +70,8 @@ type Config struct {
 	SetDeltas bool
 	// OnStatus, if not nil, is told whenever the connection comes or goes. It must not block.
 	OnStatus func(Status)
+	// Dial are further options of the connections, for who looks at what goes over them.
+	Dial []grpc.DialOption
 	// Log takes what happens to the connection; nil means slog.Default.
 	Log *slog.Logger
 }

@@ -44,6 +44,7 @@ func encodeReplicas(list []Replica) *typhav1.Replicas {
 // replicas knows the replicas of typha, chooses among them, and keeps one connection to each.
 type replicas struct {
 	files      rpc.Files
+	options    []grpc.DialOption
 	configured []Replica
 
 	mu      sync.Mutex // guards all below
@@ -55,7 +56,7 @@ type replicas struct {
 }
 
 func newReplicas(cfg Config) *replicas {
-	p := &replicas{files: cfg.Files, bad: map[string]struct{}{}, conns: map[string]*grpc.ClientConn{}}
+	p := &replicas{files: cfg.Files, options: cfg.Dial, bad: map[string]struct{}{}, conns: map[string]*grpc.ClientConn{}}
 	for _, a := range cfg.Addresses {
 		name := cfg.ServerName
 		if host, _, err := net.SplitHostPort(a); err == nil && name == "" {
@@ -74,6 +75,19 @@ func (p *replicas) learn(list []Replica) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.learned = list
+}
+
+// move takes typha's word to go to these replicas: they are well, and all others do not count before they have failed.
+func (p *replicas) move(list []Replica) {
+	p.learn(list)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.bad)
+	for _, r := range p.known() {
+		if !slices.ContainsFunc(list, func(o Replica) bool { return o.Address == r.Address }) {
+			p.bad[r.Address] = struct{}{}
+		}
+	}
 }
 
 // all returns the replicas that typha told of.
@@ -164,7 +178,7 @@ func (p *replicas) conn(r Replica) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("typha at %s: %w", r.Address, err)
 	}
-	c, err := rpc.Dial(r.Address, tls)
+	c, err := rpc.Dial(r.Address, tls, p.options...)
 	if err != nil {
 		return nil, fmt.Errorf("typha at %s: %w", r.Address, err)
 	}

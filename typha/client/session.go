@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -29,11 +30,14 @@ type session struct {
 	cancel context.CancelFunc
 	asked  sync.WaitGroup // running OnQuery calls
 
-	inSync bool // used by run only, as is pods
-	pods   bool // typha follows the pods of Kubernetes
+	inSync   bool   // used by run only, as are the next three
+	pods     bool   // typha follows the pods of Kubernetes
+	welcomed bool   // the hello was answered
+	batch    uint64 // the last whole batch
 
-	mu  sync.Mutex // guards sending and ack
-	ack typhav1.Ack
+	mu   sync.Mutex // guards sending and all below
+	ack  typhav1.Ack
+	said uint64 // the batch that typha was last told to be received
 }
 
 // openSession opens a stream and says hello.
@@ -106,6 +110,7 @@ func (s *session) take(m *typhav1.SyncResponse, r Replica) error {
 	switch m := m.GetResponse().(type) {
 	case *typhav1.SyncResponse_Welcome:
 		s.client.log.Info("following typha", "address", r.Address, "software", m.Welcome.GetSoftware(), "resumed", m.Welcome.GetResumed())
+		s.welcomed = true
 		s.pods = slices.Contains(m.Welcome.GetCapabilities(), wire.CapabilityPods)
 		s.client.setStatus(Status{Address: r.Address, Pods: s.pods})
 		if !m.Welcome.GetResumed() {
@@ -117,8 +122,10 @@ func (s *session) take(m *typhav1.SyncResponse, r Replica) error {
 		s.asked.Add(1)
 		go s.answer(m.Query)
 	case *typhav1.SyncResponse_Replicas:
-		s.client.replicas.learn(decodeReplicas(m.Replicas))
+		list := decodeReplicas(m.Replicas)
+		s.client.replicas.learn(list)
 		if m.Replicas.GetMove() && s.client.replicas.other(r) {
+			s.client.replicas.move(list)
 			return errMove
 		}
 	}
@@ -126,6 +133,10 @@ func (s *session) take(m *typhav1.SyncResponse, r Replica) error {
 }
 
 func (s *session) chunk(m *typhav1.Chunk, r Replica) error {
+	// Parts of two batches must not be taken for one: what the first brought would be half of it.
+	if due := s.batch + 1; !s.welcomed || m.GetBatch() != due {
+		return fmt.Errorf("it sent a part of batch %d where a part of batch %d was due (hello answered: %v)", m.GetBatch(), due, s.welcomed)
+	}
 	for _, b := range m.GetItems() {
 		s.asm.put(b)
 	}
@@ -142,6 +153,10 @@ func (s *session) chunk(m *typhav1.Chunk, r Replica) error {
 	if m.GetCheckpoint() == nil {
 		return nil
 	}
+	s.batch++
+	s.mu.Lock()
+	s.ack.Received = m.GetBatch() // a handler that applies at once says so in one with this
+	s.mu.Unlock()
 	step, whole := s.asm.checkpoint(wire.DecodeCheckpoint(m.GetCheckpoint()), m.GetInSync())
 	if whole {
 		for _, f := range step.failures {
@@ -160,7 +175,9 @@ func (s *session) chunk(m *typhav1.Chunk, r Replica) error {
 func (s *session) received(batch, skipped uint64, failures []Failure) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ack.Received = batch
+	if s.said == batch && skipped == 0 && len(failures) == 0 {
+		return nil // typha knows
+	}
 	s.ack.Skipped += skipped
 	return s.sendAck(failures)
 }
@@ -174,6 +191,7 @@ func (s *session) applied(batch uint64, failures []Failure) {
 }
 
 func (s *session) sendAck(failures []Failure) error {
+	s.said = s.ack.Received
 	m := &typhav1.Ack{Received: s.ack.Received, Applied: s.ack.Applied, Skipped: s.ack.Skipped}
 	for _, f := range failures {
 		m.Failures = append(m.Failures, &typhav1.Failure{Key: encodeFailedKey(f.Key), Reason: f.Reason})

@@ -173,11 +173,17 @@ func Apply(have, given []metav1.Condition, now metav1.Time) []metav1.Condition {
 // Report is the same for what a node says of itself: it replaces all but those that are judged here, or told by Connected or
 // Peers.
 func Report(have, given []metav1.Condition, now metav1.Time) []metav1.Condition {
-	theirs := func(kind string) bool {
-		return !slices.Contains(owned, kind) && kind != api.ConditionConnected && kind != api.ConditionBGPPeersReady
-	}
+	theirs := func(kind string) bool { return Reportable(kind, false) }
 	given = slices.DeleteFunc(slices.Clone(given), func(c metav1.Condition) bool { return !theirs(c.Type) })
 	return replace(have, given, now, theirs)
+}
+
+// Reportable tells whether a condition is a node's felix to report, or beside it its confd's.
+func Reportable(kind string, beside bool) bool {
+	if beside {
+		return kind == api.ConditionBGPPeersReady
+	}
+	return !slices.Contains(owned, kind) && kind != api.ConditionConnected && kind != api.ConditionBGPPeersReady
 }
 
 // Connected is the same for whether a node is connected.
@@ -191,7 +197,7 @@ func Connected(have []metav1.Condition, is bool, message string, now metav1.Time
 
 // Peers is the same for what a node's confd says of its BGP sessions. Conditions of other types are not its to tell.
 func Peers(have, given []metav1.Condition, now metav1.Time) []metav1.Condition {
-	theirs := func(kind string) bool { return kind == api.ConditionBGPPeersReady }
+	theirs := func(kind string) bool { return Reportable(kind, true) }
 	given = slices.DeleteFunc(slices.Clone(given), func(c metav1.Condition) bool { return !theirs(c.Type) })
 	return replace(have, given, now, theirs)
 }

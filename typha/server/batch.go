@@ -7,14 +7,16 @@ import (
 	"github.com/muslin-net/muslin/typha/wire"
 )
 
-// chunkSize bounds the items of a chunk, in bytes.
-const chunkSize = 1 << 20
+// chunkSize bounds the items of a chunk, in bytes. With what is around them they fit into the 32 KiB buffers that gRPC keeps; what
+// is larger would take one of 1 MiB, for each of a thousand clients that come at once.
+const chunkSize = 30 << 10
 
 // sendBatch takes what the view has for the client, if the client has room, and sends it. more is true if it did
 // something, so that it is worth looking again.
 func (s *session) sendBatch() (more bool, err error) {
 	s.mu.Lock()
 	waits := s.dirty && s.unacked >= window
+	s.cramped = waits
 	ready := s.dirty && !waits
 	resend, startOver := s.resend, s.startOver
 	if ready {
@@ -59,6 +61,9 @@ func (s *session) sendBatch() (more bool, err error) {
 		if err := s.stream.Send(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Chunk{Chunk: c}}); err != nil {
 			return false, err
 		}
+	}
+	if batch == 1 {
+		s.leave()
 	}
 	m := s.server.metrics
 	m.batches.Inc()
@@ -138,7 +143,8 @@ func (s *session) setBehind(behind bool) {
 func (s *session) fits(size int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.unacked == 0 || s.unacked+size <= window
+	s.cramped = s.unacked > 0 && s.unacked+size > window
+	return !s.cramped
 }
 
 // chunks yields a batch in parts: updates, then removals, the checkpoint in the last one.

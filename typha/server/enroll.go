@@ -173,8 +173,7 @@ func (s enrollmentService) proven(ctx context.Context, m *typhav1.EnrollRequest,
 	case *typhav1.EnrollRequest_JoinToken:
 		err := s.enroller.tokens.redeem(proof.JoinToken, m.GetNode(), now)
 		if errors.Is(err, errToken) {
-			s.log.Warn("refused to enrol a node", "node", m.GetNode(), "error", err)
-			return status.Error(codes.PermissionDenied, err.Error())
+			return status.Errorf(codes.PermissionDenied, "node %q: %v", m.GetNode(), err)
 		}
 		if err != nil {
 			return status.Error(codes.Internal, err.Error())
@@ -209,7 +208,6 @@ func (s enrollmentService) bound(ctx context.Context, token, node string) error 
 			"the node's name (NODENAME) must be that of the Kubernetes node on which the pod runs", of, node)
 	}
 	if refused != "" {
-		s.log.Warn("refused to enrol a node", "node", node, "error", refused)
 		return status.Error(codes.PermissionDenied, refused)
 	}
 	return nil

@@ -24,6 +24,14 @@ const annotationFenced = "muslin.net/ipam-fenced"
 // tidyAfter is when no call of an epoch that ended can be under way any more, since nothing waits for it so long.
 const tidyAfter = 5 * time.Minute
 
+const (
+	// maxFenced is how many ended epochs are kept: a node that begins anew all the time must not make its Node grow. What is reserved
+	// under an older one was freed more than once.
+	maxFenced = 32
+	// epochsAhead is how far an epoch may be ahead of this host's clock.
+	epochsAhead = 10 * 365 * 24 * time.Hour
+)
+
 // checkEpoch makes sure that an epoch is the node's.
 func (s *Server) checkEpoch(ctx context.Context, node string, epoch uint64) error {
 	if epoch == 0 {
@@ -32,11 +40,11 @@ func (s *Server) checkEpoch(ctx context.Context, node string, epoch uint64) erro
 	n, err := s.nodes.get(ctx, node) // not the cache's: it may not know yet that the epoch ended
 	switch {
 	case errors.Is(err, datastore.ErrNotFound):
-		return status.Errorf(codes.FailedPrecondition, "node %s is not registered; register it before it takes warm addresses", node)
+		return refuse(refusedStale, codes.FailedPrecondition, "node %s is not registered; register it before it takes warm addresses", node)
 	case err != nil:
 		return storeError(err)
 	case n.IPAMEpoch() != epoch:
-		return status.Errorf(codes.FailedPrecondition, "epoch %d of node %s has ended, the present one is %d", epoch, node, n.IPAMEpoch())
+		return refuse(refusedStale, codes.FailedPrecondition, "epoch %d of node %s has ended, the present one is %d", epoch, node, n.IPAMEpoch())
 	}
 	return nil
 }
@@ -46,6 +54,9 @@ func (s ipamService) Enter(ctx context.Context, m *typhav1.EnterRequest) (*typha
 	node, err := callingNode(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if most := time.Now().Add(epochsAhead).Unix(); m.GetBefore() > uint64(most) {
+		return nil, status.Errorf(codes.InvalidArgument, "epoch %d, before, is ahead of time: epochs are about seconds since 1970, at most %d", m.GetBefore(), most)
 	}
 	claims, err := transfersOf(node, m.GetClaims())
 	if err != nil {
@@ -60,7 +71,7 @@ func (s ipamService) Enter(ctx context.Context, m *typhav1.EnterRequest) (*typha
 	var fenced []uint64
 	_, err = s.nodes.update(ctx, node, func(n *api.Node) error {
 		if present := n.IPAMEpoch(); present != m.GetPresent() {
-			return status.Errorf(codes.FailedPrecondition, "epoch %d of node %s has ended, the present one is %d", m.GetPresent(), node, present)
+			return refuse(refusedStale, codes.FailedPrecondition, "epoch %d of node %s has ended, the present one is %d", m.GetPresent(), node, present)
 		}
 		// Like sequence numbers of blocks, epochs start at the time, so that one of a node that was deleted never comes back.
 		epoch = max(slices.Max(ended)+1, uint64(time.Now().Unix()))
@@ -70,6 +81,7 @@ func (s ipamService) Enter(ctx context.Context, m *typhav1.EnterRequest) (*typha
 				fenced = append(fenced, old)
 			}
 		}
+		fenced = fenced[max(0, len(fenced)-maxFenced):]
 		if n.Annotations == nil {
 			n.Annotations = map[string]string{}
 		}

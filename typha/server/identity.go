@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -40,27 +39,4 @@ func mustBeOperator(ctx context.Context) error {
 			"the certificate is for %s; this call is for operators, with a certificate for %s/<name>", id, roleOperator)
 	}
 	return nil
-}
-
-// countUnary counts calls by their outcome.
-func (s *Server) countUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	answer, err := next(ctx, req)
-	s.count(info.FullMethod, err)
-	return answer, err
-}
-
-// countStream does the same for streams.
-func (s *Server) countStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	err := next(srv, stream)
-	s.count(info.FullMethod, err)
-	return err
-}
-
-func (s *Server) count(method string, err error) {
-	code := status.Code(err)
-	s.metrics.calls.WithLabelValues(method, code.String()).Inc()
-	if code == codes.PermissionDenied || code == codes.Unauthenticated {
-		s.metrics.refused.Inc()
-		s.log.Warn("refused a call", "method", method, "error", err)
-	}
 }

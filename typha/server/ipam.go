@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 
@@ -48,8 +49,8 @@ func (s ipamService) Reserve(ctx context.Context, m *typhav1.ReserveRequest) (*t
 		handle, attributes[api.OwnerType] = warmHandle(node, m.GetEpoch()), api.TypeWarmPool
 	}
 	switch {
-	case handle == "":
-		return nil, status.Error(codes.InvalidArgument, "an owner needs a handle, by which its addresses are released again")
+	case !warm && badOwner(m.GetOwner()) != nil:
+		return nil, badOwner(m.GetOwner())
 	case m.GetCount4() > maxReserve || m.GetCount6() > maxReserve:
 		return nil, status.Errorf(codes.InvalidArgument, "at most %d addresses of a family are given at a time", maxReserve)
 	}
@@ -58,6 +59,9 @@ func (s ipamService) Reserve(ctx context.Context, m *typhav1.ReserveRequest) (*t
 		addrs, err = s.reserveOne(ctx, node, handle, attributes, m.GetAddress())
 	} else {
 		addrs, err = s.reserveAny(ctx, node, handle, attributes, m)
+	}
+	if named := len(m.GetAddress()) + len(m.GetPools4()) + len(m.GetPools6()); named > 0 && errors.Is(err, alloc.ErrNoPool) {
+		return nil, refuse(refusedInvalid, codes.ResourceExhausted, "%v", err) // what was named is not to be had
 	}
 	if err != nil {
 		return nil, allocError(err)
@@ -86,6 +90,26 @@ func (s ipamService) Reserve(ctx context.Context, m *typhav1.ReserveRequest) (*t
 	}
 	return answer, nil
 }
+
+// maxHandle is how long a handle may be; those of pods have a network's name and some 64 characters.
+const maxHandle = 512
+
+// badOwner says why an owner cannot have addresses; nil if it can. Handles that typha gives itself are nobody's to use: by them it finds
+// the reserve and the tunnel addresses of other nodes.
+func badOwner(o *typhav1.Owner) error {
+	switch handle := o.GetHandle(); {
+	case handle == "":
+		return status.Error(codes.InvalidArgument, "an owner needs a handle, by which its addresses are released again")
+	case len(handle) > maxHandle:
+		return status.Errorf(codes.InvalidArgument, "the handle %q has %d bytes; at most %d are taken", shortened(handle, 64), len(handle), maxHandle)
+	case ownHandle.MatchString(handle):
+		return status.Errorf(codes.PermissionDenied, "handle %q is one of those that only typha gives; name the owner by its network and container", handle)
+	}
+	return nil
+}
+
+// ownHandle are the handles of nodes' reserves and tunnels (warmHandle, alloc.Tunnel).
+var ownHandle = regexp.MustCompile(`^warm-.*-[0-9]+$|^(ipip|vxlan|vxlan-v6|wireguard|wireguard-v6)-tunnel-addr-`)
 
 func (s ipamService) reserveOne(ctx context.Context, node, handle string, attributes map[string]string, raw []byte) ([]netip.Addr, error) {
 	a, err := wire.DecodeAddr(raw)
@@ -224,6 +248,7 @@ func (s ipamService) Settle(ctx context.Context, m *typhav1.SettleRequest) (*typ
 	answer := &typhav1.SettleResponse{}
 	for _, t := range transfers {
 		if reason := refused[t.Addr]; reason != nil {
+			s.refusals.note(refusedAddress, caller(ctx), typhav1.IpamService_Settle_FullMethodName, reason)
 			answer.Refused = append(answer.Refused, &typhav1.RefusedAddress{Address: t.Addr.AsSlice(), Reason: reason.Error()})
 		}
 	}
@@ -232,11 +257,17 @@ func (s ipamService) Settle(ctx context.Context, m *typhav1.SettleRequest) (*typ
 
 // transfersOf reads settlements.
 func transfersOf(node string, list []*typhav1.Settlement) ([]alloc.Transfer, error) {
+	if err := notMany("settlements", len(list)); err != nil {
+		return nil, err
+	}
 	var out []alloc.Transfer
 	for _, st := range list {
 		a, err := wire.DecodeAddr(st.GetAddress())
 		if err != nil || !a.IsValid() || st.GetOwner().GetHandle() == "" {
 			return nil, status.Errorf(codes.InvalidArgument, "a settlement needs an address and an owner with a handle (%v)", err)
+		}
+		if err := badOwner(st.GetOwner()); err != nil {
+			return nil, err
 		}
 		out = append(out, alloc.Transfer{Addr: a, Sequence: st.GetSequence(), To: block.Owner{
 			Handle: st.GetOwner().GetHandle(), Attributes: ownerAttributes(node, st.GetOwner()),
@@ -249,6 +280,9 @@ func transfersOf(node string, list []*typhav1.Settlement) ([]alloc.Transfer, err
 func (s ipamService) Release(ctx context.Context, m *typhav1.ReleaseRequest) (*typhav1.ReleaseResponse, error) {
 	node, err := callingNode(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := notMany("addresses", len(m.GetAddresses())); err != nil {
 		return nil, err
 	}
 	var requests []block.Release
@@ -285,6 +319,9 @@ func (s ipamService) Return(ctx context.Context, m *typhav1.ReturnRequest) (*typ
 	if err != nil {
 		return nil, err
 	}
+	if err := notMany("addresses", len(m.GetAddresses())); err != nil {
+		return nil, err
+	}
 	addrs, err := wire.DecodeAddrs(m.GetAddresses())
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
@@ -299,14 +336,25 @@ func (s ipamService) Return(ctx context.Context, m *typhav1.ReturnRequest) (*typ
 		if sequences := m.GetSequences(); i < len(sequences) && sequences[i] != found[a].Sequence {
 			continue // it was reserved anew since
 		}
-		if f, ok := found[a]; ok && f.Handle == handle {
+		switch f, ok := found[a]; {
+		case ok && f.Handle == handle:
 			requests = append(requests, block.Release{Addr: a, Handle: handle, Sequence: &f.Sequence})
+		case ok && f.node() != node:
+			s.refusals.note(refusedAddress, caller(ctx), typhav1.IpamService_Return_FullMethodName, fmt.Errorf("address %s is allocated to node %q", a, f.node()))
 		}
 	}
 	if _, err := s.release(ctx, node, requests); err != nil {
 		return nil, err
 	}
 	return &typhav1.ReturnResponse{}, nil
+}
+
+// notMany bounds a list.
+func notMany(what string, n int) error {
+	if n > maxList {
+		return status.Errorf(codes.InvalidArgument, "%d %s are too many for one call; give at most %d at a time", n, what, maxList)
+	}
+	return nil
 }
 
 // release frees what is the node's own and returns what was freed; one that is another node's is an error and nothing

@@ -11,9 +11,10 @@ type metrics struct {
 	resends   prometheus.Counter
 	resumed   *prometheus.CounterVec
 	behind    prometheus.Gauge
+	moved     prometheus.Counter
 	failures  prometheus.Counter
 	calls     *prometheus.CounterVec
-	refused   prometheus.Counter
+	refused   *prometheus.CounterVec
 	unwritten prometheus.Gauge
 	written   *prometheus.CounterVec
 }
@@ -44,9 +45,10 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		resends:   counter("resends_total", "Items that clients asked for again."),
 		resumed:   counters("streams_total", "Streams opened, by whether the client's saved state was built upon.", "resumed"),
 		behind:    gauge("clients_behind", "Clients with a batch that waits for their acknowledgement."),
+		moved:     counter("clients_moved_total", "Clients that were asked to use another replica because this one has more than its share."),
 		failures:  counter("client_failures_total", "Items that clients reported as not programmed."),
 		calls:     counters("calls_total", "Finished calls and streams by method and status code.", "method", "code"),
-		refused:   counter("refused_total", "Calls refused because the certificate does not allow them."),
+		refused:   counters("refused_total", "What clients were refused, by reason; docs/operations.md says what each means.", "reason"),
 		unwritten: gauge("endpoints_unwritten", "Reported endpoints that are not in the datastore yet."),
 		written:   counters("endpoint_writes_total", "Writes of endpoints to the datastore, by result.", "result"),
 	}

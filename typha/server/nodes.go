@@ -65,6 +65,9 @@ func (s nodesService) ReportStatus(ctx context.Context, m *typhav1.ReportStatusR
 		return nil, err
 	}
 	now := metav1.NewTime(time.Now().Truncate(time.Second))
+	if err := tellable(m); err != nil {
+		return nil, err
+	}
 	given := []metav1.Condition{}
 	for _, c := range m.GetConditions() {
 		k := metav1.Condition{
@@ -90,6 +93,25 @@ func (s nodesService) ReportStatus(ctx context.Context, m *typhav1.ReportStatusR
 		return nil, storeError(err)
 	}
 	return &typhav1.ReportStatusResponse{}, nil
+}
+
+// maxConditions is how many conditions a node may report, and how many features of its kernel.
+const maxConditions = 256
+
+// tellable refuses conditions that are not the caller's to tell.
+func tellable(m *typhav1.ReportStatusRequest) error {
+	if n := max(len(m.GetConditions()), len(m.GetCapabilities())); n > maxConditions {
+		return status.Errorf(codes.InvalidArgument, "%d conditions or capabilities are too many; give at most %d", n, maxConditions)
+	}
+	for _, c := range m.GetConditions() {
+		if c.GetType() == "" {
+			return status.Error(codes.InvalidArgument, "a condition has no type")
+		}
+		if !conditions.Reportable(c.GetType(), m.GetBeside()) {
+			return status.Errorf(codes.PermissionDenied, "condition %s is not told by whoever reports it here (beside is %v)", c.GetType(), m.GetBeside())
+		}
+	}
+	return nil
 }
 
 // Replicas lists the replicas.
@@ -157,6 +179,9 @@ func readRegistration(name string, m *typhav1.RegisterRequest) (registration, er
 	}
 	if n := len(r.wireguard); n != 0 && n != 32 {
 		return r, fmt.Errorf("wireguard_key has %d bytes; a key has 32", n)
+	}
+	if n := len(m.GetInterfaces()) + len(m.GetOrchRefs()) + len(m.GetPoolProposals()); n > maxList {
+		return r, fmt.Errorf("%d interfaces, references and pools are too many; give at most %d", n, maxList)
 	}
 	for _, i := range m.GetInterfaces() {
 		addresses, err := wire.DecodeAddrs(i.GetAddresses())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -68,10 +69,8 @@ func (s *nodes) update(ctx context.Context, name string, change func(*api.Node) 
 
 // register creates or updates a node's Node, and gives it tunnel addresses.
 func (s *nodes) register(ctx context.Context, r registration) (*api.Node, error) {
-	if !r.skipCheck {
-		if err := s.checkAddresses(ctx, r); err != nil {
-			return nil, err
-		}
+	if err := s.checkOthers(ctx, r); err != nil {
+		return nil, err
 	}
 	node, err := s.update(ctx, r.name, func(n *api.Node) error {
 		r.applyTo(n)
@@ -108,20 +107,33 @@ func (s *nodes) register(ctx context.Context, r registration) (*api.Node, error)
 	return tunneled, nil
 }
 
-// checkAddresses refuses addresses that another node has.
-func (s *nodes) checkAddresses(ctx context.Context, r registration) error {
+// checkOthers refuses addresses that another node has, and the names of other nodes: what is said of the Kubernetes node that a node
+// refers to is said of its own.
+func (s *nodes) checkOthers(ctx context.Context, r registration) error {
+	if r.skipCheck && len(r.orchRefs) == 0 {
+		return nil
+	}
 	l, err := s.store.List(ctx, "Node", datastore.ListOptions{})
 	if err != nil {
 		return err
 	}
 	for _, o := range l.Items {
 		other := o.(*api.Node)
-		if other.Name == r.name || other.Spec.BGP == nil {
+		if other.Name == r.name {
+			continue
+		}
+		for _, ref := range r.orchRefs {
+			if ref.NodeName == other.Name || slices.Contains(other.Spec.OrchRefs, ref) {
+				return refuse(refusedTaken, codes.AlreadyExists, "node %s of %s is what node %s stands for; let this node refer to its own (CALICO_K8S_NODE_REF), or delete node %s if it is gone",
+					ref.NodeName, ref.Orchestrator, other.Name, other.Name)
+			}
+		}
+		if r.skipCheck || other.Spec.BGP == nil {
 			continue
 		}
 		for _, address := range []netip.Prefix{r.ipv4, r.ipv6} {
 			if address.IsValid() && (hasAddress(other.Spec.BGP.IPv4Address, address) || hasAddress(other.Spec.BGP.IPv6Address, address)) {
-				return status.Errorf(codes.AlreadyExists, "node %s has address %s already; give this node another one (IP, IP6 or the "+
+				return refuse(refusedTaken, codes.AlreadyExists, "node %s has address %s already; give this node another one (IP, IP6 or the "+
 					"autodetection method), or delete node %s if it is gone", other.Name, address.Addr(), other.Name)
 			}
 		}

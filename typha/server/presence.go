@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -74,13 +73,16 @@ func (p *presence) look(ctx context.Context, early bool) error {
 		return nil
 	}
 	words := connectedTo + replica
-	here := p.sessions.nodes()
+	here := map[string]bool{}
+	for _, n := range p.sessions.nodes() {
+		here[n] = true
+	}
 	there := map[string]bool{}
 	var errs []error
 	for n := range snapshot.Nodes() {
 		there[n.Name] = true
 		stored := meta.FindStatusCondition(n.Status.Conditions, api.ConditionConnected)
-		is := slices.Contains(here, n.Name)
+		is := here[n.Name]
 		said := stored != nil && stored.Status == metav1.ConditionTrue && stored.Message == words
 		orphan := !said && p.orphaned(stored)
 		if is == said && !orphan {
@@ -134,6 +136,14 @@ func (p *presence) orphaned(stored *metav1.Condition) bool {
 	if stored == nil || stored.Status != metav1.ConditionTrue {
 		return false
 	}
-	replica, ok := strings.CutPrefix(stored.Message, connectedTo)
-	return ok && p.replicas.gone(replica)
+	replica := connectedAt(stored.Message)
+	return replica != "" && p.replicas.gone(replica)
+}
+
+// connectedAt is the replica that the words of a condition name; empty if they name none.
+func connectedAt(words string) string {
+	if replica, ok := strings.CutPrefix(words, connectedTo); ok {
+		return replica
+	}
+	return ""
 }

@@ -21,6 +21,9 @@ const (
 // answerParts is how many parts of an answer wait for a slow operator; more are refused rather than kept.
 const answerParts = 64
 
+// maxOutbox is how many messages wait for a client that does not read.
+const maxOutbox = 64
+
 // question is one that is on its way to a node and back.
 type question struct {
 	parts chan *typhav1.QueryResult // closed by nobody; the last part has More unset
@@ -47,6 +50,9 @@ func (s *Server) relay(ctx context.Context, m *typhav1.QueryRequest, take func([
 	}
 	timeout := defaultTimeout
 	if m.GetTimeout() != nil {
+		if m.GetTimeout().CheckValid() != nil || m.GetTimeout().AsDuration() < 0 {
+			return status.Errorf(codes.InvalidArgument, "timeout %v is no time to wait; give 0 to %v", m.GetTimeout(), longestTimeout)
+		}
 		timeout = min(m.GetTimeout().AsDuration(), longestTimeout)
 	}
 	c := s.sessions.newest(views.Scope{Node: m.GetNode(), View: kind})
@@ -65,7 +71,7 @@ func (s *Server) relay(ctx context.Context, m *typhav1.QueryRequest, take func([
 				return err
 			}
 		case <-q.gone:
-			return status.Errorf(codes.Unavailable, "node %q was disconnected before it answered; ask again", m.GetNode())
+			return status.Errorf(codes.Unavailable, "node %q was disconnected before it answered, or reads nothing of what it is told; ask again", m.GetNode())
 		case <-ctx.Done():
 			return status.Errorf(codes.DeadlineExceeded, "node %q did not answer within %v", m.GetNode(), timeout)
 		}
@@ -77,8 +83,11 @@ func (s *Server) relay(ctx context.Context, m *typhav1.QueryRequest, take func([
 
 // takePart passes one part on; done after the last.
 func takePart(r *typhav1.QueryResult, take func([]byte) error) (done bool, err error) {
-	if r.GetCode() != uint32(codes.OK) {
-		return true, status.Error(codes.Code(r.GetCode()), r.GetMessage())
+	if code := codes.Code(r.GetCode()); code != codes.OK {
+		if code > codes.Unauthenticated {
+			code = codes.Unknown // nodes must not make up codes
+		}
+		return true, status.Error(code, r.GetMessage())
 	}
 	if len(r.GetResponse()) > 0 || r.GetMore() {
 		if err := take(r.GetResponse()); err != nil {
@@ -94,11 +103,12 @@ func (s *session) ask(m *typhav1.QueryRelay) (uint64, *question) {
 	s.mu.Lock()
 	s.lastID++
 	m.Id = s.lastID
-	if s.questions == nil {
-		close(q.gone) // the session ended
-	} else {
-		s.questions[m.Id] = q
+	if s.questions == nil || len(s.outbox) >= maxOutbox {
+		s.mu.Unlock()
+		close(q.gone) // the session ended, or its client reads nothing
+		return m.GetId(), q
 	}
+	s.questions[m.Id] = q
 	s.mu.Unlock()
 	s.say(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Query{Query: m}})
 	return m.GetId(), q

@@ -4,6 +4,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 )
@@ -17,6 +18,9 @@ type replicas struct {
 	present  []string   // of all, also those that do not serve now
 	known    bool       // false until they are discovered
 	discover bool
+
+	counted   map[string]int // clients of each, as of countedAt
+	countedAt time.Time
 }
 
 func newReplicas(cfg Config) *replicas {
@@ -81,21 +85,47 @@ func (r *replicas) addresses() []string {
 	return slices.Clone(r.list)
 }
 
-// replicaList is the list of replicas as clients are told. Only this one's clients are known.
+// serverName is the name in the certificate of the replica at an address.
+func (r *replicas) serverName(address string) string {
+	if r.name != "" {
+		return r.name
+	}
+	if host, _, err := net.SplitHostPort(address); err == nil && host != "" {
+		return host
+	}
+	return address
+}
+
+// replicaList is the list of replicas as clients are told, with how many nodes each has, as far as that is known.
 func (s *Server) replicaList() *typhav1.Replicas {
 	m := &typhav1.Replicas{}
+	loads := s.recentLoads()
 	for i, address := range s.replicas.addresses() {
-		r := &typhav1.Replica{Address: address, ServerName: s.replicas.name}
-		if host, _, err := net.SplitHostPort(address); err == nil && r.ServerName == "" {
-			r.ServerName = host
-		}
-		if r.ServerName == "" {
-			r.ServerName = address
-		}
-		if i == 0 {
+		r := s.replica(address, loads)
+		if i == 0 && loads == nil {
 			r.Clients = uint32(s.sessions.size())
 		}
 		m.Replicas = append(m.Replicas, r)
 	}
 	return m
+}
+
+// recentLoads are the loads of a second ago at most: when all clients come at once each is told.
+func (s *Server) recentLoads() map[string]int {
+	r := s.replicas
+	r.mu.Lock()
+	counted, fresh := r.counted, time.Since(r.countedAt) < time.Second
+	r.mu.Unlock()
+	if fresh {
+		return counted
+	}
+	counted = s.loads()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counted, r.countedAt = counted, time.Now()
+	return counted
+}
+
+func (s *Server) replica(address string, loads map[string]int) *typhav1.Replica {
+	return &typhav1.Replica{Address: address, ServerName: s.replicas.serverName(address), Clients: uint32(loads[address])}
 }

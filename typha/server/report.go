@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -51,8 +52,11 @@ func (s endpointsService) Report(ctx context.Context, m *typhav1.ReportRequest) 
 	if err != nil {
 		return nil, err
 	}
-	if m.GetInstance() == "" {
-		return nil, status.Error(codes.InvalidArgument, "a report needs the instance of felix that makes it")
+	if m.GetInstance() == "" || len(m.GetInstance()) > longestText {
+		return nil, status.Errorf(codes.InvalidArgument, "a report needs the instance of felix that makes it, in at most %d bytes", longestText)
+	}
+	if err := notMany("endpoints", len(m.GetEndpoints())); err != nil {
+		return nil, err
 	}
 	n := s.reports.node(node)
 	n.reporting.Lock() // one report of a node at a time, in order
@@ -110,7 +114,7 @@ func (s *Server) judge(ctx context.Context, node string, list []*typhav1.LocalEn
 	var refused []*typhav1.RefusedEndpoint
 	refuse := func(m *typhav1.LocalEndpoint, reason string) {
 		id := m.GetOrchestrator() + "/" + m.GetWorkload() + "/" + m.GetEndpoint()
-		s.log.Warn("refused an endpoint", "node", node, "endpoint", id, "reason", reason)
+		s.refusals.note(refusedEndpoint, roleNode+"/"+node, shortened(id, longestText), errors.New(reason))
 		refused = append(refused, &typhav1.RefusedEndpoint{Id: id, Reason: reason})
 	}
 	type candidate struct {
@@ -185,11 +189,17 @@ func notOurs(node string, addresses []netip.Addr, holders map[netip.Addr]string,
 	return ""
 }
 
+// maxAddresses is how many addresses an endpoint may have.
+const maxAddresses = 64
+
 // endpointObject is the WorkloadEndpoint of a reported endpoint.
 func endpointObject(node string, m *typhav1.LocalEndpoint) (*api.WorkloadEndpoint, []netip.Addr, error) {
 	namespace, workload, ok := strings.Cut(m.GetWorkload(), "/")
 	if !ok || namespace == "" || workload == "" || m.GetEndpoint() == "" {
 		return nil, nil, fmt.Errorf("its id must have an orchestrator, a workload as namespace/name, and an interface")
+	}
+	if n := len(m.GetAddresses()); n > maxAddresses {
+		return nil, nil, fmt.Errorf("it has %d addresses; an endpoint has at most %d", n, maxAddresses)
 	}
 	addresses, err := wire.DecodeAddrs(m.GetAddresses())
 	if err != nil {

@@ -14,11 +14,15 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/internal/daemon"
@@ -79,6 +83,10 @@ type Config struct {
 	// ReportPatience is how late the report on a node's BGP may be before a replica to which only the node's felix is
 	// connected says that it has none; 0 means 10 s.
 	ReportPatience time.Duration
+	// HelloWait is how long a stream may take to say who it is and what it has; 0 means 30 s.
+	HelloWait time.Duration
+	// BalanceEvery is how often a replica looks at whether it has more than its share of the clients; 0 means 5 s.
+	BalanceEvery time.Duration
 	// StopWait is how long a stopping server takes to send its clients elsewhere, if there is an elsewhere; 0 means 5 s.
 	StopWait time.Duration
 
@@ -89,20 +97,23 @@ type Config struct {
 
 // Server serves typha.v1.
 type Server struct {
-	cfg      Config
-	instance string // of this run
-	log      *slog.Logger
-	metrics  *metrics
-	sessions *registry
-	reports  *reports
-	nodes    *nodes
-	statuses *statuses
-	presence *presence
-	applied  *applied
-	replicas *replicas
-	network  *network
-	enroller *enroller // nil where nodes do not enrol here
-	full     lastFullness
+	cfg       Config
+	instance  string // of this run
+	log       *slog.Logger
+	metrics   *metrics
+	refusals  *refusals
+	guard     *guard
+	turnstile turnstile
+	sessions  *registry
+	reports   *reports
+	nodes     *nodes
+	statuses  *statuses
+	presence  *presence
+	applied   *applied
+	replicas  *replicas
+	network   *network
+	enroller  *enroller // nil where nodes do not enrol here
+	full      lastFullness
 
 	tls *tls.Config
 }
@@ -110,6 +121,7 @@ type Server struct {
 // New makes a server. A certificate or key that cannot be read is an error here.
 func New(cfg Config) (*Server, error) {
 	cfg.CheckpointWait = cmp.Or(cfg.CheckpointWait, 15*time.Second)
+	cfg.HelloWait = cmp.Or(cfg.HelloWait, 30*time.Second)
 	cfg.StopWait = cmp.Or(cfg.StopWait, 5*time.Second)
 	cfg.Log = cmp.Or(cfg.Log, slog.Default())
 	if cfg.Metrics == nil {
@@ -125,6 +137,9 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	s.refusals = newRefusals(s.log, s.metrics.refused)
+	s.guard = newGuard(s.metrics, s.refusals)
+	s.turnstile = newTurnstile()
 	s.sessions = newRegistry(s.metrics)
 	s.replicas = newReplicas(cfg)
 	s.applied = newApplied(cfg, s.sessions, s.replicas.alone, s.log)
@@ -147,7 +162,7 @@ func (s *Server) Serve(ctx context.Context, listener, enroll net.Listener) error
 			listener.Close(), enroll.Close())
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	main := rpc.NewServer(s.tls, s.options()...)
+	main, entrance := s.newServer(s.tls)
 	typhav1.RegisterSyncServiceServer(main, syncService{Server: s})
 	typhav1.RegisterEndpointsServiceServer(main, endpointsService{Server: s})
 	typhav1.RegisterIpamServiceServer(main, ipamService{Server: s})
@@ -156,48 +171,65 @@ func (s *Server) Serve(ctx context.Context, listener, enroll net.Listener) error
 	if s.enroller != nil {
 		typhav1.RegisterEnrollmentServiceServer(main, enrollmentService{Server: s, renew: true})
 	}
-	group.Go(func() error { return serve(main, listener) })
+	s.guard.learn(main)
+	group.Go(func() error { return serve(main, entrance, listener) })
 	group.Go(func() error { return s.reports.run(ctx) })
 	group.Go(func() error { return s.nodes.run(ctx) })
 	group.Go(func() error { return s.statuses.runPools(ctx) })
 	group.Go(func() error { return s.statuses.runNodes(ctx) })
 	group.Go(func() error { return s.statuses.runTiers(ctx) })
 	group.Go(func() error { return s.presence.run(ctx) })
+	group.Go(func() error { return newBalancer(s).run(ctx) })
 	group.Go(func() error { return newNodeReports(s).run(ctx) })
 	group.Go(func() error { return s.applied.run(ctx) })
 	group.Go(func() error { return s.network.run(ctx) })
 	group.Go(func() error { return s.watchHealth(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
+		main.GracefulStop() // until Stop; nobody is let in meanwhile, who would have to go at once
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
 		s.sendAway()
+		entrance.close()
 		main.Stop()
 		return nil
 	})
 	if enroll != nil {
-		door := rpc.NewServer(s.enroller.tls(s.cfg.Files), s.options()...)
-		typhav1.RegisterEnrollmentServiceServer(door, enrollmentService{Server: s})
-		group.Go(func() error { return serve(door, enroll) })
+		// Whoever can reach it may call: none may stay.
+		side, entrance := s.newServer(s.enroller.tls(s.cfg.Files), grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: enrollStay, MaxConnectionAge: enrollStay, MaxConnectionAgeGrace: enrollStay,
+		}), grpc.MaxRecvMsgSize(maxSize[typhav1.EnrollmentService_Enroll_FullMethodName]), grpc.MaxConcurrentStreams(enrollAtOnce))
+		typhav1.RegisterEnrollmentServiceServer(side, enrollmentService{Server: s})
+		group.Go(func() error { return serve(side, entrance, enroll) })
 		group.Go(func() error {
 			<-ctx.Done()
-			door.Stop()
+			entrance.close()
+			side.Stop()
 			return nil
 		})
 	}
 	return group.Wait()
 }
 
-func serve(server *grpc.Server, l net.Listener) error {
-	if err := server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+// enrollStay is how long a node that enrols may stay connected, enrollAtOnce how many calls of a connection may be under way.
+const (
+	enrollStay   = 30 * time.Second
+	enrollAtOnce = 16
+)
+
+// newServer makes a server behind the guard, and the door that its listener is to have.
+func (s *Server) newServer(config *tls.Config, more ...grpc.ServerOption) (*grpc.Server, *door) {
+	d := newDoor(credentials.NewTLS(config), s.refusals)
+	return rpc.NewServer(config, slices.Concat([]grpc.ServerOption{grpc.Creds(d)}, s.guard.options(), more)...), d
+}
+
+func serve(server *grpc.Server, d *door, l net.Listener) error {
+	if err := server.Serve(listener{l, d}); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}
 	return nil
-}
-
-func (s *Server) options() []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(s.countUnary),
-		grpc.ChainStreamInterceptor(s.countStream),
-	}
 }
 
 // watchHealth tells whether views can be served: not before everything there is has been read and computed.
@@ -207,11 +239,14 @@ func (s *Server) watchHealth(ctx context.Context) error {
 	}
 	part := s.cfg.Health.Add("views", 10*time.Second)
 	part.NotReady("reading the datastore")
+	ready := false
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if _, inSync := s.cfg.Views.Checkpoint(); inSync {
+		if _, inSync := s.cfg.Views.Checkpoint(); inSync && !ready {
+			debug.FreeOSMemory() // everything was decoded at once, which never comes again
 			part.Ready()
+			ready = true
 		}
 		part.Alive()
 		select {

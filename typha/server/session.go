@@ -6,6 +6,9 @@ import (
 	"slices"
 	"sync"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/muslin-net/muslin/api/view"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/views"
@@ -16,6 +19,13 @@ import (
 // goes alone: its checkpoint is at its end, so it cannot wait in the middle.
 const window = 4 << 20
 
+const (
+	// maxFailures is how many of a client's failures are kept, and shown to operators.
+	maxFailures = 100
+	// maxResend is how many items a client may ask for again before it is sent its whole view.
+	maxResend = 4096
+)
+
 // session is one stream. One goroutine sends (run), one receives (listen); they meet in the fields under mu.
 type session struct {
 	server *Server
@@ -23,6 +33,7 @@ type session struct {
 	stream typhav1.SyncService_SyncServer
 	sub    *views.Subscription // set by run, under mu
 	behind bool                // used by run only
+	leave  func()              // called when the first batch has gone
 	stir   chan struct{}       // has room for one: something below changed
 
 	mu        sync.Mutex // guards all below
@@ -34,7 +45,9 @@ type session struct {
 	resend    []view.Key
 	startOver bool // the client asked for the whole view
 	flight    []flight
-	unacked   int // bytes in flight
+	unacked   int         // bytes in flight
+	cramped   bool        // what there is to send waits for an acknowledgement
+	said      typhav1.Ack // the highest numbers that the client has acknowledged, applied before received too
 	status    typhav1.ClientStatus
 	questions map[uint64]*question
 	lastID    uint64
@@ -49,7 +62,7 @@ type flight struct {
 
 func newSession(server *Server, stream typhav1.SyncService_SyncServer, hello greeting) *session {
 	return &session{
-		server: server, scope: hello.scope, stream: stream, stir: make(chan struct{}, 1), dirty: true,
+		server: server, scope: hello.scope, stream: stream, stir: make(chan struct{}, 1), dirty: true, leave: func() {},
 		questions: map[uint64]*question{}, routes: map[string]uint64{},
 		status: typhav1.ClientStatus{
 			Node: hello.scope.Node, View: hello.scope.View.String(), Software: hello.software,
@@ -144,6 +157,9 @@ func (s *session) takeOutbox() []*typhav1.SyncResponse {
 func (s *session) listen() {
 	for {
 		m, err := s.stream.Recv()
+		if err == nil {
+			err = s.take(m)
+		}
 		if err != nil {
 			s.mu.Lock()
 			s.ended = err
@@ -151,20 +167,46 @@ func (s *session) listen() {
 			s.poke()
 			return
 		}
-		switch r := m.GetRequest().(type) {
-		case *typhav1.SyncRequest_Ack:
-			s.acknowledge(r.Ack)
-		case *typhav1.SyncRequest_Resend:
-			s.askAgain(r.Resend)
-		case *typhav1.SyncRequest_QueryResult:
-			s.answer(r.QueryResult)
-		}
 	}
 }
 
+// take takes a message. What it does not know is of a later version, and does not concern it.
+func (s *session) take(m *typhav1.SyncRequest) error {
+	switch r := m.GetRequest().(type) {
+	case *typhav1.SyncRequest_Hello:
+		return status.Error(codes.InvalidArgument, "a stream has one hello; open another stream")
+	case *typhav1.SyncRequest_Ack:
+		return s.acknowledge(r.Ack)
+	case *typhav1.SyncRequest_Resend:
+		s.askAgain(r.Resend)
+	case *typhav1.SyncRequest_QueryResult:
+		s.answer(r.QueryResult)
+	}
+	return nil
+}
+
+// believe refuses acks of batches that were never sent, and such as go back. A batch may be applied before it is acknowledged as
+// received: the client's threads are not in step. The caller holds mu.
+func (s *session) believe(m *typhav1.Ack) error {
+	switch {
+	case m.GetReceived() > s.status.GetSent() || m.GetApplied() > s.status.GetSent():
+		return status.Errorf(codes.InvalidArgument, "batches %d (received) and %d (applied) are acknowledged, and the last that was sent on this stream is %d",
+			m.GetReceived(), m.GetApplied(), s.status.GetSent())
+	case m.GetReceived() < s.said.GetReceived() || m.GetApplied() < s.said.GetApplied():
+		return status.Errorf(codes.InvalidArgument, "batches %d (received) and %d (applied) are acknowledged after %d and %d; both numbers only grow",
+			m.GetReceived(), m.GetApplied(), s.said.GetReceived(), s.said.GetApplied())
+	}
+	s.said.Received, s.said.Applied = m.GetReceived(), m.GetApplied()
+	return nil
+}
+
 // acknowledge takes an ack and makes room.
-func (s *session) acknowledge(m *typhav1.Ack) {
+func (s *session) acknowledge(m *typhav1.Ack) error {
 	s.mu.Lock()
+	if err := s.believe(m); err != nil {
+		s.mu.Unlock()
+		return err
+	}
 	if received := min(m.GetReceived(), s.status.Sent); received > s.status.Received {
 		s.status.Received = received
 		for len(s.flight) > 0 && s.flight[0].batch <= received {
@@ -179,9 +221,13 @@ func (s *session) acknowledge(m *typhav1.Ack) {
 		s.status.Failures = nil // of earlier batches
 	}
 	s.settled()
+	told := len(s.status.GetFailures()) > 0 // a client that says the same with each ack is logged once
 	for _, f := range m.GetFailures() {
-		s.status.Failures = append(s.status.Failures, failureText(f))
+		if len(s.status.GetFailures()) < maxFailures {
+			s.status.Failures = append(s.status.Failures, shortened(failureText(f), longestText))
+		}
 	}
+	cramped := s.cramped
 	s.mu.Unlock()
 	if first {
 		s.firstApplied()
@@ -189,9 +235,14 @@ func (s *session) acknowledge(m *typhav1.Ack) {
 	s.server.applied.look()
 	if n := len(m.GetFailures()); n > 0 {
 		s.server.metrics.failures.Add(float64(n))
-		s.server.log.Warn("client could not program items", "view", s.scope, "items", n, "first", failureText(m.GetFailures()[0]))
+		if !told {
+			s.server.log.Warn("client could not program items", "view", s.scope, "items", n, "first", shortened(failureText(m.GetFailures()[0]), longestText))
+		}
 	}
-	s.poke()
+	if cramped { // else there is nothing to do for it
+		s.poke()
+	}
+	return nil
 }
 
 func failureText(f *typhav1.Failure) string {
@@ -205,10 +256,12 @@ func (s *session) askAgain(m *typhav1.Resend) {
 	keys := wire.DecodeKeys(m.GetKeys())
 	s.server.metrics.resends.Add(float64(len(m.GetKeys())))
 	s.mu.Lock()
-	if len(m.GetKeys()) == 0 {
-		s.startOver = true
+	if len(m.GetKeys()) == 0 || len(s.resend)+len(keys) > maxResend {
+		s.startOver = true // which is no more to send, and less to remember
 	}
-	s.resend = append(s.resend, keys...)
+	if s.resend = append(s.resend, keys...); s.startOver {
+		s.resend = nil
+	}
 	s.dirty = true
 	s.mu.Unlock()
 	s.poke()

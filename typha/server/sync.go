@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/datastore"
@@ -17,8 +18,13 @@ import (
 	"github.com/muslin-net/muslin/typha/wire"
 )
 
-// maxHave bounds how many items a hello may say it has: no view is as large, and memory is not the client's to fill.
-const maxHave = 4 << 20
+// A hello may name maxHave items, and sources of a checkpoint, in maxHello bytes: no view is as large, and memory is not the
+// client's to fill.
+const (
+	maxHave    = 1 << 20
+	maxHello   = 64 << 20
+	maxSources = 1024
+)
 
 // syncService serves views.
 type syncService struct {
@@ -36,7 +42,12 @@ type greeting struct {
 
 // Sync opens a view and follows it until the client goes or the server stops.
 func (s syncService) Sync(stream typhav1.SyncService_SyncServer) error {
-	hello, err := readHello(stream)
+	leave, err := s.turnstile.pass(stream.Context())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	hello, err := s.awaitHello(stream)
 	if err != nil {
 		return err
 	}
@@ -46,6 +57,7 @@ func (s syncService) Sync(stream typhav1.SyncService_SyncServer) error {
 	resumed := len(hello.have) > 0
 	s.metrics.resumed.WithLabelValues(fmt.Sprint(resumed)).Inc()
 	c := newSession(s.Server, stream, hello)
+	c.leave = leave
 	c.say(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Welcome{Welcome: &typhav1.Welcome{
 		Software: daemon.Version(), Resumed: resumed, Capabilities: s.capabilities(),
 	}}})
@@ -66,6 +78,27 @@ func (s *Server) capabilities() (list []string) {
 	return list
 }
 
+// awaitHello reads a hello, for which a client has its time. Whoever gives up leaves the reader to the stream, which ends it.
+func (s *Server) awaitHello(stream typhav1.SyncService_SyncServer) (greeting, error) {
+	type result struct {
+		hello greeting
+		err   error
+	}
+	read := make(chan result, 1)
+	go func() {
+		hello, err := readHello(stream)
+		read <- result{hello, err}
+	}()
+	late := time.NewTimer(s.cfg.HelloWait)
+	defer late.Stop()
+	select {
+	case r := <-read:
+		return r.hello, r.err
+	case <-late.C:
+		return greeting{}, refuse(refusedInvalid, codes.DeadlineExceeded, "no whole hello came within %v", s.cfg.HelloWait)
+	}
+}
+
 // readHello reads the parts of a hello.
 func readHello(stream typhav1.SyncService_SyncServer) (greeting, error) {
 	node, err := callingNode(stream.Context())
@@ -73,10 +106,14 @@ func readHello(stream typhav1.SyncService_SyncServer) (greeting, error) {
 		return greeting{}, err
 	}
 	var g greeting
+	size := 0
 	for part := 1; ; part++ {
 		m, err := stream.Recv()
 		if err != nil {
 			return greeting{}, err
+		}
+		if size += proto.Size(m); size > maxHello {
+			return greeting{}, refuse(refusedOversized, codes.ResourceExhausted, "a hello may have %d bytes in all", maxHello)
 		}
 		hello := m.GetHello()
 		if hello == nil {
@@ -91,9 +128,12 @@ func readHello(stream typhav1.SyncService_SyncServer) (greeting, error) {
 			if err != nil {
 				return greeting{}, err
 			}
+			if n := len(hello.GetCheckpoint().GetRevisions()); n > maxSources {
+				return greeting{}, status.Errorf(codes.InvalidArgument, "the checkpoint has %d sources; at most %d are known", n, maxSources)
+			}
 			g = greeting{
 				scope: views.Scope{Node: node, View: kind}, point: wire.DecodeCheckpoint(hello.GetCheckpoint()),
-				have: map[view.Key]view.Version{}, software: hello.GetSoftware(),
+				have: map[view.Key]view.Version{}, software: shortened(hello.GetSoftware(), longestText),
 			}
 		}
 		if err := takeHave(g.have, hello.GetHave()); err != nil {
@@ -120,7 +160,7 @@ func takeHave(have map[view.Key]view.Version, list []*typhav1.Have) error {
 		have[k] = v
 	}
 	if len(have) > maxHave {
-		return status.Errorf(codes.InvalidArgument, "a hello may name at most %d items", maxHave)
+		return refuse(refusedOversized, codes.ResourceExhausted, "a hello may name at most %d items", maxHave)
 	}
 	return nil
 }
@@ -136,22 +176,26 @@ func viewKind(v typhav1.View) (views.ViewKind, error) {
 }
 
 // reach waits until this replica has all that a client has seen: nobody is ever served the past. A replica that does not
-// get there in time sends the client elsewhere.
+// get there in time sends the client elsewhere, and so does one that has not read the datastore yet, if there is an elsewhere.
 func (s *Server) reach(ctx context.Context, seen view.Checkpoint) error {
-	if len(seen) == 0 {
-		return nil
-	}
 	var deadline <-chan time.Time // runs from when this replica knows anything at all
+	var reading <-chan time.Time  // runs until then
+	if len(s.replicas.addresses()) > 1 {
+		reading = time.After(s.cfg.CheckpointWait)
+	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for look := 0; ; look++ {
 		own, inSync := s.cfg.Views.Checkpoint()
+		if !inSync && len(seen) == 0 && reading == nil {
+			return nil // there is nowhere else to go
+		}
 		if inSync {
-			if _, here := seen[s.source()]; here || s.cfg.Views.Reached(common(seen, own)) {
+			if _, here := seen[s.source()]; here || len(seen) == 0 || s.cfg.Views.Reached(common(seen, own)) {
 				return nil
 			}
 			if deadline == nil {
-				deadline = time.After(s.cfg.CheckpointWait)
+				deadline, reading = time.After(s.cfg.CheckpointWait), nil
 			}
 			if look%50 == 0 { // a kind of which nothing was heard lately may be complete all the same
 				datastore.Prompt(s.cfg.Datastore)
@@ -162,6 +206,8 @@ func (s *Server) reach(ctx context.Context, seen view.Checkpoint) error {
 			return status.FromContextError(ctx.Err()).Err()
 		case <-deadline:
 			return s.tooFarBehind(own, seen)
+		case <-reading:
+			return status.Error(codes.Unavailable, "this replica has not read the datastore yet; use another one, and see its readiness for why")
 		case <-tick.C:
 		}
 	}

@@ -289,7 +289,7 @@ func TestOnlyKnownCertificatesGetIn(t *testing.T) {
 	}
 	_, err = w.node("n1", r.address).Followers(t.Context())
 	require.ErrorIs(t, err, client.ErrDenied, "a node is no operator")
-	assert.InDelta(t, 3, metric(t, r, "typha_refused_total"), 0)
+	assert.InDelta(t, 3, refused(t, r, "identity")+refused(t, r, "denied"), 0)
 }
 
 func TestANodeIsNoTypha(t *testing.T) {

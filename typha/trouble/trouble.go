@@ -147,6 +147,32 @@ func (b *Board) Until(ctx context.Context, what string, do func(context.Context)
 	}
 }
 
+// How often Keep looks, and how long an answer may take.
+const (
+	keepEvery = 5 * time.Second
+	keepWait  = 5 * time.Second
+)
+
+// Keep asks whether something answers until ctx ends, and tells if it does not. A watch of etcd waits in silence, also for a server
+// that is frozen or gone: nothing fails that anybody would tell of.
+func (b *Board) Keep(ctx context.Context, what string, answers func(context.Context) error) error {
+	tick := time.NewTicker(keepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		one, cancel := context.WithTimeout(ctx, keepWait)
+		err := answers(one)
+		cancel()
+		if ctx.Err() == nil {
+			b.Tell(what, err)
+		}
+	}
+}
+
 // publish tells people what has changed.
 func (b *Board) publish() {
 	b.mu.Lock()

@@ -2,6 +2,7 @@ package trouble_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -99,5 +100,48 @@ typha_unreadable_kinds{reason="Unreachable"} 3
 		b.Tell("IPPool", nil)
 		after(0, "") // over before anybody was told
 		require.Empty(t, notes[len(notes)-1])
+	})
+}
+
+// A datastore whose watches wait in silence is asked, and what does not answer is told of, and told of no longer when it does.
+func TestSilenceIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var notes []string
+		r := prometheus.NewPedanticRegistry()
+		b := trouble.NewBoard(func(text string) { notes = append(notes, text) }, r, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		frozen := true
+		done := make(chan error)
+		go func() {
+			done <- b.Keep(ctx, "the datastore", func(ctx context.Context) error {
+				if !frozen {
+					return nil
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			})
+		}()
+		unreachable := func() float64 {
+			all, err := r.Gather()
+			require.NoError(t, err)
+			for _, m := range all[0].GetMetric() {
+				if m.GetLabel()[0].GetValue() == string(trouble.Unreachable) {
+					return m.GetGauge().GetValue()
+				}
+			}
+			return -1
+		}
+		time.Sleep(12 * time.Second)
+		synctest.Wait()
+		require.InDelta(t, 1, unreachable(), 0)
+		require.Len(t, notes, 1)
+		require.Contains(t, notes[0], "Unreachable")
+		frozen = false
+		time.Sleep(12 * time.Second)
+		synctest.Wait()
+		require.InDelta(t, 0, unreachable(), 0)
+		require.Equal(t, "", notes[len(notes)-1])
+		cancel()
+		require.NoError(t, <-done)
 	})
 }

@@ -1,6 +1,11 @@
 package views
 
-import "github.com/muslin-net/muslin/api/view"
+import (
+	"slices"
+	"sync"
+
+	"github.com/muslin-net/muslin/api/view"
+)
 
 // commons are the entries that all scopes of a kind have. They are kept in the order of their last change, so that a
 // client that has taken generation g finds what changed since by walking from the newest back to g: a change of 10,000
@@ -10,6 +15,26 @@ type commons struct {
 	newest *slot // a list by generation, newest first
 	oldest *slot
 	gone   int // how many slots are there for a removed key
+
+	mu     sync.Mutex // guards sorted, which readers make; changes come while there are none
+	sorted []*Entry
+}
+
+// list is all entries in the order of their keys. It is made once after a change, by the first who asks, and shared by all clients
+// that come; it must not be changed.
+func (c *commons) list() []*Entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sorted == nil {
+		c.sorted = make([]*Entry, 0, len(c.slots)-c.gone)
+		for _, sl := range c.slots {
+			if sl.entry != nil {
+				c.sorted = append(c.sorted, sl.entry)
+			}
+		}
+		slices.SortFunc(c.sorted, func(a, b *Entry) int { return CompareKeys(a.Key, b.Key) })
+	}
+	return c.sorted
 }
 
 // slot is one key. It stays after the entry is removed, until all clients have taken the removal.
@@ -47,6 +72,7 @@ func (c *commons) apply(d *Delta, generation uint64) (changed bool) {
 }
 
 func (c *commons) set(k view.Key, e *Entry, generation uint64) {
+	c.sorted = nil
 	sl := c.slots[k]
 	if sl == nil {
 		sl = &slot{key: k}

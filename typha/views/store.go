@@ -206,20 +206,37 @@ func (s *Store) View(name Scope) map[view.Key]*Entry {
 	return all
 }
 
-// all yields the entries of a scope's view. The store must stay locked meanwhile.
+// all yields the entries of a scope's view in the order of their keys. The store must stay locked meanwhile.
 func (s *Store) all(name Scope) func(yield func(*Entry) bool) {
 	return func(yield func(*Entry) bool) {
-		for _, sl := range s.common[name.View].slots {
-			if sl.entry != nil && !yield(sl.entry) {
+		var own []*Entry
+		if sc := s.scopes[name]; sc != nil {
+			own = sc.entries.list
+		}
+		for _, e := range s.common[name.View].list() {
+			for len(own) > 0 && CompareKeys(own[0].Key, e.Key) < 0 {
+				if !yield(own[0]) {
+					return
+				}
+				own = own[1:]
+			}
+			if !yield(e) {
 				return
 			}
 		}
-		if sc := s.scopes[name]; sc != nil {
-			for _, e := range sc.entries.list {
-				if !yield(e) {
-					return
-				}
+		for _, e := range own {
+			if !yield(e) {
+				return
 			}
 		}
 	}
+}
+
+// size is how many entries a scope's view has. The store must stay locked meanwhile.
+func (s *Store) size(name Scope) int {
+	n := len(s.common[name.View].list())
+	if sc := s.scopes[name]; sc != nil {
+		n += len(sc.entries.list)
+	}
+	return n
 }

@@ -75,7 +75,7 @@ func (sub *Subscription) Next() (Cut, bool) {
 	if !first && !moved && len(cut.Updates) == 0 && len(cut.Removes) == 0 {
 		return Cut{}, false
 	}
-	cut.sort()
+	cut.sort(first)
 	return cut, true
 }
 
@@ -102,11 +102,15 @@ func (sub *Subscription) Status() (items, pending int) {
 
 // whole compares the whole view with what the client had.
 func (sub *Subscription) whole(cut *Cut) {
-	for e := range sub.store.all(sub.scope) {
-		had := sub.have[e.Key]
-		delete(sub.have, e.Key)
-		if e.Version != had {
-			cut.Updates = append(cut.Updates, e.since(had))
+	if len(sub.have) == 0 {
+		cut.Updates = slices.AppendSeq(make([]*Entry, 0, sub.store.size(sub.scope)), sub.store.all(sub.scope))
+	} else {
+		for e := range sub.store.all(sub.scope) {
+			had := sub.have[e.Key]
+			delete(sub.have, e.Key)
+			if e.Version != had {
+				cut.Updates = append(cut.Updates, e.since(had))
+			}
 		}
 	}
 	for k := range sub.have {
@@ -161,8 +165,11 @@ func (sub *Subscription) Resend(keys ...view.Key) {
 	}
 }
 
-func (c *Cut) sort() {
-	slices.SortFunc(c.Updates, func(a, b *Entry) int { return CompareKeys(a.Key, b.Key) })
+// sort puts the cut into the order in which it is to be sent. The updates of a whole view are in it already.
+func (c *Cut) sort(whole bool) {
+	if !whole {
+		slices.SortFunc(c.Updates, func(a, b *Entry) int { return CompareKeys(a.Key, b.Key) })
+	}
 	slices.SortFunc(c.Removes, func(a, b view.Key) int {
 		if d := cmp.Compare(b.Kind, a.Kind); d != 0 {
 			return d
