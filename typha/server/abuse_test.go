@@ -103,7 +103,7 @@ type arena struct {
 func newArena(t *testing.T) *arena {
 	w := newWorld(t)
 	a := &arena{world: w, log: &refusalLog{}, t: t}
-	a.replica = w.typha(func(c *server.Config) { c.Log, c.HelloWait = slog.New(a.log), 300*time.Millisecond })
+	a.replica = w.typha(func(c *server.Config) { c.Log, c.HelloWait = slog.New(a.log), 5*time.Second })
 	w.create(pool("default", "192.168.0.0/16"))
 	w.create(pool("six", "fd00:77::/64"))
 	a.b = w.node("b", a.address)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,11 +111,11 @@ func TestSilenceIsTold(t *testing.T) {
 		r := prometheus.NewPedanticRegistry()
 		b := trouble.NewBoard(func(text string) { notes = append(notes, text) }, r, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithCancel(t.Context())
-		frozen := true
+		var thawed atomic.Bool
 		done := make(chan error)
 		go func() {
 			done <- b.Keep(ctx, "the datastore", func(ctx context.Context) error {
-				if !frozen {
+				if thawed.Load() {
 					return nil
 				}
 				<-ctx.Done()
@@ -136,7 +137,7 @@ func TestSilenceIsTold(t *testing.T) {
 		require.InDelta(t, 1, unreachable(), 0)
 		require.Len(t, notes, 1)
 		require.Contains(t, notes[0], "Unreachable")
-		frozen = false
+		thawed.Store(true)
 		time.Sleep(12 * time.Second)
 		synctest.Wait()
 		require.InDelta(t, 0, unreachable(), 0)

@@ -79,8 +79,13 @@ func TestACutEndsConnectionsAndRefusesOthers(t *testing.T) {
 	n.Set(State{Cut: true})
 	_, err = said(c, "hello")
 	require.Error(t, err)
-	_, err = said(dial(t, n, server), "hello")
-	require.Error(t, err)
+	address, err := n.To(server)
+	require.NoError(t, err)
+	if refused, err := net.Dial("tcp", address); err == nil { // else it was refused so soon that it was never there
+		t.Cleanup(func() { refused.Close() })
+		_, err = said(refused, "hello")
+		require.Error(t, err)
+	}
 	n.Set(State{})
 	_, err = said(dial(t, n, server), "hello")
 	require.NoError(t, err)
