@@ -61,7 +61,7 @@ func TestDiags(t *testing.T) {
 	assert.Regexp(t, `(?m)^none .* felix/kernel.txt  \(.*is felix running on this node\?\)$`, index)
 
 	// And the cluster: everything in the datastore, and the state of all nodes through typha.
-	list := c.sh(t, "master", "cd /tmp && calicoctl cluster diags --focus-nodes worker-3 && tar -xzOf calico-diagnostics-*.tar.gz")
+	list := c.sh(t, "master", "cd $(mktemp -d) && calicoctl cluster diags --focus-nodes worker-3 && tar -xzOf calico-diagnostics-*.tar.gz")
 	for _, want := range []string{"kind: IPPool", "kind: IPAMBlock", "# as wanted", "nodes/worker-3/bgp.yaml"} {
 		assert.Contains(t, list, want)
 	}
