@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -27,10 +28,7 @@ type bench struct {
 // say prints one figure as a line BENCH <name> <value> <unit> [more].
 func (b bench) say(name string, value float64, unit string, more ...string) {
 	line := fmt.Sprintf("BENCH %s%s %.4g %s", name, b.suffix, value, unit)
-	for _, m := range more {
-		line += " " + m
-	}
-	fmt.Fprintln(b.options.Out, line)
+	fmt.Fprintln(b.options.Out, strings.Join(append([]string{line}, more...), " "))
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

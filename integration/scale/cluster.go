@@ -152,7 +152,7 @@ func (c *cluster) close() {
 	if c.etcd != nil {
 		c.etcd.stop()
 	}
-	os.RemoveAll(c.dir)
+	_ = os.RemoveAll(c.dir) // what is left of a directory for temporary files harms nobody
 }
 
 // clients are n clients of one kind. Where there are fewer nodes, several follow one node's view.

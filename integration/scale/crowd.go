@@ -91,8 +91,8 @@ func startWorkers(dir, path string, n int) (*crowd, error) {
 // stop ends all processes.
 func (c *crowd) stop() {
 	for _, w := range c.workers {
-		w.calls.Close() // a worker ends with its input
-		w.process.stop()
+		_ = w.calls.Close() // a worker ends with its input
+		w.stop()
 	}
 }
 
@@ -186,7 +186,7 @@ func (c *crowd) latencies(ctx context.Context, stamps []Stamp) (Latencies, error
 // usage is what the workers have used together.
 func (c *crowd) usage() (sum Usage, err error) {
 	for _, w := range c.workers {
-		u, err := w.process.usage()
+		u, err := w.usage()
 		if err != nil {
 			return sum, err
 		}
@@ -205,5 +205,3 @@ type gate struct {
 }
 
 func newGate() *gate { return &gate{open: make(chan struct{})} }
-
-func (g *gate) pass() { g.once.Do(func() { close(g.open) }) }

@@ -46,7 +46,7 @@ func NewServer(config *tls.Config, opts ...grpc.ServerOption) *grpc.Server {
 		grpc.ConnectionTimeout(handshake),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
 		grpc.InitialWindowSize(serverWindow), grpc.InitialConnWindowSize(serverWindow),
-		grpc.ReadBufferSize(serverRead), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(serverRead),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery / 2, PermitWithoutStream: true}),
 	}, opts...)...)
 }
@@ -65,7 +65,7 @@ func DialUnix(path string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 func dialOptions(creds credentials.TransportCredentials) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
-		grpc.WithInitialWindowSize(clientWindow), grpc.WithInitialConnWindowSize(clientWindow), grpc.WithSharedWriteBuffer(true),
+		grpc.WithInitialWindowSize(clientWindow), grpc.WithInitialConnWindowSize(clientWindow),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 5 * time.Second},
 			MinConnectTimeout: handshake,

@@ -59,11 +59,10 @@ func content(items []Item, removes []view.Key, point view.Checkpoint, inSync boo
 	const most = 6
 	var parts []string
 	for _, it := range items[:min(most, len(items))] {
-		text := "+" + it.Key.ID
+		parts = append(parts, "+"+it.Key.ID)
 		for object, mark := range it.Marks {
-			text += fmt.Sprintf(" %s=%d", object, mark)
+			parts = append(parts, fmt.Sprintf("%s=%d", object, mark))
 		}
-		parts = append(parts, text)
 	}
 	for _, k := range removes[:min(most, len(removes))] {
 		parts = append(parts, "-"+k.ID)

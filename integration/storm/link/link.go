@@ -43,7 +43,7 @@ func (p *pipe) close() {
 	for _, c := range []net.Conn{p.client, p.server} {
 		if tcp, ok := c.(*net.TCPConn); ok {
 			_ = tcp.SetLinger(0) // a reset; if that cannot be had, an end
-			tcp.Close()
+			c.Close()
 		}
 	}
 }
