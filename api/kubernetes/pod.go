@@ -179,16 +179,28 @@ func portsOf(p *corev1.Pod) (ports []api.WorkloadEndpointPort) {
 	return ports
 }
 
-// readRequest reads what a pod asks of its network.
-func readRequest(e *api.WorkloadEndpoint, given map[string]string) error {
-	r, err := annotation.Pod(given)
-	for _, external := range r.Floating {
-		for _, own := range e.Spec.IPNetworks {
-			if n, parseErr := netip.ParsePrefix(own); parseErr == nil && n.Addr().Is4() == external.Is4() {
-				e.Spec.IPNATs = append(e.Spec.IPNATs, api.IPNAT{InternalIP: n.Addr().String(), ExternalIP: external.String()})
+// NATs have floating addresses lead to an endpoint's own of the same family.
+func NATs(own, floating []netip.Addr) (out []api.IPNAT) {
+	for _, external := range floating {
+		for _, internal := range own {
+			if internal.Is4() == external.Is4() {
+				out = append(out, api.IPNAT{InternalIP: internal.String(), ExternalIP: external.String()})
 			}
 		}
 	}
+	return out
+}
+
+// readRequest reads what a pod asks of its network.
+func readRequest(e *api.WorkloadEndpoint, given map[string]string) error {
+	r, err := annotation.Pod(given)
+	var own []netip.Addr
+	for _, text := range e.Spec.IPNetworks {
+		if n, parseErr := netip.ParsePrefix(text); parseErr == nil {
+			own = append(own, n.Addr())
+		}
+	}
+	e.Spec.IPNATs = NATs(own, r.Floating)
 	for _, source := range r.AllowedSources {
 		e.Spec.AllowSpoofedSourcePrefixes = append(e.Spec.AllowSpoofedSourcePrefixes, source.String())
 	}

@@ -16,6 +16,7 @@ type Pod struct {
 	Fixed                []netip.Addr // assigned by felix instead, at most one of each family
 	Unmanaged            []netip.Addr // used as they are: felix assigns none
 	MAC                  string       // empty: any
+	Floating             []netip.Addr // lead to the pod, at most one of each family
 	AllowedSources       []netip.Prefix
 	Limits               annotation.Limits
 }
@@ -29,7 +30,7 @@ func (n *Network) Pod(args map[string]string) (Pod, error) {
 	}
 	p := Pod{
 		IPv4: n.Own() && n.IPv4(), IPv6: n.Own() && n.IPv6(), IPv4Pools: n.IPAM.IPv4Pools, IPv6Pools: n.IPAM.IPv6Pools,
-		AllowedSources: asked.AllowedSources, Limits: asked.Limits,
+		Floating: asked.Floating, AllowedSources: asked.AllowedSources, Limits: asked.Limits,
 	}
 	if err := n.allows(asked); err != nil {
 		return Pod{}, err
@@ -72,8 +73,6 @@ func (n *Network) allows(asked annotation.Request) error {
 		return fmt.Errorf("annotation cni.projectcalico.org/ipAddrsNoIpam is not allowed in network %s; set feature_control.ip_addrs_no_ipam in its configuration, or take the annotation away", n.Name)
 	case len(asked.Floating) > 0 && !n.FeatureControl.FloatingIPs:
 		return fmt.Errorf("annotation cni.projectcalico.org/floatingIPs is not allowed in network %s; set feature_control.floating_ips in its configuration, or take the annotation away", n.Name)
-	case len(asked.Floating) > 0:
-		return fmt.Errorf("annotation cni.projectcalico.org/floatingIPs: floating addresses are not programmed by this version; take the annotation away")
 	case len(asked.Addresses) > 0 && !n.Own():
 		return fmt.Errorf("annotation cni.projectcalico.org/ipAddrs needs IPAM of type %s, and network %s has %s; take the annotation away", OwnIPAM, n.Name, n.IPAM.Type)
 	}

@@ -81,7 +81,7 @@ func TestWhatAPodMayNotAskFor(t *testing.T) {
 	require.ErrorContains(t, with(`{"name":"n"}`, cni+"ipAddrsNoIpam", `["10.0.0.1"]`), "set feature_control.ip_addrs_no_ipam")
 	require.NoError(t, with(`{"name":"n","feature_control":{"ip_addrs_no_ipam":true}}`, cni+"ipAddrsNoIpam", `["10.0.0.1"]`))
 	require.ErrorContains(t, with(`{"name":"n"}`, cni+"floatingIPs", `["10.0.0.1"]`), "set feature_control.floating_ips")
-	require.ErrorContains(t, with(`{"name":"n","feature_control":{"floating_ips":true}}`, cni+"floatingIPs", `["10.0.0.1"]`), "not programmed by this version")
+	require.NoError(t, with(`{"name":"n","feature_control":{"floating_ips":true}}`, cni+"floatingIPs", `["10.0.0.1"]`))
 	require.ErrorContains(t, with(`{"name":"n","ipam":{"type":"host-local"}}`, cni+"ipAddrs", `["10.0.0.1"]`), "needs IPAM of type calico-ipam, and network n has host-local")
 	require.ErrorContains(t, with(`{"name":"n"}`, cni+"hwAddr", "x"), "write it as 02:00:5e:10:00:01")
 

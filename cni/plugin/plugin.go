@@ -115,7 +115,7 @@ func (c call) config() (cni.Config, error) {
 		KubernetesPolicy: n.Policy.Type == "k8s", AllowForwarding: n.ContainerSettings.AllowIPForwarding,
 		IPAddrsNoIPAM: n.FeatureControl.IPAddrsNoIPAM, FloatingIPs: n.FeatureControl.FloatingIPs,
 		Queues: n.NumQueues, Labels: n.Labels(), PolicyWait: n.PolicyWait(), RequirePolicy: n.RequirePolicy,
-		MAC: pod.MAC, AllowedSources: pod.AllowedSources, Limits: pod.Limits,
+		MAC: pod.MAC, Floating: pod.Floating, AllowedSources: pod.AllowedSources, Limits: pod.Limits,
 	}, nil
 }
 

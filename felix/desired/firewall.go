@@ -102,6 +102,8 @@ type Settings struct {
 	//
 	// Ports of the node itself (node ports) are the host's, and judged as such besides.
 	IPVS bool
+	// Floating are the outside addresses that lead to workloads, in an order of their own, each once (FloatingIPs).
+	Floating []Floating
 	// Rules is for whoever chooses among drivers; to a driver it says nothing.
 	Rules Rules
 }
@@ -112,7 +114,14 @@ func (s Settings) Equal(o Settings) bool {
 		s.RejectDenied == o.RejectDenied && s.AcceptInvalid == o.AcceptInvalid && s.CutFlows == o.CutFlows &&
 		s.AllowVXLANFromWorkloads == o.AllowVXLANFromWorkloads && s.AllowIPIPFromWorkloads == o.AllowIPIPFromWorkloads &&
 		s.VXLANPort == o.VXLANPort && s.IPVS == o.IPVS && s.Rules == o.Rules &&
+		slices.Equal(s.Floating, o.Floating) &&
 		same(s.NATOutgoing, o.NATOutgoing) && same(s.VXLAN4, o.VXLAN4) && same(s.VXLAN6, o.VXLAN6) && same(s.IPIP, o.IPIP)
+}
+
+// Floating is an outside address that leads to a workload of this node: what is sent to External goes to Internal. What a workload
+// sends to itself that way comes from the first External of its Internal, so that the answer goes the same way back.
+type Floating struct {
+	External, Internal netip.Addr
 }
 
 func same[T comparable](a, b *T) bool {

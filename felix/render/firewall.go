@@ -82,7 +82,7 @@ func (f *Firewall) Update(s *state.State) desired.FirewallDelta {
 		}
 		c, d.hosts = everything(s), true
 	}
-	if c.Settings || c.Config {
+	if c.Settings || c.Config || floats(s) && len(c.Workloads)+len(c.Local) > 0 {
 		f.setSettings(&d)
 	}
 	for id, change := range c.Sets {

@@ -40,6 +40,13 @@ func usualScenarios() map[string]*world {
 	spoofing := func(w *view.WorkloadEndpoint) {
 		w.AllowSpoofedPrefixes = []netip.Prefix{prefix("203.0.113.0/28")}
 	}
+	floats := func(to ...string) func(*view.WorkloadEndpoint) {
+		return func(w *view.WorkloadEndpoint) {
+			for _, a := range to {
+				w.NATs = append(w.NATs, view.NAT{External: netip.MustParseAddr(a), Internal: netip.MustParseAddr("192.168.1.5")})
+			}
+		}
+	}
 	noVTEP := node("worker-3", "10.30.1.66/24", "fd00:31::66/64", 3)
 	noVTEP.VXLANMAC4 = ""
 	return map[string]*world{
@@ -117,6 +124,10 @@ func usualScenarios() map[string]*world {
 				c.DisableConntrackInvalidCheck, c.DeviceRouteProtocol = new(true), new(80)
 				c.AllowIPIPPacketsFromWorkloads, c.AllowVXLANPacketsFromWorkloads = new(true), new(true)
 			})).wire(web),
+		"floating": base().add(anyPool, config(func(c *api.FelixConfigurationSpec) { c.FloatingIPs = new("Enabled") }),
+			typed(block("203.0.113.9/32", self, view.TunnelNone), view.RouteWorkload)).
+			add(policed(web, floats("203.0.113.9", "203.0.113.5", "192.168.1.5"))...).wire(web),
+		"floating-off":  base().add(anyPool).add(policed(web, floats("203.0.113.9"))...).wire(web),
 		"open-endpoint": base().add(anyPool).add(policed(web)...).wire(web),
 		"spoofing": base().add(anyPool, config(func(c *api.FelixConfigurationSpec) { c.WorkloadSourceSpoofing = "any" })).
 			add(policed(web, spoofing)...).wire(web),
@@ -236,6 +247,9 @@ func settingsLines(s desired.Settings) []string {
 		s.WorkloadPrefixes, s.EndpointToHost, s.RejectDenied, s.AcceptInvalid, s.AllowVXLANFromWorkloads, s.AllowIPIPFromWorkloads)}
 	if n := s.NATOutgoing; n != nil {
 		out = append(out, fmt.Sprintf("nat outgoing: not to hosts %v by %q from %v %v ports %d-%d random %v", n.ExcludeHosts, n.OutInterface, n.Source4, n.Source6, n.Ports.First, n.Ports.Last, n.RandomizePorts))
+	}
+	for _, f := range s.Floating {
+		out = append(out, fmt.Sprintf("floating %v leads to %v", f.External, f.Internal))
 	}
 	for _, v := range []*desired.VXLANAdmission{s.VXLAN4, s.VXLAN6} {
 		if v != nil {

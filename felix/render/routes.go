@@ -64,21 +64,14 @@ func (r *routes) put(route desired.Route) {
 // local adds the routes to the node's endpoints. An address of one that is leaving has no route at all: the blackhole of
 // its block, or the lack of a route, keeps others from getting its packets.
 func (r *routes) local() {
-	c := r.state.Config.Spec
-	protocol := value(c.DeviceRouteProtocol, desired.ProtocolBoot)
 	names := slices.Sorted(maps.Keys(r.state.Local))
 	for _, name := range names {
 		if e := r.state.Local[name]; !e.Leaving {
 			for _, a := range e.Addresses {
-				route := r.sourced(desired.WorkloadRoute(a, e.Interface, protocol))
+				route := r.workload(a, e.Interface)
 				if view, known := r.state.View(e); known && view.Peering != nil && !route.Src.IsValid() {
 					route.Src = r.address(a.Is6()) // not one of the pod's gateways, which its interface has
 				}
-				priority := c.IPv4NormalRoutePriority
-				if a.Is6() {
-					priority = c.IPv6NormalRoutePriority
-				}
-				route.Metric = value(priority, desired.WorkloadMetric)
 				r.put(route)
 			}
 		}
@@ -88,6 +81,21 @@ func (r *routes) local() {
 			r.taken[netip.PrefixFrom(a, a.BitLen())] = true
 		}
 	}
+	for _, f := range floating(r.state) {
+		r.put(r.workload(f.External, f.link))
+	}
+}
+
+// workload is the route to an address of a local workload.
+func (r *routes) workload(a netip.Addr, link string) desired.Route {
+	c := r.state.Config.Spec
+	route := r.sourced(desired.WorkloadRoute(a, link, value(c.DeviceRouteProtocol, desired.ProtocolBoot)))
+	priority := c.IPv4NormalRoutePriority
+	if a.Is6() {
+		priority = c.IPv6NormalRoutePriority
+	}
+	route.Metric = value(priority, desired.WorkloadMetric)
+	return route
 }
 
 // address is the node's own of a family; not valid if none of the host's interfaces has one.
@@ -185,14 +193,23 @@ func (r *routes) resolved(ways *state.Ways) []desired.NextHop {
 	return hops
 }
 
-// Announced are the prefixes that this node owns and bird should announce once they are programmed: its blocks, and
-// single addresses that it borrowed from other nodes' blocks.
+// Announced are the prefixes that this node owns and bird should announce once they are programmed: its blocks, single addresses
+// that it borrowed from other nodes' blocks, and the floating addresses of its workloads.
 func Announced(s *state.State) []netip.Prefix {
+	claimed := map[netip.Prefix]bool{} // typha's table has floating addresses whether this node programs them or not
+	for _, w := range s.Workloads {
+		for _, n := range w.NATs {
+			claimed[netip.PrefixFrom(n.External, n.External.BitLen())] = true
+		}
+	}
 	var out []netip.Prefix
 	for _, r := range s.Remote {
-		if r.Node == s.Node && r.Type != view.RouteTunnel {
+		if r.Node == s.Node && r.Type != view.RouteTunnel && !claimed[r.Dst] {
 			out = append(out, r.Dst)
 		}
+	}
+	for _, f := range floating(s) {
+		out = append(out, netip.PrefixFrom(f.External, f.External.BitLen()))
 	}
 	slices.SortFunc(out, comparePrefixes)
 	return out

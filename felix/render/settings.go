@@ -36,6 +36,9 @@ func settings(s *state.State) desired.Settings {
 			out.NATOutgoing = natOutgoing(c)
 		}
 	}
+	for _, f := range floating(s) {
+		out.Floating = append(out.Floating, f.Floating)
+	}
 	for _, f := range families(s) {
 		if f.ipip {
 			out.IPIP = &desired.IPIPAdmission{Device: desired.IPIPDevice}

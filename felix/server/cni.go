@@ -77,6 +77,9 @@ func (s *Server) settle(ctx context.Context, e *state.Endpoint, cfg *felixv1.Net
 	if e.AllowedSources, err = prefixes("source", cfg.GetAllowedSourcePrefixes()); err != nil {
 		return err
 	}
+	if e.Floating, err = addressesOf(cfg.GetFloating()); err != nil {
+		return err
+	}
 	if e.MAC, err = macOf(cfg.GetMac()); err != nil {
 		return err
 	}

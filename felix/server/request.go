@@ -38,6 +38,9 @@ func override(cfg *felixv1.NetworkConfig, asked *view.AddressRequest) error {
 	if len(asked.Fixed) > 0 {
 		cfg.Fixed = bytesOf(asked.Fixed)
 	}
+	if len(asked.Floating) > 0 {
+		cfg.Floating = bytesOf(asked.Floating)
+	}
 	if asked.MAC != "" {
 		cfg.Mac = asked.MAC
 	}
@@ -53,8 +56,6 @@ func forbids(cfg *felixv1.NetworkConfig, asked *view.AddressRequest) string {
 		return "annotation cni.projectcalico.org/ipAddrsNoIpam is not allowed in this network; set feature_control.ip_addrs_no_ipam in its configuration, or take the annotation away"
 	case len(asked.Floating) > 0 && !cfg.GetFloatingIps():
 		return "annotation cni.projectcalico.org/floatingIPs is not allowed in this network; set feature_control.floating_ips in its configuration, or take the annotation away"
-	case len(asked.Floating) > 0:
-		return "annotation cni.projectcalico.org/floatingIPs: floating addresses are not programmed by this version; take the annotation away"
 	case len(asked.Fixed) > 0 && len(cfg.GetAddresses()) > 0:
 		return "annotation cni.projectcalico.org/ipAddrs needs IPAM of type calico-ipam, and this network has another; take the annotation away"
 	}

@@ -49,6 +49,12 @@ func TestWhatThePodCannotHaveIsRefused(t *testing.T) {
 	require.Equal(t, [][]byte{{10, 1, 2, 3}}, added(t, w.server(), req).GetAddresses())
 
 	w = newWorld()
+	w.asked = map[string]*view.AddressRequest{"uid-1": {Floating: address}}
+	req = pod("web-0", "c1")
+	req.Args["K8S_POD_UID"], req.Config.FloatingIps = "uid-1", true
+	require.Equal(t, address, w.records[added(t, w.server(), req).GetHostInterface()].Floating)
+
+	w = newWorld()
 	w.asked = map[string]*view.AddressRequest{"uid-1": {Families: []int{4}}}
 	req = pod("web-0", "c1")
 	req.Args["K8S_POD_UID"] = "uid-1"

@@ -45,7 +45,8 @@ type Endpoint struct {
 	Forwarding  bool              `json:"forwarding,omitempty"` // the pod may forward
 	Queues      int               `json:"queues,omitempty"`     // of the pair; 0 is one
 	Routes      []netip.Prefix    `json:"routes,omitempty"`     // of the pod, instead of the default route of their family
-	// AllowedSources and QoS came with the CNI call, and go to typha: what of them holds is in the view.
+	// Floating, AllowedSources and QoS came with the CNI call, and go to typha: what of them holds is in the view.
+	Floating       []netip.Addr   `json:"floating,omitempty"`
 	AllowedSources []netip.Prefix `json:"allowedSources,omitempty"`
 	QoS            *view.QoS      `json:"qos,omitempty"`
 	Leaving        bool           `json:"leaving,omitempty"` // being deleted: no route, rules still there

@@ -46,7 +46,7 @@ func (r *Reporter) send(ctx context.Context, all []state.Endpoint) error {
 		}
 		report.Endpoints = append(report.Endpoints, client.Endpoint{
 			ID: e.ID, UID: e.UID, ContainerID: e.ContainerID, Pod: e.Pod, Interface: e.Interface, MAC: e.MAC,
-			Addresses: e.Addresses, Labels: e.Labels, Profiles: e.Profiles, QoS: e.QoS, AllowedSources: e.AllowedSources,
+			Addresses: e.Addresses, Labels: e.Labels, Profiles: e.Profiles, QoS: e.QoS, AllowedSources: e.AllowedSources, Floating: e.Floating,
 		})
 	}
 	refused, _, err := r.typha.Report(ctx, report)

@@ -79,6 +79,7 @@ func TestPools(t *testing.T) {
 		c.tunnelComes(t)
 		talks.goOn(t, "there is one again")
 	})
+	t.Run("floating addresses", c.floating)
 	t.Run("outgoing", c.outgoing)
 }
 

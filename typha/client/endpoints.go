@@ -22,9 +22,10 @@ type Endpoint struct {
 	Labels   map[string]string
 	Profiles []string
 	Ports    []Port
-	// QoS and AllowedSources came with the CNI call, too.
+	// QoS, Floating and AllowedSources came with the CNI call, too.
 	QoS            *view.QoS
 	AllowedSources []netip.Prefix
+	Floating       []netip.Addr
 }
 
 // Port is a named port of an endpoint.
@@ -76,6 +77,7 @@ func encodeEndpoint(e Endpoint) *typhav1.LocalEndpoint {
 		Orchestrator: e.ID.Orchestrator, Workload: e.ID.Workload, Endpoint: e.ID.Endpoint,
 		Uid: e.UID, ContainerId: e.ContainerID, Pod: e.Pod, Interface: e.Interface, Mac: wire.EncodeMAC(e.MAC),
 		Addresses: wire.EncodeAddrs(e.Addresses), Labels: e.Labels, Profiles: e.Profiles, Qos: wire.EncodeQoS(e.QoS), AllowedSources: wire.EncodePrefixes(e.AllowedSources),
+		Floating: wire.EncodeAddrs(e.Floating),
 	}
 	for _, p := range e.Ports {
 		m.Ports = append(m.Ports, &typhav1.EndpointPort{

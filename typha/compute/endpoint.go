@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/annotation"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/typha/views"
 )
@@ -136,6 +137,7 @@ func (e *Engine) flushEndpoint(s *subject) {
 		e.leaveGroup(s)
 	}
 	e.flushPeering(ep, was)
+	e.flushFloating(s, was)
 	if was.entry == nil {
 		return
 	}
@@ -189,17 +191,60 @@ func (e *Engine) workloadItem(s *subject) view.Item {
 	for _, p := range s.nets {
 		item.Addresses = append(item.Addresses, p.Addr())
 	}
-	for _, n := range is.Spec.IPNATs {
-		external, err1 := netip.ParseAddr(n.ExternalIP)
-		internal, err2 := netip.ParseAddr(n.InternalIP)
-		if err1 == nil && err2 == nil {
-			item.NATs = append(item.NATs, view.NAT{External: external, Internal: internal})
-		}
-	}
+	item.NATs = s.nats()
 	if pod := s.endpoint.pod; pod != nil {
 		item.UID, item.Request = PodUID(pod), e.request(pod)
 	}
 	return item
+}
+
+// nats are the floating addresses of a workload: as its pod asks for them, or as they are stored where there is no pod.
+func (s *subject) nats() (out []view.NAT) {
+	if pod := s.endpoint.pod; pod != nil {
+		asked, err := annotation.Pod(pod.Annotations)
+		if err != nil {
+			return nil
+		}
+		for _, external := range asked.Floating {
+			for _, own := range s.nets {
+				if own.Addr().Is4() == external.Is4() {
+					out = append(out, view.NAT{External: external, Internal: own.Addr()})
+				}
+			}
+		}
+		return out
+	}
+	for _, n := range s.endpoint.workload.Spec.IPNATs {
+		external, err1 := netip.ParseAddr(n.ExternalIP)
+		internal, err2 := netip.ParseAddr(n.InternalIP)
+		if err1 == nil && err2 == nil {
+			out = append(out, view.NAT{External: external, Internal: internal})
+		}
+	}
+	return out
+}
+
+// flushFloating tells the routes of an endpoint's floating addresses.
+func (e *Engine) flushFloating(s *subject, was flushed) {
+	before, now := was.nats(), s.endpoint.nats()
+	if was.node == s.endpoint.node && slices.Equal(before, now) {
+		return
+	}
+	for _, n := range before {
+		e.routes.setFloating(n.External, s.key, nil)
+	}
+	for _, n := range now {
+		e.routes.setFloating(n.External, s.key, &holder{node: e.names[s.endpoint.node], internal: n.Internal})
+	}
+}
+
+// nats are the floating addresses that the views have.
+func (f *flushed) nats() []view.NAT {
+	if f.entry == nil {
+		return nil
+	}
+	w, _ := f.entry.Item.(view.WorkloadEndpoint)
+	return w.NATs
 }
 
 // Warnings are what came up since they were last asked for, for the log.

@@ -126,6 +126,7 @@ func oracleRoutes(w *world, out map[views.Scope]oracleView) {
 			}
 		}
 	}
+	all = append(all, oracleFloating(w)...)
 	for _, r := range all {
 		r.Receive = []view.Tunnel{view.TunnelNone}
 		bits := -1
@@ -148,6 +149,32 @@ func oracleRoutes(w *world, out map[views.Scope]oracleView) {
 			}
 		}
 	}
+}
+
+// oracleFloating are the routes to floating addresses: to who has the lowest address of all who claim one, unless IPAM has given it.
+func oracleFloating(w *world) (out []view.Route) {
+	given := map[netip.Addr]bool{}
+	for _, b := range of[*api.IPAMBlock](w) {
+		addr := netip.MustParsePrefix(b.Name).Addr()
+		for _, index := range b.Spec.Allocations {
+			given[addr] = given[addr] || index != nil && !b.Spec.Deleted
+			addr = addr.Next()
+		}
+	}
+	type claim struct{ internal, node string }
+	claims := map[netip.Addr][]claim{}
+	for _, o := range of[*api.WorkloadEndpoint](w) {
+		for _, n := range o.Spec.IPNATs {
+			if external := netip.MustParseAddr(n.ExternalIP); len(o.Spec.IPNetworks) > 0 && !given[external] {
+				claims[external] = append(claims[external], claim{n.InternalIP, o.Spec.Node})
+			}
+		}
+	}
+	for external, all := range claims {
+		best := slices.MinFunc(all, func(a, b claim) int { return cmp.Or(cmp.Compare(a.internal, b.internal), cmp.Compare(a.node, b.node)) })
+		out = append(out, view.Route{Dst: netip.PrefixFrom(external, external.BitLen()), Type: view.RouteWorkload, Node: best.node})
+	}
+	return out
 }
 
 // worldFelix is the configuration where nothing is configured.
@@ -391,6 +418,9 @@ func oraclePolicy(w *world, out map[views.Scope]oracleView) {
 		}
 		for _, n := range t.nets {
 			item.Addresses = append(item.Addresses, n.Addr())
+		}
+		for _, n := range o.Spec.IPNATs {
+			item.NATs = append(item.NATs, view.NAT{External: netip.MustParseAddr(n.ExternalIP), Internal: netip.MustParseAddr(n.InternalIP)})
 		}
 		oraclePeerings(w, out, t, o.Spec.Node, &item)
 		v.add(item)

@@ -76,8 +76,10 @@ func commit(s *views.Store, e *compute.Engine) {
 // A pod that has been bound to a node is told to it with its policies and with what it asks for, before anything of it is there.
 func TestAPodIsToldBeforeItIsMade(t *testing.T) {
 	e, store := kitchen(), views.NewStore()
+	floating := netip.MustParseAddr("203.0.113.7")
 	pod, key := podOn("n1", "web", map[string]string{
 		"cni.projectcalico.org/ipv4pools": `["gold"]`, "cni.projectcalico.org/hwAddr": "02:00:00:00:00:07", "cni.projectcalico.org/ipFamilies": `["IPv4"]`,
+		"cni.projectcalico.org/floatingIPs": `["203.0.113.7"]`,
 	}, "cook")
 	namespace := &api.Profile{}
 	namespace.Name, namespace.Annotations = "shop", map[string]string{"cni.projectcalico.org/ipv4pools": `["silver"]`, "cni.projectcalico.org/ipv6pools": `["six"]`}
@@ -85,7 +87,8 @@ func TestAPodIsToldBeforeItIsMade(t *testing.T) {
 	commit(store, e)
 	got := endpointsOf(store, "n1")["shop/web"]
 	require.Equal(t, "0b5a9a4e-7d3c-4a52-9f51-0c1d2e3f4a5b", got.UID)
-	require.Equal(t, &view.AddressRequest{Pools4: []string{"gold"}, Pools6: []string{"six"}, Families: []int{4}, MAC: "02:00:00:00:00:07"}, got.Request)
+	require.Equal(t, &view.AddressRequest{Pools4: []string{"gold"}, Pools6: []string{"six"}, Families: []int{4}, MAC: "02:00:00:00:00:07", Floating: []netip.Addr{floating}}, got.Request)
+	require.Empty(t, got.NATs, "there is nothing yet that it could lead to")
 	require.Empty(t, got.Addresses)
 	require.Empty(t, got.Incomplete)
 	list := store.Get(views.Scope{Node: "n1", View: views.NodeView}, view.Key{Kind: view.KindPolicyList, ID: got.PolicyList})
@@ -101,6 +104,9 @@ func TestAPodIsToldBeforeItIsMade(t *testing.T) {
 	now := endpointsOf(store, "n1")["shop/web"]
 	require.Equal(t, []netip.Addr{netip.MustParseAddr("10.0.0.1")}, now.Addresses)
 	require.Equal(t, "c1", now.ContainerID)
+	require.Equal(t, []view.NAT{{External: floating, Internal: now.Addresses[0]}}, now.NATs)
+	route := store.Get(views.Scope{Node: "n2", View: views.NodeView}, view.Route{Dst: netip.PrefixFrom(floating, 32), Node: "n1"}.Key())
+	require.NotNil(t, route, "other nodes know the way to the floating address")
 	require.Equal(t, got.PolicyList, now.PolicyList)
 	require.Equal(t, got.Request, now.Request, "a new sandbox of the pod asks for the same")
 	for _, entry := range store.View(views.Scope{Node: "n1", View: views.NodeView}) {

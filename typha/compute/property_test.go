@@ -212,6 +212,8 @@ func requireEmpty(t *testing.T, e *Engine) {
 	require.Empty(t, e.routes.tunnelled)
 	require.Empty(t, e.routes.fromBlock)
 	require.Empty(t, e.routes.fromTunnel)
+	require.Empty(t, e.routes.floating)
+	require.Empty(t, e.routes.fromFloat)
 	require.Empty(t, e.routes.pending)
 	require.Empty(t, e.services)
 	require.Empty(t, e.originations.services)

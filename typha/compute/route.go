@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -21,15 +22,24 @@ type routes struct {
 	pending    map[claim]struct{}
 	tunnels    map[string][]netip.Addr            // by node
 	tunnelled  map[netip.Addr]map[string]struct{} // nodes by tunnel address
+	floating   map[netip.Addr]map[api.Key]holder  // endpoints by the floating addresses that they claim
 	lengths    map[int]int                        // how many blocks have that many address bits and prefix length
 	table      map[view.Key][]*view.Route         // what the sources say
 
 	dirtyBlocks  map[netip.Prefix]struct{}
 	dirtyTunnels map[netip.Addr]struct{}
+	dirtyFloats  map[netip.Addr]struct{}
 	dirtyKeys    map[view.Key]struct{}
 	emitted      map[view.Key]view.Route
 	fromTunnel   map[netip.Addr][]view.Route
+	fromFloat    map[netip.Addr][]view.Route
 	fromBlock    map[netip.Prefix][]view.Route
+}
+
+// holder is an endpoint as far as a floating address that it claims depends on it.
+type holder struct {
+	node     string
+	internal netip.Addr
 }
 
 // pool is an IP pool as far as routes depend on it.
@@ -60,13 +70,16 @@ func newRoutes(out *output) *routes {
 		pending:      map[claim]struct{}{},
 		tunnels:      map[string][]netip.Addr{},
 		tunnelled:    map[netip.Addr]map[string]struct{}{},
+		floating:     map[netip.Addr]map[api.Key]holder{},
 		lengths:      map[int]int{},
 		table:        map[view.Key][]*view.Route{},
 		dirtyBlocks:  map[netip.Prefix]struct{}{},
 		dirtyTunnels: map[netip.Addr]struct{}{},
+		dirtyFloats:  map[netip.Addr]struct{}{},
 		dirtyKeys:    map[view.Key]struct{}{},
 		emitted:      map[view.Key]view.Route{},
 		fromTunnel:   map[netip.Addr][]view.Route{},
+		fromFloat:    map[netip.Addr][]view.Route{},
 		fromBlock:    map[netip.Prefix][]view.Route{},
 	}
 }
@@ -114,6 +127,16 @@ func (r *routes) touchPool(p *pool) {
 	for addr := range r.tunnelled {
 		if p.cidr.Contains(addr) {
 			r.dirtyTunnels[addr] = struct{}{}
+		}
+	}
+	r.touchFloating(p.cidr)
+}
+
+// touchFloating has the floating addresses inside a prefix computed anew. They are few.
+func (r *routes) touchFloating(in netip.Prefix) {
+	for addr := range r.floating {
+		if in.Contains(addr) {
+			r.dirtyFloats[addr] = struct{}{}
 		}
 	}
 }
@@ -188,6 +211,7 @@ func (r *routes) touchBlock(cidr netip.Prefix) {
 	for addr := range r.tunnelsIn(cidr) {
 		r.dirtyTunnels[addr] = struct{}{}
 	}
+	r.touchFloating(cidr)
 }
 
 // tunnelsIn yields the tunnel addresses inside a block, going through the fewer of both.
@@ -247,6 +271,22 @@ func (r *routes) setTunnels(node string, addrs []netip.Addr) {
 	}
 }
 
+// setFloating says that an endpoint claims a floating address, or with nil that it no longer does.
+func (r *routes) setFloating(addr netip.Addr, endpoint api.Key, now *holder) {
+	r.dirtyFloats[addr] = struct{}{}
+	if now != nil {
+		if r.floating[addr] == nil {
+			r.floating[addr] = map[api.Key]holder{}
+		}
+		r.floating[addr][endpoint] = *now
+		return
+	}
+	delete(r.floating[addr], endpoint)
+	if len(r.floating[addr]) == 0 {
+		delete(r.floating, addr)
+	}
+}
+
 // flush computes what is dirty.
 func (r *routes) flush() {
 	for cidr := range r.dirtyBlocks {
@@ -257,6 +297,10 @@ func (r *routes) flush() {
 		replace(r, r.fromTunnel, addr, r.tunnelRoutes(addr))
 	}
 	clear(r.dirtyTunnels)
+	for addr := range r.dirtyFloats {
+		replace(r, r.fromFloat, addr, r.floatingRoutes(addr))
+	}
+	clear(r.dirtyFloats)
 	for k := range r.dirtyKeys {
 		r.emit(k)
 	}
@@ -313,6 +357,45 @@ func (r *routes) tunnelRoutes(addr netip.Addr) []view.Route {
 		}
 	}
 	return out
+}
+
+// floatingRoutes is the route to a floating address: to the endpoint with the lowest address, as text, of those who claim it. There
+// is none to an address that IPAM has given to somebody: it is not for others to claim.
+func (r *routes) floatingRoutes(addr netip.Addr) []view.Route {
+	if r.given(addr) {
+		return nil
+	}
+	var best *holder
+	for _, h := range r.floating[addr] {
+		if best == nil || cmp.Or(strings.Compare(h.internal.String(), best.internal.String()), strings.Compare(h.node, best.node)) < 0 {
+			best = &h
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	return []view.Route{r.route(netip.PrefixFrom(addr, addr.BitLen()), view.RouteWorkload, best.node)}
+}
+
+// given tells whether IPAM has given an address to somebody.
+func (r *routes) given(addr netip.Addr) bool {
+	for bits := addr.BitLen(); bits >= 0; bits-- {
+		if r.lengths[addr.BitLen()<<8|bits] == 0 {
+			continue
+		}
+		cidr, err := addr.Prefix(bits)
+		if err != nil || r.blocks[cidr] == nil {
+			continue
+		}
+		at := cidr.Addr()
+		for _, attribute := range r.blocks[cidr].object.Spec.Allocations {
+			if at == addr && attribute != nil {
+				return true
+			}
+			at = at.Next()
+		}
+	}
+	return false
 }
 
 // ownerOf is the node to whom the block that contains an address is routed.

@@ -160,6 +160,9 @@ func (w *world) workload() api.Object {
 	if w.chance(30) {
 		o.Spec.IPNetworks = append(o.Spec.IPNetworks, fmt.Sprintf("fd00::%d/128", w.r.IntN(20)+1))
 	}
+	if w.chance(20) {
+		o.Spec.IPNATs = []api.IPNAT{{InternalIP: fmt.Sprintf("10.0.0.%d", w.r.IntN(20)), ExternalIP: fmt.Sprintf("10.0.0.%d", 10+w.r.IntN(20))}}
+	}
 	if w.chance(50) {
 		o.Spec.Ports = []api.WorkloadEndpointPort{{Name: w.pick([]string{"http", "dns"}), Protocol: api.ProtocolTCP, Port: 80}}
 	}

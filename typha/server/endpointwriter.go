@@ -311,5 +311,14 @@ func merge(stored, reported *api.WorkloadEndpoint) *api.WorkloadEndpoint {
 	if len(r.Ports) > 0 {
 		s.Ports = slices.Clone(r.Ports)
 	}
+	if len(r.IPNATs) > 0 {
+		s.IPNATs = slices.Clone(r.IPNATs)
+	}
+	if len(r.AllowSpoofedSourcePrefixes) > 0 {
+		s.AllowSpoofedSourcePrefixes = slices.Clone(r.AllowSpoofedSourcePrefixes)
+	}
+	if r.QoSControls != nil {
+		s.QoSControls = r.QoSControls.DeepCopy()
+	}
 	return out
 }

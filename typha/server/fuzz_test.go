@@ -31,6 +31,7 @@ var requests = []struct {
 	{report1, &typhav1.ReportRequest{Instance: "x", Sequence: 1, Endpoints: []*typhav1.LocalEndpoint{endpoint(func(e *typhav1.LocalEndpoint) {
 		e.Addresses, e.Mac, e.Labels = [][]byte{{192, 168, 0, 1}}, []byte{2, 0, 0, 0, 0, 1}, map[string]string{"a": "b"}
 		e.Ports = []*typhav1.EndpointPort{{Name: "http", Protocol: 6, Port: 80, HostIp: []byte{10, 0, 0, 1}}}
+		e.Floating = [][]byte{{203, 0, 113, 7}}
 		e.AllowedSources, e.Qos = []*typhav1.Prefix{{Address: []byte{10, 0, 0, 0}, Length: 8}}, &typhav1.Qos{IngressBandwidth: 1000}
 	})}}},
 	{reserve1, &typhav1.ReserveRequest{Count4: 1, Count6: 1, Pools4: []string{"default"}, Owner: owner("net.f"), Namespace: "default"}},

@@ -16,7 +16,7 @@ import (
 // identify has an endpoint that a node reports be what its pod says: where there is a Kubernetes, no node says which labels and
 // which account a pod has. An endpoint of a pod that is not known, or is another one of that name, has no labels but those that
 // tell where it is. own are addresses that the pod may have although IPAM did not give them. It fails if the pod is elsewhere.
-func (s *Server) identify(o *api.WorkloadEndpoint, uid string) (own []netip.Addr, err error) {
+func (s *Server) identify(o *api.WorkloadEndpoint, addresses []netip.Addr, uid string) (own []netip.Addr, err error) {
 	if !s.cfg.Pods || o.Spec.Orchestrator != api.OrchestratorKubernetes {
 		return nil, nil
 	}
@@ -28,7 +28,7 @@ func (s *Server) identify(o *api.WorkloadEndpoint, uid string) (own []netip.Addr
 	if !ok || uid != "" && uid != compute.PodUID(pod) {
 		o.Labels = map[string]string{labelNamespace: o.Namespace, labelOrchestrator: api.OrchestratorKubernetes}
 		o.Spec.Profiles, o.Spec.ServiceAccountName, o.Spec.Ports = []string{"kns." + o.Namespace}, "", nil
-		o.Spec.AllowSpoofedSourcePrefixes = nil
+		o.Spec.AllowSpoofedSourcePrefixes, o.Spec.IPNATs = nil, nil
 		if s.cfg.Kubernetes {
 			o.UID = kubernetes.ReversedUID(types.UID(uid))
 		}
@@ -42,6 +42,7 @@ func (s *Server) identify(o *api.WorkloadEndpoint, uid string) (own []netip.Addr
 	}
 	if asked, err := annotation.Pod(pod.Annotations); err == nil {
 		own = asked.Unmanaged
+		o.Spec.IPNATs = kubernetes.NATs(addresses, asked.Floating)
 	}
 	return own, nil
 }

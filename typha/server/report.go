@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/kubernetes"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/wire"
 )
@@ -129,7 +130,7 @@ func (s *Server) judge(ctx context.Context, node string, list []*typhav1.LocalEn
 		o, addresses, err := endpointObject(node, m)
 		var own []netip.Addr
 		if err == nil {
-			own, err = s.identify(o, m.GetUid())
+			own, err = s.identify(o, addresses, m.GetUid())
 		}
 		if err != nil {
 			refuse(m, err.Error())
@@ -198,7 +199,7 @@ func endpointObject(node string, m *typhav1.LocalEndpoint) (*api.WorkloadEndpoin
 	if !ok || namespace == "" || workload == "" || m.GetEndpoint() == "" {
 		return nil, nil, fmt.Errorf("its id must have an orchestrator, a workload as namespace/name, and an interface")
 	}
-	if n := len(m.GetAddresses()); n > maxAddresses {
+	if n := max(len(m.GetAddresses()), len(m.GetFloating())); n > maxAddresses {
 		return nil, nil, fmt.Errorf("it has %d addresses; an endpoint has at most %d", n, maxAddresses)
 	}
 	addresses, err := wire.DecodeAddrs(m.GetAddresses())
@@ -241,6 +242,11 @@ func endpointObject(node string, m *typhav1.LocalEndpoint) (*api.WorkloadEndpoin
 	for _, p := range allowed {
 		o.Spec.AllowSpoofedSourcePrefixes = append(o.Spec.AllowSpoofedSourcePrefixes, p.String())
 	}
+	floating, err := wire.DecodeAddrs(m.GetFloating())
+	if err != nil {
+		return nil, nil, err
+	}
+	o.Spec.IPNATs = kubernetes.NATs(addresses, floating)
 	o.Spec.QoSControls = qosControls(m.GetQos())
 	maps.Copy(o.Labels, m.GetLabels())
 	o.Labels[labelNamespace], o.Labels[labelOrchestrator] = namespace, m.GetOrchestrator()

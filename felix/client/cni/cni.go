@@ -52,6 +52,7 @@ type Config struct {
 	RequirePolicy        bool
 	Routes               []netip.Prefix // instead of the default route of their family
 	MAC                  string
+	Floating             []netip.Addr // lead to the pod
 	AllowedSources       []netip.Prefix
 	Limits               annotation.Limits
 }
@@ -248,6 +249,7 @@ func (c Config) encode() (m message) {
 	m.prefixes(18, c.AllowedSources)
 	m.limit(19, c.Limits.Ingress)
 	m.limit(20, c.Limits.Egress)
+	m.addresses(21, c.Floating)
 	return m
 }
 

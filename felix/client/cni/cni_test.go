@@ -97,6 +97,7 @@ var (
 		Addresses: []netip.Addr{four, six}, KubernetesPolicy: true, AllowForwarding: true, Queues: 2, Labels: map[string]string{"app": "web"},
 		PolicyWait: 2500 * time.Millisecond, RequirePolicy: true, IPAddrsNoIPAM: true, FloatingIPs: true, Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		MAC: "02:00:00:00:00:01", AllowedSources: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")},
+		Floating: []netip.Addr{six},
 		Limits: annotation.Limits{
 			Ingress: annotation.Limit{Bandwidth: 1, Burst: 2, Peakrate: 3, Minburst: 4, PacketRate: 5, PacketBurst: 6, MaxConnections: 7},
 			Egress:  annotation.Limit{Bandwidth: 1 << 40},
@@ -106,7 +107,7 @@ var (
 		Mtu: 1400, AssignIpv4: true, AssignIpv6: true, Ipv4Pools: []string{"a", "b"}, Ipv6Pools: []string{"c"}, Fixed: addrs[:1],
 		Addresses: addrs, KubernetesPolicy: true, AllowIpForwarding: true, NumQueues: 2, Labels: map[string]string{"app": "web"},
 		PolicyWait: durationpb.New(2500 * time.Millisecond), RequirePolicy: true, IpAddrsNoIpam: true, FloatingIps: true, Routes: []string{"10.0.0.0/8"},
-		Mac: "02:00:00:00:00:01", AllowedSourcePrefixes: []string{"10.9.0.0/16"},
+		Mac: "02:00:00:00:00:01", AllowedSourcePrefixes: []string{"10.9.0.0/16"}, Floating: addrs[1:],
 		Ingress: &felixv1.Limit{Bandwidth: 1, Burst: 2, Peakrate: 3, Minburst: 4, PacketRate: 5, PacketBurst: 6, MaxConnections: 7},
 		Egress:  &felixv1.Limit{Bandwidth: 1 << 40},
 	}

@@ -218,6 +218,15 @@ func (e Expr) SourceNAT(f Family, address []byte, ports PortRange, random bool) 
 	})
 }
 
+// DestinationNAT sends the packet to another address.
+func (e Expr) DestinationNAT(f Family, address []byte) Expr {
+	return e.Load(address, Reg).add("nat", func(b []byte) []byte {
+		b = nlsock.AttrBE32(b, unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT)
+		b = nlsock.AttrBE32(b, unix.NFTA_NAT_FAMILY, uint32(f))
+		return nlsock.AttrBE32(b, unix.NFTA_NAT_REG_ADDR_MIN, Reg)
+	})
+}
+
 func (e Expr) natPorts(ports PortRange, random bool) (Expr, uint32) {
 	var flags uint32
 	if random {

@@ -59,7 +59,15 @@ func (b *bases) tables() map[string]table {
 	add(tableFilter, "INPUT", chainInput, b.hostInput(b.input()), nil)
 	add(tableFilter, "FORWARD", chainForward, b.forward(), b.accepted())
 	add(tableFilter, "OUTPUT", chainOutput, append(b.byIPVS(), b.hostOutput()...), nil)
-	add(tableNAT, "POSTROUTING", chainPostrouting, b.postrouting(), nil)
+	floating, back := b.floating()
+	if len(floating) > 0 {
+		out[tableNAT].chains[chainFloating], out[tableNAT].chains[chainBack] = floating, back
+		to := []rule{{"", "-j " + chainFloating, "floating addresses"}}
+		add(tableNAT, "PREROUTING", chainPrerouting, to, nil)
+		add(tableNAT, "OUTPUT", chainOutput, to, nil)
+		back = []rule{{"", "-j " + chainBack, "floating addresses"}}
+	}
+	add(tableNAT, "POSTROUTING", chainPostrouting, append(back, b.postrouting()...), nil)
 
 	raw, filter := out[tableRaw].chains, out[tableFilter].chains
 	raw[chainSources] = b.sources()
@@ -309,6 +317,23 @@ func (b *bases) postrouting() (out []rule) {
 		out = append(out, b.translate("another address of the host into "+d, own, view.PortRange{}, true, netip.Addr{})...)
 	}
 	return out
+}
+
+// floating are the rules by which floating addresses lead to workloads, and those by which a workload reaches itself that way.
+func (b *bases) floating() (in, back []rule) {
+	sent := map[netip.Addr]bool{}
+	for _, f := range b.settings().Floating {
+		if f.External.Is6() != b.v6 {
+			continue
+		}
+		to := f.Internal.String()
+		in = append(in, rule{"-d " + f.External.String() + " ", "-j DNAT --to-destination " + to, "floating address of " + to})
+		if !sent[f.Internal] {
+			sent[f.Internal] = true
+			back = append(back, rule{"-s " + to + " -d " + to + " ", "-j SNAT --to-source " + f.External.String(), "to itself by its floating address"})
+		}
+	}
+	return in, back
 }
 
 func (b *bases) natOutgoing() []rule {

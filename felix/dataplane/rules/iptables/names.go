@@ -31,6 +31,8 @@ const (
 	chainToClosed   = "cali-to-wl-closed"
 	chainToHost     = "cali-wl-to-host"
 	chainNAT        = "cali-nat-outgoing"
+	chainFloating   = "cali-fip-dnat"
+	chainBack       = "cali-fip-snat"
 	chainSources    = "cali-wl-sources"
 	chainRPFSkip    = "cali-rpf-skip"
 	chainLedOn      = "cali-led-on"

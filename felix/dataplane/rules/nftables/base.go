@@ -56,6 +56,9 @@ func (b *bases) chains() map[string]chain {
 	if b.model.Settings.NATOutgoing != nil {
 		out[natOutgoing] = chain{rules: b.natOutgoing()}
 	}
+	if in, back := b.floating(); len(in) > 0 {
+		out[floatingIn], out[floatingBack] = chain{rules: in}, chain{rules: back}
+	}
 	for _, c := range []struct {
 		name  string
 		base  nft.Base
@@ -68,8 +71,10 @@ func (b *bases) chains() map[string]chain {
 		{filterInput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_IN, Priority: 0}, b.hostInput(b.input())},
 		{filterForward, nft.Base{Type: "filter", Hook: unix.NF_INET_FORWARD, Priority: 0}, b.forward()},
 		{filterOutput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_OUT, Priority: 0}, append(b.byIPVS(), b.hostOutput()...)},
-		// Behind kube-proxy's 100, on purpose not at the same.
-		{natPostrouting, nft.Base{Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 110}, b.postrouting()},
+		// Before kube-proxy's -100, and behind its 100: on purpose not at the same.
+		{natPrerouting, nft.Base{Type: "nat", Hook: unix.NF_INET_PRE_ROUTING, Priority: -110}, b.toFloating(floatingIn)},
+		{natOutput, nft.Base{Type: "nat", Hook: unix.NF_INET_LOCAL_OUT, Priority: -110}, b.toFloating(floatingIn)},
+		{natPostrouting, nft.Base{Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 110}, append(b.toFloating(floatingBack), b.postrouting()...)},
 	} {
 		if len(c.rules) > 0 {
 			out[c.name] = chain{base: &c.base, rules: c.rules}
@@ -262,6 +267,34 @@ func (b *bases) postrouting() (out []rule) {
 		out = append(out, b.translate("another address of the host into "+d, own, view.PortRange{}, true, netip.Addr{})...)
 	}
 	return out
+}
+
+// toFloating leads to a chain about floating addresses, if the family has any.
+func (b *bases) toFloating(to string) []rule {
+	if in, _ := b.floating(); len(in) == 0 {
+		return nil
+	}
+	return []rule{newRule("floating addresses", nft.Expr{}.Verdict(nft.Verdict{Code: nft.Jump, Chain: to}))}
+}
+
+// floating are the rules by which floating addresses lead to workloads, and those by which a workload reaches itself that way.
+func (b *bases) floating() (in, back []rule) {
+	sent := map[netip.Addr]bool{}
+	for _, f := range b.model.Settings.Floating {
+		if f.External.Is6() != (b.family == nft.IP6) {
+			continue
+		}
+		in = append(in, newRule("floating address of "+f.Internal.String(),
+			b.address(nft.Expr{}, destination).Equal(f.External.AsSlice(), false).DestinationNAT(b.family, f.Internal.AsSlice())))
+		if sent[f.Internal] {
+			continue
+		}
+		sent[f.Internal] = true
+		own := b.address(nft.Expr{}, source).Equal(f.Internal.AsSlice(), false)
+		back = append(back, newRule("to itself by its floating address",
+			b.address(own, destination).Equal(f.Internal.AsSlice(), false).SourceNAT(b.family, f.External.AsSlice(), nft.PortRange{}, false)))
+	}
+	return in, back
 }
 
 func (b *bases) natOutgoing() []rule {

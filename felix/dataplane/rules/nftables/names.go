@@ -22,12 +22,16 @@ const (
 	filterInput       = "filter-INPUT"
 	filterForward     = "filter-FORWARD"
 	filterOutput      = "filter-OUTPUT"
+	natPrerouting     = "nat-PREROUTING"
+	natOutput         = "nat-OUTPUT"
 	natPostrouting    = "nat-POSTROUTING"
 
 	fromDispatch = "filter-cali-from-wl-dispatch"
 	toDispatch   = "filter-cali-to-wl-dispatch"
 	toHost       = "filter-cali-wl-to-host"
 	natOutgoing  = "nat-cali-nat-outgoing"
+	floatingIn   = "nat-cali-fip-dnat"
+	floatingBack = "nat-cali-fip-snat"
 	ledOn        = "filter-cali-led-on"
 	fromSource   = "filter-cali-from-wl-source" // also the verdict map that it asks
 

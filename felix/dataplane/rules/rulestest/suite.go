@@ -79,6 +79,7 @@ func (k Kind) Run(t *testing.T) {
 		{"spoofed sources are dropped in IPv6", k.testSpoofedSourcesAreDroppedInIPv6},
 		{"the host sends into tunnels from the tunnel's address", k.testTheHostSendsIntoTunnelsFromTheTunnelsAddress},
 		{"outgoing NAT is a pool's choice", k.testOutgoingNATIsAPoolsChoice},
+		{"floating addresses", k.testFloating},
 		{"connections that are cut", k.testCutFlows},
 		{"matches of every kind", k.testMatches},
 		{"counters", k.testCounters},

@@ -205,7 +205,10 @@ type NetworkConfig struct {
 	// What the pod may get.
 	Ingress *Limit `protobuf:"bytes,19,opt,name=ingress,proto3" json:"ingress,omitempty"`
 	// What the pod may send.
-	Egress        *Limit `protobuf:"bytes,20,opt,name=egress,proto3" json:"egress,omitempty"`
+	Egress *Limit `protobuf:"bytes,20,opt,name=egress,proto3" json:"egress,omitempty"`
+	// Floating addresses that lead to the pod, at most one of each family; 4 or 16 bytes. They count where typha knows no pod; where
+	// it does the pod's annotation does.
+	Floating      [][]byte `protobuf:"bytes,21,rep,name=floating,proto3" json:"floating,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -376,6 +379,13 @@ func (x *NetworkConfig) GetIngress() *Limit {
 func (x *NetworkConfig) GetEgress() *Limit {
 	if x != nil {
 		return x.Egress
+	}
+	return nil
+}
+
+func (x *NetworkConfig) GetFloating() [][]byte {
+	if x != nil {
+		return x.Floating
 	}
 	return nil
 }
@@ -2577,7 +2587,7 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\x06config\x18\x04 \x01(\v2\x1e.muslin.felix.v1.NetworkConfigR\x06config\x1a7\n" +
 	"\tArgsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc3\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdf\x06\n" +
 	"\rNetworkConfig\x12\x10\n" +
 	"\x03mtu\x18\x01 \x01(\rR\x03mtu\x12\x1f\n" +
 	"\vassign_ipv4\x18\x02 \x01(\bR\n" +
@@ -2605,7 +2615,8 @@ const file_muslin_felix_v1_felix_proto_rawDesc = "" +
 	"\x03mac\x18\x11 \x01(\tR\x03mac\x126\n" +
 	"\x17allowed_source_prefixes\x18\x12 \x03(\tR\x15allowedSourcePrefixes\x120\n" +
 	"\aingress\x18\x13 \x01(\v2\x16.muslin.felix.v1.LimitR\aingress\x12.\n" +
-	"\x06egress\x18\x14 \x01(\v2\x16.muslin.felix.v1.LimitR\x06egress\x1a9\n" +
+	"\x06egress\x18\x14 \x01(\v2\x16.muslin.felix.v1.LimitR\x06egress\x12\x1a\n" +
+	"\bfloating\x18\x15 \x03(\fR\bfloating\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe0\x01\n" +

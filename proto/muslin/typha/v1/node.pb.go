@@ -118,8 +118,10 @@ type LocalEndpoint struct {
 	Qos *Qos `protobuf:"bytes,13,opt,name=qos,proto3" json:"qos,omitempty"`
 	// Source prefixes that the CNI call allows beside the addresses; used only where typha knows no Pod.
 	AllowedSources []*Prefix `protobuf:"bytes,14,rep,name=allowed_sources,json=allowedSources,proto3" json:"allowed_sources,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Floating addresses that the CNI call asks for, 4 or 16 bytes each; used only where typha knows no Pod.
+	Floating      [][]byte `protobuf:"bytes,15,rep,name=floating,proto3" json:"floating,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LocalEndpoint) Reset() {
@@ -246,6 +248,13 @@ func (x *LocalEndpoint) GetQos() *Qos {
 func (x *LocalEndpoint) GetAllowedSources() []*Prefix {
 	if x != nil {
 		return x.AllowedSources
+	}
+	return nil
+}
+
+func (x *LocalEndpoint) GetFloating() [][]byte {
+	if x != nil {
+		return x.Floating
 	}
 	return nil
 }
@@ -2099,7 +2108,7 @@ const file_muslin_typha_v1_node_proto_rawDesc = "" +
 	"\rReportRequest\x12<\n" +
 	"\tendpoints\x18\x01 \x03(\v2\x1e.muslin.typha.v1.LocalEndpointR\tendpoints\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1a\n" +
-	"\binstance\x18\x03 \x01(\tR\binstance\"\xba\x04\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\"\xd6\x04\n" +
 	"\rLocalEndpoint\x12\"\n" +
 	"\forchestrator\x18\x01 \x01(\tR\forchestrator\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x1a\n" +
@@ -2115,7 +2124,8 @@ const file_muslin_typha_v1_node_proto_rawDesc = "" +
 	"\bprofiles\x18\v \x03(\tR\bprofiles\x123\n" +
 	"\x05ports\x18\f \x03(\v2\x1d.muslin.typha.v1.EndpointPortR\x05ports\x12&\n" +
 	"\x03qos\x18\r \x01(\v2\x14.muslin.typha.v1.QosR\x03qos\x12@\n" +
-	"\x0fallowed_sources\x18\x0e \x03(\v2\x17.muslin.typha.v1.PrefixR\x0eallowedSources\x1a9\n" +
+	"\x0fallowed_sources\x18\x0e \x03(\v2\x17.muslin.typha.v1.PrefixR\x0eallowedSources\x12\x1a\n" +
+	"\bfloating\x18\x0f \x03(\fR\bfloating\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x01\n" +
