@@ -39,8 +39,8 @@ func TestAPoolThatTheKernelCannotServe(t *testing.T) {
 		synctest.Wait()
 		require.True(t, r.is(&acked), "it is no failure that holds anything back")
 		asked := []netip.Addr{netip.MustParseAddr("10.77.1.9")}
-		require.ErrorContains(t, r.Serves(t.Context(), asked), "node worker-1: kernel has no ipip; pool pods wants ipipMode Always; load module ipip, or set vxlanMode")
-		require.NoError(t, r.Serves(t.Context(), []netip.Addr{netip.MustParseAddr("10.1.0.9")}))
+		require.ErrorContains(t, r.Serves(t.Context(), asked, nil), "node worker-1: kernel has no ipip; pool pods wants ipipMode Always; load module ipip, or set vxlanMode")
+		require.NoError(t, r.Serves(t.Context(), []netip.Addr{netip.MustParseAddr("10.1.0.9")}, nil))
 		differences, err := r.Dump(t.Context())
 		require.NoError(t, err)
 		last := differences[len(differences)-1]
@@ -53,7 +53,7 @@ func TestAPoolThatTheKernelCannotServe(t *testing.T) {
 		require.Empty(t, encaps())
 
 		r.SetCapabilities(t.Context(), state.Capabilities{Has: map[string]string{api.FeatureIPIP: "kernel module"}})
-		require.NoError(t, r.Serves(t.Context(), asked))
+		require.NoError(t, r.Serves(t.Context(), asked, nil))
 		require.Equal(t, map[netip.Prefix]desired.Encap{netip.MustParsePrefix("10.77.2.0/26"): {Remote: netip.MustParseAddr("10.30.0.56")}}, encaps())
 		require.Equal(t, 1, see(r.kernel, func(k *kernel) int { return len(k.ipips) }))
 		require.Equal(t, map[netip.Addr]struct{}{netip.MustParseAddr("10.30.0.56"): {}},

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -157,20 +158,22 @@ func (a *Agent) SetCapabilities(ctx context.Context, c state.Capabilities) {
 	a.post(ctx, event{do: func(s *state.State) state.Section { return s.SetCapabilities(c) }})
 }
 
-// Serves tells why pods with these addresses would have no network on this node; nil if they would have.
-func (a *Agent) Serves(ctx context.Context, addrs []netip.Addr) error {
-	refusal, err := look(ctx, a, func(s *state.State) string {
-		for _, addr := range addrs {
+// Serves tells why a pod with these addresses, and with these that float, would not be reached by them; nil if it would be.
+func (a *Agent) Serves(ctx context.Context, addrs, floating []netip.Addr) error {
+	refusal, err := look(ctx, a, func(s *state.State) error {
+		for _, addr := range slices.Concat(addrs, floating) {
 			if why := render.Refusal(s, addr); why != "" {
-				return why
+				return status.Error(codes.Unimplemented, why)
 			}
 		}
-		return ""
+		for _, addr := range floating {
+			if !render.Floats(s, addr) {
+				return status.Errorf(codes.InvalidArgument, "floating address %s is in no IP pool, so nobody would know the way to it; take one of a pool, or make a pool for them", addr)
+			}
+		}
+		return nil
 	})
-	if err == nil && refusal != "" {
-		return status.Error(codes.Unimplemented, refusal)
-	}
-	return err
+	return cmp.Or(err, refusal)
 }
 
 // look reads something of the state, in the loop.

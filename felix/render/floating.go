@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
 )
@@ -18,9 +19,20 @@ type floatingAddress struct {
 // floats tells whether floating addresses are programmed.
 func floats(s *state.State) bool { return is(value(s.Config.Spec.FloatingIPs, "Disabled"), "Enabled") }
 
-// floating are the outside addresses that lead to workloads of this node. Of several workloads that claim one address the one with
-// the lower address has it, as text, like everything here is in the order of texts (spec §4.5). Nobody is given an address that a
-// workload of this node has.
+// Floats tells whether a floating address can lead to a workload: typha routes those of pools only, as nobody may draw other
+// addresses to himself.
+func Floats(s *state.State, a netip.Addr) bool {
+	for _, p := range s.Pools {
+		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && cidr.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// floating are the outside addresses that lead to workloads of this node: those that typha routes here, so that all nodes agree on
+// who of several has one. Of the workloads of this node the one with the lower address has it, as text, like everything here is in
+// the order of texts (spec §4.5). Nobody is given an address that a workload of this node has.
 func floating(s *state.State) []floatingAddress {
 	if !floats(s) {
 		return nil
@@ -32,7 +44,8 @@ func floating(s *state.State) []floatingAddress {
 			continue
 		}
 		for _, n := range v.NATs {
-			if n.External.Is4() == n.Internal.Is4() && slices.Contains(e.Addresses, n.Internal) {
+			here := view.Route{Dst: netip.PrefixFrom(n.External, n.External.BitLen()), Node: s.Node}.Key().ID
+			if s.Remote[here].Type == view.RouteWorkload && n.External.Is4() == n.Internal.Is4() && slices.Contains(e.Addresses, n.Internal) {
 				out = append(out, floatingAddress{desired.Floating{External: n.External, Internal: n.Internal}, e.Interface})
 			}
 		}

@@ -125,9 +125,9 @@ func usualScenarios() map[string]*world {
 				c.AllowIPIPPacketsFromWorkloads, c.AllowVXLANPacketsFromWorkloads = new(true), new(true)
 			})).wire(web),
 		"floating": base().add(anyPool, config(func(c *api.FelixConfigurationSpec) { c.FloatingIPs = new("Enabled") }),
-			typed(block("203.0.113.9/32", self, view.TunnelNone), view.RouteWorkload)).
-			add(policed(web, floats("203.0.113.9", "203.0.113.5", "192.168.1.5"))...).wire(web),
-		"floating-off":  base().add(anyPool).add(policed(web, floats("203.0.113.9"))...).wire(web),
+			leadsHere("203.0.113.9"), leadsHere("203.0.113.5")). // but not 203.0.113.7, which another node's has
+			add(policed(web, floats("203.0.113.9", "203.0.113.5", "203.0.113.7", "192.168.1.5"))...).wire(web),
+		"floating-off":  base().add(anyPool, leadsHere("203.0.113.9")).add(policed(web, floats("203.0.113.9"))...).wire(web),
 		"open-endpoint": base().add(anyPool).add(policed(web)...).wire(web),
 		"spoofing": base().add(anyPool, config(func(c *api.FelixConfigurationSpec) { c.WorkloadSourceSpoofing = "any" })).
 			add(policed(web, spoofing)...).wire(web),

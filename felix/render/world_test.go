@@ -92,6 +92,11 @@ func crossSubnet(r view.Route) view.Route { r.CrossSubnet = true; return r }
 
 func typed(r view.Route, t view.RouteType) view.Route { r.Type = t; return r }
 
+// leadsHere is the route to a floating address of a workload of this node.
+func leadsHere(to string) view.Route {
+	return typed(block(to+"/32", self, view.TunnelNone), view.RouteWorkload)
+}
+
 // pod is an endpoint of the node on interface "cali"+name.
 func pod(name string, addrs ...string) state.Endpoint {
 	e := state.Endpoint{

@@ -124,7 +124,7 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 		if err := s.assign(ctx, &e, req.GetConfig(), &steps); err != nil {
 			return e, err
 		}
-		if err := s.Agent.Serves(ctx, e.Addresses); err != nil {
+		if err := s.Agent.Serves(ctx, e.Addresses, e.Floating); err != nil {
 			return e, err
 		}
 		steps.push(func(context.Context) error { return s.Records.Delete(name) })

@@ -48,8 +48,8 @@ type Agent interface {
 	Local(ctx context.Context) (map[string]state.Endpoint, error)
 	// PodMTU is the MTU for new pods.
 	PodMTU(ctx context.Context) (int, error)
-	// Serves tells why pods with these addresses would have no network on this node; nil if they would have.
-	Serves(ctx context.Context, addrs []netip.Addr) error
+	// Serves tells why a pod with these addresses, and with these that float, would not be reached by them; nil if it would be.
+	Serves(ctx context.Context, addrs, floating []netip.Addr) error
 	// Dump returns desired beside actual state.
 	Dump(ctx context.Context) ([]Difference, error)
 	// Applied tells what applies to the endpoint of an interface.

@@ -151,7 +151,7 @@ func (a *agentOf) Local(context.Context) (map[string]state.Endpoint, error) {
 	return maps.Clone(a.local), nil
 }
 
-func (a *agentOf) Serves(_ context.Context, addrs []netip.Addr) error {
+func (a *agentOf) Serves(_ context.Context, addrs, _ []netip.Addr) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if slices.ContainsFunc(addrs, a.unserved.Contains) {

@@ -205,12 +205,16 @@ func (s *State) node(name string) Section {
 }
 
 // setRemote sets a route of typha's table, or removes it. The firewall is touched only when the first route asks for a
-// tunnel to be received, or the last one no longer does.
+// tunnel to be received, or the last one no longer does, and by a route to a workload of this node, which may be to a floating
+// address of its.
 func (s *State) setRemote(key string, r *view.Route) Section {
 	touched := Routes | Tunnels
 	defer func() { s.firewall.Settings = s.firewall.Settings || touched&Firewall != 0 }()
 	old := s.Remote[key]
 	delete(s.Remote, key)
+	if s.leadsHere(&old) || r != nil && s.leadsHere(r) {
+		touched |= Firewall
+	}
 	if r != nil {
 		s.Remote[key] = *r
 		for _, t := range r.Receive {
@@ -229,6 +233,8 @@ func (s *State) setRemote(key string, r *view.Route) Section {
 	}
 	return touched
 }
+
+func (s *State) leadsHere(r *view.Route) bool { return r.Type == view.RouteWorkload && r.Node == s.Node }
 
 // Receives tells whether packets of a family may arrive by a tunnel, whatever the pools say now: while a pool changes its
 // mode, both the old and the new way are open.

@@ -151,7 +151,7 @@ func oracleRoutes(w *world, out map[views.Scope]oracleView) {
 	}
 }
 
-// oracleFloating are the routes to floating addresses: to who has the lowest address of all who claim one, unless IPAM has given it.
+// oracleFloating are the routes to floating addresses: to who has the lowest address of all who claim one that is in a pool, unless IPAM has given it.
 func oracleFloating(w *world) (out []view.Route) {
 	given := map[netip.Addr]bool{}
 	for _, b := range of[*api.IPAMBlock](w) {
@@ -161,11 +161,14 @@ func oracleFloating(w *world) (out []view.Route) {
 			addr = addr.Next()
 		}
 	}
+	pooled := func(a netip.Addr) bool {
+		return slices.ContainsFunc(of[*api.IPPool](w), func(p *api.IPPool) bool { return netip.MustParsePrefix(p.Spec.CIDR).Contains(a) })
+	}
 	type claim struct{ internal, node string }
 	claims := map[netip.Addr][]claim{}
 	for _, o := range of[*api.WorkloadEndpoint](w) {
 		for _, n := range o.Spec.IPNATs {
-			if external := netip.MustParseAddr(n.ExternalIP); len(o.Spec.IPNetworks) > 0 && !given[external] {
+			if external := netip.MustParseAddr(n.ExternalIP); len(o.Spec.IPNetworks) > 0 && !given[external] && pooled(external) {
 				claims[external] = append(claims[external], claim{n.InternalIP, o.Spec.Node})
 			}
 		}

@@ -106,6 +106,12 @@ func TestAPodIsToldBeforeItIsMade(t *testing.T) {
 	require.Equal(t, "c1", now.ContainerID)
 	require.Equal(t, []view.NAT{{External: floating, Internal: now.Addresses[0]}}, now.NATs)
 	route := store.Get(views.Scope{Node: "n2", View: views.NodeView}, view.Route{Dst: netip.PrefixFrom(floating, 32), Node: "n1"}.Key())
+	require.Nil(t, route, "an address of no pool is nobody's to take")
+	pool := &api.IPPool{}
+	pool.Name, pool.Spec.CIDR = "floating", "203.0.113.0/28"
+	e.Apply(change(api.KeyOf(pool), pool))
+	commit(store, e)
+	route = store.Get(views.Scope{Node: "n2", View: views.NodeView}, view.Route{Dst: netip.PrefixFrom(floating, 32), Node: "n1"}.Key())
 	require.NotNil(t, route, "other nodes know the way to the floating address")
 	require.Equal(t, got.PolicyList, now.PolicyList)
 	require.Equal(t, got.Request, now.Request, "a new sandbox of the pod asks for the same")

@@ -360,9 +360,11 @@ func (r *routes) tunnelRoutes(addr netip.Addr) []view.Route {
 }
 
 // floatingRoutes is the route to a floating address: to the endpoint with the lowest address, as text, of those who claim it. There
-// is none to an address that IPAM has given to somebody: it is not for others to claim.
+// is none to an address of no pool, as nobody may draw nodes' or the world's addresses to himself, nor to one that IPAM has given
+// to somebody.
 func (r *routes) floatingRoutes(addr netip.Addr) []view.Route {
-	if r.given(addr) {
+	dst := netip.PrefixFrom(addr, addr.BitLen())
+	if r.given(addr) || r.poolOf(dst) == nil {
 		return nil
 	}
 	var best *holder
@@ -374,7 +376,7 @@ func (r *routes) floatingRoutes(addr netip.Addr) []view.Route {
 	if best == nil {
 		return nil
 	}
-	return []view.Route{r.route(netip.PrefixFrom(addr, addr.BitLen()), view.RouteWorkload, best.node)}
+	return []view.Route{r.route(dst, view.RouteWorkload, best.node)}
 }
 
 // given tells whether IPAM has given an address to somebody.
