@@ -234,7 +234,9 @@ func (s *State) setRemote(key string, r *view.Route) Section {
 	return touched
 }
 
-func (s *State) leadsHere(r *view.Route) bool { return r.Type == view.RouteWorkload && r.Node == s.Node }
+func (s *State) leadsHere(r *view.Route) bool {
+	return r.Type == view.RouteWorkload && r.Node == s.Node
+}
 
 // Receives tells whether packets of a family may arrive by a tunnel, whatever the pools say now: while a pool changes its
 // mode, both the old and the new way are open.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -31,23 +32,43 @@ func NewReserve(pool *lease.Pool, typha IPAM, log *slog.Logger) *Reserve {
 	})}
 }
 
+// refillWait is how long a request waits for the reserve to be filled up, before it asks typha for itself.
+const refillWait = time.Second
+
 // Assign gives all that is asked for, or nothing: from the reserve if that can serve the request as a whole, without a
 // word to anybody, else from typha. A journal that cannot be written costs the shortcut, not the address.
 func (r *Reserve) Assign(ctx context.Context, want server.Want) ([]netip.Addr, error) {
-	if classes := classesOf(want); len(classes) > 0 {
-		addrs, err := r.pool.Lend(want.Handle, want.Attributes, classes...)
-		if err != nil {
-			r.log.Error("no address can be given without typha", "handle", want.Handle, "error", err)
-		} else if len(addrs) > 0 {
-			slices.SortFunc(addrs, netip.Addr.Compare) // IPv4 first
-			return addrs, nil
-		}
+	if addrs := r.lend(ctx, want); len(addrs) > 0 {
+		return addrs, nil
 	}
 	if err := r.pool.Remote(want.Handle); err != nil {
 		r.log.Warn("should felix end now, part of an endpoint's addresses are left to garbage collection", "handle", want.Handle, "error", err)
 	}
 	r.asked.Inc()
 	return r.typha.Assign(ctx, want)
+}
+
+// lend takes what is asked for from the reserve; none if that does not have it.
+func (r *Reserve) lend(ctx context.Context, want server.Want) []netip.Addr {
+	classes := classesOf(want)
+	if len(classes) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, refillWait)
+	defer cancel()
+	for {
+		addrs, err := r.pool.Lend(want.Handle, want.Attributes, classes...)
+		switch {
+		case err != nil:
+			r.log.Error("no address can be given without typha", "handle", want.Handle, "error", err)
+			return nil
+		case len(addrs) > 0:
+			slices.SortFunc(addrs, netip.Addr.Compare) // IPv4 first
+			return addrs
+		case !r.pool.Refill(ctx, classes...):
+			return nil
+		}
+	}
 }
 
 // classesOf says which kind of addresses can serve a request; none if only typha can: one that asks for a certain address.

@@ -145,14 +145,14 @@ felix_ipam_remote_assigns_total 1
 			Address: got[0], Sequence: 7, Owner: client.Owner{Handle: "net.c2", Attributes: map[string]string{"pod": "web"}},
 		}, y.settled[0])
 
-		// What the reserve cannot serve goes to typha: a certain address, other pools.
+		// What the reserve cannot serve goes to typha: a certain address.
 		_, err = r.Assign(t.Context(), server.Want{Handle: "net.c3", IPv4: true, Fixed: netip.MustParseAddr("10.0.0.99")})
 		require.NoError(t, err)
 		require.Equal(t, "reserve 0+0 [][] for net.c3", y.seen())
 		_, err = r.Assign(t.Context(), server.Want{Handle: "net.c4", IPv4: true, Pools4: []string{"blue"}})
 		require.NoError(t, err)
 		settle()
-		require.Equal(t, "reserve 1+0 [blue][] for net.c4; reserve 8+0 [blue][] for the node", y.seen())
+		require.Equal(t, "reserve 8+0 [blue][] for the node; settle 42: 1", y.seen(), "other pools are a reserve of their own, which it waits for")
 
 		// Without typha pods start from the reserve, and end.
 		y.mu.Lock()

@@ -95,6 +95,12 @@ func (c *Core) lack(class Class, now time.Duration) int {
 	return lack
 }
 
+// fills tells whether a class is being filled up, or will be as soon as somebody looks: typha is not known to be away, nor the
+// class's pools to have nothing.
+func (c *Core) fills(class Class, now time.Duration) bool {
+	return c.Epoch != 0 && now-c.confirmed <= c.Terms.Trust && c.may(DoReview, now) && c.may(DoReserve, now) && c.lack(class, now) > 0
+}
+
 // excess are addresses of a class that are not needed, with some slack so that they do not come and go.
 func (c *Core) excess(class Class, now time.Duration) int {
 	target := 0

@@ -32,6 +32,7 @@ type Pool struct {
 	cfg     Config
 	journal *Journal
 	poke    chan struct{}
+	rush    chan struct{} // like poke, and somebody waits
 
 	mu      sync.Mutex // guards the following
 	core    *Core
@@ -39,6 +40,7 @@ type Pool struct {
 	hits    uint64
 	misses  map[Miss]uint64
 	changed chan struct{} // closed when a debt is no longer being paid
+	filled  chan struct{} // closed when addresses were reserved, or were not to be had
 }
 
 // Open takes up the journal that an earlier process left. It fails only if there is no using the directory; a journal that
@@ -66,7 +68,8 @@ func Open(cfg Config) (*Pool, error) {
 		confirmed = w.Confirmed
 	}
 	p := &Pool{
-		cfg: cfg, journal: j, poke: make(chan struct{}, 1), fate: fate, misses: map[Miss]uint64{}, changed: make(chan struct{}),
+		cfg: cfg, journal: j, poke: make(chan struct{}, 1), rush: make(chan struct{}, 1), fate: fate, misses: map[Miss]uint64{},
+		changed: make(chan struct{}), filled: make(chan struct{}),
 		core: NewCore(s, cfg.Terms, cfg.now(), confirmed, claims),
 	}
 	j.owner, j.appended = p, number
@@ -133,6 +136,37 @@ func (p *Pool) Lend(handle string, attributes map[string]string, classes ...Clas
 		return addrs, nil
 	}
 	return nil, errors.Join(err, p.Free(handle)) // it was not handed out, whatever the disk says later
+}
+
+// Refill waits until the classes of which there is no address have been filled up, and tells whether it is worth another Lend: a
+// burst of pods makes one request of typha, not one each. It does not wait where nothing is to be expected.
+func (p *Pool) Refill(ctx context.Context, classes ...Class) bool {
+	p.mu.Lock()
+	now, filled, empty := p.cfg.now(), p.filled, false
+	for _, class := range classes {
+		if p.core.count(class, now) > 0 {
+			continue
+		}
+		empty = true
+		if !p.core.fills(class, now) {
+			p.mu.Unlock()
+			return false
+		}
+	}
+	p.mu.Unlock()
+	if !empty {
+		return true
+	}
+	select {
+	case p.rush <- struct{}{}:
+	default:
+	}
+	select {
+	case <-filled:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Free ends a handle's use of its addresses. It is done in any case; the error tells that the disk did not take it, so

@@ -278,6 +278,46 @@ func inBubble(t *testing.T, do func(*testing.T, *host)) {
 	})
 }
 
+// A burst of pods on a node that has nothing ahead waits for one request of typha; where nothing is to be had nobody waits.
+func TestABurstIsOneRequest(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		require.False(t, h.Refill(t.Context(), four), "of what nobody has asked for nothing is reserved")
+		require.Empty(t, h.lend("net.first", four))
+		h.settle()
+		before := h.typha.calls[lease.DoReserve]
+		var burst sync.WaitGroup
+		got := make([]netip.Addr, 50)
+		for i := range got {
+			burst.Go(func() {
+				for {
+					if addrs := h.lend(fmt.Sprint("net.c", i), four); len(addrs) > 0 {
+						got[i] = addrs[0]
+						return
+					}
+					if !h.Refill(t.Context(), four) {
+						return
+					}
+				}
+			})
+		}
+		burst.Wait()
+		require.NotContains(t, got, netip.Addr{}, "all have one")
+		slices.SortFunc(got, netip.Addr.Compare)
+		require.Len(t, slices.Compact(got), 50)
+		require.LessOrEqual(t, h.typha.calls[lease.DoReserve]-before, 2)
+
+		h.settle()
+		h.typha.short = true
+		for i := range 100 {
+			h.lend(fmt.Sprint("net.d", i), four)
+		}
+		h.settle()
+		begin := time.Now()
+		require.False(t, h.Refill(t.Context(), four))
+		require.Zero(t, time.Since(begin))
+	})
+}
+
 func TestAWarmAddressCostsNoCall(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {
 		require.Equal(t, map[lease.Kind]int{lease.DoReview: 1}, h.typha.calls, "a node without pods reserves nothing")

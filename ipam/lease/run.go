@@ -21,25 +21,24 @@ func (p *Pool) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-p.rush:
 		case <-p.poke:
 			// A burst of pods is told in few calls. What comes meanwhile pokes in vain: all is looked at.
-			if !pause(ctx, gather) {
-				return nil
-			}
+			p.gather(ctx)
 		case <-timer.C:
 		}
 		timer.Reset(p.work(ctx))
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
+// gather waits for more to come, unless somebody waits for what there is.
+func (p *Pool) gather(ctx context.Context) {
+	t := time.NewTimer(gather)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
+	case <-p.rush:
 	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -82,9 +81,13 @@ func (p *Pool) carry(ctx context.Context, t *Task, number uint64, write bool) bo
 		p.mu.Lock()
 		records, next, lost := p.core.Done(p.cfg.now(), t, answer)
 		number, write = p.journal.Append(records), len(records) > 0
-		if t.Kind == DoFree {
+		switch t.Kind {
+		case DoFree:
 			close(p.changed)
 			p.changed = make(chan struct{})
+		case DoReserve:
+			close(p.filled)
+			p.filled = make(chan struct{})
 		}
 		p.mu.Unlock()
 		for _, l := range lost {

@@ -59,6 +59,9 @@ func (c *Core) Next(now time.Duration) (task *Task, records []Record, wake time.
 		t := c.look()
 		return t, c.told(t), 0
 	}
+	if t := c.fill(now, true); t != nil { // pods wait for it
+		return t, nil, 0
+	}
 	if c.Epoch != 0 && c.may(DoSettle, now) && c.may(DoClaim, now) {
 		if t := c.settle(); t != nil {
 			return t, c.told(t), 0
@@ -77,12 +80,8 @@ func (c *Core) Next(now time.Duration) (task *Task, records []Record, wake time.
 			return t, c.returning(t.Addrs, now), 0
 		}
 	}
-	if c.Epoch != 0 && c.may(DoReserve, now) {
-		for _, class := range c.classes() {
-			if n := c.lack(class, now); n > 0 {
-				return &Task{Kind: DoReserve, Epoch: c.Epoch, Class: class, Count: n}, nil, 0
-			}
-		}
+	if t := c.fill(now, false); t != nil {
+		return t, nil, 0
 	}
 	wake = now + reviewEvery
 	for _, r := range c.retries {
@@ -91,6 +90,22 @@ func (c *Core) Next(now time.Duration) (task *Task, records []Record, wake time.
 		}
 	}
 	return nil, nil, wake
+}
+
+// fill reserves what a class lacks, or looks only at those that have nothing left.
+func (c *Core) fill(now time.Duration, empty bool) *Task {
+	if c.Epoch == 0 || !c.may(DoReserve, now) {
+		return nil
+	}
+	for _, class := range c.classes() {
+		if empty && c.count(class, now) > 0 {
+			continue
+		}
+		if n := c.lack(class, now); n > 0 {
+			return &Task{Kind: DoReserve, Epoch: c.Epoch, Class: class, Count: n}
+		}
+	}
+	return nil
 }
 
 // reviewDue tells whether typha is to be asked what it has: for an epoch if one is needed, and now and then.
