@@ -115,6 +115,7 @@ type Authority struct{ Typha Warm }
 // Warm is what typha does for nodes that hold addresses ahead.
 type Warm interface {
 	Addresses
+	ReleaseHandles(ctx context.Context, handles []string) error
 	Review(ctx context.Context, epoch uint64) (client.Review, error)
 	Enter(ctx context.Context, present, before uint64, claims []client.Settlement) (client.Review, error)
 	Settle(ctx context.Context, epoch uint64, list []client.Settlement) ([]client.RefusedAddress, error)
@@ -196,12 +197,16 @@ func (a Authority) Return(ctx context.Context, epoch uint64, addrs []lease.Reser
 }
 
 // Free implements lease.Authority.
-func (a Authority) Free(ctx context.Context, handle string) error {
-	_, err := a.Typha.ReleaseHandle(ctx, handle)
-	if errors.Is(err, client.ErrNotFound) {
-		return nil
+func (a Authority) Free(ctx context.Context, handles ...string) error {
+	if len(handles) > 1 {
+		return a.Typha.ReleaseHandles(ctx, handles)
 	}
-	return err
+	for _, h := range handles {
+		if _, err := a.Typha.ReleaseHandle(ctx, h); err != nil && !errors.Is(err, client.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // reason says what of an error a reserve has to know.

@@ -85,6 +85,10 @@ func (y *warmTypha) ReleaseHandle(_ context.Context, handle string) ([]netip.Add
 	return nil, y.call("free %s", handle)
 }
 
+func (y *warmTypha) ReleaseHandles(_ context.Context, handles []string) error {
+	return y.call("free %v", handles)
+}
+
 func (y *warmTypha) Review(_ context.Context, epoch uint64) (client.Review, error) {
 	return client.Review{}, y.call("review %d", epoch)
 }

@@ -253,33 +253,66 @@ func handleBlocks(h *api.IPAMHandle) []netip.Prefix {
 }
 
 // ByHandle returns the addresses of a handle, each with the prefix length of its block; none if there is no such handle.
-func (a *Allocator) ByHandle(ctx context.Context, handle string) ([]netip.Prefix, error) {
-	handle = block.CleanHandle(handle)
-	h, err := a.handle(ctx, handle)
-	if errors.Is(err, datastore.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
+func (a *Allocator) ByHandle(ctx context.Context, handle string) (out []netip.Prefix, err error) {
+	err = a.eachHeld(ctx, []string{handle}, func(addr netip.Addr, _ string, cidr netip.Prefix) { out = append(out, sized(addr, cidr)) })
+	return out, err
+}
+
+// HeldBy is what releases all addresses of some handles. Those without any are left out.
+func (a *Allocator) HeldBy(ctx context.Context, handles ...string) (out []block.Release, err error) {
+	err = a.eachHeld(ctx, handles, func(addr netip.Addr, handle string, _ netip.Prefix) {
+		out = append(out, block.Release{Addr: addr, Handle: handle})
+	})
+	return out, err
+}
+
+// eachHeld calls f for all addresses of some handles. Each block is read once.
+func (a *Allocator) eachHeld(ctx context.Context, handles []string, f func(a netip.Addr, handle string, cidr netip.Prefix)) error {
+	if len(handles) == 0 {
+		return nil
 	}
 	o, err := a.informed().begin(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var out []netip.Prefix
-	for _, cidr := range handleBlocks(h) {
-		b, err := o.block(ctx, cidr)
-		if errors.Is(err, datastore.ErrNotFound) {
+	found := make([]*api.IPAMHandle, len(handles))
+	var g errgroup.Group
+	g.SetLimit(parallel)
+	for i, handle := range handles {
+		g.Go(func() (err error) {
+			found[i], err = o.handle(ctx, block.CleanHandle(handle))
+			if errors.Is(err, datastore.ErrNotFound) {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	blocks := map[netip.Prefix]block.Block{}
+	for i, h := range found {
+		if h == nil {
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
-		for _, addr := range b.ByHandle(handle) {
-			out = append(out, sized(addr, cidr))
+		for _, cidr := range handleBlocks(h) {
+			b, read := blocks[cidr]
+			if !read {
+				if b, err = o.block(ctx, cidr); err != nil && !errors.Is(err, datastore.ErrNotFound) {
+					return err
+				}
+				blocks[cidr] = b
+			}
+			if b.IPAMBlock == nil {
+				continue
+			}
+			handle := block.CleanHandle(handles[i])
+			for _, addr := range b.ByHandle(handle) {
+				f(addr, handle, cidr)
+			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // Collect writes back every block in which a cool-down is over. Blocks in use are written soon anyway; this serves those

@@ -23,8 +23,8 @@ type Authority interface {
 	Claim(ctx context.Context, claim Claim) error
 	// Return gives reserved addresses back. Those that are not reserved any more are left alone.
 	Return(ctx context.Context, epoch uint64, addrs []Reserved) error
-	// Free frees all addresses of a handle. One without any is no error.
-	Free(ctx context.Context, handle string) error
+	// Free frees all addresses of some handles. One without any is no error. With an error it is not said of which they were freed.
+	Free(ctx context.Context, handles ...string) error
 }
 
 // What calls of an Authority can fail with, beside not reaching it.

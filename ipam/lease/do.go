@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Do carries a task out: it says to typha what the task says. Handles are freed by so many at a time.
+// Do carries a task out: it says to typha what the task says. Handles that cannot be freed together are freed by themselves, so many
+// at a time.
 func Do(ctx context.Context, typha Authority, t *Task, parallel int) (answer Answer) {
 	switch t.Kind {
 	case DoReview:
@@ -29,6 +30,9 @@ func Do(ctx context.Context, typha Authority, t *Task, parallel int) (answer Ans
 
 func freeAll(ctx context.Context, typha Authority, handles []string, parallel int) map[string]error {
 	errs := make([]error, len(handles))
+	if len(handles) > 1 && typha.Free(ctx, handles...) == nil {
+		return nil
+	}
 	if parallel <= 1 {
 		for i, h := range handles {
 			errs[i] = typha.Free(ctx, h)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -119,6 +120,20 @@ func (c *Client) Settle(ctx context.Context, epoch uint64, list []Settlement) ([
 // ReleaseHandle frees all addresses of a handle and returns them. A handle without addresses is no error.
 func (c *Client) ReleaseHandle(ctx context.Context, handle string) ([]netip.Addr, error) {
 	return c.release(ctx, &typhav1.ReleaseRequest{Handle: handle})
+}
+
+// errSingly is that typha frees the addresses of one handle at a time only.
+var errSingly = errors.New("this typha frees one handle at a time")
+
+// ReleaseHandles frees all addresses of several handles, or fails without telling of which it freed them.
+func (c *Client) ReleaseHandles(ctx context.Context, handles []string) error {
+	return c.ipam(ctx, func(ctx context.Context, svc typhav1.IpamServiceClient) error {
+		answer, err := svc.Release(ctx, &typhav1.ReleaseRequest{Handles: handles})
+		if err == nil && int(answer.GetHandles()) != len(handles) {
+			err = errSingly
+		}
+		return err
+	})
 }
 
 // Release frees single addresses, each only if its Sequence still is that of its allocation (0 is not compared), and

@@ -367,6 +367,9 @@ var abuses = []abuse{
 	{name: "refers to another node by its name", do: func(a *attack) error {
 		return a.call(register1, &typhav1.RegisterRequest{OrchRefs: []*typhav1.OrchRef{{Orchestrator: "k8s", NodeName: "b"}}})
 	}, code: codes.AlreadyExists, says: "is what node b stands for", reason: "taken"},
+	{name: "releases another node's pod among others", do: func(a *attack) error {
+		return a.call(release, &typhav1.ReleaseRequest{Handles: []string{"net.own", "net.honest"}})
+	}, code: codes.PermissionDenied, says: `allocated to node "b"`, reason: "denied"},
 	{name: "releases another node's pod", do: func(a *attack) error { return a.call(release, &typhav1.ReleaseRequest{Handle: "net.honest"}) }, code: codes.PermissionDenied, says: `allocated to node "b"`, reason: "denied"},
 	{name: "releases another node's address", do: func(a *attack) error {
 		return a.call(release, &typhav1.ReleaseRequest{Addresses: []*typhav1.Reservation{{Address: a.pod.AsSlice()}}})

@@ -285,15 +285,16 @@ func (s ipamService) Release(ctx context.Context, m *typhav1.ReleaseRequest) (*t
 	if err := notMany("addresses", len(m.GetAddresses())); err != nil {
 		return nil, err
 	}
-	var requests []block.Release
+	if err := notMany("handles", len(m.GetHandles())); err != nil {
+		return nil, err
+	}
+	handles := m.GetHandles()
 	if m.GetHandle() != "" {
-		list, err := s.cfg.Alloc.ByHandle(ctx, m.GetHandle())
-		if err != nil {
-			return nil, allocError(err)
-		}
-		for _, p := range list {
-			requests = append(requests, block.Release{Addr: p.Addr(), Handle: m.GetHandle()})
-		}
+		handles = append([]string{m.GetHandle()}, handles...)
+	}
+	requests, err := s.cfg.Alloc.HeldBy(ctx, handles...)
+	if err != nil {
+		return nil, allocError(err)
 	}
 	for _, r := range m.GetAddresses() {
 		a, err := wire.DecodeAddr(r.GetAddress())
@@ -310,7 +311,7 @@ func (s ipamService) Release(ctx context.Context, m *typhav1.ReleaseRequest) (*t
 	if err != nil {
 		return nil, err
 	}
-	return &typhav1.ReleaseResponse{Released: wire.EncodeAddrs(released)}, nil
+	return &typhav1.ReleaseResponse{Released: wire.EncodeAddrs(released), Handles: uint32(len(m.GetHandles()))}, nil
 }
 
 // Return gives back warm addresses. What is not the node's, or not warm any more, is left alone.

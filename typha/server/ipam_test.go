@@ -55,6 +55,32 @@ func TestReserveAndRelease(t *testing.T) {
 	require.ErrorIs(t, err, datastore.ErrNotFound)
 }
 
+// Handles that are freed together are freed all, or, if one of them is another node's, none.
+func TestReleaseSeveralHandles(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, n1, n2 := w.cluster()
+	var handles []string
+	for i := range 5 {
+		handles = append(handles, fmt.Sprint("net.c", i))
+		_, err := n1.Reserve(t.Context(), client.Reserve{Count4: 2, Owner: &client.Owner{Handle: handles[i]}})
+		require.NoError(t, err)
+	}
+	_, err := n2.Reserve(t.Context(), client.Reserve{Count4: 1, Owner: &client.Owner{Handle: "net.other"}})
+	require.NoError(t, err)
+	there := func() (n int) {
+		l, err := w.store.List(t.Context(), "IPAMHandle", datastore.ListOptions{})
+		require.NoError(t, err)
+		return len(l.Items)
+	}
+	before := there()
+	require.ErrorIs(t, n1.ReleaseHandles(t.Context(), append(handles[:2:2], "net.other")), client.ErrDenied)
+	require.Equal(t, before, there())
+	require.NoError(t, n1.ReleaseHandles(t.Context(), append(handles, "net.unknown")))
+	require.Equal(t, before-len(handles), there())
+	require.NoError(t, n1.ReleaseHandles(t.Context(), handles), "free already")
+}
+
 func TestReserveASpecificAddress(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

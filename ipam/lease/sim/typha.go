@@ -379,8 +379,10 @@ func (n modelNode) giveBack(handle string, addrs []lease.Reserved) {
 	}
 }
 
-func (n modelNode) Free(_ context.Context, handle string) error {
-	n.free(handle)
+func (n modelNode) Free(_ context.Context, handles ...string) error {
+	for _, h := range handles {
+		n.free(h)
+	}
 	return nil
 }
 

@@ -1262,7 +1262,9 @@ type ReleaseRequest struct {
 	// Handle whose addresses are all freed; empty if addresses are given.
 	Handle string `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
 	// Single addresses with the sequence they were allocated at.
-	Addresses     []*Reservation `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses []*Reservation `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// More handles whose addresses are all freed.
+	Handles       []string `protobuf:"bytes,3,rep,name=handles,proto3" json:"handles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1311,11 +1313,20 @@ func (x *ReleaseRequest) GetAddresses() []*Reservation {
 	return nil
 }
 
+func (x *ReleaseRequest) GetHandles() []string {
+	if x != nil {
+		return x.Handles
+	}
+	return nil
+}
+
 // ReleaseResponse is what was freed.
 type ReleaseResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Addresses freed by this call, 4 or 16 bytes each.
-	Released      [][]byte `protobuf:"bytes,1,rep,name=released,proto3" json:"released,omitempty"`
+	Released [][]byte `protobuf:"bytes,1,rep,name=released,proto3" json:"released,omitempty"`
+	// How many of the request's handles this is of; a typha that does not know that field answers 0.
+	Handles       uint32 `protobuf:"varint,2,opt,name=handles,proto3" json:"handles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1355,6 +1366,13 @@ func (x *ReleaseResponse) GetReleased() [][]byte {
 		return x.Released
 	}
 	return nil
+}
+
+func (x *ReleaseResponse) GetHandles() uint32 {
+	if x != nil {
+		return x.Handles
+	}
+	return 0
 }
 
 // ReturnRequest gives back warm addresses.
@@ -2196,12 +2214,14 @@ const file_muslin_typha_v1_node_proto_rawDesc = "" +
 	"\arefused\x18\x01 \x03(\v2\x1f.muslin.typha.v1.RefusedAddressR\arefused\"B\n" +
 	"\x0eRefusedAddress\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"d\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"~\n" +
 	"\x0eReleaseRequest\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\tR\x06handle\x12:\n" +
-	"\taddresses\x18\x02 \x03(\v2\x1c.muslin.typha.v1.ReservationR\taddresses\"-\n" +
+	"\taddresses\x18\x02 \x03(\v2\x1c.muslin.typha.v1.ReservationR\taddresses\x12\x18\n" +
+	"\ahandles\x18\x03 \x03(\tR\ahandles\"G\n" +
 	"\x0fReleaseResponse\x12\x1a\n" +
-	"\breleased\x18\x01 \x03(\fR\breleased\"a\n" +
+	"\breleased\x18\x01 \x03(\fR\breleased\x12\x18\n" +
+	"\ahandles\x18\x02 \x01(\rR\ahandles\"a\n" +
 	"\rReturnRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\fR\taddresses\x12\x1c\n" +
