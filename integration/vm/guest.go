@@ -94,7 +94,8 @@ func (g *guest) qemu(ctx context.Context, theirs []*os.File) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, file, g.arguments()...)
+	// An emulated processor takes all of a real one, so it gives way to everything else.
+	cmd := exec.CommandContext(ctx, "nice", append([]string{"-n", "10", file}, g.arguments()...)...)
 	cmd.Stdout, cmd.Stderr = &g.console, &g.console
 	cmd.ExtraFiles = append([]*os.File{g.initrd}, theirs...)
 	cmd.WaitDelay = time.Second

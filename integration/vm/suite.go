@@ -27,9 +27,7 @@ type T interface {
 // (such as "-test.run=^TestTunnel"). The suite's lines are logged as they come. It must run at least one test to success; a
 // failure fails t, and so does a skipped test: what is skipped here would be tested nowhere.
 //
-// The test that calls it is left out in the guest, so that a suite's own package can hold it:
-//
-//	func TestInTheSecondKernel(t *testing.T) { vm.Config{}.Test(t, ".") }
+// The test that calls it is left out in the guest, so that a suite's own package can hold it.
 func (c Config) Test(t T, pkg string, args ...string) {
 	t.Helper()
 	if Inside() {

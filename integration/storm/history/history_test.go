@@ -109,10 +109,17 @@ func end() map[view.Key]view.Version {
 func written() *Writes {
 	w := &Writes{}
 	for _, one := range []Write{
-		{5, "gnp/p", 1}, {18, "gnp/p", 2}, {25, "gnp/p", 3},
-		{6, Numbered(7), 1}, {21, Numbered(7), 2}, {31, Numbered(7), 3},
-		{7, Numbered(9), 1}, {19, Numbered(9), 2}, {32, Numbered(9), 3},
-		{8, "k8s/ns/pod.n1/eth0", 1}, {20, "k8s/ns/pod.n1/eth0", 2},
+		{5, "gnp/p", 1},
+		{18, "gnp/p", 2},
+		{25, "gnp/p", 3},
+		{6, Numbered(7), 1},
+		{21, Numbered(7), 2},
+		{31, Numbered(7), 3},
+		{7, Numbered(9), 1},
+		{19, Numbered(9), 2},
+		{32, Numbered(9), 3},
+		{8, "k8s/ns/pod.n1/eth0", 1},
+		{20, "k8s/ns/pod.n1/eth0", 2},
 	} {
 		w.Add(one)
 	}

@@ -1,13 +1,11 @@
 //go:build lab
 
-package suite
+package vm
 
 import (
 	"os"
 	"testing"
 	"time"
-
-	"github.com/muslin-net/muslin/integration/vm"
 )
 
 // TestInTheSecondKernel runs again, in the distribution's kernel, what the kernel of this machine may lack the module ipip
@@ -23,17 +21,17 @@ func TestInTheSecondKernel(t *testing.T) {
 		modules        []string
 	}{
 		{name: "driver", pkg: "../../felix/dataplane/ipip"},
-		{name: "modes by tunl0", pkg: ".", args: []string{"-test.run=^TestModes$"}},
-		{name: "modes, half of the nodes by BPF", pkg: ".", bpf: "worker-1,worker-3", args: []string{"-test.run=^TestModes$"}},
+		{name: "modes by tunl0", pkg: "../suite", args: []string{"-test.run=^TestModes$"}},
+		{name: "modes, half of the nodes by BPF", pkg: "../suite", bpf: "worker-1,worker-3", args: []string{"-test.run=^TestModes$"}},
 		{name: "guards of sources", pkg: "../../felix/dataplane/rules/nftables", args: []string{"-test.run=^(TestFlowsOfOthersAreGuarded|TestGuardsWaitForDevices)$"}},
 		{name: "clock jumps under BGP", pkg: "../../bird", args: []string{"-test.run=^TestClockJumps$"}},
-		{name: "mode changes by tunl0", pkg: ".", args: []string{"-test.run=^TestModeChanges$"}},
+		{name: "mode changes by tunl0", pkg: "../suite", args: []string{"-test.run=^TestModeChanges$"}},
 		{name: "services by IPVS", pkg: "../../felix/dataplane/rules", args: []string{"-test.run=^TestServicesByIPVS$/^nftables$"}, modules: []string{"ip_vs", "ip_vs_rr", "dummy"}},
-		{name: "MTU and repair of tunl0", pkg: ".", args: []string{"-test.run=^(TestMTU|TestDrift)$/^ipip$/tunnel"}},
+		{name: "MTU and repair of tunl0", pkg: "../suite", args: []string{"-test.run=^(TestMTU|TestDrift)$/^ipip$/tunnel"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			guest := vm.Config{Timeout: 25 * time.Minute, Modules: append(c.modules, "ipip"), Env: append(os.Environ(), envBPF+"="+c.bpf)}
+			guest := Config{Timeout: 40 * time.Minute, Modules: append(c.modules, "ipip"), Env: append(os.Environ(), "MUSLIN_IPIP_BPF="+c.bpf)}
 			guest.Test(t, c.pkg, c.args...)
 		})
 	}
