@@ -9,11 +9,8 @@ BINARIES := typha:typha kube-controllers:kube-controllers felix:felix confd:conf
 TOOL     := go tool -modfile=tools.mod
 # the flags of everything that is run: one set, so that compiled packages are shared between binaries and suites
 BUILD    := -trimpath
-# packages with suites that need root and a kernel of their own: those that take stock of the machine run by themselves, and of the
-# others, three at a time as most of them wait most of the time, the longest come first
+# packages with suites that need root and a kernel of their own
 SUITES   := $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .)))
-ALONE    := ./integration/lab/ ./integration/lab/cmd/lab/
-LONGEST  := ./integration/suite/ ./integration/vm/
 # packages with tests of random changes, which go all the way only without the race detector
 RANDOM_TESTS := $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/internal/thorough"' .)))
 # Debian keeps some tools where an ordinary user's PATH does not look
@@ -101,8 +98,7 @@ test-deps:
 .PHONY: lab-test
 lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels; needs root (over an hour on two cores)
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
-	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(ALONE)
-	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 3 -timeout 60m $(LONGEST) $(filter-out $(ALONE) $(LONGEST),$(SUITES))
+	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(SUITES)
 
 # the share of storms that is quick enough to be a part of a test run
 .PHONY: storm-test

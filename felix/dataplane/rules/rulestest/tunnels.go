@@ -182,7 +182,7 @@ func (k Kind) testPodsMakeNoTunnelPackets(t *testing.T) {
 
 func (k Kind) testSpoofedSourcesAreDroppedInIPv6(t *testing.T) {
 	w := k.NewWorld(t)
-	w.A.Run(t, "ip -6 addr add fd99::5/128 dev lo; ip -6 addr add fd00:1::77/128 dev lo; ip -6 addr add fd09::2/128 dev lo")
+	w.A.Run(t, "ip -6 addr add fd99::5/128 dev lo nodad; ip -6 addr add fd00:1::77/128 dev lo nodad; ip -6 addr add fd09::2/128 dev lo nodad")
 	w.Apply(BothOpen())
 	arrives := func(source, want string) {
 		t.Helper()
