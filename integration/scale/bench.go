@@ -57,7 +57,7 @@ func BenchTypha(ctx context.Context, o Options, size string) error {
 		return err
 	}
 	defer b.close()
-	u, err := b.typha.usage()
+	u, err := usage(b.typha.PID())
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (b bench) updates(ctx context.Context) error {
 		return err
 	}
 	b.say("typha.update1.all", ms(h.Quantile(0.99)), "ms")
-	u, err := b.typha.usage()
+	u, err := usage(b.typha.PID())
 	if err != nil {
 		return err
 	}

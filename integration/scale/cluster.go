@@ -7,11 +7,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/etcd"
 	"github.com/muslin-net/muslin/integration/lab/pki"
+	"github.com/muslin-net/muslin/integration/process"
 	"github.com/muslin-net/muslin/internal/loopback"
 )
 
@@ -34,7 +36,7 @@ type cluster struct {
 	writer  *Writer
 	dir     string
 	pki     string
-	etcd    *process
+	etcd    *process.Process
 	url     string
 	store   datastore.Client
 	typha   *typha
@@ -100,7 +102,7 @@ func (c *cluster) profile(name, kind string, during time.Duration) {
 	}
 	body, err := fetch(context.Background(), url)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(c.options.Profiles, name+"."+kind), body, 0o644)
+		err = os.WriteFile(filepath.Join(c.options.Profiles, name+"."+kind), []byte(body), 0o644)
 	}
 	if err != nil {
 		fmt.Fprintf(c.options.Log, "profile of %s: %v\n", name, err)
@@ -144,13 +146,13 @@ func (c *cluster) workers(n int) (err error) {
 func (c *cluster) close() {
 	c.crowd.stop()
 	if c.typha != nil {
-		c.typha.stop()
+		c.typha.End(syscall.SIGTERM)
 	}
 	if c.store != nil {
 		c.store.Close()
 	}
 	if c.etcd != nil {
-		c.etcd.stop()
+		c.etcd.End(syscall.SIGTERM)
 	}
 	_ = os.RemoveAll(c.dir) // what is left of a directory for temporary files harms nobody
 }
@@ -207,7 +209,7 @@ type sight struct {
 }
 
 func (c *cluster) look(ctx context.Context) (s sight, err error) {
-	if s.Usage, err = c.typha.usage(); err != nil {
+	if s.Usage, err = usage(c.typha.PID()); err != nil {
 		return s, err
 	}
 	if s.bytes, err = c.typha.metric(ctx, "typha_bytes_sent_total"); err != nil {
@@ -221,14 +223,14 @@ func (c *cluster) look(ctx context.Context) (s sight, err error) {
 // settle waits until typha has nothing to do any more: it tells of nodes that came and went.
 func (c *cluster) settle(ctx context.Context) error {
 	for {
-		before, err := c.typha.usage()
+		before, err := usage(c.typha.PID())
 		if err != nil {
 			return err
 		}
 		if err := sleep(ctx, settleLook); err != nil {
 			return err
 		}
-		after, err := c.typha.usage()
+		after, err := usage(c.typha.PID())
 		if err != nil {
 			return err
 		}

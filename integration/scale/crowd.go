@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"net/rpc"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/muslin-net/muslin/felix/state"
+	"github.com/muslin-net/muslin/integration/process"
 )
 
 // ClientKind says what a client is.
@@ -45,7 +46,7 @@ type crowd struct {
 }
 
 type worker struct {
-	*process
+	*process.Process
 	calls *rpc.Client
 }
 
@@ -75,15 +76,13 @@ func startWorkers(dir, path string, n int) (*crowd, error) {
 		if err != nil {
 			return c, err
 		}
-		p, err := launch(dir, fmt.Sprintf("worker-%d", i), path, []string{WorkerArgument}, func(cmd *exec.Cmd) {
-			cmd.Stdin, cmd.Stdout = requests, theirs
-		})
+		p, err := launch(dir, &process.Process{Name: fmt.Sprintf("worker-%d", i), Path: path, Args: []string{WorkerArgument}, Stdin: requests, Stdout: theirs})
 		requests.Close()
 		theirs.Close()
 		if err != nil {
 			return c, err
 		}
-		c.workers = append(c.workers, &worker{process: p, calls: rpc.NewClient(pipes{in: answers, out: ours})})
+		c.workers = append(c.workers, &worker{Process: p, calls: rpc.NewClient(pipes{in: answers, out: ours})})
 	}
 	return c, nil
 }
@@ -92,7 +91,7 @@ func startWorkers(dir, path string, n int) (*crowd, error) {
 func (c *crowd) stop() {
 	for _, w := range c.workers {
 		_ = w.calls.Close() // a worker ends with its input
-		w.stop()
+		w.End(syscall.SIGTERM)
 	}
 }
 
@@ -106,13 +105,13 @@ func each[A, R any](ctx context.Context, c *crowd, method string, args func(i in
 			select {
 			case <-call.Done:
 				if call.Error != nil {
-					return fmt.Errorf("%s, %s: %w", w.name, method, call.Error)
+					return fmt.Errorf("%s, %s: %w", w.Name, method, call.Error)
 				}
 				return nil
-			case <-w.exited:
-				return w.ended()
+			case <-w.Ended():
+				return w.Err()
 			case <-ctx.Done():
-				return fmt.Errorf("%s, %s: %w", w.name, method, ctx.Err())
+				return fmt.Errorf("%s, %s: %w", w.Name, method, ctx.Err())
 			}
 		})
 	}
@@ -186,7 +185,7 @@ func (c *crowd) latencies(ctx context.Context, stamps []Stamp) (Latencies, error
 // usage is what the workers have used together.
 func (c *crowd) usage() (sum Usage, err error) {
 	for _, w := range c.workers {
-		u, err := w.usage()
+		u, err := usage(w.PID())
 		if err != nil {
 			return sum, err
 		}

@@ -1,80 +1,30 @@
 package scale
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/muslin-net/muslin/integration/process"
 	"github.com/muslin-net/muslin/internal/loopback"
 )
 
-// process is a child process. What it says goes to a file.
-type process struct {
-	name   string
-	cmd    *exec.Cmd
-	log    *os.File
-	exited chan struct{}
-}
-
-// stopPatience is how long a process may take to end once it was asked to.
-const stopPatience = 10 * time.Second
-
-// launch starts a child process that logs into dir. prepare may change how.
-func launch(dir, name, path string, args []string, prepare func(*exec.Cmd)) (*process, error) {
-	log, err := os.Create(filepath.Join(dir, name+".log"))
-	if err != nil {
-		return nil, err
-	}
-	p := &process{name: name, cmd: exec.Command(path, args...), log: log, exited: make(chan struct{})}
-	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, log, log
-	if prepare != nil {
-		prepare(p.cmd)
-	}
-	if err := p.cmd.Start(); err != nil {
-		log.Close()
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	go func() {
-		_ = p.cmd.Wait() // how it ended counts only while it should not have, see ended
-		close(p.exited)
-	}()
-	return p, nil
-}
-
-// stop ends the process.
-func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	select {
-	case <-p.exited:
-	case <-time.After(stopPatience):
-		_ = p.cmd.Process.Kill()
-		<-p.exited
-	}
-	p.log.Close()
-}
-
-// ended is the error of a process that ended by itself: the last of what it said.
-func (p *process) ended() error {
-	text, _ := os.ReadFile(p.log.Name())
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return fmt.Errorf("%s ended: %s", p.name, lines[len(lines)-1])
+// launch starts a process that works, and logs, in dir.
+func launch(dir string, p *process.Process) (*process.Process, error) {
+	p.Dir, p.Log = dir, filepath.Join(dir, p.Name+".log")
+	return p, p.Start()
 }
 
 // until waits until something holds, asking often, and fails with the process.
-func (p *process) until(ctx context.Context, what string, holds func(context.Context) error) error {
+func until(ctx context.Context, p *process.Process, what string, holds func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	for {
@@ -83,10 +33,10 @@ func (p *process) until(ctx context.Context, what string, holds func(context.Con
 			return nil
 		}
 		select {
-		case <-p.exited:
-			return p.ended()
+		case <-p.Ended():
+			return p.Err()
 		case <-ctx.Done():
-			return fmt.Errorf("%s: waiting until %s: %w", p.name, what, err)
+			return fmt.Errorf("%s: waiting until %s: %w", p.Name, what, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -132,8 +82,6 @@ func usage(pid int) (u Usage, err error) {
 	return u, err
 }
 
-func (p *process) usage() (Usage, error) { return usage(p.cmd.Process.Pid) }
-
 // now is the time since boot, which all processes of a machine have in common and no clock change touches.
 func now() time.Duration {
 	var t unix.Timespec
@@ -143,25 +91,17 @@ func now() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// etcd is Debian's.
-const etcdBinary = "/usr/bin/etcd"
-
 // startEtcd starts an etcd with its data in dir, and returns the URL of its clients.
-func startEtcd(ctx context.Context, dir string) (*process, string, error) {
-	client, peer := "http://"+loopback.Address(), "http://"+loopback.Address()
-	p, err := launch(dir, "etcd", etcdBinary, []string{
-		"--name", "scale", "--data-dir", filepath.Join(dir, "etcd"), "--log-level", "warn", "--logger", "zap",
-		"--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
-		"--initial-advertise-peer-urls", peer, "--initial-cluster", "scale=" + peer, "--quota-backend-bytes", strconv.Itoa(8 << 30),
-	}, nil)
+func startEtcd(ctx context.Context, dir string) (*process.Process, string, error) {
+	p, address, err := process.Etcd(dir, "--quota-backend-bytes", strconv.Itoa(8<<30))
 	if err != nil {
-		return nil, "", fmt.Errorf("%w; apt-get install etcd-server brings it", err)
+		return nil, "", err
 	}
-	err = p.until(ctx, "it answers", func(ctx context.Context) error { return answers(ctx, client+"/health") })
-	if err != nil {
-		p.stop()
+	url := "http://" + address
+	if p, err = launch(dir, p); err != nil {
+		return nil, "", err
 	}
-	return p, client, err
+	return p, url, until(ctx, p, "it answers", func(ctx context.Context) error { return answers(ctx, url+"/health") })
 }
 
 // answers asks over HTTP; anything but 200 is an error.
@@ -170,26 +110,17 @@ func answers(ctx context.Context, url string) error {
 	return err
 }
 
-func fetch(ctx context.Context, url string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
+func fetch(ctx context.Context, url string) (string, error) {
+	text, code, err := process.Get(ctx, url)
+	if err == nil && code != 200 {
+		err = fmt.Errorf("status %d: %s", code, strings.TrimSpace(text))
 	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", response.Status, bytes.TrimSpace(body))
-	}
-	return body, err
+	return text, err
 }
 
 // typha is a running typha.
 type typha struct {
-	*process
+	*process.Process
 	address string
 	metrics string
 }
@@ -208,31 +139,21 @@ func startTypha(ctx context.Context, dir, path, etcdURL, pki string, profiles in
 		args = append(args, "--pprof-port", strconv.Itoa(profiles))
 	}
 	var err error
-	if t.process, err = launch(dir, "typha", path, args, nil); err != nil {
+	if t.Process, err = launch(dir, &process.Process{Name: "typha", Path: path, Args: args}); err != nil {
 		return nil, err
 	}
-	err = t.until(ctx, "it is ready", func(ctx context.Context) error { return answers(ctx, "http://"+health+"/readiness") })
-	if err != nil {
-		t.stop()
-	}
-	return t, err
+	return t, until(ctx, t.Process, "it is ready", func(ctx context.Context) error { return answers(ctx, "http://"+health+"/readiness") })
 }
 
 // metric is a counter or gauge of typha's, summed over its labels.
 func (t *typha) metric(ctx context.Context, name string) (sum float64, err error) {
-	body, err := fetch(ctx, t.metrics)
+	page, err := fetch(ctx, t.metrics)
 	if err != nil {
 		return 0, err
 	}
 	found := false
-	lines := bufio.NewScanner(bytes.NewReader(body))
-	for lines.Scan() {
-		line := lines.Text()
-		if rest, ok := strings.CutPrefix(line, name); ok && (rest[0] == ' ' || rest[0] == '{') {
-			v, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
-			if err != nil {
-				return 0, err
-			}
+	for sample, v := range process.Samples(page) {
+		if rest, ok := strings.CutPrefix(sample, name); ok && (rest == "" || rest[0] == '{') {
 			sum, found = sum+v, true
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/muslin-net/muslin/datastore"
 	dsetcd "github.com/muslin-net/muslin/datastore/etcd"
 	"github.com/muslin-net/muslin/integration/lab/pki"
+	"github.com/muslin-net/muslin/integration/process"
 	"github.com/muslin-net/muslin/integration/storm/history"
 	"github.com/muslin-net/muslin/integration/storm/link"
 	"github.com/muslin-net/muslin/internal/loopback"
@@ -56,7 +57,7 @@ type Cluster struct {
 
 // Replica is one typha.
 type Replica struct {
-	process
+	*process.Process
 	address string // that nodes are told
 	health  string
 	toEtcd  *link.Network
@@ -76,7 +77,7 @@ func NewCluster(ctx context.Context, cfg Config) (c *Cluster, err error) {
 	if c.etcd, err = newEtcd(cfg.Dir); err != nil {
 		return c, err
 	}
-	if err = c.etcd.start(); err != nil {
+	if err = c.etcd.Start(); err != nil {
 		return c, err
 	}
 	if c.store, err = dsetcd.New(ctx, dsetcd.Config{Endpoints: []string{c.etcd.url}, BookmarkEvery: time.Second, Logger: cfg.Log}); err != nil {
@@ -99,7 +100,7 @@ func NewCluster(ctx context.Context, cfg Config) (c *Cluster, err error) {
 		if err = c.prepare(i, r); err != nil {
 			return c, err
 		}
-		if err = r.start(); err != nil {
+		if err = r.Start(); err != nil {
 			return c, err
 		}
 	}
@@ -127,9 +128,9 @@ func (c *Cluster) prepare(i int, r *Replica) error {
 			all = append(all, o.address)
 		}
 	}
-	r.process = process{
-		name: fmt.Sprintf("typha%d", i), path: c.cfg.Typha, log: filepath.Join(c.cfg.Dir, fmt.Sprintf("typha%d.log", i)),
-		args: []string{
+	r.Process = &process.Process{
+		Name: fmt.Sprintf("typha%d", i), Path: c.cfg.Typha, Log: filepath.Join(c.cfg.Dir, fmt.Sprintf("typha%d.log", i)),
+		Args: []string{
 			"--listen", r.address, "--health", r.health, "--ca", files.CA, "--cert", files.Cert, "--key", files.Key,
 			"--replicas", strings.Join(all, ","), "--datastore", "etcdv3", "--datastore-endpoints", "http://" + far,
 		},
@@ -205,11 +206,11 @@ func (c *Cluster) until(ctx context.Context, what string, holds func() bool) err
 // ready waits until all replicas that run are ready.
 func (c *Cluster) ready(ctx context.Context) error {
 	for _, r := range c.replicas {
-		if r.pid() == 0 {
+		if r.PID() == 0 {
 			continue
 		}
-		if err := c.until(ctx, r.name+" is ready", func() bool { _, code, err := ask(ctx, r.health, "/readiness"); return err == nil && code == 200 }); err != nil {
-			return fmt.Errorf("%w\n%s", err, r.tail())
+		if err := c.until(ctx, r.Name+" is ready", func() bool { _, code, err := ask(ctx, r.health, "/readiness"); return err == nil && code == 200 }); err != nil {
+			return fmt.Errorf("%w\n%s", err, r.Tail())
 		}
 	}
 	return nil
@@ -221,7 +222,7 @@ func (r *Replica) metrics(ctx context.Context) map[string]float64 {
 	if err != nil {
 		return map[string]float64{}
 	}
-	return samples(text)
+	return process.Samples(text)
 }
 
 // Follow starts the clients.
@@ -313,7 +314,7 @@ func (c *Cluster) Close() {
 	running.Wait()
 	c.stop()
 	for _, r := range c.replicas {
-		r.end(syscall.SIGKILL)
+		r.End(syscall.SIGKILL)
 		r.toEtcd.Close()
 	}
 	c.network.Close()
@@ -321,7 +322,7 @@ func (c *Cluster) Close() {
 		c.store.Close()
 	}
 	if c.etcd != nil {
-		c.etcd.end(syscall.SIGKILL)
+		c.etcd.End(syscall.SIGKILL)
 	}
 }
 
@@ -329,9 +330,9 @@ func (c *Cluster) Close() {
 func (c *Cluster) logs() string {
 	var out strings.Builder
 	for _, r := range c.replicas {
-		fmt.Fprintf(&out, "--- %s\n%s\n", r.name, r.tail())
+		fmt.Fprintf(&out, "--- %s\n%s\n", r.Name, r.Tail())
 	}
-	fmt.Fprintf(&out, "--- etcd\n%s\n", c.etcd.tail())
+	fmt.Fprintf(&out, "--- etcd\n%s\n", c.etcd.Tail())
 	return out.String()
 }
 

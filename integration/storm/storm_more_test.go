@@ -117,7 +117,7 @@ func (s *storms) lazyClients() {
 	s.t.Logf("%d bytes went to the client that never acknowledges", got.Load())
 	assert.LessOrEqual(s.t, got.Load(), int64(4<<20), "more than the window was sent")
 	grown := r.metrics(s.ctx)["process_resident_memory_bytes"] - memory
-	s.t.Logf("resident memory of %s grew by %.0f MB", r.name, grown/1e6)
+	s.t.Logf("resident memory of %s grew by %.0f MB", r.Name, grown/1e6)
 	for f, n := range before {
 		assert.Zero(s.t, f.broken(n), "%s lost its stream over another client's laziness", f.node)
 	}
@@ -155,9 +155,9 @@ func (s *storms) memory() {
 	limit := int(used / 2)
 	before := s.marks()
 	s.churning(func() {
-		r.end(syscall.SIGTERM)
-		r.env = []string{fmt.Sprintf("GOMEMLIMIT=%d", limit)}
-		require.NoError(s.t, r.start())
+		r.End(syscall.SIGTERM)
+		r.Env = []string{fmt.Sprintf("GOMEMLIMIT=%d", limit)}
+		require.NoError(s.t, r.Start())
 		require.NoError(s.t, s.ready(s.ctx))
 		s.network.Drop()
 		s.back(before)
@@ -166,8 +166,8 @@ func (s *storms) memory() {
 	require.NoError(s.t, s.until(s.ctx, "the limited replica has clients", func() bool { return s.load()[0] > 0 }))
 	now := r.metrics(s.ctx)["process_resident_memory_bytes"]
 	s.t.Logf("limit %d MB, took %.0f MB without, takes %.0f MB", limit>>20, used/1e6, now/1e6)
-	r.end(syscall.SIGTERM)
-	r.env = nil
+	r.End(syscall.SIGTERM)
+	r.Env = nil
 }
 
 // leaks watches typha under churn, with clients that come and go.
@@ -191,12 +191,12 @@ func (s *storms) leaks() {
 			at := time.Since(begin)
 			for _, r := range s.replicas {
 				got := r.metrics(s.ctx)
-				if entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", r.pid())); err == nil {
+				if entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", r.PID())); err == nil {
 					got["process_open_fds"] = float64(len(entries))
 				}
 				for name := range watch {
 					if v, ok := got[name]; ok {
-						key := r.name + " " + name
+						key := r.Name + " " + name
 						points[key] = append(points[key], slope.Point{At: at, Value: v})
 					}
 				}

@@ -98,8 +98,8 @@ func TestStorms(t *testing.T) {
 func (s *storms) settle() {
 	s.t.Helper()
 	for _, r := range s.replicas {
-		if r.pid() == 0 {
-			require.NoError(s.t, r.start())
+		if r.PID() == 0 {
+			require.NoError(s.t, r.Start())
 		}
 	}
 	require.NoError(s.t, s.ready(s.ctx))
@@ -222,7 +222,7 @@ func (s *storms) killed() {
 	}
 	require.NotEmpty(s.t, victims)
 	before := s.marks()
-	s.replicas[0].end(syscall.SIGKILL)
+	s.replicas[0].End(syscall.SIGKILL)
 	s.back(victims)
 	s.resumes(before, true)
 	assert.Zero(s.t, s.load()[0])
@@ -246,8 +246,8 @@ func (s *storms) rolling() {
 	before := s.marks()
 	s.churning(func() {
 		for _, r := range s.replicas {
-			r.end(syscall.SIGTERM)
-			require.NoError(s.t, r.start())
+			r.End(syscall.SIGTERM)
+			require.NoError(s.t, r.Start())
 			require.NoError(s.t, s.ready(s.ctx))
 		}
 	})
@@ -267,8 +267,8 @@ func (s *storms) kills() {
 	s.churning(func() {
 		for begin := time.Now(); time.Since(begin) < *length; kills++ {
 			r := s.replicas[kills%len(s.replicas)]
-			r.end(syscall.SIGKILL)
-			require.NoError(s.t, r.start())
+			r.End(syscall.SIGKILL)
+			require.NoError(s.t, r.Start())
 			s.pause(*every)
 		}
 	})
@@ -281,8 +281,8 @@ func (s *storms) kills() {
 // told waits until a replica's readiness page and metrics tell of a trouble.
 func (s *storms) told(r *Replica, metric, page string) {
 	s.t.Helper()
-	require.NoError(s.t, s.until(s.ctx, r.name+" tells of "+metric, func() bool { return r.metrics(s.ctx)[metric] > 0 }))
-	require.NoError(s.t, s.until(s.ctx, r.name+" says "+page, func() bool {
+	require.NoError(s.t, s.until(s.ctx, r.Name+" tells of "+metric, func() bool { return r.metrics(s.ctx)[metric] > 0 }))
+	require.NoError(s.t, s.until(s.ctx, r.Name+" says "+page, func() bool {
 		text, _, err := ask(s.ctx, r.health, "/readiness")
 		return err == nil && contains(text, page)
 	}))
@@ -294,13 +294,13 @@ func (s *storms) etcdFrozen() {
 	before := s.marks()
 	s.churning(func() {
 		s.pause(time.Second)
-		require.True(s.t, s.etcd.signal(syscall.SIGSTOP))
+		require.True(s.t, s.etcd.Signal(syscall.SIGSTOP))
 		for _, r := range s.replicas {
 			s.told(r, unreachable, "Unreachable")
 		}
-		require.True(s.t, s.etcd.signal(syscall.SIGCONT))
+		require.True(s.t, s.etcd.Signal(syscall.SIGCONT))
 		for _, r := range s.replicas {
-			require.NoError(s.t, s.until(s.ctx, r.name+" reads again", func() bool { v, ok := r.metrics(s.ctx)[unreachable]; return ok && v == 0 }))
+			require.NoError(s.t, s.until(s.ctx, r.Name+" reads again", func() bool { v, ok := r.metrics(s.ctx)[unreachable]; return ok && v == 0 }))
 		}
 		s.pause(time.Second)
 	})
@@ -312,9 +312,9 @@ func (s *storms) etcdFrozen() {
 func (s *storms) etcdKilled() {
 	s.churning(func() {
 		s.pause(time.Second)
-		s.etcd.end(syscall.SIGKILL)
+		s.etcd.End(syscall.SIGKILL)
 		s.told(s.replicas[0], unreachable, "Unreachable")
-		require.NoError(s.t, s.etcd.start())
+		require.NoError(s.t, s.etcd.Start())
 		s.pause(2 * time.Second)
 	})
 }
@@ -338,13 +338,13 @@ func (s *storms) behind() {
 	s.churning(func() {
 		late.toEtcd.Set(link.State{Held: true})
 		s.pause(3 * time.Second) // all others go on
-		s.replicas[0].end(syscall.SIGKILL)
-		s.replicas[1].end(syscall.SIGKILL)
+		s.replicas[0].End(syscall.SIGKILL)
+		s.replicas[1].End(syscall.SIGKILL)
 		// Now all clients want the one that is behind. It must not take those that know more than it does.
 		refused := `typha_calls_total{code="FailedPrecondition",method="/muslin.typha.v1.SyncService/Sync"}`
 		require.NoError(s.t, s.until(s.ctx, "clients are refused", func() bool { return late.metrics(s.ctx)[refused] > 0 }), "%v", late.metrics(s.ctx))
-		require.NoError(s.t, s.replicas[0].start())
-		require.NoError(s.t, s.replicas[1].start())
+		require.NoError(s.t, s.replicas[0].Start())
+		require.NoError(s.t, s.replicas[1].Start())
 		require.NoError(s.t, s.ready(s.ctx))
 	})
 	late.toEtcd.Set(link.State{})
