@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"context"
 	"os"
 	"testing"
 	"time"
@@ -9,25 +8,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/muslin-net/muslin/internal/rpc"
+	"github.com/muslin-net/muslin/internal/rpc/rpctest"
 	birdv1 "github.com/muslin-net/muslin/proto/muslin/bird/v1"
 )
-
-// rawCodec sends bytes as they are.
-type rawCodec struct{}
-
-func (rawCodec) Name() string { return "proto" }
-
-func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	return mem.BufferSlice{mem.SliceBuffer(*v.(*[]byte))}, nil
-}
-
-func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
 
 // socketOf connects to a bird when it serves.
 func socketOf(t testing.TB, b *bird) *grpc.ClientConn {
@@ -39,28 +27,6 @@ func socketOf(t testing.TB, b *bird) *grpc.ClientConn {
 		return err == nil
 	}, 20*time.Second, 5*time.Millisecond, "bird serves")
 	return conn
-}
-
-// carry sends bytes for requests down a stream, or as the one of a call, and returns how it ends.
-func carry(ctx context.Context, conn *grpc.ClientConn, method string, streams bool, messages ...[]byte) error {
-	if !streams {
-		return conn.Invoke(ctx, method, &messages[0], &[]byte{}, grpc.ForceCodecV2(rawCodec{}))
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	s, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method, grpc.ForceCodecV2(rawCodec{}))
-	if err != nil {
-		return err
-	}
-	for _, m := range messages {
-		_ = s.SendMsg(&m)
-	}
-	_ = s.CloseSend()
-	for {
-		if err := s.RecvMsg(&[]byte{}); err != nil {
-			return err
-		}
-	}
 }
 
 func marshalled(t testing.TB, m proto.Message) []byte {
@@ -102,7 +68,12 @@ func TestTheSocketRefusesGarbage(t *testing.T) {
 		"garbage in the place of a hello":  {birdv1.BirdService_Routes_FullMethodName, true, [][]byte{[]byte("\x0a\xff\xff")}, codes.Internal},
 		"garbage in the place of a filter": {birdv1.BirdService_Peers_FullMethodName, false, [][]byte{{0x0a, 2, 0xff, 0xfe}}, codes.Internal},
 	} {
-		err := carry(t.Context(), conn, c.method, c.streams, c.messages...)
+		var err error
+		if c.streams {
+			err = rpctest.Stream(t.Context(), conn, c.method, c.messages...)
+		} else {
+			err = rpctest.Call(t.Context(), conn, c.method, c.messages[0])
+		}
 		require.Equal(t, c.code, status.Code(err), "%s: %v", name, err)
 	}
 	peers, err := birdv1.NewBirdServiceClient(conn).Peers(t.Context(), &birdv1.PeersRequest{})

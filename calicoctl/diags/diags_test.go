@@ -1,9 +1,7 @@
 package diags_test
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -19,32 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/calicoctl/diags"
+	"github.com/muslin-net/muslin/calicoctl/diags/diagstest"
 	"github.com/muslin-net/muslin/internal/loopback"
 )
-
-// unpack reads an archive; names are without the directory, of which there is one.
-func unpack(t *testing.T, path string) map[string]string {
-	t.Helper()
-	f, err := os.Open(path)
-	require.NoError(t, err)
-	defer f.Close()
-	unzipped, err := gzip.NewReader(f)
-	require.NoError(t, err)
-	out := map[string]string{}
-	for r := tar.NewReader(unzipped); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		require.NoError(t, err)
-		text, err := io.ReadAll(r)
-		require.NoError(t, err)
-		dir, name, _ := strings.Cut(h.Name, "/")
-		require.Equal(t, strings.TrimSuffix(filepath.Base(path), ".tar.gz"), dir)
-		require.Equal(t, int64(0o600), h.Mode)
-		out[name] = string(text)
-	}
-}
 
 func says(text string, err error) func(context.Context, io.Writer) error {
 	return func(_ context.Context, w io.Writer) error {
@@ -81,7 +56,7 @@ func TestCollect(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, outcomes, len(items))
 
-	got := unpack(t, archive)
+	got := diagstest.Unpack(t, archive)
 	require.Equal(t, "one\ntoken: <removed>\n", got["a/whole.txt"])
 	require.NotContains(t, got, "a/none.txt")
 	require.Equal(t, "some\n", got["a/part.txt"])

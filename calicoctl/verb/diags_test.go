@@ -1,9 +1,6 @@
 package verb
 
 import (
-	"archive/tar"
-	"compress/gzip"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -17,31 +14,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/muslin-net/muslin/calicoctl/diags/diagstest"
 	"github.com/muslin-net/muslin/internal/loopback"
 )
 
-// unpack reads the archive that a command says it has made. Names are without the archive's own directory.
+// unpack reads the archive that a command says it has made.
 func unpack(t *testing.T, said string) map[string]string {
 	t.Helper()
 	match := regexp.MustCompile(`Diags saved to (\S+)`).FindStringSubmatch(said)
 	require.NotNil(t, match, said)
-	f, err := os.Open(match[1])
-	require.NoError(t, err)
-	defer f.Close()
-	unzipped, err := gzip.NewReader(f)
-	require.NoError(t, err)
-	out := map[string]string{}
-	for r := tar.NewReader(unzipped); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		require.NoError(t, err)
-		text, err := io.ReadAll(r)
-		require.NoError(t, err)
-		_, name, _ := strings.Cut(h.Name, "/")
-		out[name] = string(text)
-	}
+	return diagstest.Unpack(t, match[1])
 }
 
 // serveMetrics is a daemon's health port.

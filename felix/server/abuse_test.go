@@ -12,24 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/muslin-net/muslin/internal/rpc"
+	"github.com/muslin-net/muslin/internal/rpc/rpctest"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 )
-
-// rawCodec sends bytes as they are.
-type rawCodec struct{}
-
-func (rawCodec) Name() string { return "proto" }
-
-func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	return mem.BufferSlice{mem.SliceBuffer(*v.(*[]byte))}, nil
-}
-
-func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
 
 // Names become files and interfaces: what is none is refused, and nothing happens.
 func TestNamesThatAreNoneAreRefused(t *testing.T) {
@@ -92,7 +81,7 @@ func TestTheSocketRefusesGarbage(t *testing.T) {
 		{felixv1.CniService_Delete_FullMethodName, nil, codes.InvalidArgument},
 		{"/muslin.felix.v1.CniService/Reboot", whole, codes.Unimplemented},
 	} {
-		err := conn.Invoke(ctx, c.method, &c.body, &[]byte{}, grpc.ForceCodecV2(rawCodec{}))
+		err := rpctest.Call(ctx, conn, c.method, c.body)
 		require.Equal(t, c.code, status.Code(err), "%v", err)
 	}
 	require.Empty(t, w.steps)

@@ -15,8 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -27,6 +25,7 @@ import (
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/integration/lab/pki"
 	"github.com/muslin-net/muslin/internal/rpc"
+	"github.com/muslin-net/muslin/internal/rpc/rpctest"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/client"
 	"github.com/muslin-net/muslin/typha/server"
@@ -216,36 +215,14 @@ func (a *attack) synced(say ...*typhav1.SyncRequest) error {
 	return end(s)
 }
 
-// rawCodec sends bytes as they are.
-type rawCodec struct{}
-
-func (rawCodec) Name() string { return "proto" }
-func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	return mem.BufferSlice{mem.SliceBuffer(*v.(*[]byte))}, nil
-}
-func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
-
-var _ encoding.CodecV2 = rawCodec{}
-
 // bytes calls a method with bytes for a message.
 func (a *attack) bytes(method string, b []byte) error {
-	return a.conn.Invoke(a.ctx, method, &b, &[]byte{}, grpc.ForceCodecV2(rawCodec{}))
+	return rpctest.Call(a.ctx, a.conn, method, b)
 }
 
 // syncBytes sends bytes for a message down a stream.
 func (a *attack) syncBytes(b []byte) error {
-	ctx, cancel := context.WithCancel(a.ctx)
-	defer cancel()
-	s, err := a.conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, typhav1.SyncService_Sync_FullMethodName, grpc.ForceCodecV2(rawCodec{}))
-	if err != nil {
-		return err
-	}
-	_ = s.SendMsg(&b)
-	for {
-		if err := s.RecvMsg(&[]byte{}); err != nil {
-			return err
-		}
-	}
+	return rpctest.Stream(a.ctx, a.conn, typhav1.SyncService_Sync_FullMethodName, b)
 }
 
 const (

@@ -2,8 +2,6 @@ package server_test
 
 import (
 	"context"
-	"errors"
-	"io"
 	"maps"
 	"net/netip"
 	"testing"
@@ -18,6 +16,7 @@ import (
 
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/integration/lab/pki"
+	"github.com/muslin-net/muslin/internal/rpc/rpctest"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/client"
 	"github.com/muslin-net/muslin/typha/server"
@@ -154,32 +153,12 @@ func carry(ctx context.Context, conn *grpc.ClientConn, method string, body []byt
 		if err != nil {
 			return err
 		}
-		if err := stream(ctx, conn, method, body); status.Code(err) == codes.Internal {
+		if err := rpctest.Stream(ctx, conn, method, body); status.Code(err) == codes.Internal {
 			return err // it does not parse
 		}
-		return stream(ctx, conn, method, greeting, body)
+		return rpctest.Stream(ctx, conn, method, greeting, body)
 	case query:
-		return stream(ctx, conn, method, body)
+		return rpctest.Stream(ctx, conn, method, body)
 	}
-	return conn.Invoke(ctx, method, &body, &[]byte{}, grpc.ForceCodecV2(rawCodec{}))
-}
-
-func stream(ctx context.Context, conn *grpc.ClientConn, method string, messages ...[]byte) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	s, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method, grpc.ForceCodecV2(rawCodec{}))
-	if err != nil {
-		return err
-	}
-	for _, m := range messages {
-		_ = s.SendMsg(&m)
-	}
-	_ = s.CloseSend()
-	for {
-		if err := s.RecvMsg(&[]byte{}); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
+	return rpctest.Call(ctx, conn, method, body)
 }

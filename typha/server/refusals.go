@@ -135,7 +135,6 @@ func newRefusals(log *slog.Logger, total *prometheus.CounterVec) *refusals {
 // note counts a refusal, and logs it unless it was logged a short while ago. what is a method or another thing that is one of
 // few; why may be of any length.
 func (r *refusals) note(reason, from, what string, why error) {
-	r.total.WithLabelValues(reason).Inc()
 	if again, tell := r.first(refusedCase{reason, from, what}, time.Now()); tell {
 		args := []any{"reason", reason, "from", from, "what", what, "error", shortened(why.Error(), longestText)}
 		if again > 0 {
@@ -143,6 +142,7 @@ func (r *refusals) note(reason, from, what string, why error) {
 		}
 		r.log.Warn("refused a client", args...)
 	}
+	r.total.WithLabelValues(reason).Inc() // last: who sees it counted finds why in the log
 }
 
 // first tells whether a case is to be logged, and how often it was not since it was logged last.

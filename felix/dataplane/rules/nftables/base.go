@@ -56,8 +56,10 @@ func (b *bases) chains() map[string]chain {
 	if b.model.Settings.NATOutgoing != nil {
 		out[natOutgoing] = chain{rules: b.natOutgoing()}
 	}
+	var toFloating, fromFloating []rule
 	if in, back := b.floating(); len(in) > 0 {
 		out[floatingIn], out[floatingBack] = chain{rules: in}, chain{rules: back}
+		toFloating, fromFloating = always("floating addresses", floatingIn), always("floating addresses", floatingBack)
 	}
 	for _, c := range []struct {
 		name  string
@@ -72,9 +74,9 @@ func (b *bases) chains() map[string]chain {
 		{filterForward, nft.Base{Type: "filter", Hook: unix.NF_INET_FORWARD, Priority: 0}, b.forward()},
 		{filterOutput, nft.Base{Type: "filter", Hook: unix.NF_INET_LOCAL_OUT, Priority: 0}, append(b.byIPVS(), b.hostOutput()...)},
 		// Before kube-proxy's -100, and behind its 100: on purpose not at the same.
-		{natPrerouting, nft.Base{Type: "nat", Hook: unix.NF_INET_PRE_ROUTING, Priority: -110}, b.toFloating(floatingIn)},
-		{natOutput, nft.Base{Type: "nat", Hook: unix.NF_INET_LOCAL_OUT, Priority: -110}, b.toFloating(floatingIn)},
-		{natPostrouting, nft.Base{Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 110}, append(b.toFloating(floatingBack), b.postrouting()...)},
+		{natPrerouting, nft.Base{Type: "nat", Hook: unix.NF_INET_PRE_ROUTING, Priority: -110}, toFloating},
+		{natOutput, nft.Base{Type: "nat", Hook: unix.NF_INET_LOCAL_OUT, Priority: -110}, toFloating},
+		{natPostrouting, nft.Base{Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 110}, append(fromFloating, b.postrouting()...)},
 	} {
 		if len(c.rules) > 0 {
 			out[c.name] = chain{base: &c.base, rules: c.rules}
@@ -269,12 +271,9 @@ func (b *bases) postrouting() (out []rule) {
 	return out
 }
 
-// toFloating leads to a chain about floating addresses, if the family has any.
-func (b *bases) toFloating(to string) []rule {
-	if in, _ := b.floating(); len(in) == 0 {
-		return nil
-	}
-	return []rule{newRule("floating addresses", nft.Expr{}.Verdict(nft.Verdict{Code: nft.Jump, Chain: to}))}
+// always leads every packet to a chain.
+func always(text, to string) []rule {
+	return []rule{newRule(text, nft.Expr{}.Verdict(nft.Verdict{Code: nft.Jump, Chain: to}))}
 }
 
 // floating are the rules by which floating addresses lead to workloads, and those by which a workload reaches itself that way.
