@@ -118,14 +118,46 @@ func (a *Allocator) releaseTunnel(ctx context.Context, node string, t Tunnel) er
 
 // TunnelNeeds tells for a node's labels whether the pools want the node to have a tunnel.
 func TunnelNeeds(pools []*api.IPPool) func(t Tunnel, labels map[string]string) bool {
-	var all []pool
+	all := opened(pools)
+	return func(t Tunnel, labels map[string]string) bool { return len(fitFor(t, all, labels)) > 0 }
+}
+
+// TunnelsFit tells whether EnsureTunnels would leave a node's addresses as they are, as far as can be told from pools and blocks
+// that may be a moment old. What a tunnel that no pool needs has been left with is not looked for.
+func TunnelsFit(pools []*api.IPPool, node string, labels map[string]string, current map[Tunnel]netip.Addr, at func(block netip.Prefix) *api.IPAMBlock) bool {
+	all := opened(pools)
+	for t, a := range current {
+		fit := fitFor(t, all, labels)
+		if len(fit) == 0 && !a.IsValid() {
+			continue
+		}
+		p, inFit := containing(fit, a)
+		if !inFit {
+			return false
+		}
+		o := at(p.blockOf(a))
+		if o == nil {
+			return false
+		}
+		b, err := block.Of(o)
+		if err != nil {
+			return false
+		}
+		if has, _ := b.Lookup(a); has.Owner[api.OwnerNode] != node || has.Owner[api.OwnerType] != string(t) {
+			return false
+		}
+	}
+	return true
+}
+
+// opened are the pools that can be read and are not disabled.
+func opened(pools []*api.IPPool) (all []pool) {
 	for _, obj := range pools {
 		if p, err := openPool(obj); err == nil {
 			all = append(all, p)
 		}
 	}
-	all = enabled(all)
-	return func(t Tunnel, labels map[string]string) bool { return len(fitFor(t, all, labels)) > 0 }
+	return enabled(all)
 }
 
 // fitFor picks the pools that need a tunnel on the node and may give it an address.

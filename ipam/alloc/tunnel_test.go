@@ -14,10 +14,30 @@ import (
 func ipip(s *api.IPPoolSpec)  { s.IPIPMode = api.IPIPAlways }
 func vxlan(s *api.IPPoolSpec) { s.VXLANMode = api.VXLANCrossSubnet }
 
+// fit is TunnelsFit by what is stored.
+func (w world) fit(current map[Tunnel]netip.Addr) bool {
+	pools, err := list[*api.IPPool](w.t.Context(), w.ds, kindPool, "")
+	require.NoError(w.t, err)
+	labels, err := w.nodeLabels(w.t.Context(), "n")
+	require.NoError(w.t, err)
+	return TunnelsFit(pools, "n", labels, current, func(cidr netip.Prefix) *api.IPAMBlock {
+		b, err := get[*api.IPAMBlock](w.t.Context(), w.ds, api.Key{Kind: kindBlock, Name: api.BlockName(cidr)})
+		if err != nil {
+			return nil
+		}
+		return b
+	})
+}
+
 func (w world) ensure(current map[Tunnel]netip.Addr) map[Tunnel]netip.Addr {
 	w.t.Helper()
+	fit := w.fit(current)
 	got, err := w.EnsureTunnels(w.t.Context(), "n", current)
 	require.NoError(w.t, err)
+	if fit {
+		require.Equal(w.t, current, got, "they were said to be right")
+	}
+	require.True(w.t, w.fit(got), "now they are right")
 	require.NoError(w.t, w.f.broken())
 	require.Empty(w.t, w.f.surplus())
 	return got

@@ -15,11 +15,13 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/ipam/alloc"
+	"github.com/muslin-net/muslin/typha/cache"
 )
 
 // nodes writes what the datastore holds of nodes.
 type nodes struct {
 	store datastore.Client
+	cache *cache.Cache
 	// kubernetes says that nodes are those of Kubernetes, which kubelet makes.
 	kubernetes bool
 	alloc      *alloc.Allocator

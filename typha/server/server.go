@@ -145,12 +145,12 @@ func New(cfg Config) (*Server, error) {
 	s.applied = newApplied(cfg, s.sessions, s.replicas.alone, s.log)
 	s.network = newNetwork(cfg, s.log)
 	s.reports = newReports(cmp.Or(cfg.Endpoints, cfg.Datastore), cfg.Kubernetes, s.log, s.metrics)
-	s.nodes = newNodes(cfg.Datastore, cfg.Alloc, s.log)
+	s.nodes = newNodes(cfg.Datastore, cfg.Cache, cfg.Alloc, s.log)
 	s.nodes.kubernetes = cfg.Kubernetes
 	s.nodes.connected = s.sessions.nodes
 	s.statuses = newStatuses(cfg, s.log)
 	s.presence = newPresence(cfg, s.sessions, s.replicas, s.log)
-	s.sessions.joined = func(node string) { s.nodes.check(node) }
+	s.sessions.joined = s.nodes.joined
 	return s, nil
 }
 

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"slices"
 	"time"
@@ -34,18 +35,23 @@ type statuses struct {
 	log     *slog.Logger
 
 	invalid map[api.Key]error // when last looked at; owned by who tells of changes
+	suspect pendingNodes      // whose conditions may not be right; every for all
 
 	poolNews, nodeNews, tierNews chan struct{} // have room for one
 }
 
 func newStatuses(cfg Config, log *slog.Logger) *statuses {
 	s := &statuses{
-		store: cfg.Datastore, cache: cfg.Cache, intake: cfg.Intake, log: log,
+		store: cfg.Datastore, cache: cfg.Cache, intake: cfg.Intake, log: log, suspect: pendingNodes{names: map[string]struct{}{}},
 		poolNews: make(chan struct{}, 1), nodeNews: make(chan struct{}, 1), tierNews: make(chan struct{}, 1),
 	}
+	s.suspect.add(every)
 	s.records = newRecords(func() { poke(s.poolNews) })
 	return s
 }
+
+// every stands for all nodes. No node has it as its name.
+const every = ""
 
 func poke(c chan struct{}) {
 	select {
@@ -56,7 +62,19 @@ func poke(c chan struct{}) {
 
 // changed has statuses looked at when something that they depend on has changed.
 func (s *statuses) changed(changes []cache.Change) {
-	if slices.ContainsFunc(changes, func(c cache.Change) bool { return c.Key.Kind == "IPPool" || c.Key.Kind == "Node" }) {
+	news := false
+	for _, c := range changes {
+		switch c.Key.Kind {
+		case "IPPool":
+			s.suspect.add(every)
+		case "Node":
+			s.suspect.add(c.Key.Name)
+		default:
+			continue
+		}
+		news = true
+	}
+	if news {
 		poke(s.poolNews)
 		poke(s.nodeNews)
 	}
@@ -113,7 +131,7 @@ func (s *statuses) runNodes(ctx context.Context) error {
 		}
 		pools := slices.Collect(snapshot.Pools())
 		var errs []error
-		for n := range snapshot.Nodes() {
+		for n := range s.suspects(snapshot) {
 			given := conditions.OfNode(n, pools)
 			change := func(n *api.Node) {
 				n.Status.Conditions = conditions.Apply(n.Status.Conditions, given, metav1.NewTime(time.Now().Truncate(time.Second)))
@@ -121,13 +139,31 @@ func (s *statuses) runNodes(ctx context.Context) error {
 			if !changes(n, change) {
 				continue
 			}
-			errs = append(errs, update(ctx, s.store, n, change))
+			if err := update(ctx, s.store, n, change); err != nil {
+				errs = append(errs, err)
+				s.suspect.add(n.Name)
+			}
 			if err := pause(ctx, nodeWrites); err != nil {
 				break
 			}
 		}
 		return 0, errors.Join(append(errs, pause(ctx, judgeAgain))...)
 	})
+}
+
+// suspects takes the nodes that are to be judged: those that have changed, or all if pools have.
+func (s *statuses) suspects(snapshot *cache.Snapshot) iter.Seq[*api.Node] {
+	names := s.suspect.take()
+	if _, all := names[every]; all {
+		return snapshot.Nodes()
+	}
+	return func(yield func(*api.Node) bool) {
+		for name := range names {
+			if n := snapshot.Node(name); n != nil && !yield(n) {
+				return
+			}
+		}
+	}
 }
 
 // follow calls act when there is news, and after the time that act returns, if any. Failures are tried again.

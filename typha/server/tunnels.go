@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,9 +46,9 @@ func (p *pendingNodes) take() map[string]struct{} {
 	return out
 }
 
-func newNodes(store datastore.Client, a *alloc.Allocator, log *slog.Logger) *nodes {
+func newNodes(store datastore.Client, known *cache.Cache, a *alloc.Allocator, log *slog.Logger) *nodes {
 	return &nodes{
-		store: store, alloc: a, log: log, connected: func() []string { return nil },
+		store: store, cache: known, alloc: a, log: log, connected: func() []string { return nil },
 		queue: make(chan struct{}, 1), pending: pendingNodes{names: map[string]struct{}{}}, drift: newDrift(),
 	}
 }
@@ -120,6 +121,34 @@ func (s *nodes) run(ctx context.Context) error {
 			retry = time.After(time.Duration(float64(retryTunnels) * (0.5 + rand.Float64()/2)))
 		}
 	}
+}
+
+// joined has the tunnel addresses of a node looked at that has come, unless what is known says that they are right: all come at once
+// after a restart of typha.
+func (s *nodes) joined(name string) {
+	if !s.fit(name) {
+		s.check(name)
+	}
+}
+
+// fit tells whether a node has the tunnel addresses that it is to have, by what is known.
+func (s *nodes) fit(name string) bool {
+	known := s.cache.Snapshot()
+	n := known.Node(name)
+	if !known.InSync() || n == nil {
+		return false
+	}
+	at := func(cidr netip.Prefix) *api.IPAMBlock {
+		b, _ := known.Get(blockKey(cidr)).(*api.IPAMBlock)
+		return b
+	}
+	current := tunnelsOf(n)
+	if !alloc.TunnelsFit(slices.Collect(known.Pools()), name, n.Labels, current, at) {
+		return false
+	}
+	same := n.DeepCopy()
+	setTunnels(same, current)
+	return same.Spec.VXLANTunnelMACAddr == n.Spec.VXLANTunnelMACAddr && same.Spec.VXLANTunnelMACAddrV6 == n.Spec.VXLANTunnelMACAddrV6
 }
 
 func (s *nodes) ensure(ctx context.Context, name string) error {
