@@ -122,6 +122,8 @@ bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"
 	@[ -n "$(filter typha felix k8s,$(BENCH))" ] || bin/lab bench $(BENCH)
 	@[ -n "$(filter-out k8s,$(BENCH))" ] || { integration/deps/install k8s && $(MAKE) -s images && bin/k8s bench; }
 	@[ -n "$(filter-out dataplane,$(BENCH))" ] || $(MAKE) -s bench-module
+	@[ -n "$(filter-out cni,$(BENCH))" ] || CGO_ENABLED=0 go test $(BUILD) -run '^$$' -bench Assign ./ipam/alloc | \
+		awk '/^BenchmarkAssign/ { split($$1, name, /[\/-]/); for (i = 3; i < NF; i += 2) if ($$(i+1) == "addresses/s") print "BENCH ipam.assign." name[2], $$i, $$(i+1) }'
 	@[ -n "$(filter-out policy,$(BENCH))" ] || CGO_ENABLED=0 go test $(BUILD) -run '^$$' -bench Policy100k ./typha/compute | \
 		awk '/^BenchmarkPolicy100k/ { split($$1, name, /[\/-]/); for (i = 3; i < NF; i += 2) if ($$(i+1) == "ns/op") print "BENCH policy.compute." name[2], $$i/1e6, "ms"; else { split($$(i+1), unit, "/"); print "BENCH policy.compute." name[2] "." unit[1], $$i, $$(i+1) } }'
 	@for area in $(if $(BENCH),$(filter typha felix,$(BENCH)),typha felix); do bin/scale bench $$area --size $(or $(SIZE),large); done
