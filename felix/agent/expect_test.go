@@ -41,6 +41,30 @@ func TestAnExpectedEndpointIsReportedAndNotProgrammed(t *testing.T) {
 	})
 }
 
+// The policy of an endpoint that is being made is waited for, and when it has come all is programmed at once.
+func TestAnEndpointIsOpenFromTheStartIfItsPolicyIsForeseen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t)
+		r.sync()
+		synctest.Wait()
+		e := pod("a", "10.1.0.2")
+		begin := time.Now()
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		r.Foreseen(soon, e)
+		require.Equal(t, time.Second, time.Since(begin), "nothing comes")
+
+		begin = time.Now()
+		time.AfterFunc(time.Millisecond, func() { r.sync(e) })
+		r.Foreseen(t.Context(), e)
+		require.Equal(t, time.Millisecond, time.Since(begin))
+		require.NoError(t, r.SetLocal(t.Context(), e))
+		require.NoError(t, r.WaitOpen(t.Context(), e.Interface))
+		require.Equal(t, time.Millisecond, time.Since(begin))
+		r.Foreseen(t.Context(), e)
+	})
+}
+
 // Somebody who only looks does not have the kernel gone through.
 func TestLookingCostsNoApply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

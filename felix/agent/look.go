@@ -43,11 +43,20 @@ func (a *Agent) Asked(ctx context.Context, e state.Endpoint) (*view.AddressReque
 	patient, cancel := context.WithTimeout(ctx, podPatience)
 	defer cancel()
 	told := make(chan *view.AddressRequest, 1)
-	a.post(ctx, event{do: func(s *state.State) state.Section {
-		if request, known := requestOf(s, e); known || !a.podsFollow.Load() {
+	tell := func(s *state.State) bool {
+		request, known := requestOf(s, e)
+		if known {
 			told <- request
-		} else {
-			a.askers = append(a.askers, asker{endpoint: e, told: told, ctx: patient})
+		}
+		return known
+	}
+	a.post(ctx, event{do: func(s *state.State) state.Section {
+		switch {
+		case tell(s):
+		case a.podsFollow.Load():
+			a.askers = append(a.askers, asker{tell: tell, ctx: patient})
+		default:
+			told <- nil
 		}
 		return 0
 	}})
@@ -62,9 +71,27 @@ func (a *Agent) Asked(ctx context.Context, e state.Endpoint) (*view.AddressReque
 
 // asker waits for typha to tell of a pod.
 type asker struct {
-	endpoint state.Endpoint
-	told     chan<- *view.AddressRequest
-	ctx      context.Context //nolint:containedctx // it bounds this one wait, and is how the loop knows that nobody waits any more
+	tell func(*state.State) bool // tells whoever waits, if it is known
+	ctx  context.Context         //nolint:containedctx // it bounds this one wait, and is how the loop knows that nobody waits any more
+}
+
+// Foreseen returns when the policy of an endpoint that is not there yet is known, or when ctx ends.
+func (a *Agent) Foreseen(ctx context.Context, e state.Endpoint) {
+	known := make(chan struct{}, 1)
+	tell := func(s *state.State) bool {
+		if len(s.Closed(e)) > 0 {
+			return false
+		}
+		known <- struct{}{}
+		return true
+	}
+	a.post(ctx, event{do: func(s *state.State) state.Section {
+		if !tell(s) {
+			a.askers = append(a.askers, asker{tell: tell, ctx: ctx})
+		}
+		return 0
+	}})
+	_, _ = wait(ctx, a, known) // whoever waits goes on without
 }
 
 func requestOf(s *state.State, e state.Endpoint) (request *view.AddressRequest, known bool) {
@@ -78,11 +105,7 @@ func requestOf(s *state.State, e state.Endpoint) (request *view.AddressRequest, 
 // tellAskers answers those whose pod is known by now, and forgets those who no longer wait.
 func (a *Agent) tellAskers() {
 	a.askers = slices.DeleteFunc(a.askers, func(w asker) bool {
-		request, known := requestOf(a.state, w.endpoint)
-		if known {
-			w.told <- request
-		}
-		return known || w.ctx.Err() != nil
+		return w.ctx.Err() != nil || w.tell(a.state)
 	})
 }
 

@@ -15,6 +15,9 @@ import (
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 )
 
+// foresight is how long an endpoint's policy is waited for before the endpoint is programmed closed.
+const foresight = 25 * time.Millisecond
+
 // undoTime bounds taking back a failed call, whose own deadline may be what failed it.
 const undoTime = 10 * time.Second
 
@@ -144,6 +147,10 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 	if !exists {
 		steps.push(func(ctx context.Context) error { return s.Pods.Unwire(ctx, e, podInterface) })
 		steps.push(func(ctx context.Context) error { return s.Agent.DeleteLocal(ctx, e.Interface) })
+		// As a rule its policy comes about now: then its rules are written once, and not closed before.
+		soon, cancel := context.WithTimeout(ctx, foresight)
+		s.Agent.Foreseen(soon, e)
+		cancel()
 	}
 	return e, s.Agent.SetLocal(ctx, e)
 }

@@ -34,6 +34,8 @@ type Agent interface {
 	Asked(ctx context.Context, e state.Endpoint) (*view.AddressRequest, error)
 	// Expect tells typha of an endpoint that is being made, so that its policy is known when it is there. It does not wait.
 	Expect(ctx context.Context, e state.Endpoint)
+	// Foreseen returns when the policy of an endpoint that is being made is known, or when ctx ends.
+	Foreseen(ctx context.Context, e state.Endpoint)
 	// SetLocal records an endpoint and returns when it is programmed: rules first, routes last.
 	SetLocal(ctx context.Context, e state.Endpoint) error
 	// DeleteLocal forgets an endpoint and returns when nothing of it is left in the kernel.

@@ -151,6 +151,8 @@ func (a *agentOf) Local(context.Context) (map[string]state.Endpoint, error) {
 	return maps.Clone(a.local), nil
 }
 
+func (a *agentOf) Foreseen(context.Context, state.Endpoint) {}
+
 func (a *agentOf) Serves(_ context.Context, addrs, _ []netip.Addr) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -125,13 +125,14 @@ func (s *statuses) runPools(ctx context.Context) error {
 // runNodes keeps the conditions of nodes right until ctx ends.
 func (s *statuses) runNodes(ctx context.Context) error {
 	return s.follow(ctx, s.nodeNews, func(ctx context.Context) (time.Duration, error) {
-		snapshot := s.cache.Snapshot()
-		if !snapshot.InSync() {
+		if !s.cache.Snapshot().InSync() {
 			return 0, nil
 		}
+		names := s.suspect.take() // before the snapshot, which then has all that made them suspect
+		snapshot := s.cache.Snapshot()
 		pools := slices.Collect(snapshot.Pools())
 		var errs []error
-		for n := range s.suspects(snapshot) {
+		for n := range nodesOf(snapshot, names) {
 			given := conditions.OfNode(n, pools)
 			change := func(n *api.Node) {
 				n.Status.Conditions = conditions.Apply(n.Status.Conditions, given, metav1.NewTime(time.Now().Truncate(time.Second)))
@@ -151,9 +152,8 @@ func (s *statuses) runNodes(ctx context.Context) error {
 	})
 }
 
-// suspects takes the nodes that are to be judged: those that have changed, or all if pools have.
-func (s *statuses) suspects(snapshot *cache.Snapshot) iter.Seq[*api.Node] {
-	names := s.suspect.take()
+// nodesOf are those nodes of the names that there are, or all.
+func nodesOf(snapshot *cache.Snapshot, names map[string]struct{}) iter.Seq[*api.Node] {
 	if _, all := names[every]; all {
 		return snapshot.Nodes()
 	}
