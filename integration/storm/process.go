@@ -31,7 +31,7 @@ func (e *etcd) raw(ctx context.Context, do func(context.Context, *clientv3.Clien
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	return do(ctx, conn)
