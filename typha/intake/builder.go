@@ -33,6 +33,9 @@ func (b *builder) take(m message) {
 	}
 	b.takeTold(m)
 	if m.report != nil {
+		for key, ep := range m.report.endpoints {
+			m.report.endpoints[key] = b.in.slimmer.endpoint(ep)
+		}
 		b.in.overlay.report(m.report, b.get, b.set)
 	}
 }
@@ -42,7 +45,7 @@ func (b *builder) takeObject(key api.Key, o api.Object) {
 	if !b.in.judge(key, o) {
 		o = api.Closed(o)
 	}
-	if o = slim(o); b.in.overlay.stored(key, o) {
+	if o = b.in.slimmer.slim(o); b.in.overlay.stored(key, o) {
 		b.set(key, o)
 	}
 }

@@ -84,7 +84,8 @@ type Intake struct {
 	overlay *overlay
 	now     progress
 
-	podKeys map[string]api.Key // of the endpoints of pods, where those are the pods; of the loop alone
+	slimmer *slimmer           // of the loop alone, as is the next
+	podKeys map[string]api.Key // of the endpoints of pods, where those are the pods
 
 	mu      sync.Mutex // guards invalid
 	invalid map[api.Key]error
@@ -119,6 +120,7 @@ func New(r datastore.Reader, c *cache.Cache, opts Options) *Intake {
 		overlay: newOverlay(),
 		now:     newProgress(opts),
 		invalid: map[api.Key]error{},
+		slimmer: newSlimmer(),
 		podKeys: map[string]api.Key{},
 	}
 }

@@ -48,7 +48,7 @@ func (in *Intake) Report(ctx context.Context, node string, endpoints []*api.Work
 			in.log.Warn("reported endpoint is left out", "node", node, "object", key.String(), "error", err)
 			continue
 		}
-		r.endpoints[key] = slimEndpoint(ep)
+		r.endpoints[key] = ep
 	}
 	return in.send(ctx, message{report: r})
 }

@@ -33,7 +33,7 @@ func (b *builder) takePods(t *Told[api.WorkloadEndpoint]) {
 		namespace, short, _ := strings.Cut(name, "/")
 		var o api.Object
 		if pod != nil {
-			pod = slimEndpoint(pod)
+			pod = b.in.slimmer.endpoint(pod)
 			o = pod
 		}
 		b.set(api.Key{Kind: kubernetes.KindPod, Namespace: namespace, Name: short}, o)
