@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 
 	"k8s.io/client-go/rest"
@@ -15,6 +16,7 @@ import (
 	"github.com/muslin-net/muslin/internal/daemon"
 	"github.com/muslin-net/muslin/internal/kubefollow"
 	"github.com/muslin-net/muslin/kube-controllers/configure"
+	"github.com/muslin-net/muslin/kube-controllers/kube"
 )
 
 // cluster is what controllers work on.
@@ -54,4 +56,12 @@ func openCluster(ctx context.Context, d *daemon.Daemon, cfg settings) (c cluster
 // kind is what of the cluster decides which controllers there are.
 func (c cluster) kind() configure.Cluster {
 	return configure.Cluster{Etcd: c.custom == nil, Kubernetes: c.api != nil}
+}
+
+// kubernetes reaches the API of Kubernetes; nil if there is none.
+func (c cluster) kubernetes(held func() bool, trouble func(resource string, err error), log *slog.Logger) (*kube.API, error) {
+	if c.api == nil {
+		return nil, nil
+	}
+	return kube.New(c.api, held, trouble, log)
 }

@@ -8,7 +8,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/muslin-net/muslin/api"
-	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/internal/daemon"
 	"github.com/muslin-net/muslin/kube-controllers/board"
 	"github.com/muslin-net/muslin/kube-controllers/compaction"
@@ -16,16 +15,15 @@ import (
 	"github.com/muslin-net/muslin/kube-controllers/hostendpoints"
 	"github.com/muslin-net/muslin/kube-controllers/ipamgc"
 	"github.com/muslin-net/muslin/kube-controllers/kube"
-	"github.com/muslin-net/muslin/kube-controllers/leader"
 	"github.com/muslin-net/muslin/kube-controllers/loadbalancer"
+	"github.com/muslin-net/muslin/kube-controllers/loop"
 	"github.com/muslin-net/muslin/kube-controllers/mirror"
 	"github.com/muslin-net/muslin/kube-controllers/nodes"
 	"github.com/muslin-net/muslin/kube-controllers/reflector"
 )
 
-// all are the controllers of this cluster.
-func all(d *daemon.Daemon, on cluster, lead *leader.Leader, cfg settings) ([]board.Controller, error) {
-	store := lead.Guard()
+// all are the controllers of this cluster; k is nil if there is no Kubernetes.
+func all(d *daemon.Daemon, on cluster, store *loop.Store, k *kube.API, cfg settings) []board.Controller {
 	collector := ipamgc.New(store, ipamgc.Options{DryRun: cfg.DryRun, KeepEndpoints: on.custom != nil}, d.Log, d.Metrics)
 	reflectors := reflector.New(store, reflector.Options{Overlap: cfg.Overlap, Lost: cfg.Lost}, d.Log, d.Metrics)
 	list := everywhere(store, reflectors, collector, d.Log)
@@ -35,24 +33,20 @@ func all(d *daemon.Daemon, on cluster, lead *leader.Leader, cfg settings) ([]boa
 	if on.custom != nil {
 		list = append(list, native(store, on.custom.Native, d.Log)...)
 	}
-	if on.api == nil {
-		return list, nil
-	}
-	k, err := kube.New(on.api, lead.Held, d.Log)
-	if err != nil {
-		return nil, err
+	if k == nil {
+		return list
 	}
 	if on.etcd != nil {
 		list = append(list, withEtcd(store, k, cfg.Gone, d.Log)...)
 	}
-	return append(list, balancer(store, k, d.Log)), nil
+	return append(list, balancer(store, k, d.Log))
 }
 
 // always is the part of those that have no entry in the configuration.
 func always(*board.Spec) any { return true }
 
 // everywhere are the controllers of every cluster.
-func everywhere(store datastore.Client, reflectors *reflector.Controller, collector *ipamgc.Controller, log *slog.Logger) []board.Controller {
+func everywhere(store *loop.Store, reflectors *reflector.Controller, collector *ipamgc.Controller, log *slog.Logger) []board.Controller {
 	return []board.Controller{
 		{Name: "reflector", Part: always, Run: func(ctx context.Context, _ *board.Spec) error { return reflectors.Run(ctx) }},
 		{Name: "ipamgc", Part: func(s *board.Spec) any {
@@ -73,7 +67,7 @@ func everywhere(store datastore.Client, reflectors *reflector.Controller, collec
 }
 
 // withEtcd are the controllers that bring what Kubernetes has into etcd.
-func withEtcd(store datastore.Client, k *kube.API, gone time.Duration, log *slog.Logger) []board.Controller {
+func withEtcd(store *loop.Store, k *kube.API, gone time.Duration, log *slog.Logger) []board.Controller {
 	return []board.Controller{
 		{Name: "node", Part: func(s *board.Spec) any {
 			if s.Controllers.Node == nil {
@@ -121,7 +115,7 @@ func copies(name string, entry func(*api.ControllersConfig) *api.ReconcilerConfi
 }
 
 // balancer gives addresses to services.
-func balancer(store datastore.Client, k *kube.API, log *slog.Logger) board.Controller {
+func balancer(store *loop.Store, k *kube.API, log *slog.Logger) board.Controller {
 	return board.Controller{Name: "loadbalancer", Part: func(s *board.Spec) any {
 		if s.Controllers.LoadBalancer == nil {
 			return nil
@@ -133,8 +127,8 @@ func balancer(store datastore.Client, k *kube.API, log *slog.Logger) board.Contr
 }
 
 // native are the controllers of clusters whose objects are custom resources of projectcalico.org/v3.
-func native(store datastore.Client, is func(context.Context) (bool, error), log *slog.Logger) []board.Controller {
-	where := func(run func(context.Context, datastore.Client, *slog.Logger) error) func(context.Context, *board.Spec) error {
+func native(store *loop.Store, is func(context.Context) (bool, error), log *slog.Logger) []board.Controller {
+	where := func(run func(context.Context, *loop.Store, *slog.Logger) error) func(context.Context, *board.Spec) error {
 		return func(ctx context.Context, _ *board.Spec) error {
 			switch yes, err := is(ctx); {
 			case err != nil:

@@ -27,6 +27,7 @@ import (
 	"github.com/muslin-net/muslin/datastore/kubernetes"
 	"github.com/muslin-net/muslin/integration/k8s"
 	"github.com/muslin-net/muslin/internal/kubefollow"
+	"github.com/muslin-net/muslin/internal/loopback"
 	"github.com/muslin-net/muslin/ipam/alloc"
 )
 
@@ -89,6 +90,12 @@ func (w *world) apply(file string) {
 
 // run runs the controllers until the test ends.
 func (w *world) run(args ...string) {
+	w.Helper()
+	w.runAs(account, args...)
+}
+
+// runAs does with another account.
+func (w *world) runAs(account string, args ...string) {
 	w.Helper()
 	kubeconfig := filepath.Join(w.TempDir(), "kubeconfig")
 	text := strings.Replace(string(k8s.Kubeconfig(k8s.Admin, w.server.Port())), "user: {token:", fmt.Sprintf("user: {as: %q, token:", account), 1)
@@ -368,6 +375,7 @@ func TestWithCustomResources(t *testing.T) {
 		k := get[*api.KubeControllersConfiguration](w, "KubeControllersConfiguration", "", "default")
 		return k != nil && k.Status.RunningConfig != nil && k.Status.RunningConfig.Controllers.Policy == nil && k.Status.RunningConfig.Controllers.LoadBalancer != nil
 	})
+	w.forbidden()
 	w.balance()
 	w.finalizers()
 
@@ -381,6 +389,15 @@ func TestWithCustomResources(t *testing.T) {
 	})
 	w.do(w.server.Delete(w.ctx, "/api/v1/nodes/n1"))
 	w.soon("none without the node", func() bool { return get[*api.HostEndpoint](w, "HostEndpoint", "", "n1-auto-hep") == nil })
+}
+
+// forbidden has one more process run, with an account that has no role: it says so.
+func (w *world) forbidden() {
+	w.Helper()
+	address := loopback.Address()
+	w.runAs("system:serviceaccount:kube-system:nobody", "--datastore", "kubernetes", "--health", address)
+	w.soon("a metric names the cause", says(address, "/metrics", `kube_controllers_unreadable_kinds{reason="Forbidden"} 1`))
+	w.soon("the page says what to do", says(address, "/readiness", "apply the ClusterRole and the Role of kube-controllers (KubeControllersConfiguration)"))
 }
 
 // finalizers has a pool and a tier deleted past every check of ours.

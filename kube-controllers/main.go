@@ -10,9 +10,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/muslin-net/muslin/datastore/trouble"
 	"github.com/muslin-net/muslin/internal/daemon"
 	"github.com/muslin-net/muslin/kube-controllers/board"
 	"github.com/muslin-net/muslin/kube-controllers/configure"
+	"github.com/muslin-net/muslin/kube-controllers/loop"
 	"github.com/muslin-net/muslin/kube-controllers/probe"
 )
 
@@ -51,19 +53,22 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	}
 	defer func() { err = errors.Join(err, on.store.Close()) }()
 
+	unread := trouble.NewBoard("kube-controllers", func(text string) { d.Health.Note("what cannot be read", text) }, d.Metrics, d.Log)
 	lead := election(d, on, cfg)
-	controllers, err := all(d, on, lead, cfg)
+	store := loop.NewStore(lead.Guard(), unread.Tell, d.Log)
+	k, err := on.kubernetes(lead.Held, unread.Tell, d.Log)
 	if err != nil {
 		return err
 	}
+	controllers := all(d, on, store, k, cfg)
 	config := board.NewRunning(env, on.kind(), d.Log)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return config.Follow(ctx, on.store) })
+	group.Go(func() error { return config.Follow(ctx, store) })
 	group.Go(func() error { return board.Run(ctx, config, d.Log, process(d, cfg)...) })
 	group.Go(func() error {
 		return lead.Run(ctx, func(ctx context.Context) error {
 			group, ctx := errgroup.WithContext(ctx)
-			group.Go(func() error { return board.Report(ctx, lead.Guard(), config, d.Log) })
+			group.Go(func() error { return board.Report(ctx, store, config, d.Log) })
 			group.Go(func() error { return board.Run(ctx, config, d.Log, controllers...) })
 			return group.Wait()
 		})

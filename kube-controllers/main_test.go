@@ -40,6 +40,19 @@ func TestMistakesAreOneLine(t *testing.T) {
 	}
 }
 
+// says tells whether a page of a process has a text.
+func says(address, path, want string) func() bool {
+	return func() bool {
+		resp, err := http.Get("http://" + address + path)
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		return err == nil && strings.Contains(string(body), want)
+	}
+}
+
 // TestOneOfTwoLeads runs two processes: both are ready, one leads, and the other does when the first ends.
 func TestOneOfTwoLeads(t *testing.T) {
 	store, err := embedded.Start(t.Context(), embedded.Config{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
@@ -60,29 +73,18 @@ func TestOneOfTwoLeads(t *testing.T) {
 		t.Cleanup(p.stop)
 		return p
 	}
-	says := func(p process, path, want string) func() bool {
-		return func() bool {
-			resp, err := http.Get("http://" + p.address + path)
-			if err != nil {
-				return false
-			}
-			defer resp.Body.Close()
-			body, err := io.ReadAll(resp.Body)
-			return err == nil && strings.Contains(string(body), want)
-		}
-	}
 	soon := func(what string, ok func() bool) {
 		t.Helper()
 		require.Eventually(t, ok, 20*time.Second, 20*time.Millisecond, what)
 	}
 	first := launch()
-	soon("the first one leads", says(first, "/metrics", "kube_controllers_leader 1"))
+	soon("the first one leads", says(first.address, "/metrics", "kube_controllers_leader 1"))
 	second := launch()
-	soon("the second one is ready", says(second, "/readiness", "datastore: ready"))
-	require.True(t, says(second, "/metrics", "kube_controllers_leader 0")())
+	soon("the second one is ready", says(second.address, "/readiness", "datastore: ready"))
+	require.True(t, says(second.address, "/metrics", "kube_controllers_leader 0")())
 	first.stop()
 	require.Zero(t, <-first.code)
-	soon("the second one leads", says(second, "/metrics", "kube_controllers_leader 1"))
+	soon("the second one leads", says(second.address, "/metrics", "kube_controllers_leader 1"))
 	second.stop()
 	require.Zero(t, <-second.code)
 }

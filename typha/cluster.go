@@ -13,12 +13,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/muslin-net/muslin/datastore/trouble"
 	"github.com/muslin-net/muslin/internal/daemon"
 	"github.com/muslin-net/muslin/internal/rpc"
 	"github.com/muslin-net/muslin/typha/authority"
 	"github.com/muslin-net/muslin/typha/kube"
 	"github.com/muslin-net/muslin/typha/server"
-	"github.com/muslin-net/muslin/typha/trouble"
 )
 
 // InCluster are settings for typhas that run in a Kubernetes. Their names are those of Calico's typha where it has them.
@@ -91,7 +91,7 @@ type cluster struct {
 
 // cluster finds out what there is of a Kubernetes. Nothing is asked of it yet.
 func (s settings) cluster(d *daemon.Daemon) (*cluster, error) {
-	board := trouble.NewBoard(func(text string) { d.Health.Note("what cannot be read", text) }, d.Metrics, d.Log)
+	board := trouble.NewBoard("typha", func(text string) { d.Health.Note("what cannot be read", text) }, d.Metrics, d.Log)
 	config, err := kube.Config(s.Kubeconfig)
 	c := &cluster{api: kube.API{Config: config, Log: d.Log, Trouble: board.Tell}, board: board}
 	if err != nil {

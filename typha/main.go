@@ -14,6 +14,7 @@ import (
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/embedded"
 	"github.com/muslin-net/muslin/datastore/open"
+	"github.com/muslin-net/muslin/datastore/trouble"
 	"github.com/muslin-net/muslin/internal/daemon"
 	"github.com/muslin-net/muslin/internal/rpc"
 	"github.com/muslin-net/muslin/ipam/alloc"
@@ -21,7 +22,6 @@ import (
 	"github.com/muslin-net/muslin/typha/compute"
 	"github.com/muslin-net/muslin/typha/intake"
 	"github.com/muslin-net/muslin/typha/server"
-	"github.com/muslin-net/muslin/typha/trouble"
 	"github.com/muslin-net/muslin/typha/views"
 )
 

@@ -49,7 +49,7 @@ func (r *Running) Now() (*Spec, <-chan struct{}) {
 }
 
 // Follow keeps up with what is stored until ctx ends.
-func (r *Running) Follow(ctx context.Context, store datastore.Reader) error {
+func (r *Running) Follow(ctx context.Context, store *loop.Store) error {
 	config := loop.Config{Kinds: []string{kind}, Log: r.log}
 	return loop.Run(ctx, store, config, func(_ context.Context, all loop.Objects) (time.Duration, error) {
 		stored, _ := all[key].(*api.KubeControllersConfiguration)
@@ -164,7 +164,7 @@ func until(ctx context.Context, config *Running, is func(*Spec) bool) {
 
 // Report writes the configuration in effect into the status of the stored one, and creates that if there is none, until ctx
 // ends.
-func Report(ctx context.Context, store datastore.Client, config *Running, log *slog.Logger) error {
+func Report(ctx context.Context, store *loop.Store, config *Running, log *slog.Logger) error {
 	return loop.Run(ctx, store, loop.Config{Kinds: []string{kind}, Log: log}, func(ctx context.Context, all loop.Objects) (time.Duration, error) {
 		stored, ok := all[key].(*api.KubeControllersConfiguration)
 		if !ok {

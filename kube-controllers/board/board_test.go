@@ -15,6 +15,7 @@ import (
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/embedded"
 	"github.com/muslin-net/muslin/kube-controllers/configure"
+	"github.com/muslin-net/muslin/kube-controllers/loop"
 )
 
 // TestControllersFollowTheConfiguration starts, restarts and stops a controller by its entry alone.
@@ -83,7 +84,7 @@ func TestReport(t *testing.T) {
 	c, err := embedded.Open(t.Context(), embedded.Config{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
-	store := datastore.Validating(c)
+	store := loop.NewStore(datastore.Validating(c), nil, slog.New(slog.DiscardHandler))
 	env, err := configure.ReadEnvironment(func(name string) (string, bool) {
 		v, ok := map[string]string{"ENABLED_CONTROLLERS": "node", "LOG_LEVEL": "debug"}[name]
 		return v, ok

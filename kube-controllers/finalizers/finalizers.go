@@ -30,7 +30,7 @@ const (
 )
 
 // Pools keeps pools until ctx ends. That a pool is on its way out typha says in its status; nobody takes addresses from it.
-func Pools(ctx context.Context, store datastore.Client, log *slog.Logger) error {
+func Pools(ctx context.Context, store *loop.Store, log *slog.Logger) error {
 	log = log.With("part", "ippool")
 	allocator := alloc.New(store, alloc.Options{Log: log})
 	var memory hold.Pools
@@ -72,9 +72,12 @@ func owned(all loop.Objects) (list []netip.Prefix) {
 var policyKinds = []string{"NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"}
 
 // Tiers keeps tiers until ctx ends.
-func Tiers(ctx context.Context, store datastore.Client, log *slog.Logger) error {
+func Tiers(ctx context.Context, store *loop.Store, log *slog.Logger) error {
 	log = log.With("part", "tier")
-	config := loop.Config{Kinds: append([]string{"Tier"}, policyKinds...), Gather: gather, Slim: slim, Log: log}
+	config := loop.Config{Kinds: append([]string{"Tier"}, policyKinds...), Gather: gather, Slim: map[string]func(api.Object) api.Object{}, Log: log}
+	for _, kind := range policyKinds {
+		config.Slim[kind] = slim
+	}
 	return loop.Run(ctx, store, config, func(ctx context.Context, all loop.Objects) (time.Duration, error) {
 		policies := map[string][]api.Key{}
 		for key, o := range all {
@@ -101,12 +104,8 @@ func Tiers(ctx context.Context, store datastore.Client, log *slog.Logger) error 
 
 // slim keeps of policies which tier they are in.
 func slim(o api.Object) api.Object {
-	tier, is := api.TierOf(o)
-	if !is {
-		return o
-	}
 	p := &api.GlobalNetworkPolicy{}
-	p.Spec.Tier = tier
+	p.Spec.Tier, _ = api.TierOf(o)
 	return p
 }
 

@@ -11,7 +11,6 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/muslin-net/muslin/api"
-	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/kube-controllers/hostendpoints/auto"
 	"github.com/muslin-net/muslin/kube-controllers/loop"
 	"github.com/muslin-net/muslin/kube-controllers/mirror"
@@ -19,7 +18,7 @@ import (
 )
 
 // Run keeps host endpoints until ctx ends. Those that were made earlier and are not wanted any more go, also when nothing is.
-func Run(ctx context.Context, store datastore.Client, config *api.AutoHostEndpointConfig, every time.Duration, log *slog.Logger) error {
+func Run(ctx context.Context, store *loop.Store, config *api.AutoHostEndpointConfig, every time.Duration, log *slog.Logger) error {
 	return mirror.Mirror[*api.HostEndpoint]{
 		Name: "hostendpoint", Kind: "HostEndpoint", Beside: []string{"Node"},
 		Want: func(all loop.Objects) []*api.HostEndpoint {

@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/muslin-net/muslin/api"
-	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/ipam/alloc"
 	"github.com/muslin-net/muslin/kube-controllers/ipamgc/leak"
 	"github.com/muslin-net/muslin/kube-controllers/loop"
@@ -39,7 +38,7 @@ type Options struct {
 
 // Controller collects. One of them runs at a time.
 type Controller struct {
-	store   datastore.Client
+	store   *loop.Store
 	alloc   *alloc.Allocator
 	options Options
 	log     *slog.Logger
@@ -47,7 +46,7 @@ type Controller struct {
 }
 
 // New returns a controller that writes to store.
-func New(store datastore.Client, o Options, log *slog.Logger, registry prometheus.Registerer) *Controller {
+func New(store *loop.Store, o Options, log *slog.Logger, registry prometheus.Registerer) *Controller {
 	o.Gather = cmp.Or(o.Gather, 5*time.Second)
 	o.Fence = cmp.Or(o.Fence, 30*time.Second)
 	o.LeastGrace = cmp.Or(o.LeastGrace, 2*time.Minute)
@@ -69,16 +68,13 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 // slim keeps of endpoints, of which there are most, what matters here.
-func slim(o api.Object) api.Object {
-	ep, ok := o.(*api.WorkloadEndpoint)
-	if !ok {
-		return o
-	}
+var slim = map[string]func(api.Object) api.Object{"WorkloadEndpoint": func(o api.Object) api.Object {
+	ep := o.(*api.WorkloadEndpoint)
 	out := &api.WorkloadEndpoint{}
 	out.Name, out.Namespace, out.ResourceVersion = ep.Name, ep.Namespace, ep.ResourceVersion
 	out.Spec.Node, out.Spec.IPNetworks = ep.Spec.Node, ep.Spec.IPNetworks
 	return out
-}
+}}
 
 // run is one time of being the leader.
 type run struct {

@@ -23,6 +23,7 @@ import (
 	"github.com/muslin-net/muslin/ipam/block"
 	"github.com/muslin-net/muslin/kube-controllers/ipamgc"
 	"github.com/muslin-net/muslin/kube-controllers/leader"
+	"github.com/muslin-net/muslin/kube-controllers/loop"
 )
 
 // quick are options with which a test does not wait for long.
@@ -157,7 +158,8 @@ func (w world) collect(o ipamgc.Options, through ...datastore.Client) collector 
 		store = through[0]
 	}
 	c := collector{metrics: prometheus.NewRegistry(), log: &lines{}}
-	controller := ipamgc.New(store, o, slog.New(slog.NewTextHandler(c.log, nil)), c.metrics)
+	log := slog.New(slog.NewTextHandler(c.log, nil))
+	controller := ipamgc.New(loop.NewStore(store, nil, log), o, log, c.metrics)
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- controller.Run(ctx) }()

@@ -30,11 +30,13 @@ const requestTimeout = 30 * time.Second
 type API struct {
 	core, networking rest.Interface
 	held             func() bool
+	trouble          func(resource string, err error)
 	log              *slog.Logger
 }
 
-// New returns an API; nothing is asked yet. held tells whether this process may write.
-func New(c *rest.Config, held func() bool, log *slog.Logger) (*API, error) {
+// New returns an API; nothing is asked yet. held tells whether this process may write. trouble is told each failure to follow a
+// resource, and nil when that is over, or when nobody follows it any more.
+func New(c *rest.Config, held func() bool, trouble func(resource string, err error), log *slog.Logger) (*API, error) {
 	core, err := kubefollow.Client(c, agent, corev1.SchemeGroupVersion,
 		&corev1.Namespace{}, &corev1.NamespaceList{}, &corev1.ServiceAccount{}, &corev1.ServiceAccountList{}, &corev1.Pod{}, &corev1.PodList{},
 		&corev1.Node{}, &corev1.NodeList{}, &corev1.Service{}, &corev1.ServiceList{})
@@ -45,7 +47,7 @@ func New(c *rest.Config, held func() bool, log *slog.Logger) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &API{core: core, networking: networking, held: held, log: log}, nil
+	return &API{core: core, networking: networking, held: held, trouble: trouble, log: log}, nil
 }
 
 // agent is who asks, in the server's logs.
@@ -53,7 +55,7 @@ const agent = "calico-kube-controllers"
 
 // table makes a table of a kind.
 func table[T any, O metav1.Object](a *API, c rest.Interface, resource string, list func() runtime.Object, slim func(O) *T) *Table[T] {
-	return &Table[T]{client: c, resource: resource, list: list, log: a.log, slim: func(o runtime.Object) (string, *T) {
+	return &Table[T]{client: c, resource: resource, list: list, trouble: a.trouble, log: a.log, slim: func(o runtime.Object) (string, *T) {
 		m := o.(O)
 		name := m.GetName()
 		if ns := m.GetNamespace(); ns != "" {

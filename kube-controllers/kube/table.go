@@ -19,6 +19,7 @@ type Table[T any] struct {
 	resource string
 	list     func() runtime.Object
 	slim     func(runtime.Object) (name string, o *T)
+	trouble  func(resource string, err error)
 	log      *slog.Logger
 
 	mu  sync.Mutex // guards the following
@@ -30,8 +31,10 @@ func (t *Table[T]) Follow(ctx context.Context, changed func(complete bool)) erro
 	t.mu.Lock()
 	t.all = map[string]*T{}
 	t.mu.Unlock()
+	defer t.trouble(t.resource, nil)
 	return kubefollow.Follower[T]{
 		Client: t.client, Resource: t.resource, List: t.list, Slim: t.slim, Log: t.log,
+		Trouble: func(err error) { t.trouble(t.resource, err) },
 		Tell: func(told kubefollow.Told[T]) error {
 			t.mu.Lock()
 			for name, o := range told.Changes {

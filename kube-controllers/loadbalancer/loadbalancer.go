@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/muslin-net/muslin/api"
-	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/ipam/alloc"
 	"github.com/muslin-net/muslin/ipam/block"
 	"github.com/muslin-net/muslin/kube-controllers/loadbalancer/assign"
@@ -37,7 +36,7 @@ type Kubernetes interface {
 }
 
 // Run gives addresses to services until ctx ends.
-func Run(ctx context.Context, store datastore.Client, k Kubernetes, services loop.Table[assign.Service], mode api.AssignIPs, log *slog.Logger) error {
+func Run(ctx context.Context, store *loop.Store, k Kubernetes, services loop.Table[assign.Service], mode api.AssignIPs, log *slog.Logger) error {
 	log = log.With("part", "loadbalancer")
 	r := &run{store: store, alloc: alloc.New(store, alloc.Options{Log: log}), api: k, services: services, mode: mode, log: log}
 	config := loop.Config{Kinds: []string{"IPPool", "IPAMBlock"}, Sources: []loop.Source{r.services}, Gather: gather, Log: log}
@@ -45,7 +44,7 @@ func Run(ctx context.Context, store datastore.Client, k Kubernetes, services loo
 }
 
 type run struct {
-	store    datastore.Client
+	store    *loop.Store
 	alloc    *alloc.Allocator
 	api      Kubernetes
 	services loop.Table[assign.Service]

@@ -19,6 +19,7 @@ import (
 	"github.com/muslin-net/muslin/ipam/alloc"
 	"github.com/muslin-net/muslin/ipam/block"
 	"github.com/muslin-net/muslin/kube-controllers/loadbalancer/assign"
+	"github.com/muslin-net/muslin/kube-controllers/loop"
 )
 
 // cluster is Kubernetes as far as services see one.
@@ -93,7 +94,7 @@ func TestAddresses(t *testing.T) {
 	client, err := embedded.Open(t.Context(), embedded.Config{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
-	store := datastore.Validating(client)
+	store := loop.NewStore(datastore.Validating(client), nil, slog.New(slog.DiscardHandler))
 	for name, cidr := range map[string]string{"a": "10.0.0.0/29", "b": "10.1.0.0/29"} {
 		p := &api.IPPool{Spec: api.IPPoolSpec{CIDR: cidr, BlockSize: 29, AllowedUses: []api.IPPoolUse{api.UseLoadBalancer}}}
 		p.Name = name

@@ -31,8 +31,8 @@ type Config struct {
 	Sources []Source
 	// Every is how often it is called at least, though nothing has changed; 0 leaves that to it.
 	Every time.Duration
-	// Slim, if set, returns what of an object the controller needs; the rest is forgotten.
-	Slim func(api.Object) api.Object
+	// Slim returns what of an object the controller needs, for kinds of which it needs little; the rest is forgotten.
+	Slim map[string]func(api.Object) api.Object
 	Log  *slog.Logger
 }
 
@@ -48,7 +48,7 @@ type Table[T any] interface {
 	All() map[string]*T
 }
 
-// Objects is what is stored of the kinds that a controller follows. It is the controller's to read.
+// Objects is what is stored of the kinds that a controller follows. Others have the same objects: they are to be read.
 type Objects map[api.Key]api.Object
 
 // Of lists the objects of one Go type, in no order.
@@ -67,14 +67,20 @@ func Of[T api.Object](all Objects) iter.Seq[T] {
 type Decide func(ctx context.Context, all Objects) (time.Duration, error)
 
 // Run calls decide, one call at a time, until ctx ends: first when all objects of the kinds are known.
-func Run(ctx context.Context, r datastore.Reader, cfg Config, decide Decide) error {
+func Run(ctx context.Context, s *Store, cfg Config, decide Decide) error {
 	l := &loop{Config: cfg, all: Objects{}, missing: len(cfg.Kinds) + len(cfg.Sources), news: make(chan struct{}, 1)}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, kind := range cfg.Kinds {
-		group.Go(func() error { return datastore.Follow(ctx, r, kind, datastore.FollowOptions{Logger: cfg.Log}, l.take) })
+		if slim := cfg.Slim[kind]; slim != nil {
+			group.Go(func() error {
+				return s.alone(ctx, kind, func(d datastore.Delta[api.Object]) { l.take(slimmed(d, slim)) })
+			})
+			continue
+		}
+		group.Go(func() error { return s.follow(ctx, kind, l.take) })
 	}
-	for _, s := range cfg.Sources {
-		group.Go(func() error { return s.Follow(ctx, l.changed) })
+	for _, source := range cfg.Sources {
+		group.Go(func() error { return source.Follow(ctx, l.changed) })
 	}
 	group.Go(func() error { return l.run(ctx, decide) })
 	return group.Wait()
@@ -89,26 +95,26 @@ type loop struct {
 	missing int // kinds and sources that are not known yet
 }
 
-func (l *loop) take(d datastore.Delta[api.Object]) error {
+// slimmed is what changed, cut down.
+func slimmed(d datastore.Delta[api.Object], slim func(api.Object) api.Object) datastore.Delta[api.Object] {
+	for i, c := range d.Changes {
+		if c.Type != datastore.Deleted {
+			d.Changes[i].Object = slim(c.Object)
+		}
+	}
+	return d
+}
+
+func (l *loop) take(d datastore.Delta[api.Object]) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if d.InSync {
 		l.missing--
 	}
-	for _, c := range d.Changes {
-		switch {
-		case c.Type == datastore.Deleted:
-			delete(l.all, c.Key)
-		case l.Slim != nil:
-			l.all[c.Key] = l.Slim(c.Object)
-		default:
-			l.all[c.Key] = c.Object
-		}
-	}
+	l.all.apply(d.Changes)
 	if d.InSync || len(d.Changes) > 0 {
 		l.wake()
 	}
-	return nil
 }
 
 // changed is told by sources.

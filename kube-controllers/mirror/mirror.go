@@ -27,17 +27,16 @@ type Mirror[T api.Object] struct {
 	Kind    string // that is kept
 	Beside  []string
 	Sources []loop.Source
-	Slim    func(api.Object) api.Object
 	// Want returns what should be stored, given what is, of Kind and of the kinds Beside. Each object has its defaults.
 	Want func(all loop.Objects) []T
 	diff.Rules[T]
 }
 
 // Run keeps the objects until ctx ends, and looks at them every so often though nothing has changed.
-func (m Mirror[T]) Run(ctx context.Context, store datastore.Client, every time.Duration, log *slog.Logger) error {
+func (m Mirror[T]) Run(ctx context.Context, store *loop.Store, every time.Duration, log *slog.Logger) error {
 	log = log.With("part", m.Name)
 	config := loop.Config{
-		Kinds: append([]string{m.Kind}, m.Beside...), Sources: m.Sources, Gather: gather, Every: every, Slim: m.Slim, Log: log,
+		Kinds: append([]string{m.Kind}, m.Beside...), Sources: m.Sources, Gather: gather, Every: every, Log: log,
 	}
 	return loop.Run(ctx, store, config, func(ctx context.Context, all loop.Objects) (time.Duration, error) {
 		return 0, write(ctx, store, diff.Make(m.Want(all), slices.Collect(loop.Of[T](all)), m.Rules), log)

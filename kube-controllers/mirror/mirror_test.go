@@ -13,6 +13,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/embedded"
+	"github.com/muslin-net/muslin/kube-controllers/loop"
 )
 
 // table is what Kubernetes has of a kind.
@@ -60,7 +61,7 @@ func TestMirrors(t *testing.T) {
 	client, err := embedded.Open(t.Context(), embedded.Config{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
-	store := datastore.Validating(client)
+	store := loop.NewStore(datastore.Validating(client), nil, slog.New(slog.DiscardHandler))
 	create := func(o api.Object) {
 		t.Helper()
 		_, err := store.Create(t.Context(), o)

@@ -40,7 +40,7 @@ type Options struct {
 var kinds = []string{"Node", "BGPPeer", "FelixConfiguration", "BGPConfiguration", "HostEndpoint"}
 
 // Run keeps Nodes until ctx ends.
-func Run(ctx context.Context, store datastore.Client, k Kubernetes, known loop.Table[Node], o Options, log *slog.Logger) error {
+func Run(ctx context.Context, store *loop.Store, k Kubernetes, known loop.Table[Node], o Options, log *slog.Logger) error {
 	r := &run{Options: o, store: store, api: k, table: known, log: log.With("part", "node")}
 	config := loop.Config{Kinds: kinds, Sources: []loop.Source{r.table}, Gather: gather, Every: o.Every, Log: r.log}
 	return loop.Run(ctx, store, config, r.decide)
@@ -49,7 +49,7 @@ func Run(ctx context.Context, store datastore.Client, k Kubernetes, known loop.T
 // run is one time of being the leader.
 type run struct {
 	Options
-	store  datastore.Client
+	store  *loop.Store
 	api    Kubernetes
 	table  loop.Table[Node]
 	memory gone.Memory

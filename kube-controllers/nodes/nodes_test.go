@@ -14,6 +14,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/embedded"
+	"github.com/muslin-net/muslin/kube-controllers/loop"
 )
 
 // cluster is Kubernetes as far as nodes see one. What the API server says itself may be newer than what is followed.
@@ -50,7 +51,7 @@ func TestANodeGoes(t *testing.T) {
 	client, err := embedded.Open(t.Context(), embedded.Config{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
-	store := datastore.Validating(client)
+	store := loop.NewStore(datastore.Validating(client), nil, slog.New(slog.DiscardHandler))
 	create := func(o api.Object, name string) {
 		t.Helper()
 		o.SetName(name)

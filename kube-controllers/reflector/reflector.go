@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/muslin-net/muslin/api"
-	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/kube-controllers/loop"
 	"github.com/muslin-net/muslin/kube-controllers/reflector/elect"
 )
@@ -35,14 +34,14 @@ type Options struct {
 
 // Controller elects reflectors. One of them runs at a time.
 type Controller struct {
-	store   datastore.Client
+	store   *loop.Store
 	options Options
 	log     *slog.Logger
 	gauge   *prometheus.GaugeVec
 }
 
 // New returns a controller that writes to store.
-func New(store datastore.Client, o Options, log *slog.Logger, metrics prometheus.Registerer) *Controller {
+func New(store *loop.Store, o Options, log *slog.Logger, metrics prometheus.Registerer) *Controller {
 	c := &Controller{store: store, options: o, log: log, gauge: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: "kube_controllers", Name: "route_reflectors", Help: "Nodes chosen as route reflectors, and 1 for the mesh if it is up.",
 	}, []string{"what"})}

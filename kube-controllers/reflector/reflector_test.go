@@ -15,6 +15,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/embedded"
+	"github.com/muslin-net/muslin/kube-controllers/loop"
 	"github.com/muslin-net/muslin/kube-controllers/reflector"
 )
 
@@ -84,7 +85,8 @@ func TestLife(t *testing.T) {
 	config.Name = "default"
 	w.create(config)
 	lead := func() (stop func()) {
-		controller := reflector.New(w.store, reflector.Options{Overlap: 300 * time.Millisecond, Lost: 300 * time.Millisecond}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+		store := loop.NewStore(w.store, nil, slog.New(slog.DiscardHandler))
+		controller := reflector.New(store, reflector.Options{Overlap: 300 * time.Millisecond, Lost: 300 * time.Millisecond}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- controller.Run(ctx) }()

@@ -1,4 +1,4 @@
-// Package trouble keeps account of what typha cannot read at present: which kinds, and why. When an API server goes, everything
+// Package trouble keeps account of what a process cannot read at present: which kinds, and why. When an API server goes, everything
 // that follows it fails at once; people are told once, with the reason and what to do, and once more when it is over.
 //
 // It refuses to act: whoever fails tries again by himself.
@@ -7,7 +7,6 @@ package trouble
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -35,11 +34,14 @@ const (
 	Failing      Reason = "Failing"      // anything else
 )
 
+// processName stands for the name of the process.
+const processName = "PROCESS"
+
 // remedy is what each means, and what to do.
 var remedy = map[Reason]string{
 	Unreachable:  "the API server or etcd does not answer; check that it runs and that this host can reach it",
-	Unauthorized: "the server does not accept typha's credentials: the token is expired, or its account is gone; renew them (in a pod: check the projected token and the service account)",
-	Forbidden:    "typha's account lacks permissions; apply the ClusterRole and the Role of typha",
+	Unauthorized: "the server does not accept PROCESS's credentials: the token is expired, or its account is gone; renew them (in a pod: check the projected token and the service account)",
+	Forbidden:    "PROCESS's account lacks permissions; apply the ClusterRole and the Role of PROCESS",
 	Missing:      "the API server does not know these kinds; apply the CustomResourceDefinitions",
 	Failing:      "the server answers with an error",
 }
@@ -68,9 +70,10 @@ const settle = 300 * time.Millisecond
 
 // Board has what fails now. Its methods may be called from any goroutine.
 type Board struct {
-	note  func(text string)
-	log   *slog.Logger
-	gauge *prometheus.GaugeVec
+	process string
+	note    func(text string)
+	log     *slog.Logger
+	gauge   *prometheus.GaugeVec
 
 	mu      sync.Mutex // guards all below
 	failing map[string]failure
@@ -84,12 +87,13 @@ type failure struct {
 	err    error
 }
 
-// NewBoard returns a Board with nothing on it. note is given the present state whenever it changes, empty if all is well.
-func NewBoard(note func(text string), r prometheus.Registerer, log *slog.Logger) *Board {
+// NewBoard returns a Board of a process with nothing on it. note is given the present state whenever it changes, empty if all is
+// well.
+func NewBoard(process string, note func(text string), r prometheus.Registerer, log *slog.Logger) *Board {
 	b := &Board{
-		note: note, log: log, failing: map[string]failure{},
+		process: process, note: note, log: log, failing: map[string]failure{},
 		gauge: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "typha_unreadable_kinds",
+			Namespace: strings.ReplaceAll(process, "-", "_"), Name: "unreadable_kinds",
 			Help: "Kinds of the datastore and of Kubernetes that cannot be read at present, by reason; what is known of them stays in force.",
 		}, []string{"reason"}),
 	}
@@ -205,7 +209,7 @@ func (b *Board) summary() (reasons []Reason, text string, example error) {
 	var parts []string
 	reasons = slices.Sorted(maps.Keys(by))
 	for _, reason := range reasons {
-		part := fmt.Sprintf("%s: %s", reason, remedy[reason])
+		part := string(reason) + ": " + strings.ReplaceAll(remedy[reason], processName, b.process)
 		if reason != Unreachable && reason != Unauthorized {
 			part += " (" + strings.Join(by[reason], ", ") + ")"
 		}

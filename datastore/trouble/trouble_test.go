@@ -20,7 +20,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
-	"github.com/muslin-net/muslin/typha/trouble"
+	"github.com/muslin-net/muslin/datastore/trouble"
 )
 
 var pools = schema.GroupResource{Group: "projectcalico.org", Resource: "ippools"}
@@ -53,7 +53,7 @@ func TestEachStateIsToldOnce(t *testing.T) {
 		var out bytes.Buffer
 		var notes []string
 		r := prometheus.NewPedanticRegistry()
-		b := trouble.NewBoard(func(text string) { notes = append(notes, text) }, r, slog.New(slog.NewTextHandler(&out, nil)))
+		b := trouble.NewBoard("typha", func(text string) { notes = append(notes, text) }, r, slog.New(slog.NewTextHandler(&out, nil)))
 		after := func(lines int, metrics string) string {
 			t.Helper()
 			time.Sleep(time.Second)
@@ -109,7 +109,7 @@ func TestSilenceIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var notes []string
 		r := prometheus.NewPedanticRegistry()
-		b := trouble.NewBoard(func(text string) { notes = append(notes, text) }, r, slog.New(slog.DiscardHandler))
+		b := trouble.NewBoard("typha", func(text string) { notes = append(notes, text) }, r, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithCancel(t.Context())
 		var thawed atomic.Bool
 		done := make(chan error)
