@@ -9,8 +9,9 @@ BINARIES := typha:typha kube-controllers:kube-controllers felix:felix confd:conf
 TOOL     := go tool -modfile=tools.mod
 # the flags of everything that is run: one set, so that compiled packages are shared between binaries and suites
 BUILD    := -trimpath
-# packages with suites that need root and a kernel of their own
-SUITES   := $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .)))
+# packages with suites that need root and a kernel of their own, those first that take longest
+LONGEST  := ./integration/suite/ ./integration/vm/
+SUITES   := $(LONGEST) $(filter-out $(LONGEST),$(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .))))
 # packages with tests of random changes, which go all the way only without the race detector
 RANDOM_TESTS := $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/internal/thorough"' .)))
 # Debian keeps some tools where an ordinary user's PATH does not look
@@ -75,20 +76,23 @@ property: ## tests of random changes by the thousand, without the race detector 
 nightly: ## a million courses of events of nodes that lease addresses (15 minutes on two cores)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -timeout 2h -v ./ipam/lease/sim -courses 1000000
 
-# what is fuzzed when CI runs, as package:target:time; what a fuzzer finds stays in its package's testdata
-FUZZERS  := integration/oracle:FuzzSelectors:30s integration/oracle:FuzzPolicies:30s integration/oracle:FuzzRules:30s ipam/lease:FuzzDecode:15s deploy/render:FuzzParse:15s \
-            typha/server:FuzzRequests:15s typha/client:FuzzFrames:10s felix/server:FuzzRequests:10s bird/server:FuzzRequests:10s bird/server:FuzzConfig:10s
+# fuzzers, as package:target:time; what one finds stays in its package's testdata, and all that was found is tried in make unit.
+# CI runs those of rules, and not those of what comes from the wire, for which all that they import is compiled once more
+FUZZERS  := integration/oracle:FuzzSelectors:30s integration/oracle:FuzzPolicies:30s integration/oracle:FuzzRules:30s
+WIRE     := ipam/lease:FuzzDecode:15s deploy/render:FuzzParse:15s typha/server:FuzzRequests:15s typha/client:FuzzFrames:10s \
+            felix/server:FuzzRequests:10s bird/server:FuzzRequests:10s bird/server:FuzzConfig:10s
 
 .PHONY: fuzz
-fuzz: ## fuzzers of selectors, policies, rule renderers, requests and frames; FUZZTIME=10m for longer than a short while each (4 minutes)
+fuzz: ## fuzzers of selectors, policies, rule renderers, requests and frames; FUZZTIME=10m for longer than a short while each (8 minutes)
 	@# Without bounds a minute goes by on each input that is to be made smaller.
-	@for f in $(FUZZERS); do \
+	@for f in $(FUZZERS) $(WIRE); do \
 		IFS=: read -r package target time <<<"$$f"; \
 		echo "fuzz $$package $$target"; \
 		CGO_ENABLED=0 go test $(BUILD) -vet=off -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-$$time} -fuzzminimizetime 1x ./$$package; \
 	done
 
 .PHONY: test
+test: WIRE :=
 test: test-deps build unit property fuzz lab-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels
 
 .PHONY: test-deps
@@ -96,9 +100,9 @@ test-deps:
 	@integration/deps/install test
 
 .PHONY: lab-test
-lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels; needs root (over an hour on two cores)
+lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels, two at a time; needs root (50 minutes on two cores)
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
-	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(SUITES)
+	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 2 -timeout 60m $(SUITES)
 
 # the share of storms that is quick enough to be a part of a test run
 .PHONY: storm-test
