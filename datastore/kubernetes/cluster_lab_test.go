@@ -433,8 +433,50 @@ func testGroups(t *testing.T, s *k8s.Server) {
 	require.NoError(t, err)
 	raw := fetch(t, s, policies+"/default.old")["metadata"].(object)
 	require.Contains(t, raw["annotations"].(object)["projectcalico.org/metadata"], `"a":"b"`)
+	testRename(t, s, found, key)
 	_, err = found.Delete(ctx, key, datastore.Precondition{})
 	require.NoError(t, err)
 	_, err = found.Get(ctx, key)
 	require.ErrorIs(t, err, datastore.ErrNotFound)
+}
+
+// testRename renames the resource of a policy, default.old, as others do: there are two for a while. Nobody loses the policy.
+func testRename(t *testing.T, s *k8s.Server, c datastore.Client, key api.Key) {
+	const policies = "/apis/crd.projectcalico.org/v1/globalnetworkpolicies"
+	ctx := patient(t)
+	selector := func(o api.Object) string { return o.(*api.GlobalNetworkPolicy).Spec.Selector }
+	list := func() datastore.List {
+		l, err := c.List(ctx, key.Kind, datastore.ListOptions{})
+		require.NoError(t, err)
+		require.Len(t, l.Items, 1, "one policy, under however many names")
+		return l
+	}
+	w := watchFrom(t, c, key.Kind, list().Revision)
+	require.NoError(t, s.Create(ctx, policies, object{
+		"apiVersion": classic, "kind": key.Kind, "metadata": object{"name": key.Name}, "spec": object{"tier": "default", "selector": "has(new)"},
+	}))
+	require.Equal(t, "has(new)", selector(next(t, w).Object))
+	require.Equal(t, "has(new)", selector(list().Items[0]))
+	require.NoError(t, s.Delete(ctx, policies+"/default."+key.Name))
+	e := next(t, w)
+	require.Equal(t, datastore.Modified, e.Type)
+	require.Equal(t, "has(new)", selector(e.Object))
+	require.Equal(t, "has(new)", selector(list().Items[0]))
+
+	// Back again, and then both go.
+	require.NoError(t, s.Create(ctx, policies, object{
+		"apiVersion": classic, "kind": key.Kind, "metadata": object{"name": "default." + key.Name}, "spec": object{"tier": "default", "selector": "has(old)"},
+	}))
+	require.Equal(t, "has(new)", selector(next(t, w).Object), "the usual name counts")
+	require.NoError(t, s.Delete(ctx, policies+"/"+key.Name))
+	e = next(t, w)
+	require.Equal(t, datastore.Modified, e.Type)
+	require.Equal(t, "has(old)", selector(e.Object))
+	require.Equal(t, "has(old)", selector(list().Items[0]))
+	require.NoError(t, s.Delete(ctx, policies+"/default."+key.Name))
+	e = next(t, w)
+	require.Equal(t, datastore.Deleted, e.Type)
+	o := &api.GlobalNetworkPolicy{}
+	o.Name = key.Name
+	create(t, c, o)
 }

@@ -43,6 +43,9 @@ type source struct {
 	read     func(runtime.Object) (item, error)
 	// narrow says which of them a list needs to look at.
 	narrow func(datastore.ListOptions) (labels, fields string)
+	// look, where one object may be stored under several names, reads the one that counts, as Get does. Somebody who renames one
+	// makes the new before he deletes the old.
+	look func(context.Context, api.Key) (item, error)
 }
 
 // item is what a resource is to us.
@@ -92,6 +95,12 @@ func (c *Client) place(ctx context.Context, op, kind string, key api.Key) (*plac
 	p.sources = []source{c.resources(k, l)}
 	p.writer = resources{c: c, kind: k, layout: l}
 	p.find = p.custom(l)
+	if l.classic && isPolicy(k.Name) {
+		p.sources[0].look = func(ctx context.Context, key api.Key) (item, error) {
+			it, _, err := c.look(ctx, opWatch, p, key)
+			return it, err
+		}
+	}
 	if k.Name == kindPolicy {
 		p.sources = append(p.sources, c.policies())
 		p.writer = policies{writer: resources{c: c, kind: k, layout: l}}

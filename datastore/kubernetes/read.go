@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,12 +87,12 @@ func (c *Client) List(ctx context.Context, kind string, opts datastore.ListOptio
 	var l datastore.List
 	var revisions, seen []string
 	for i := range p.sources {
-		had := len(l.Items)
-		revision, err := c.listSource(ctx, key, &p.sources[i], opts, &l.Items)
+		items, revision, err := c.listSource(ctx, key, &p.sources[i], opts)
 		if err != nil {
 			return datastore.List{}, err
 		}
-		revisions, seen = append(revisions, revision), append(seen, highest(l.Items[had:]))
+		revisions, seen = append(revisions, revision), append(seen, highest(items))
+		l.Items = append(l.Items, items...)
 	}
 	l.Revision, l.Seen = strings.Join(revisions, "/"), datastore.Seen(strings.Join(seen, "/"))
 	slices.SortFunc(l.Items, func(a, b api.Object) int {
@@ -111,50 +112,55 @@ func highest(objects []api.Object) string {
 	return strconv.FormatUint(n, 10)
 }
 
-// listSource adds the objects of one source.
-func (c *Client) listSource(ctx context.Context, key api.Key, s *source, opts datastore.ListOptions, items *[]api.Object) (string, error) {
-	had := len(*items)
+// listSource returns the objects of one source.
+func (c *Client) listSource(ctx context.Context, key api.Key, s *source, opts datastore.ListOptions) ([]api.Object, string, error) {
 	for attempt := 1; ; attempt++ {
 		size := c.cfg.PageSize
 		if attempt == listAttempts {
 			size = 0
 		}
-		revision, err := c.pages(ctx, key, s, opts, size, items)
+		items, revision, err := c.pages(ctx, key, s, opts, size)
 		if !errors.Is(err, datastore.ErrCompacted) || attempt == listAttempts {
-			return revision, err
+			return items, revision, err
 		}
-		*items = (*items)[:had]
 	}
 }
 
 // pages reads a list, some objects at a time.
-func (c *Client) pages(ctx context.Context, key api.Key, s *source, opts datastore.ListOptions, size int64, items *[]api.Object) (revision string, err error) {
+func (c *Client) pages(ctx context.Context, key api.Key, s *source, opts datastore.ListOptions, size int64) (items []api.Object, revision string, err error) {
+	others := map[api.Key]api.Object{} // that are stored under another name than the usual one
 	o := s.options(opts)
 	for o.Limit = size; ; {
 		page := s.list()
 		if err := c.do(ctx, opList, key, func(ctx context.Context) error {
 			return s.request(opts.Namespace, o).Do(ctx).Into(page)
 		}); err != nil {
-			return "", err
+			return nil, "", err
 		}
 		if err := meta.EachListItem(page, func(r runtime.Object) error {
 			it, err := s.read(r)
 			switch {
 			case err != nil:
 				c.unreadable(s, r, err)
-			case it.object != nil && !it.ended && matches(it.key, opts):
-				*items = append(*items, it.object)
+			case it.object == nil || it.ended || !matches(it.key, opts):
+			case s.look != nil && r.(*document).Name != it.key.Name:
+				others[it.key] = it.object
+			default:
+				items = append(items, it.object)
 			}
 			return nil
 		}); err != nil {
-			return "", failed(opList, key, err)
+			return nil, "", failed(opList, key, err)
 		}
 		m, err := meta.ListAccessor(page)
 		if err != nil {
-			return "", failed(opList, key, err)
+			return nil, "", failed(opList, key, err)
 		}
 		if o.Continue = m.GetContinue(); o.Continue == "" {
-			return m.GetResourceVersion(), nil
+			for _, usual := range items {
+				delete(others, api.KeyOf(usual))
+			}
+			return slices.AppendSeq(items, maps.Values(others)), m.GetResourceVersion(), nil
 		}
 	}
 }

@@ -313,11 +313,16 @@ func (w *watcher) take(ctx context.Context, i int, s *source, e watch.Event) err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	event, ok := w.convert(s, e)
+	if ok && s.look != nil && (event.Type == datastore.Deleted || m.GetName() != event.Key.Name) {
+		if event, err = among(ctx, s, event); err != nil {
+			return err // the session that follows begins before this event
+		}
+	}
 	w.at[i] = m.GetResourceVersion()
 	if e.Type != watch.Bookmark {
 		w.seen[i] = w.at[i]
 	}
-	event, ok := w.convert(s, e)
 	event.Revision, event.Seen = strings.Join(w.at, "/"), datastore.Seen(strings.Join(w.seen, "/"))
 	if ok {
 		select {
@@ -332,6 +337,21 @@ func (w *watcher) take(ctx context.Context, i int, s *source, e watch.Event) err
 	default:
 	}
 	return nil
+}
+
+// among makes an event of one resource what it means for an object that may be stored under another name too.
+func among(ctx context.Context, s *source, event datastore.Event) (datastore.Event, error) {
+	it, err := s.look(ctx, event.Key)
+	switch {
+	case errors.Is(err, datastore.ErrNotFound):
+		return event, nil
+	case err != nil:
+		return event, err
+	case event.Type == datastore.Deleted:
+		event.Type = datastore.Modified
+	}
+	event.Object = it.object
+	return event, nil
 }
 
 // convert makes an Event of what the server tells; false if it is nothing to us. A resource that cannot be read counts as
