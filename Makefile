@@ -93,7 +93,7 @@ fuzz: ## fuzzers of selectors, policies, rule renderers, requests and frames; FU
 
 .PHONY: test
 test: WIRE :=
-test: test-deps build unit property fuzz lab-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels
+test: test-deps build unit property fuzz lab-test storm-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels, storms
 
 .PHONY: test-deps
 test-deps:
@@ -104,17 +104,14 @@ lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
 	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 2 -timeout 60m $(SUITES)
 
-# the share of storms that is quick enough to be a part of a test run
 .PHONY: storm-test
-storm-test: test-deps
-	CGO_ENABLED=0 go build $(BUILD) -ldflags='-s -w' -o bin/typha ./typha
-	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 15m ./integration/storm
+storm-test: test-deps build ## a short share of the storms, 20 clients (3 minutes)
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 15m ./integration/storm -args -clients 20
 
 STORM := -clients 1000 -for 10m -every 10s -rate 200 -watch 1h
 
 .PHONY: storm
-storm: test-deps ## three typhas with 1,000 clients through kills, frozen datastores and bad networks, judged by what each client is sent (2 hours); STORM="-clients 100 -watch 10m" for less
-	CGO_ENABLED=0 go build $(BUILD) -ldflags='-s -w' -o bin/typha ./typha
+storm: test-deps build ## three typhas with 1,000 clients through kills, frozen datastores and bad networks, judged by what each client is sent (2 hours); STORM="-clients 100 -watch 10m" for less
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 5h -v ./integration/storm -args $(STORM)
 
 .PHONY: k8s-test
