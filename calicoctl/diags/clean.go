@@ -4,20 +4,31 @@ import (
 	"bytes"
 	"io"
 	"regexp"
+	"slices"
 )
 
 // removed stands where a secret was.
 const removed = "<removed>"
 
-// What secrets look like. Nothing of ours writes them anywhere; logs and configurations of others may have them.
+// named is what names a secret.
+const named = `(?i)([\w.-]*(?:passw(?:or)?d|passphrase|secret|token|credential|private[_-]?key|key[_-]data|api[_-]?key)[\w.-]*\\?["']?\s*[:=]\s*)`
+
+// secrets are what secrets look like. Nothing of ours writes them anywhere; logs and configurations of others may have them.
+var secrets = []struct {
+	hints   []string // one of them is in every line that has such a secret, in small letters: to look for them takes next to nothing
+	pattern *regexp.Regexp
+	instead string
+}{
+	{[]string{"eyj"}, regexp.MustCompile(`eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*`), removed},                           // a JSON web token
+	{[]string{"bearer", "basic"}, regexp.MustCompile(`(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}`), "$1 " + removed}, // in a header
+	{[]string{"://"}, regexp.MustCompile(`(\w+://[^/\s:@]*:)[^/\s@]+@`), "${1}" + removed + "@"},                // of a user, in a URL
+	{[]string{`"`}, regexp.MustCompile(`(?i)\b((?:password|key)\s+)"[^"]*"`), `${1}"` + removed + `"`},          // in a configuration of BIRD
+	{names, regexp.MustCompile(named + `(\\?["'])[^"'\\]+`), "${1}${2}" + removed},
+	{names, regexp.MustCompile(named + `[^\s"'\\,;{}\[\]<]+`), "${1}" + removed},
+}
+
 var (
-	token     = regexp.MustCompile(`eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*`)       // a JSON web token
-	carried   = regexp.MustCompile(`(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}`) // in a header
-	inAddress = regexp.MustCompile(`(\w+://[^/\s:@]*:)[^/\s@]+@`)           // of a user, in a URL
-	named     = `(?i)([\w.-]*(?:passw(?:or)?d|passphrase|secret|token|credential|private[_-]?key|key[_-]data|api[_-]?key)[\w.-]*\\?["']?\s*[:=]\s*)`
-	inQuotes  = regexp.MustCompile(named + `(\\?["'])[^"'\\]+`)
-	bare      = regexp.MustCompile(named + `[^\s"'\\,;{}\[\]<]+`)
-	quoted    = regexp.MustCompile(`(?i)\b((?:password|key)\s+)"[^"]*"`) // in a configuration of BIRD
+	names     = []string{"passw", "passphrase", "secret", "token", "credential", "key"}
 	keyBegins = []byte("PRIVATE KEY-----")
 	keyEnds   = regexp.MustCompile(`-----END [A-Z ]*PRIVATE KEY-----`)
 )
@@ -26,12 +37,13 @@ var (
 func Clean(line string) string { return string(clean([]byte(line))) }
 
 func clean(line []byte) []byte {
-	line = token.ReplaceAll(line, []byte(removed))
-	line = carried.ReplaceAll(line, []byte("$1 "+removed))
-	line = inAddress.ReplaceAll(line, []byte("${1}"+removed+"@"))
-	line = quoted.ReplaceAll(line, []byte(`${1}"`+removed+`"`))
-	line = inQuotes.ReplaceAll(line, []byte("${1}${2}"+removed))
-	return bare.ReplaceAll(line, []byte("${1}"+removed))
+	small := bytes.ToLower(line)
+	for _, s := range secrets {
+		if slices.ContainsFunc(s.hints, func(hint string) bool { return bytes.Contains(small, []byte(hint)) }) {
+			line = s.pattern.ReplaceAll(line, []byte(s.instead))
+		}
+	}
+	return line
 }
 
 // longest is how much of a line is looked at as one.
