@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"time"
 
@@ -72,6 +73,7 @@ func (l *lean) run(ctx context.Context) error {
 		case status.Code(err) != codes.Unavailable:
 			return err
 		}
+		slog.Warn("a client's stream ended; it comes again, and what was measured has that in it", "node", l.node, "error", err)
 		if err := sleep(ctx, leanRetry); err != nil {
 			return nil
 		}
