@@ -9,9 +9,8 @@ BINARIES := typha:typha kube-controllers:kube-controllers felix:felix confd:conf
 TOOL     := go tool -modfile=tools.mod
 # the flags of everything that is run: one set, so that compiled packages are shared between binaries and suites
 BUILD    := -trimpath
-# packages with suites that need root and a kernel of their own, those first that take longest
-LONGEST  := ./integration/suite/ ./integration/vm/
-SUITES   := $(LONGEST) $(filter-out $(LONGEST),$(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .))))
+# packages with suites that need root and a kernel of their own
+SUITES   := $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .)))
 # packages with tests of random changes, which go all the way only without the race detector
 RANDOM_TESTS := $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/internal/thorough"' .)))
 # Debian keeps some tools where an ordinary user's PATH does not look
@@ -100,9 +99,9 @@ test-deps:
 	@integration/deps/install test
 
 .PHONY: lab-test
-lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels, two at a time; needs root (50 minutes on two cores)
+lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels; needs root (an hour on two cores)
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
-	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 2 -timeout 60m $(SUITES)
+	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(SUITES)
 
 .PHONY: storm-test
 storm-test: test-deps build ## a short share of the storms, 20 clients (3 minutes)
