@@ -26,7 +26,7 @@ func TestInTheSecondKernel(t *testing.T) {
 		{name: "guards of sources", pkg: "../../felix/dataplane/rules/nftables", args: []string{"-test.run=^(TestFlowsOfOthersAreGuarded|TestGuardsWaitForDevices)$"}},
 		{name: "clock jumps under BGP", pkg: "../../bird", args: []string{"-test.run=^TestClockJumps$"}},
 		{name: "mode changes by tunl0", pkg: "../suite", args: []string{"-test.run=^TestModeChanges$"}},
-		{name: "services by IPVS", pkg: "../../felix/dataplane/rules", args: []string{"-test.run=^TestServicesByIPVS$/^nftables$"}, modules: []string{"ip_vs", "ip_vs_rr", "dummy"}},
+		{name: "services by IPVS", pkg: "../../felix/dataplane/rules", args: []string{"-test.run=^TestServicesByIPVS$"}, modules: []string{"ip_vs", "ip_vs_rr", "dummy"}},
 		{name: "MTU and repair of tunl0", pkg: "../suite", args: []string{"-test.run=^(TestMTU|TestDrift)$/^ipip$/tunnel"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
