@@ -54,7 +54,9 @@ func (s syncService) Sync(stream typhav1.SyncService_SyncServer) error {
 	if err := s.reach(stream.Context(), hello.point); err != nil {
 		return err
 	}
-	resumed := len(hello.have) > 0
+	have := hello.have
+	hello.have = nil // or it would be held for as long as the stream lasts
+	resumed := len(have) > 0
 	s.metrics.resumed.WithLabelValues(fmt.Sprint(resumed)).Inc()
 	c := newSession(s.Server, stream, hello)
 	c.leave = leave
@@ -64,7 +66,7 @@ func (s syncService) Sync(stream typhav1.SyncService_SyncServer) error {
 	c.say(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Replicas{Replicas: s.replicaList()}})
 	s.log.Info("client connected", "view", hello.scope, "software", hello.software, "resumed", resumed)
 	s.sessions.add(c)
-	err = c.run(hello.have)
+	err = c.run(have)
 	s.sessions.remove(c)
 	s.log.Info("client gone", "view", hello.scope, "error", err)
 	return err
