@@ -105,7 +105,7 @@ lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels
 
 .PHONY: storm-test
 storm-test: test-deps build ## a short share of the storms, 20 clients (3 minutes)
-	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 15m ./integration/storm -args -clients 20
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 15m ./integration/storm
 
 STORM := -clients 1000 -for 10m -every 10s -rate 200 -watch 1h
 

@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	clients = flag.Int("clients", 50, "clients, one for each node")
+	clients = flag.Int("clients", 20, "clients, one for each node")
 	program = flag.String("typha", "../../bin/typha", "the typha to try")
 	length  = flag.Duration("for", 8*time.Second, "how long replicas are killed under churn")
 	every   = flag.Duration("every", 2*time.Second, "how often a replica is killed")

@@ -38,11 +38,10 @@ func New(cidr netip.Prefix, affinity string, now time.Time) Block {
 	claimed := metav1.NewTime(now.Truncate(time.Second))
 	b.Spec.AffinityClaimTime = &claimed
 	b.Spec.SequenceNumber = uint64(now.UnixNano())
-	b.Spec.SequenceNumberForAllocation = map[string]uint64{}
 	return Block{b, cidr.Masked()}
 }
 
-// Of checks an object from a datastore and makes its content accessible. The error names the block and what is damaged;
+// Of checks an object from a datastore, which it leaves as it is, and makes its content accessible. The error names the block and what is damaged;
 // such a block must not be written.
 func Of(b *api.IPAMBlock) (Block, error) {
 	damaged := func(format string, args ...any) (Block, error) {
@@ -72,9 +71,6 @@ func Of(b *api.IPAMBlock) (Block, error) {
 			return damaged("ordinal %d is both allocated and in spec.unallocated", o)
 		}
 		free[o] = true
-	}
-	if b.Spec.SequenceNumberForAllocation == nil {
-		b.Spec.SequenceNumberForAllocation = map[string]uint64{}
 	}
 	return Block{b, cidr}, nil
 }
@@ -217,6 +213,9 @@ func key(ordinal int) string { return strconv.Itoa(ordinal) }
 
 // touch notes the block's sequence number for an address that changes.
 func (b Block) touch(ordinal int) {
+	if b.Spec.SequenceNumberForAllocation == nil {
+		b.Spec.SequenceNumberForAllocation = map[string]uint64{}
+	}
 	b.Spec.SequenceNumberForAllocation[key(ordinal)] = b.Spec.SequenceNumber
 }
 

@@ -50,7 +50,7 @@ func bare(o api.Object) api.Object {
 }
 
 func (s *slimmer) endpoint(o *api.WorkloadEndpoint) *api.WorkloadEndpoint {
-	c := *bare(o).(*api.WorkloadEndpoint)
+	c := bare(o).(*api.WorkloadEndpoint)
 	for _, word := range []*string{
 		&c.Kind, &c.APIVersion, &c.Namespace, &c.Spec.Orchestrator, &c.Spec.Node, &c.Spec.Endpoint,
 		&c.Spec.ServiceAccountName, &c.Spec.MAC, &c.Spec.IPv4Gateway, &c.Spec.IPv6Gateway,
@@ -62,14 +62,14 @@ func (s *slimmer) endpoint(o *api.WorkloadEndpoint) *api.WorkloadEndpoint {
 	for i, p := range o.Spec.Profiles {
 		c.Spec.Profiles[i] = shared(p)
 	}
-	return &c
+	return c
 }
 
 // block keeps of what a block says of its addresses on which node and for which purpose of a node's they are used, since nothing
 // else is looked up here. That is the same for all pods of a node.
 func (s *slimmer) block(o *api.IPAMBlock) *api.IPAMBlock {
 	c := bare(o).(*api.IPAMBlock)
-	c.Spec.SequenceNumberForAllocation = map[string]uint64{} // not nil: package block would make one, in what is shared
+	c.Spec.SequenceNumberForAllocation = nil
 	c.Spec.Attributes = make([]api.AllocationAttribute, len(o.Spec.Attributes))
 	for i, a := range o.Spec.Attributes {
 		user := maps.Clone(a.Owner)
