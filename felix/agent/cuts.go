@@ -33,6 +33,7 @@ type Connections interface {
 	Mark(ctx context.Context, flows []conntrack.Flow, mark, mask uint32) error
 	Delete(ctx context.Context, flows []conntrack.Flow) error
 	HostAddresses() ([]netip.Addr, error)
+	ListeningPorts() (map[uint16]struct{}, error)
 }
 
 // cuts ends the connections that policy has come to forbid, both ways and for good, and only those (design §5.7). Rules let

@@ -65,6 +65,8 @@ func (c *connections) Delete(_ context.Context, flows []conntrack.Flow) error {
 
 func (c *connections) HostAddresses() ([]netip.Addr, error) { return nil, nil }
 
+func (c *connections) ListeningPorts() (map[uint16]struct{}, error) { return nil, nil }
+
 // open adds a connection; led, if not empty, is where it was led to.
 func (c *connections) open(from, to string, port uint16, led string) {
 	c.mu.Lock()

@@ -19,6 +19,8 @@ import (
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/agent"
+	"github.com/muslin-net/muslin/felix/dataplane/conntrack"
+	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/host"
 	"github.com/muslin-net/muslin/felix/state"
 )
@@ -47,7 +49,7 @@ func newReboot(t *testing.T, saved *view.Batch) *reboot {
 	here, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 2)
+	ended := make(chan error, 3)
 	within := func(run func() error) {
 		go func() {
 			runtime.LockOSThread()
@@ -59,11 +61,13 @@ func newReboot(t *testing.T, saved *view.Batch) *reboot {
 		}()
 	}
 	within(func() error { return r.Run(ctx) })
+	within(func() error { return d.Watch(ctx, r.Wake) })
 	within(func() error { return host.New(log).Run(ctx, func(h state.Host) { r.SetHost(ctx, h) }) })
 	t.Cleanup(func() {
 		stop()
-		require.NoError(t, <-ended)
-		require.NoError(t, <-ended)
+		for range cap(ended) {
+			require.NoError(t, <-ended)
+		}
 		_ = unix.Close(here)
 	})
 	if saved != nil {
@@ -71,6 +75,15 @@ func newReboot(t *testing.T, saved *view.Batch) *reboot {
 		r.Batch(ctx, *saved, nil)
 	}
 	return r
+}
+
+func (r *reboot) awaitReady() {
+	r.t.Helper()
+	for why := range r.ready {
+		if len(why) == 0 {
+			return
+		}
+	}
 }
 
 // linkUp lets the node's network appear.
@@ -163,18 +176,9 @@ func TestHostEndpointsAreProtectedBeforeLinksComeUp(t *testing.T) {
 		"by address":     {Name: "hep", ExpectedIPs: []netip.Addr{netip.MustParseAddr("192.168.9.1")}, Normal: "l1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newReboot(t, &view.Batch{InSync: true, Updates: []view.Item{
-				view.Node{Name: "worker-1", IPv4: netip.MustParsePrefix("192.168.9.1/24")},
-				view.Policy{ID: "gnp/only-80", Tier: "default", Ingress: []view.Rule{{Action: view.Allow, Protocol: 6, Destination: view.Match{Ports: []view.PortRange{{First: 80, Last: 80}}}}}},
-				view.Policy{ID: "pro/all", Egress: []view.Rule{{Action: view.Allow}}},
-				view.PolicyList{ID: "l1", Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{"gnp/only-80"}}}, Profiles: []string{"pro/all"}},
-				e,
-			}})
-			for why := range r.ready {
-				if len(why) == 0 {
-					break
-				}
-			}
+			saved := hosted(e)
+			r := newReboot(t, &saved)
+			r.awaitReady()
 			r.listen(22, 80, 81)
 			arrived := r.flood()
 			r.linkUp()
@@ -184,6 +188,98 @@ func TestHostEndpointsAreProtectedBeforeLinksComeUp(t *testing.T) {
 			require.Zero(t, arrived.Load(), "from the first packet on")
 		})
 	}
+}
+
+// hosted is a view with a host endpoint that serves port 80 only, and may go anywhere.
+func hosted(e view.HostEndpoint) view.Batch {
+	return view.Batch{InSync: true, Updates: []view.Item{
+		view.Node{Name: "worker-1", IPv4: netip.MustParsePrefix("192.168.9.1/24")},
+		view.Policy{ID: "gnp/only-80", Tier: "default", Ingress: []view.Rule{{Action: view.Allow, Protocol: 6, Destination: view.Match{Ports: []view.PortRange{{First: 80, Last: 80}}}}}},
+		view.Policy{ID: "pro/all", Egress: []view.Rule{{Action: view.Allow}}},
+		view.PolicyList{ID: "l1", Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{"gnp/only-80"}}}, Profiles: []string{"pro/all"}},
+		e,
+	}}
+}
+
+// connect makes a TCP connection from the node to a machine outside, or from there, and returns the node's end first.
+func (r *reboot) connect(inward bool, port uint16) (here, there net.Conn) {
+	var l net.Listener
+	dial := func() (err error) {
+		here, err = net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+		return err
+	}
+	address := netip.AddrPortFrom(netip.MustParseAddr("192.168.9.2"), port)
+	listen := func() (err error) { l, err = net.Listen("tcp4", address.String()); return err }
+	if inward {
+		address = netip.AddrPortFrom(netip.MustParseAddr("192.168.9.1"), port)
+		require.NoError(r.t, listen())
+		require.NoError(r.t, r.fromOutside(dial))
+	} else {
+		require.NoError(r.t, r.fromOutside(listen))
+		require.NoError(r.t, dial())
+	}
+	there, err := l.Accept()
+	require.NoError(r.t, err)
+	if inward {
+		here, there = there, here
+	}
+	r.t.Cleanup(func() { _ = l.Close(); _ = here.Close(); _ = there.Close() })
+	return here, there
+}
+
+// hears tells whether what one end says arrives at the other.
+func hears(from, to net.Conn, within time.Duration) bool {
+	if _, err := from.Write([]byte("x")); err != nil {
+		return false
+	}
+	if err := to.SetReadDeadline(time.Now().Add(within)); err != nil {
+		return false
+	}
+	_, err := to.Read(make([]byte, 8))
+	return err == nil
+}
+
+// Connections that are older than the node's rules are taken for what they are, whichever end spoke first since: what policy lets
+// the node open goes on, and what it must not serve is cut.
+func TestConnectionsOlderThanTheRules(t *testing.T) {
+	protected := hosted(view.HostEndpoint{Name: "hep", Interface: "*", Normal: "l1"})
+	open := protected
+	open.Updates = protected.Updates[:1]
+	r := newReboot(t, &open)
+	r.linkUp()
+	r.awaitReady()
+	outHere, outThere := r.connect(false, 9000)
+	inHere, inThere := r.connect(true, 81)
+	table, err := conntrack.Open()
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = table.Close() })
+	flows := func(s conntrack.Select) []conntrack.Flow {
+		all, err := table.Flows(t.Context(), s, func(f *conntrack.Flow) bool { return f.Original.Protocol == unix.IPPROTO_TCP })
+		require.NoError(t, err)
+		return all
+	}
+	require.NoError(t, table.Delete(t.Context(), flows(conntrack.Select{})))
+	require.True(t, hears(outThere, outHere, 5*time.Second))
+	require.True(t, hears(inHere, inThere, 5*time.Second))
+	older := flows(conntrack.Select{})
+	require.Len(t, older, 2)
+	for _, f := range older {
+		require.True(t, f.PickedUp, "the server was seen first: %s", &f)
+		require.Contains(t, []uint16{81, 9000}, f.Original.SourcePort, "the server was seen first: %s", &f)
+	}
+
+	r.Batch(t.Context(), protected, nil)
+	var cut []conntrack.Flow
+	require.Eventually(t, func() bool {
+		cut = flows(conntrack.Select{Marked: desired.ConnMarkCut})
+		return len(cut) > 0
+	}, 10*time.Second, 10*time.Millisecond)
+	require.Len(t, cut, 1)
+	require.Equal(t, uint16(81), cut[0].Original.SourcePort)
+	require.True(t, hears(outThere, outHere, 5*time.Second))
+	require.True(t, hears(outHere, outThere, 5*time.Second))
+	require.False(t, hears(inThere, inHere, 300*time.Millisecond))
+	require.False(t, hears(inHere, inThere, 300*time.Millisecond))
 }
 
 // Without a view the host is open: nobody could repair it. There is no way to pods, since none is wired.

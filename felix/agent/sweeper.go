@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"sync"
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/api/view/packet"
@@ -19,6 +20,8 @@ type sweeper struct {
 	second judge.Impact // to be judged once more
 	marks  bool         // marked connections are to be judged: policy may allow them again
 	look   bool         // whether marked connections are left
+
+	listening func() (map[uint16]struct{}, error) // the TCP ports that the host serves, read when first asked for
 }
 
 // turn does what is due; worked tells that something was judged that must be judged once more.
@@ -66,7 +69,7 @@ func (s *sweeper) sweep(ctx context.Context, due judge.Impact, there bool) (done
 		if f.Mark&desired.ConnMarkCut != 0 || f.Expected {
 			return false // cut already; or let in by the announcement of another, which is judged
 		}
-		v := s.model.Judge(packetOf(f))
+		v := s.judge(f)
 		if v.Outcome == judge.Forbidden {
 			why = v
 		}
@@ -101,7 +104,7 @@ func (s *sweeper) lookAtMarks(ctx context.Context) error {
 	}
 	left := false
 	allowed, err := s.table.Flows(ctx, conntrack.Select{Marked: desired.ConnMarkCut}, func(f *conntrack.Flow) bool {
-		again := s.model.Judge(packetOf(f)).Outcome == judge.Allowed
+		again := s.judge(f).Outcome == judge.Allowed
 		left = left || !again
 		return again
 	})
@@ -135,11 +138,42 @@ func (s *sweeper) readHost() error {
 	if err != nil {
 		return err
 	}
+	s.listening = sync.OnceValues(s.table.ListeningPorts)
 	s.model.Host = make(map[netip.Addr]struct{}, len(addrs))
 	for _, a := range addrs {
 		s.model.Host[a] = struct{}{}
 	}
 	return nil
+}
+
+// judge judges a connection by who opened it. Of one that the kernel picked up in the middle, which was there before the node's
+// first rules, the packet seen first does not tell that, but of the host's own whether the host serves the port does.
+func (s *sweeper) judge(f *conntrack.Flow) judge.Verdict {
+	p, translated := packetOf(f)
+	if f.PickedUp && !translated && s.turned(p) {
+		p.Source, p.SourcePort, p.Destination, p.DestinationPort = p.Destination, p.DestinationPort, p.Source, p.SourcePort
+	}
+	return s.model.Judge(p, translated)
+}
+
+// turned tells whether a packet goes from server to client, one of which is the host.
+func (s *sweeper) turned(p packet.Packet) bool {
+	_, from := s.model.Host[p.Source]
+	_, to := s.model.Host[p.Destination]
+	if from == to {
+		return false
+	}
+	ports, err := s.listening()
+	if err != nil {
+		s.log.Warn("who opened connections that are older than the node's rules is not known", "error", err)
+		return false
+	}
+	port := p.DestinationPort
+	if from {
+		port = p.SourcePort
+	}
+	_, serves := ports[port]
+	return serves == from
 }
 
 // packetOf is a connection's first packet as policy saw it: to where it was led, from where it really came; and whether it was

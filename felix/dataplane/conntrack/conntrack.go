@@ -41,6 +41,9 @@ type Flow struct {
 	Original, Reply Tuple
 	Mark            uint32
 	Expected        bool // it was let in because another announced it (FTP data)
+	// PickedUp tells that a TCP connection was there before it was tracked. Original is the direction of the first packet that was
+	// seen then, whoever had opened it.
+	PickedUp bool
 
 	tuple []byte // Original as the kernel has it
 	id    []byte
@@ -73,7 +76,7 @@ func Open() (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connection tracking: %w", err)
 	}
-	route, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	route, err := netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_INET_DIAG)
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("connection tracking: %w", err)

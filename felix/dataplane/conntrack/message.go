@@ -19,6 +19,7 @@ const (
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
 	ctaStatus     = 3
+	ctaProtoInfo  = 4
 	ctaMark       = 8
 	ctaID         = 12
 	ctaZone       = 18
@@ -40,6 +41,10 @@ const (
 	ctaProtoICMPCode        = 6
 	ctaProtoICMPv6Type      = 8
 	ctaProtoICMPv6Code      = 9
+
+	ctaProtoInfoTCP              = 1
+	ctaProtoInfoTCPFlagsOriginal = 4
+	tcpLiberal                   = 8 // IP_CT_TCP_FLAG_BE_LIBERAL: windows are not known, since no SYN was seen
 
 	ctaFilterOrigFlags  = 1
 	ctaFilterReplyFlags = 2
@@ -112,6 +117,8 @@ func (f *Flow) read(body []byte) bool {
 			f.Reply = readTuple(v)
 		case ctaStatus:
 			f.Expected = nlsock.BE32(v)&statusExpected != 0
+		case ctaProtoInfo:
+			f.PickedUp = pickedUp(v)
 		case ctaMark:
 			f.Mark = nlsock.BE32(v)
 		case ctaID:
@@ -121,6 +128,21 @@ func (f *Flow) read(body []byte) bool {
 		}
 	}
 	return f.Original.Source.IsValid() && f.Reply.Source.IsValid()
+}
+
+// pickedUp reads struct nf_ct_tcp_flags of what the kernel knows of a TCP connection.
+func pickedUp(b []byte) bool {
+	for typ, tcp := range nlsock.Attrs(b) {
+		if typ != ctaProtoInfoTCP {
+			continue
+		}
+		for typ, flags := range nlsock.Attrs(tcp) {
+			if typ == ctaProtoInfoTCPFlagsOriginal && len(flags) > 0 {
+				return flags[0]&tcpLiberal != 0
+			}
+		}
+	}
+	return false
 }
 
 func (f *Flow) clone() Flow {
