@@ -9,8 +9,9 @@ BINARIES := typha:typha kube-controllers:kube-controllers felix:felix confd:conf
 TOOL     := go tool -modfile=tools.mod
 # the flags of everything that is run: one set, so that compiled packages are shared between binaries and suites
 BUILD    := -trimpath
-# packages with suites that need root and a kernel of their own
-SUITES   := $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .)))
+# packages with suites that need root and network namespaces; those of GUESTS have a second kernel
+GUESTS   := ./integration/vm/
+SUITES   := $(filter-out $(GUESTS),$(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .))))
 # packages with tests of random changes, which go all the way only without the race detector
 RANDOM_TESTS := $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/internal/thorough"' .)))
 # Debian keeps some tools where an ordinary user's PATH does not look
@@ -65,11 +66,11 @@ unit: ## tests that need no root, with the race detector (1 to 5 minutes on two 
 	@# changes go a part of the way here, and all of it in make property. Half of the work is to
 	@# link the test binaries. Vet is part of make lint.
 	@# gobgp keeps settings in package variables, which two speakers in one test would both write: not in a process of ours.
-	go test -race -gcflags=github.com/osrg/gobgp/v3/pkg/server=-race=false -vet=off -p 4 -parallel 8 ./...
+	go test -race -gcflags=github.com/osrg/gobgp/v3/pkg/server=-race=false -vet=off -p 4 -parallel 8 -timeout 30m ./...
 
 .PHONY: property
 property: ## tests of random changes by the thousand, without the race detector (3 minutes)
-	CGO_ENABLED=0 go test $(BUILD) -vet=off $(RANDOM_TESTS)
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -timeout 30m $(RANDOM_TESTS)
 
 .PHONY: nightly
 nightly: ## a million courses of events of nodes that lease addresses (15 minutes on two cores)
@@ -91,17 +92,28 @@ fuzz: ## fuzzers of selectors, policies, rule renderers, requests and frames; FU
 	done
 
 .PHONY: test
-test: WIRE :=
-test: test-deps build unit property fuzz lab-test storm-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels, storms
+test: test-deps build ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels, storms (an hour on two cores)
+	@# Suites wait more than they compute. What computes runs beside them, and gives way to them.
+	@$(MAKE) --no-print-directory -j 2 lab-test beside
+	@$(MAKE) --no-print-directory storm-test
+
+.PHONY: beside
+beside:
+	@for part in unit property fuzz guest-test; do chrt --idle 0 $(MAKE) --no-print-directory WIRE= $$part; done
 
 .PHONY: test-deps
 test-deps:
 	@integration/deps/install test
 
 .PHONY: lab-test
-lab-test: ## suites with real namespaces, packets, etcd and BIRD, on two kernels; needs root (an hour on two cores)
+lab-test: ## suites with real namespaces, packets, etcd and BIRD; needs root (50 minutes)
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
 	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(SUITES)
+
+.PHONY: guest-test
+guest-test: ## what this machine's kernel may lack, in a second one that is emulated; needs root (20 minutes)
+	@# One guest at a time: each takes a core.
+	CGO_ENABLED=0 go test $(BUILD) -tags lab -parallel 1 -timeout 90m $(GUESTS)
 
 .PHONY: storm-test
 storm-test: test-deps build ## a short share of the storms, 20 clients (3 minutes)
