@@ -108,12 +108,12 @@ test-deps:
 .PHONY: lab-test
 lab-test: ## suites with real namespaces, packets, etcd and BIRD; needs root (50 minutes)
 	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
-	CGO_ENABLED=0 go test $(BUILD) -tags lab -p 1 -timeout 60m $(SUITES)
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -p 1 -timeout 60m $(SUITES)
 
 .PHONY: guest-test
 guest-test: ## what this machine's kernel may lack, in a second one that is emulated; needs root (20 minutes)
 	@# One guest at a time: each takes a core.
-	CGO_ENABLED=0 go test $(BUILD) -tags lab -parallel 1 -timeout 90m $(GUESTS)
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -parallel 1 -timeout 90m $(GUESTS)
 
 .PHONY: storm-test
 storm-test: test-deps build ## a short share of the storms, 20 clients (3 minutes)
@@ -127,7 +127,7 @@ storm: test-deps build ## three typhas with 1,000 clients through kills, frozen 
 
 .PHONY: k8s-test
 k8s-test: k8s-deps build images ## Muslin in a real Kubernetes, and the manifests by kustomize and Helm; needs root (8 minutes; the first time 20 more to build Kubernetes and Helm)
-	CGO_ENABLED=0 go test $(BUILD) -tags k8s -p 1 -timeout 60m ./integration/k8s/suite ./integration/k8s/cluster ./deploy/render
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags k8s -p 1 -timeout 60m ./integration/k8s/suite ./integration/k8s/cluster ./deploy/render
 
 .PHONY: bench
 bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|cni|bgp|policy|typha|felix|k8s for one area; SIZE=small|medium|large of typha and felix
