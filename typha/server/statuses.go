@@ -34,7 +34,8 @@ type statuses struct {
 	records *records
 	log     *slog.Logger
 
-	invalid map[api.Key]error // when last looked at; owned by who tells of changes
+	synced  bool              // it is known that all is known; owned by who tells of changes, as is the next
+	invalid map[api.Key]error // when last looked at
 	suspect pendingNodes      // whose conditions may not be right; every for all
 
 	poolNews, nodeNews, tierNews chan struct{} // have room for one
@@ -62,6 +63,12 @@ func poke(c chan struct{}) {
 
 // changed has statuses looked at when something that they depend on has changed.
 func (s *statuses) changed(changes []cache.Change) {
+	if !s.synced && s.cache.Snapshot().InSync() { // what came before was left for now, and may have been all
+		s.synced = true
+		poke(s.poolNews)
+		poke(s.nodeNews)
+		poke(s.tierNews)
+	}
 	news := false
 	for _, c := range changes {
 		switch c.Key.Kind {
@@ -87,7 +94,7 @@ func (s *statuses) runPools(ctx context.Context) error {
 	return s.follow(ctx, s.poolNews, func(ctx context.Context) (time.Duration, error) {
 		snapshot := s.cache.Snapshot()
 		if !snapshot.InSync() {
-			return 0, nil // news comes when it is
+			return 0, nil
 		}
 		wait := judgeAgain - time.Since(judged)
 		if wait <= 0 {
