@@ -92,14 +92,8 @@ fuzz: ## fuzzers of selectors, policies, rule renderers, requests and frames; FU
 	done
 
 .PHONY: test
-test: test-deps build unit property ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels, storms (an hour on two cores)
-	@# Suites wait more than they compute. What only computes runs beside them, and gives way to them.
-	@$(MAKE) --no-print-directory -j 2 lab-test beside
-	@$(MAKE) --no-print-directory storm-test
-
-.PHONY: beside
-beside:
-	@for part in fuzz guest-test; do chrt --idle 0 $(MAKE) --no-print-directory WIRE= $$part; done
+test: WIRE :=
+test: test-deps build unit property fuzz lab-test guest-test storm-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels, storms (an hour on two cores)
 
 .PHONY: test-deps
 test-deps:
@@ -112,8 +106,7 @@ lab-test: ## suites with real namespaces, packets, etcd and BIRD; needs root (50
 
 .PHONY: guest-test
 guest-test: ## what this machine's kernel may lack, in a second one that is emulated; needs root (20 minutes)
-	@# One guest at a time: each takes a core.
-	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -parallel 1 -timeout 90m $(GUESTS)
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -timeout 60m $(GUESTS)
 
 .PHONY: storm-test
 storm-test: test-deps build ## a short share of the storms, 20 clients (3 minutes)

@@ -275,10 +275,28 @@ func (c *cluster) reaches(t *testing.T, from string, to netip.Addr) {
 	t.Helper()
 	eventually(t, patience, func() string {
 		if _, err := c.Run(within(t, patience), from, "ping", "-c", "1", "-W", "1", to.String()); err != nil {
-			return err.Error()
+			return err.Error() + "\n" + c.tables(t, to.Is6())
 		}
 		return ""
 	})
+}
+
+// tables are the routes and neighbours of the router and of all nodes, for people.
+func (c *cluster) tables(t *testing.T, v6 bool) string {
+	t.Helper()
+	family := "-4"
+	if v6 {
+		family = "-6"
+	}
+	var text strings.Builder
+	places := []string{theToR, theClient}
+	for _, n := range c.topology.Nodes {
+		places = append(places, n.Name)
+	}
+	for _, where := range places {
+		fmt.Fprintf(&text, "%s:\n%s", where, c.sh(t, where, "ip "+family+" route; ip "+family+" neigh; ip "+family+" -o addr show tentative"))
+	}
+	return text.String()
 }
 
 // reachesAll requires that a machine or pod reaches all pods in both families.
