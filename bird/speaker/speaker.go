@@ -355,11 +355,9 @@ func (s *Speaker) reconcilePeer(n Neighbor, changes *Changes) error {
 	return nil
 }
 
-// refresh has routes judged again where the policy that concerns the peer has changed.
+// refresh has routes judged again where the policy that concerns the peer has changed, whatever is known of its session: what comes
+// up is told of later, and has brought routes by then, and a peer that is away and expected back has left some.
 func (s *Speaker) refresh(n Neighbor, before, after policy.Program, changes *Changes) error {
-	if s.sessions.get(n.Address).State != Established {
-		return nil
-	}
 	var errs []error
 	if !policy.SameFor(before, after, n.Address, false) {
 		errs = append(errs, s.engine.RefreshIn(n.Address))
@@ -367,7 +365,7 @@ func (s *Speaker) refresh(n Neighbor, before, after policy.Program, changes *Cha
 	if !policy.SameFor(before, after, n.Address, true) {
 		errs = append(errs, s.engine.RefreshOut(n.Address))
 	}
-	if len(errs) > 0 {
+	if len(errs) > 0 && s.sessions.get(n.Address).State == Established {
 		changes.Refreshed = append(changes.Refreshed, n.Name)
 	}
 	return errors.Join(errs...)

@@ -93,6 +93,55 @@ func TestQuietWithdrawals(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
+// TestRoutesOfAPeerThatIsAway are judged again, too, when policy changes: one that is expected back has routes in the table.
+func TestRoutesOfAPeerThatIsAway(t *testing.T) {
+	s, stop := launch(t)
+	t.Cleanup(stop)
+	own, other, router := loopback(95, 1), loopback(95, 2), loopback(95, 3)
+	announce(s)
+	c := config(own, 64512, rawSession(own, other, 64512), rawSession(own, router, 65001))
+	always, sometimes := policy.Pool{Prefix: netip.MustParsePrefix("20.9.0.0/16")}, policy.Pool{Prefix: netip.MustParsePrefix("20.1.0.0/16")}
+	c.Export.Pools = []policy.Pool{always, sometimes}
+	apply(t, s, c)
+	hears := dialMute(t, other, own, 64512)
+	raw := dialRaw(t, router, own, 65001,
+		bgp.NewCapGracefulRestart(false, false, 120, []*bgp.CapGracefulRestartTuple{bgp.NewCapGracefulRestartTuple(bgp.RF_IPv4_UC, true)}))
+	attributes := slices.Concat(goodOrigin, asPath(65001), goodNextHop)
+	raw.update(attributes, slices.Concat(onWire(1, 1), onWire(9, 1)))
+	has := map[string]bool{}
+	hears.until(has, func() bool { return has[offWire(1, 1)] && has[offWire(9, 1)] })
+	require.NoError(t, raw.conn.Close())
+	eventually(t, "the router is away", func() bool { return s.States()[router] != speaker.Established })
+	require.Contains(t, best(s), offWire(1, 1), "it is expected back")
+
+	c.Generation++
+	c.Export.Pools = []policy.Pool{always}
+	apply(t, s, c)
+	hears.until(has, func() bool { return !has[offWire(1, 1)] })
+	require.True(t, has[offWire(9, 1)])
+}
+
+// until follows what a peer is told it may have, until something is so.
+func (p *rawPeer) until(has map[string]bool, so func() bool) {
+	p.t.Helper()
+	for !so() {
+		require.NoError(p.t, p.conn.SetReadDeadline(time.Now().Add(time.Minute)))
+		kind, body, err := p.read()
+		require.NoError(p.t, err)
+		if kind != bgp.BGP_MSG_UPDATE {
+			continue
+		}
+		u := &bgp.BGPUpdate{}
+		require.NoError(p.t, u.DecodeFromBytes(body))
+		for _, w := range u.WithdrawnRoutes {
+			delete(has, w.String())
+		}
+		for _, n := range u.NLRI {
+			has[n.String()] = true
+		}
+	}
+}
+
 // BenchmarkWithdraw measures, for 20,000 routes that a router announces to one of four nodes and takes back, the time until
 // the node has none of them, and until it has told the others all that it tells them, and what that costs in CPU for all.
 func BenchmarkWithdraw(b *testing.B) {
