@@ -143,7 +143,7 @@ bench-module: build
 lint: ## golangci-lint, buf, and whether generated files are up to date (5 minutes the first time)
 	$(TOOL) golangci-lint run ./...
 	cd proto && go tool -modfile=../tools.mod buf lint
-	@sums() { cat proto/muslin/*/v1/*.go api/zz_generated.deepcopy.go deploy/crds/* | sha256sum; }; \
+	@sums() { cat proto/muslin/*/v1/*.go api/zz_generated.deepcopy.go deploy/chart/crds/* | sha256sum; }; \
 	before=$$(sums); $(MAKE) -s gen; \
 	[ "$$before" = "$$(sums)" ] || { echo "generated files were out of date; make gen has mended them: commit the result" >&2; exit 1; }
 
@@ -151,12 +151,12 @@ lint: ## golangci-lint, buf, and whether generated files are up to date (5 minut
 gen: ## everything generated: protobuf code, deep copies, CRDs
 	cd proto && go tool -modfile=../tools.mod buf generate
 	$(TOOL) controller-gen object paths=./api
-	rm -f deploy/crds/*.yaml
-	$(TOOL) controller-gen crd:allowDangerousTypes=true paths=./api output:crd:dir=deploy/crds
+	rm -f deploy/chart/crds/*.yaml
+	$(TOOL) controller-gen crd:allowDangerousTypes=true paths=./api output:crd:dir=deploy/chart/crds
 	@# kinds that Kubernetes objects stand for have no CRD
-	cd deploy/crds && rm -f $(foreach k,nodes workloadendpoints profiles livemigrations,projectcalico.org_$(k).yaml)
+	cd deploy/chart/crds && rm -f $(foreach k,nodes workloadendpoints profiles livemigrations,projectcalico.org_$(k).yaml)
 	@# controller-gen cannot say that the items of a list may be null, as free addresses of a block are
-	sed -i '/^              allocations:/,/^                type: array/s/^                  type: integer/                  nullable: true\n&/' deploy/crds/projectcalico.org_ipamblocks.yaml
+	sed -i '/^              allocations:/,/^                type: array/s/^                  type: integer/                  nullable: true\n&/' deploy/chart/crds/projectcalico.org_ipamblocks.yaml
 
 .PHONY: gen-bpf
 gen-bpf: ## bytecode of IP-in-IP; needs clang, llvm and libbpf-dev (apt-get install), which nothing else does

@@ -50,7 +50,7 @@ func readCRD(t *testing.T, kind api.Kind) *crd {
 
 func loadCRD(t *testing.T, kind api.Kind) *crd {
 	t.Helper()
-	file := filepath.Join("..", "deploy", "crds", "projectcalico.org_"+kind.Plural+".yaml")
+	file := filepath.Join("..", "deploy", "chart", "crds", "projectcalico.org_"+kind.Plural+".yaml")
 	text, err := os.ReadFile(file)
 	require.NoError(t, err, "generate the CRDs (make gen)")
 	c := &crd{definition: &apiextensionsv1.CustomResourceDefinition{}}
@@ -125,7 +125,7 @@ func native(v any) any {
 func TestCRDs(t *testing.T) {
 	for _, kind := range api.Kinds() {
 		if slices.Contains(withoutCRD, kind.Name) {
-			require.NoFileExists(t, filepath.Join("..", "deploy", "crds", "projectcalico.org_"+kind.Plural+".yaml"))
+			require.NoFileExists(t, filepath.Join("..", "deploy", "chart", "crds", "projectcalico.org_"+kind.Plural+".yaml"))
 			continue
 		}
 		t.Run(kind.Name, func(t *testing.T) {
@@ -150,7 +150,7 @@ func TestCRDs(t *testing.T) {
 
 // TestCRDFiles checks that no definition is left over from a kind that is gone.
 func TestCRDFiles(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join("..", "deploy", "crds", "*.yaml"))
+	files, err := filepath.Glob(filepath.Join("..", "deploy", "chart", "crds", "*.yaml"))
 	require.NoError(t, err)
 	require.Len(t, files, len(api.Kinds())-len(withoutCRD), fmt.Sprint(files))
 }

@@ -9,7 +9,7 @@
 // Functions here are pure; what they return depends on their arguments alone. Backends translate the logical names used
 // here (a block is named by its CIDR) to their own keys.
 //
-// Three layers of checks meet here, each a subset of the next: the CRD schemas in deploy/crds (all that a Kubernetes
+// Three layers of checks meet here, each a subset of the next: the CRD schemas in deploy/chart/crds (all that a Kubernetes
 // API server can see of one object), Object.Validate and ValidateUpdate (all that can be seen of one object and its
 // predecessor), and the Check functions (all that needs other objects). Each failure names the field, its value, what
 // is wrong, and what to write instead.

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-//go:embed chart/values.yaml chart/templates/*.yaml crds/*.yaml
+//go:embed chart/values.yaml chart/templates/*.yaml chart/crds/*.yaml
 var files embed.FS
 
 // File is one of them.
@@ -32,7 +32,7 @@ func Values() []byte {
 func Templates() []File { return dir("chart/templates") }
 
 // CRDs are the definitions of the resources, by name.
-func CRDs() []File { return dir("crds") }
+func CRDs() []File { return dir("chart/crds") }
 
 func dir(name string) (out []File) {
 	entries, err := files.ReadDir(name)

@@ -352,7 +352,7 @@ func (w *world) nodes() {
 // TestWithCustomResources runs the controllers on the API of Kubernetes alone.
 func TestWithCustomResources(t *testing.T) {
 	w := newWorld(t, "../deploy/base/rbac.yaml")
-	files, err := filepath.Glob("../deploy/crds/*.yaml")
+	files, err := filepath.Glob("../deploy/chart/crds/*.yaml")
 	w.do(err)
 	for _, f := range files {
 		w.apply(f)

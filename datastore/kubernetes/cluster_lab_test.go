@@ -24,7 +24,7 @@ func TestCluster(t *testing.T) {
 	s := control(t)
 	namespace(t, s, "shop", map[string]string{"team": "sales"})
 	t.Run("no CRDs", func(t *testing.T) { testNoCRDs(t, s) })
-	apply(t, s, native, "../../deploy/crds/*.yaml")
+	apply(t, s, native, "../../deploy/chart/crds/*.yaml")
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *k8s.Server)
@@ -97,7 +97,7 @@ func testNoCRDs(t *testing.T, s *k8s.Server) {
 		"list":   func() error { _, err := c.List(ctx, "IPPool", datastore.ListOptions{}); return err },
 	} {
 		err := do()
-		require.ErrorContains(t, err, "deploy/crds", name)
+		require.ErrorContains(t, err, "deploy/chart/crds", name)
 		require.NotErrorIs(t, err, datastore.ErrNotFound, name)
 	}
 	_, err := c.List(ctx, "Node", datastore.ListOptions{})

@@ -63,7 +63,7 @@ func (c *Client) judge(key api.Key, err error) (reason, cause error) {
 	case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
 		return datastore.ErrCompacted, err
 	case lacksKind(err):
-		return nil, fmt.Errorf("%s does not know the kind: %w; apply the CRDs, which are in deploy/crds", c.host, err)
+		return nil, fmt.Errorf("%s does not know the kind: %w; apply the CRDs, which are in deploy/chart/crds", c.host, err)
 	case apierrors.IsNotFound(err) && ofNamespace(err, key):
 		return nil, fmt.Errorf("%w; create the namespace first", err)
 	case apierrors.IsNotFound(err):

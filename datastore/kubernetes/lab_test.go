@@ -132,7 +132,7 @@ func TestConformance(t *testing.T) {
 		namespace(t, s, ns, nil)
 	}
 	for _, l := range []struct{ group, crds string }{
-		{native, "../../deploy/crds/*.yaml"},
+		{native, "../../deploy/chart/crds/*.yaml"},
 		{classic, "testdata/classic-crds.yaml"},
 	} {
 		apply(t, s, l.group, l.crds)

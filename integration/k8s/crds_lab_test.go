@@ -31,7 +31,7 @@ func defined(t *testing.T) (context.Context, *Server) {
 	s, err := Start(ctx, t.TempDir(), func(what string) { t.Log(what) })
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Stop()) })
-	files, err := filepath.Glob("../../deploy/crds/projectcalico.org_*.yaml")
+	files, err := filepath.Glob("../../deploy/chart/crds/projectcalico.org_*.yaml")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
 	for _, file := range files {
@@ -54,7 +54,7 @@ func defined(t *testing.T) (context.Context, *Server) {
 
 // hasDefinition tells whether a kind is one of its own in Kubernetes.
 func hasDefinition(kind api.Kind) bool {
-	_, err := os.Stat("../../deploy/crds/projectcalico.org_" + kind.Plural + ".yaml")
+	_, err := os.Stat("../../deploy/chart/crds/projectcalico.org_" + kind.Plural + ".yaml")
 	return err == nil
 }
 
