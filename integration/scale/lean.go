@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/internal/rpc"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/wire"
@@ -22,7 +23,7 @@ import (
 type lean struct {
 	conn  *grpc.ClientConn
 	node  string
-	have  []*typhav1.Have
+	has   *view.Digests // nil: nothing
 	point *typhav1.Checkpoint
 	noted *notes
 
@@ -41,27 +42,27 @@ func newLean(address string, files rpc.Files, node string, before *lean) (*lean,
 	}
 	l := &lean{node: node, noted: newNotes()}
 	if before != nil {
-		l.have, l.point = before.holds()
+		l.has, l.point = before.holds()
 	}
 	l.conn, err = rpc.Dial(address, tls)
 	return l, err
 }
 
 // holds reads what came. Sets come whole in a first view.
-func (l *lean) holds() ([]*typhav1.Have, *typhav1.Checkpoint) {
-	have := l.have
+func (l *lean) holds() (*view.Digests, *typhav1.Checkpoint) {
+	has := l.has
+	if has == nil {
+		has = &view.Digests{}
+	}
 	for _, b := range l.frames {
 		if it, err := wire.Decode(b); err == nil && !it.More {
-			have = append(have, &typhav1.Have{Key: wire.EncodeKey(it.Key()), Version: it.Version[:]})
+			has.Add(it.Key(), it.Version)
 		}
 	}
-	return have, l.point
+	return has, l.point
 }
 
 func (l *lean) notes() *notes { return l.noted }
-
-// havePart is how many items are named in one part of a hello.
-const havePart = 4096
 
 func (l *lean) run(ctx context.Context) error {
 	defer l.conn.Close()
@@ -92,16 +93,11 @@ func (l *lean) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for rest := l.have; ; {
-		n := min(len(rest), havePart)
-		hello := &typhav1.Hello{Node: l.node, View: typhav1.View_VIEW_NODE, Checkpoint: l.point, Have: rest[:n], More: len(rest) > n}
-		if err := stream.Send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Hello{Hello: hello}}); err != nil {
-			break // the stream's end says why
-		}
-		if rest = rest[n:]; !hello.GetMore() {
-			break
-		}
+	hello := &typhav1.Hello{Node: l.node, View: typhav1.View_VIEW_NODE, Checkpoint: l.point}
+	if l.has != nil {
+		hello.Digests = l.has.Bytes()
 	}
+	_ = stream.Send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Hello{Hello: hello}}) // the stream's end says why
 	for {
 		m, err := stream.Recv()
 		switch {
@@ -111,6 +107,10 @@ func (l *lean) follow(ctx context.Context) error {
 			return errors.New("typha ended the stream")
 		case err != nil:
 			return err
+		}
+		if m.GetName() != nil { // what it had is not what typha has: it comes as one that has nothing
+			l.has = nil
+			return status.Error(codes.Unavailable, "what this client has is asked for part by part, and it has no names")
 		}
 		c := m.GetChunk()
 		if c == nil {

@@ -139,7 +139,7 @@ func (f *Follower) intercept(ctx context.Context, desc *grpc.StreamDesc, conn *g
 	if err != nil || method != typhav1.SyncService_Sync_FullMethodName {
 		return s, err
 	}
-	return &recorder{ClientStream: s, follower: f, replica: conn.Target(), hello: history.Opened{Have: map[view.Key]view.Version{}}}, nil
+	return &recorder{ClientStream: s, follower: f, replica: conn.Target(), named: history.Named{Have: map[view.Key]view.Version{}}}, nil
 }
 
 // recorder is a stream that tells the judge what goes over it.
@@ -147,29 +147,33 @@ type recorder struct {
 	grpc.ClientStream
 	follower *Follower
 	replica  string
-	hello    history.Opened
+	named    history.Named
 	stream   *Stream
 }
 
-// SendMsg tells of the hello, whose parts come one after the other before all else.
+// SendMsg tells of the hello, and of the answer to what the client has, whose parts come one after the other before all else.
 func (r *recorder) SendMsg(m any) error {
-	if hello := m.(*typhav1.SyncRequest).GetHello(); hello != nil {
-		if hello.Checkpoint != nil {
-			r.hello.Point = wire.DecodeCheckpoint(hello.Checkpoint)
+	f := r.follower
+	f.mu.Lock()
+	switch m := m.(*typhav1.SyncRequest).GetRequest().(type) {
+	case *typhav1.SyncRequest_Hello:
+		opened := history.Opened{Point: wire.DecodeCheckpoint(m.Hello.GetCheckpoint())}
+		if digests, err := view.DigestsOf(m.Hello.GetDigests()); err == nil && digests != nil {
+			opened.Digests = *digests
 		}
-		for _, h := range hello.GetHave() {
+		r.stream = &Stream{Replica: r.replica}
+		f.streams = append(f.streams, r.stream)
+		f.history.Take(opened)
+	case *typhav1.SyncRequest_Named:
+		for _, h := range m.Named.GetHave() {
 			k, _ := wire.DecodeKey(h.GetKey())
-			r.hello.Have[k], _ = wire.DecodeVersion(h.GetVersion()) // the client's own words
+			r.named.Have[k], _ = wire.DecodeVersion(h.GetVersion()) // the client's own words
 		}
-		if !hello.GetMore() {
-			f := r.follower
-			f.mu.Lock()
-			r.stream = &Stream{Replica: r.replica}
-			f.streams = append(f.streams, r.stream)
-			f.history.Take(r.hello)
-			f.mu.Unlock()
+		if !m.Named.GetMore() {
+			f.history.Take(r.named)
 		}
 	}
+	f.mu.Unlock()
 	return r.ClientStream.SendMsg(m)
 }
 
@@ -190,6 +194,8 @@ func (r *recorder) RecvMsg(m any) error {
 		r.stream.First += size
 	}
 	switch m := m.(*typhav1.SyncResponse).GetResponse().(type) {
+	case *typhav1.SyncResponse_Name:
+		r.named.Parts = m.Name.GetParts()
 	case *typhav1.SyncResponse_Welcome:
 		r.stream.Resumed = m.Welcome.GetResumed()
 		f.history.Take(history.Welcomed{Resumed: m.Welcome.GetResumed()})

@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 
@@ -55,13 +56,24 @@ func (a *assembler) startOver() {
 	a.next.fresh = true
 }
 
-// have tells what is held.
-func (a *assembler) have() map[view.Key]view.Version {
-	out := make(map[view.Key]view.Version, len(a.items))
+// digests tell in short what is held.
+func (a *assembler) digests() *view.Digests {
+	var d view.Digests
 	for k, e := range a.items {
-		out[k] = e.version
+		d.Add(k, e.version)
 	}
-	return out
+	return &d
+}
+
+// have yields what is held in some parts.
+func (a *assembler) have(parts []uint8) iter.Seq2[view.Key, view.Version] {
+	return func(yield func(view.Key, view.Version) bool) {
+		for k, e := range a.items {
+			if slices.Contains(parts, view.PartOf(k)) && !yield(k, e.version) {
+				return
+			}
+		}
+	}
 }
 
 // put takes a serialised item. An item that cannot be read is noted and left out: one bad item must not keep all others

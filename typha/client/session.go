@@ -15,7 +15,7 @@ import (
 	"github.com/muslin-net/muslin/typha/wire"
 )
 
-// havePart is how many entries of a hello's `have` go into one request; an entry takes some 100 bytes, a request must
+// havePart is how many entries of an answer to what is held go into one request; an entry takes some 100 bytes, a request must
 // stay below 1 MiB.
 const havePart = 4096
 
@@ -57,21 +57,29 @@ func openSession(ctx context.Context, c *Client, conn *grpc.ClientConn, a *assem
 }
 
 func (s *session) hello() error {
-	hello := &typhav1.Hello{
+	return s.send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Hello{Hello: &typhav1.Hello{
 		Node: s.client.cfg.Node, View: typhav1.View(s.client.cfg.View), Software: s.client.software,
-		Checkpoint: wire.EncodeCheckpoint(s.asm.point),
+		Checkpoint: wire.EncodeCheckpoint(s.asm.point), Digests: s.asm.digests().Bytes(),
+	}}})
+}
+
+// name tells typha what is held in the parts of which digests differ.
+func (s *session) name(parts []byte) error {
+	if s.welcomed {
+		return errors.New("it asked what is held after it had said what it builds on")
 	}
-	for k, v := range s.asm.have() {
-		if len(hello.Have) == havePart {
-			hello.More = true
-			if err := s.send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Hello{Hello: hello}}); err != nil {
+	named := &typhav1.Named{}
+	for k, v := range s.asm.have(parts) {
+		if len(named.Have) == havePart {
+			named.More = true
+			if err := s.send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Named{Named: named}}); err != nil {
 				return err
 			}
-			hello = &typhav1.Hello{}
+			named = &typhav1.Named{}
 		}
-		hello.Have = append(hello.Have, &typhav1.Have{Key: wire.EncodeKey(k), Version: v[:]})
+		named.Have = append(named.Have, &typhav1.Have{Key: wire.EncodeKey(k), Version: v[:]})
 	}
-	return s.send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Hello{Hello: hello}})
+	return s.send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Named{Named: named}})
 }
 
 // send sends one request. The stream's own end, with its reason, is for run to find.
@@ -116,6 +124,8 @@ func (s *session) take(m *typhav1.SyncResponse, r Replica) error {
 		if !m.Welcome.GetResumed() {
 			s.asm.startOver()
 		}
+	case *typhav1.SyncResponse_Name:
+		return s.name(m.Name.GetParts())
 	case *typhav1.SyncResponse_Chunk:
 		return s.chunk(m.Chunk, r)
 	case *typhav1.SyncResponse_Query:

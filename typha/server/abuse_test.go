@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -190,6 +191,10 @@ func hello(node string, change ...func(*typhav1.Hello)) *typhav1.SyncRequest {
 		c(h)
 	}
 	return &typhav1.SyncRequest{Request: &typhav1.SyncRequest_Hello{Hello: h}}
+}
+
+func named(have ...*typhav1.Have) *typhav1.SyncRequest {
+	return &typhav1.SyncRequest{Request: &typhav1.SyncRequest_Named{Named: &typhav1.Named{Have: have}}}
 }
 
 func ack(received, applied uint64) *typhav1.SyncRequest {
@@ -435,6 +440,16 @@ var abuses = []abuse{
 			h.Have = []*typhav1.Have{{Key: &typhav1.ItemKey{Kind: 5, Id: "x"}, Version: []byte{1}}}
 		}))
 	}, code: codes.InvalidArgument, says: "16 bytes", reason: "invalid"},
+	{name: "digests of half a view", do: func(a *attack) error {
+		return a.sync(hello(a.name, func(h *typhav1.Hello) { h.Digests = make([]byte, 2048) }))
+	}, code: codes.InvalidArgument, says: "digests of 2048 bytes", reason: "invalid"},
+	{name: "digests of what is in no view, and says nothing of it", do: func(a *attack) error {
+		return a.sync(hello(a.name, func(h *typhav1.Hello) { h.Digests = bytes.Repeat([]byte{7}, 4096) }))
+	}, code: codes.DeadlineExceeded, says: "no whole answer to what it has", reason: "invalid"},
+	{name: "digests of what is in no view, and goes on as if nothing was asked", do: func(a *attack) error {
+		return a.sync(hello(a.name, func(h *typhav1.Hello) { h.Digests = bytes.Repeat([]byte{7}, 4096) }), ack(1, 1))
+	}, code: codes.InvalidArgument, says: "asked what it has", reason: "invalid"},
+	{name: "says what it has, though nobody asked", do: func(a *attack) error { return a.synced(named()) }, code: codes.InvalidArgument, says: "nobody has asked", reason: "invalid"},
 	{name: "a checkpoint of many sources", do: func(a *attack) error {
 		return a.sync(hello(a.name, func(h *typhav1.Hello) {
 			h.Checkpoint = &typhav1.Checkpoint{Revisions: map[string]uint64{}}

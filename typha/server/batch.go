@@ -1,6 +1,9 @@
 package server
 
 import (
+	"iter"
+	"slices"
+
 	"github.com/muslin-net/muslin/api/view"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/views"
@@ -43,8 +46,17 @@ func (s *session) sendBatch() (more bool, err error) {
 		s.mu.Unlock()
 		return false, nil
 	}
-	items, size := s.encode(cut.Updates)
-	size += keysSize(cut.Removes)
+	// What all have is the same bytes for all in a stream's first batch.
+	var common commonChunks
+	if s.status.GetSent() == 0 && len(cut.Common) > 0 {
+		common = s.server.commons.chunksOf(s, cut.Common)
+	}
+	own := cut.Updates
+	if common.list != nil {
+		own = cut.Own()
+	}
+	items, size := s.encode(own)
+	size += common.size + keysSize(cut.Removes)
 	if err := s.waitForRoom(size); err != nil {
 		return false, err
 	}
@@ -57,10 +69,21 @@ func (s *session) sendBatch() (more bool, err error) {
 	s.routed(batch, cut.Updates)
 	s.mu.Unlock()
 	cut.Checkpoint = s.server.stamped(cut.Checkpoint)
-	for c := range chunks(batch, items, cut) {
-		if err := s.stream.Send(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Chunk{Chunk: c}}); err != nil {
+	for _, c := range common.chunks { // kinds are sent in their order
+		n := slices.IndexFunc(items, func(f frame) bool { return f.kind >= c.kind })
+		if n < 0 {
+			n = len(items)
+		}
+		if err := s.sendChunks(chunks(batch, items[:n], nil)); err != nil {
 			return false, err
 		}
+		items = items[n:]
+		if err := s.stream.SendMsg(c.message); err != nil {
+			return false, err
+		}
+	}
+	if err := s.sendChunks(chunks(batch, items, &cut)); err != nil {
+		return false, err
 	}
 	if batch == 1 {
 		s.leave()
@@ -72,12 +95,27 @@ func (s *session) sendBatch() (more bool, err error) {
 	return true, nil
 }
 
-// encode returns the items of entries on the wire, and their size. An entry is encoded once for all sessions.
-func (s *session) encode(entries []*views.Entry) (items [][]byte, size int) {
-	items = make([][]byte, 0, len(entries))
+func (s *session) sendChunks(parts iter.Seq[*typhav1.Chunk]) error {
+	for c := range parts {
+		if err := s.stream.Send(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Chunk{Chunk: c}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// frame is an item on the wire. A large set is several.
+type frame struct {
+	kind  view.Kind
+	bytes []byte
+}
+
+// encode returns the items of entries, and their size. An entry is encoded once for all sessions.
+func (s *session) encode(entries []*views.Entry) (items []frame, size int) {
+	items = make([]frame, 0, len(entries))
 	for _, e := range entries {
 		for b := range wire.Items(e.Frame(s.server.frame)) {
-			items = append(items, b)
+			items = append(items, frame{e.Key.Kind, b})
 			size += len(b)
 		}
 	}
@@ -147,16 +185,20 @@ func (s *session) fits(size int) bool {
 	return !s.cramped
 }
 
-// chunks yields a batch in parts: updates, then removals, the checkpoint in the last one.
-func chunks(batch uint64, items [][]byte, cut views.Cut) func(yield func(*typhav1.Chunk) bool) {
+// chunks yields a batch in parts: updates, then removals, the checkpoint in the last one. Without a cut they are not all: there are
+// no others than updates, and perhaps none.
+func chunks(batch uint64, items []frame, cut *views.Cut) iter.Seq[*typhav1.Chunk] {
 	return func(yield func(*typhav1.Chunk) bool) {
-		removes := cut.Removes
-		for {
+		var removes []view.Key
+		if cut != nil {
+			removes = cut.Removes
+		}
+		for cut != nil || len(items) > 0 {
 			c := &typhav1.Chunk{Batch: batch}
 			size := 0
-			for len(items) > 0 && (size == 0 || size+len(items[0]) <= chunkSize) {
-				c.Items = append(c.Items, items[0])
-				size += len(items[0])
+			for len(items) > 0 && (size == 0 || size+len(items[0].bytes) <= chunkSize) {
+				c.Items = append(c.Items, items[0].bytes)
+				size += len(items[0].bytes)
 				items = items[1:]
 			}
 			if len(items) == 0 {
@@ -167,7 +209,7 @@ func chunks(batch uint64, items [][]byte, cut views.Cut) func(yield func(*typhav
 				}
 			}
 			last := len(items) == 0 && len(removes) == 0
-			if last {
+			if last && cut != nil {
 				c.Checkpoint, c.InSync = wire.EncodeCheckpoint(cut.Checkpoint), cut.InSync
 			}
 			if !yield(c) || last {

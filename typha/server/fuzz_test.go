@@ -53,6 +53,8 @@ var requests = []struct {
 		h.Have = []*typhav1.Have{{Key: &typhav1.ItemKey{Kind: 5, Id: "np/a"}, Version: make([]byte, 16)}}
 		h.Checkpoint = &typhav1.Checkpoint{Revisions: map[string]uint64{"nowhere": 1}}
 	})},
+	{typhav1.SyncService_Sync_FullMethodName, hello("f", func(h *typhav1.Hello) { h.Digests = make([]byte, 4096) })},
+	{typhav1.SyncService_Sync_FullMethodName, named(&typhav1.Have{Key: &typhav1.ItemKey{Kind: 5, Id: "np/a"}, Version: make([]byte, 16)})},
 	{typhav1.SyncService_Sync_FullMethodName, ack(1, 1)},
 	{typhav1.SyncService_Sync_FullMethodName, &typhav1.SyncRequest{Request: &typhav1.SyncRequest_Resend{Resend: &typhav1.Resend{Keys: []*typhav1.ItemKey{{Kind: 5, Id: "np/a"}}}}}},
 	{typhav1.SyncService_Sync_FullMethodName, &typhav1.SyncRequest{Request: &typhav1.SyncRequest_QueryResult{QueryResult: &typhav1.QueryResult{Id: 1, Code: 99, More: true}}}},

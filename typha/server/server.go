@@ -104,6 +104,7 @@ type Server struct {
 	refusals  *refusals
 	guard     *guard
 	turnstile turnstile
+	commons   commons
 	sessions  *registry
 	reports   *reports
 	nodes     *nodes

@@ -31,10 +31,10 @@ type session struct {
 	server *Server
 	scope  views.Scope
 	stream typhav1.SyncService_SyncServer
-	sub    *views.Subscription // set by run, under mu
-	behind bool                // used by run only
-	leave  func()              // called when the first batch has gone
-	stir   chan struct{}       // has room for one: something below changed
+	sub    *views.Subscription
+	behind bool          // used by run only
+	leave  func()        // called when the first batch has gone
+	stir   chan struct{} // has room for one: something below changed
 
 	mu        sync.Mutex // guards all below
 	outbox    []*typhav1.SyncResponse
@@ -72,12 +72,7 @@ func newSession(server *Server, stream typhav1.SyncService_SyncServer, hello gre
 
 // run sends until the stream ends; nil after an orderly end by the client. The listener needs no waiting for: it ends
 // when run's caller returns, which ends the stream, and until then does nothing but take notes.
-func (s *session) run(have map[view.Key]view.Version) error {
-	sub := s.server.cfg.Views.Subscribe(s.scope, have, s.wake)
-	s.mu.Lock()
-	s.sub = sub
-	s.mu.Unlock()
-	defer s.sub.Close()
+func (s *session) run() error {
 	defer s.failQuestions()
 	defer s.setBehind(false)
 	go s.listen()
@@ -175,6 +170,8 @@ func (s *session) take(m *typhav1.SyncRequest) error {
 	switch r := m.GetRequest().(type) {
 	case *typhav1.SyncRequest_Hello:
 		return status.Error(codes.InvalidArgument, "a stream has one hello; open another stream")
+	case *typhav1.SyncRequest_Named:
+		return status.Error(codes.InvalidArgument, "nobody has asked what the client has")
 	case *typhav1.SyncRequest_Ack:
 		return s.acknowledge(r.Ack)
 	case *typhav1.SyncRequest_Resend:
@@ -269,13 +266,7 @@ func (s *session) askAgain(m *typhav1.Resend) {
 
 // snapshot is the session as operators see it.
 func (s *session) snapshot() *typhav1.ClientStatus {
-	s.mu.Lock()
-	sub := s.sub
-	s.mu.Unlock()
-	items, pending := 0, 0
-	if sub != nil {
-		items, pending = sub.Status() // without mu, which the store's wakes want
-	}
+	items, pending := s.sub.Status() // without mu, which the store's wakes want
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return &typhav1.ClientStatus{

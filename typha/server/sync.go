@@ -36,9 +36,13 @@ type syncService struct {
 type greeting struct {
 	scope    views.Scope
 	point    view.Checkpoint
-	have     map[view.Key]view.Version
+	have     map[view.Key]view.Version // of a client that names all that it has
+	digests  *view.Digests             // of one that does not
 	software string
 }
+
+// resumes tells whether the client has something to build on.
+func (g *greeting) resumes() bool { return len(g.have) > 0 || g.digests != nil }
 
 // Sync opens a view and follows it until the client goes or the server stops.
 func (s syncService) Sync(stream typhav1.SyncService_SyncServer) error {
@@ -47,29 +51,54 @@ func (s syncService) Sync(stream typhav1.SyncService_SyncServer) error {
 		return err
 	}
 	defer leave()
-	hello, err := s.awaitHello(stream)
+	hello, err := inTime(s.cfg.HelloWait, "hello", func() (greeting, error) { return readHello(stream) })
 	if err != nil {
 		return err
 	}
 	if err := s.reach(stream.Context(), hello.point); err != nil {
 		return err
 	}
-	have := hello.have
-	hello.have = nil // or it would be held for as long as the stream lasts
-	resumed := len(have) > 0
+	resumed := hello.resumes()
 	s.metrics.resumed.WithLabelValues(fmt.Sprint(resumed)).Inc()
 	c := newSession(s.Server, stream, hello)
 	c.leave = leave
+	c.sub, err = s.open(stream, hello, c.wake)
+	hello = greeting{} // what it has would else be held for as long as the stream lasts
+	if err != nil {
+		return err
+	}
+	defer c.sub.Close()
 	c.say(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Welcome{Welcome: &typhav1.Welcome{
 		Software: daemon.Version(), Resumed: resumed, Capabilities: s.capabilities(),
 	}}})
 	c.say(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Replicas{Replicas: s.replicaList()}})
-	s.log.Info("client connected", "view", hello.scope, "software", hello.software, "resumed", resumed)
+	s.log.Info("client connected", "view", c.scope, "software", c.status.GetSoftware(), "resumed", resumed)
 	s.sessions.add(c)
-	err = c.run(have)
+	err = c.run()
 	s.sessions.remove(c)
-	s.log.Info("client gone", "view", hello.scope, "error", err)
+	s.log.Info("client gone", "view", c.scope, "error", err)
 	return err
+}
+
+// open opens the view of a client, and asks it what it has where its digests are not the view's.
+func (s syncService) open(stream typhav1.SyncService_SyncServer, hello greeting, wake func()) (*views.Subscription, error) {
+	if hello.digests == nil {
+		return s.cfg.Views.Subscribe(hello.scope, hello.have, wake), nil
+	}
+	sub, differing := s.cfg.Views.Resume(hello.scope, hello.digests, wake)
+	if len(differing) == 0 {
+		return sub, nil
+	}
+	err := stream.Send(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Name{Name: &typhav1.Name{Parts: differing}}})
+	if err == nil {
+		var have map[view.Key]view.Version
+		if have, err = inTime(s.cfg.HelloWait, "answer to what it has", func() (map[view.Key]view.Version, error) { return readNamed(stream) }); err == nil {
+			sub.Named(have)
+			return sub, nil
+		}
+	}
+	sub.Close()
+	return nil, err
 }
 
 // capabilities are what this typha does beyond version 1 of the protocol.
@@ -80,24 +109,25 @@ func (s *Server) capabilities() (list []string) {
 	return list
 }
 
-// awaitHello reads a hello, for which a client has its time. Whoever gives up leaves the reader to the stream, which ends it.
-func (s *Server) awaitHello(stream typhav1.SyncService_SyncServer) (greeting, error) {
+// inTime reads what a client has its time for. Whoever gives up leaves the reader to the stream, which ends it.
+func inTime[T any](wait time.Duration, what string, read func() (T, error)) (T, error) {
 	type result struct {
-		hello greeting
-		err   error
+		T   T
+		err error
 	}
-	read := make(chan result, 1)
+	done := make(chan result, 1)
 	go func() {
-		hello, err := readHello(stream)
-		read <- result{hello, err}
+		t, err := read()
+		done <- result{t, err}
 	}()
-	late := time.NewTimer(s.cfg.HelloWait)
+	late := time.NewTimer(wait)
 	defer late.Stop()
 	select {
-	case r := <-read:
-		return r.hello, r.err
+	case r := <-done:
+		return r.T, r.err
 	case <-late.C:
-		return greeting{}, refuse(refusedInvalid, codes.DeadlineExceeded, "no whole hello came within %v", s.cfg.HelloWait)
+		var none T
+		return none, refuse(refusedInvalid, codes.DeadlineExceeded, "no whole %s came within %v", what, wait)
 	}
 }
 
@@ -137,12 +167,39 @@ func readHello(stream typhav1.SyncService_SyncServer) (greeting, error) {
 				scope: views.Scope{Node: node, View: kind}, point: wire.DecodeCheckpoint(hello.GetCheckpoint()),
 				have: map[view.Key]view.Version{}, software: shortened(hello.GetSoftware(), longestText),
 			}
+			if g.digests, err = view.DigestsOf(hello.GetDigests()); err != nil {
+				return greeting{}, status.Errorf(codes.InvalidArgument, "hello: %v", err)
+			}
 		}
 		if err := takeHave(g.have, hello.GetHave()); err != nil {
 			return greeting{}, err
 		}
 		if !hello.GetMore() {
 			return g, nil
+		}
+	}
+}
+
+// readNamed reads the parts of an answer to what a client has.
+func readNamed(stream typhav1.SyncService_SyncServer) (map[view.Key]view.Version, error) {
+	have := map[view.Key]view.Version{}
+	for size := 0; ; {
+		m, err := stream.Recv()
+		if err != nil {
+			return nil, err
+		}
+		if size += proto.Size(m); size > maxHello {
+			return nil, refuse(refusedOversized, codes.ResourceExhausted, "what a client has may take %d bytes in all", maxHello)
+		}
+		named := m.GetNamed()
+		if named == nil {
+			return nil, status.Error(codes.InvalidArgument, "a client that is asked what it has says that before all else")
+		}
+		if err := takeHave(have, named.GetHave()); err != nil {
+			return nil, err
+		}
+		if !named.GetMore() {
+			return have, nil
 		}
 	}
 }

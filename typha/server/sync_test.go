@@ -1,9 +1,11 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	"github.com/muslin-net/muslin/typha/client"
 	"github.com/muslin-net/muslin/typha/server"
 	"github.com/muslin-net/muslin/typha/views"
+	"github.com/muslin-net/muslin/typha/wire"
 )
 
 func TestViewIsServedAndKeptUp(t *testing.T) {
@@ -218,6 +221,7 @@ func TestHelloIsJudged(t *testing.T) {
 	}
 }
 
+// A client of an earlier version names all that it has in its hello.
 func TestHelloInParts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -240,12 +244,127 @@ func TestHelloInParts(t *testing.T) {
 	assert.True(t, c.GetInSync())
 }
 
+// What all nodes have is serialised once, and comes among what one node has in the order of kinds; who comes after a change gets
+// what is then.
+func TestCommonItemsAmongOwn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.replica()
+	node := func(n, last int) view.Node {
+		return view.Node{Name: fmt.Sprintf("node-%d", n), IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), byte(last)}), 24)}
+	}
+	route := func(n int) view.Route {
+		return view.Route{Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(n), 0}), 24), Type: view.RouteBlock, Node: node(n, 1).Name}
+	}
+	want := map[string]map[view.Key]view.Version{}
+	put := func(node string, d *views.Delta, items ...view.Item) {
+		for _, it := range items {
+			d.Put = append(d.Put, views.NewEntry(it))
+			for _, n := range []string{"n1", "n2"} {
+				if want[n] == nil {
+					want[n] = map[view.Key]view.Version{}
+				}
+				if node == "" || node == n {
+					want[n][it.Key()] = view.VersionOf(it)
+				}
+			}
+		}
+	}
+	c := views.Change{InSync: true, Checkpoint: at(1), Floor: at(1), Scopes: map[views.Scope]*views.Delta{}}
+	for _, n := range []string{"n1", "n2"} {
+		d := &views.Delta{}
+		c.Scopes[views.Scope{Node: n, View: views.NodeView}] = d
+		put(n, d, view.IPSet{ID: "s:" + n, Type: view.SetNet}, policy(n, "1"), view.PolicyList{ID: n}, view.WorkloadEndpoint{ID: view.EndpointID{Workload: "a/" + n}})
+	}
+	for n := range 1000 { // more than a chunk
+		put("", &c.Common[views.NodeView], node(n, 1))
+	}
+	for n := range 200 {
+		put("", &c.Common[views.NodeView], route(n))
+	}
+	r.views.Commit(c)
+	come := func(name string) {
+		t.Helper()
+		s := w.stream(name, r.address)
+		s.hello(&typhav1.Hello{})
+		got := map[view.Key]view.Version{}
+		last := view.Kind(0)
+		for inSync := false; !inSync; {
+			c := s.chunk()
+			assert.Equal(t, uint64(1), c.GetBatch())
+			for _, b := range c.GetItems() {
+				it, err := wire.Decode(b)
+				require.NoError(t, err)
+				require.GreaterOrEqual(t, it.Key().Kind, last)
+				require.NotContains(t, got, it.Key(), "once")
+				last, got[it.Key()] = it.Key().Kind, it.Version
+			}
+			inSync = c.GetInSync()
+		}
+		assert.Equal(t, want[name], got)
+	}
+	come("n1")
+	come("n2")
+	change := views.Change{Checkpoint: at(2), Floor: at(2)}
+	put("", &change.Common[views.NodeView], node(5, 2))
+	r.views.Commit(change)
+	come("n1")
+}
+
+// A client that says by digests what it has names its items only where they differ.
+func TestDigestsInAHello(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.replica()
+	var digests view.Digests
+	for i := range 1000 {
+		p := policy(fmt.Sprint(i), "1")
+		r.put("n1", 1, p)
+		digests.Add(p.Key(), view.VersionOf(p))
+	}
+	s := w.stream("n1", r.address)
+	s.hello(&typhav1.Hello{Digests: digests.Bytes()})
+	c := s.chunk()
+	assert.Empty(t, c.GetItems(), "it has all")
+	assert.Empty(t, c.GetRemoves())
+	assert.True(t, c.GetInSync())
+
+	changed, gone := policy("7", "2"), policy("gone", "1")
+	r.put("n1", 2, changed)
+	digests.Add(gone.Key(), view.VersionOf(gone))
+	s = w.stream("n1", r.address)
+	s.hello(&typhav1.Hello{Digests: digests.Bytes()})
+	m, err := s.Recv()
+	require.NoError(t, err)
+	parts := m.GetName().GetParts()
+	assert.ElementsMatch(t, []byte{view.PartOf(changed.Key()), view.PartOf(gone.Key())}, parts)
+	var have []*typhav1.Have
+	for i := range 1001 {
+		p := policy(fmt.Sprint(i), "1")
+		if i == 1000 {
+			p = gone
+		}
+		if bytes.IndexByte(parts, view.PartOf(p.Key())) >= 0 {
+			v := view.VersionOf(p)
+			have = append(have, &typhav1.Have{Key: &typhav1.ItemKey{Kind: typhav1.ItemKind_ITEM_KIND_POLICY, Id: p.ID}, Version: v[:]})
+		}
+	}
+	assert.Less(t, len(have), 30)
+	s.say(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Named{Named: &typhav1.Named{Have: have[:3], More: true}}})
+	s.say(named(have[3:]...))
+	c = s.chunk()
+	assert.Len(t, c.GetItems(), 1)
+	require.Len(t, c.GetRemoves(), 1)
+	assert.Equal(t, "np/gone", c.GetRemoves()[0].GetId())
+	assert.True(t, c.GetInSync())
+}
+
 func TestManyItemsAreResumed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	r := w.replica()
 	var items []view.Item
-	for i := range 9000 { // a hello of three parts
+	for i := range 9000 {
 		items = append(items, policy(fmt.Sprint(i), ""))
 	}
 	r.put("n1", 1, items...)

@@ -15,6 +15,7 @@ type commons struct {
 	newest *slot // a list by generation, newest first
 	oldest *slot
 	gone   int // how many slots are there for a removed key
+	sums   view.Digests
 
 	mu     sync.Mutex // guards sorted, which readers make; changes come while there are none
 	sorted []*Entry
@@ -80,12 +81,16 @@ func (c *commons) set(k view.Key, e *Entry, generation uint64) {
 	} else {
 		if sl.entry == nil {
 			c.gone--
+		} else {
+			c.sums.Remove(k, sl.entry.Version)
 		}
 		c.unlink(sl)
 	}
 	sl.entry, sl.generation = e, generation
 	if e == nil {
 		c.gone++
+	} else {
+		c.sums.Add(k, e.Version)
 	}
 	sl.older = c.newest
 	if c.newest != nil {

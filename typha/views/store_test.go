@@ -45,6 +45,26 @@ func subscribe(s *Store, scope Scope, have map[view.Key]view.Version) *reader {
 	return r
 }
 
+// resume has the reader come again, and tell by digests what it has.
+func (r *reader) resume(s *Store) (differing []uint8) {
+	var digests view.Digests
+	for k, v := range r.has {
+		digests.Add(k, v)
+	}
+	r.sub, differing = s.Resume(r.scope, &digests, func() { r.woken++ })
+	return differing
+}
+
+// name tells what the reader has in the parts that it is asked about.
+func (r *reader) name(differing []uint8) {
+	if len(differing) == 0 {
+		return
+	}
+	have := maps.Clone(r.has)
+	maps.DeleteFunc(have, func(k view.Key, _ view.Version) bool { return !slices.Contains(differing, view.PartOf(k)) })
+	r.sub.Named(have)
+}
+
 // take applies the next cut and returns it.
 func (r *reader) take(t *testing.T) (Cut, bool) {
 	cut, ok := r.sub.Next()
@@ -192,6 +212,13 @@ func TestAnyInterleavingEndsAtTheView(t *testing.T) {
 			sets := r.sets
 			*r = *subscribe(m.store, r.scope, r.has)
 			r.sets = sets
+		case 3:
+			r.sub.Close()
+			differing := r.resume(m.store)
+			for range m.r.IntN(3) { // what changes until the client has said what it has
+				m.commit(uint64(i + 1))
+			}
+			r.name(differing)
 		case 1:
 			for k := range r.has {
 				r.sub.Resend(k, view.Key{Kind: view.KindPolicy, ID: "never was"})
@@ -242,6 +269,57 @@ func TestResumeSendsOnlyDifferences(t *testing.T) {
 	require.Equal(t, []view.Key{gone}, cut.Removes)
 	_, ok = sub.Next()
 	require.False(t, ok)
+}
+
+// A client that says by digests what it has is asked about the parts only that differ, and sent nothing of the others.
+func TestResumeByDigests(t *testing.T) {
+	s, scope := NewStore(), Scope{"a", NodeView}
+	c := Change{InSync: true, Checkpoint: view.Checkpoint{"etcd": 1}, Scopes: map[Scope]*Delta{scope: {}}}
+	for n := range 1000 {
+		c.Scopes[scope].Put = append(c.Scopes[scope].Put, policy(fmt.Sprint(n), 1))
+		c.Common[NodeView].Put = append(c.Common[NodeView].Put, route(n, 1))
+	}
+	s.Commit(c)
+	r := subscribe(s, scope, nil)
+	r.take(t)
+	r.sub.Close()
+
+	require.Empty(t, r.resume(s), "it has all")
+	cut, ok := r.take(t)
+	require.True(t, ok, "it learns where it is, and that it is in sync")
+	require.Equal(t, Cut{Checkpoint: view.Checkpoint{"etcd": 1}, InSync: true}, cut)
+	r.sub.Close()
+
+	changed, gone, other := policy("7", 2), policy("8", 1).Key, route(9, 2)
+	s.Commit(Change{
+		Scopes: map[Scope]*Delta{scope: {Put: []*Entry{changed}, Drop: []view.Key{gone}}},
+		Common: [viewKinds]Delta{NodeView: {Put: []*Entry{other}}},
+	})
+	differing := r.resume(s)
+	require.ElementsMatch(t, []uint8{view.PartOf(changed.Key), view.PartOf(gone), view.PartOf(other.Key)}, differing)
+	r.name(differing)
+	cut, ok = r.take(t)
+	require.True(t, ok)
+	require.Equal(t, []*Entry{changed, other}, cut.Updates)
+	require.Equal(t, []view.Key{gone}, cut.Removes)
+	require.Equal(t, versionsOf(s, scope), r.has)
+}
+
+// One that comes before anything is known is asked for all that it has, and told nothing until then.
+func TestResumeByDigestsBeforeInSync(t *testing.T) {
+	s, scope := NewStore(), Scope{"a", NodeView}
+	r := subscribe(s, scope, map[view.Key]view.Version{policy("p", 1).Key: policy("p", 1).Version})
+	r.sub.Close()
+	differing := r.resume(s)
+	require.Equal(t, []uint8{view.PartOf(policy("p", 1).Key)}, differing)
+	r.name(differing)
+	_, ok := r.take(t)
+	require.False(t, ok)
+	s.Commit(Change{Scopes: map[Scope]*Delta{scope: {Put: []*Entry{policy("p", 1), policy("q", 1)}}}, InSync: true})
+	cut, ok := r.take(t)
+	require.True(t, ok)
+	require.Len(t, cut.Updates, 1)
+	require.Empty(t, cut.Removes)
 }
 
 func TestNothingBeforeInSync(t *testing.T) {

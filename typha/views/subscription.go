@@ -2,6 +2,7 @@ package views
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -22,6 +23,7 @@ type Subscription struct {
 	generation uint64                    // the client has all common entries as of this one
 	progress   uint64                    // the checkpoint it has
 	woken      bool                      // wake was called since the last Next
+	asked      []uint8                   // parts that Named will be about
 }
 
 // unknown stands for the version of an item of which nothing is known: not even whether the client has it.
@@ -38,6 +40,52 @@ func (s *Store) Subscribe(scope Scope, have map[view.Key]view.Version, wake func
 	defer s.mu.Unlock()
 	s.scope(scope).subs[sub] = struct{}{}
 	return sub
+}
+
+// Resume opens a view for a client that says by digests what it has. differing are the parts of which that is not what the view
+// has: before the first Next, Named must tell what the client has there.
+func (s *Store) Resume(scope Scope, has *view.Digests, wake func()) (sub *Subscription, differing []uint8) {
+	sub = &Subscription{store: s, scope: scope, wake: wake}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sc := s.scope(scope)
+	sc.subs[sub] = struct{}{}
+	if !s.inSync { // nothing can be compared with what is not known yet
+		sub.asked = has.Differing(&view.Digests{})
+		return sub, sub.asked
+	}
+	sums := s.common[scope.View].sums
+	for _, e := range sc.entries.list {
+		sums.Add(e.Key, e.Version)
+	}
+	// It is as one that took its first cut now and has all of it, but for what Named will say.
+	sub.primed, sub.generation, sub.progress, sub.dirty = true, s.generation, ^uint64(0), map[view.Key]view.Version{}
+	sub.asked = has.Differing(&sums)
+	return sub, sub.asked
+}
+
+// Named tells which items the client has in the parts that Resume returned. The subscription takes over the map.
+func (sub *Subscription) Named(have map[view.Key]view.Version) {
+	s := sub.store
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var asked [view.Parts]bool
+	for _, part := range sub.asked {
+		asked[part] = true
+	}
+	sub.asked = nil
+	maps.DeleteFunc(have, func(k view.Key, _ view.Version) bool { return !asked[view.PartOf(k)] })
+	if !sub.primed {
+		sub.have = have
+		return
+	}
+	for e := range s.all(sub.scope) {
+		if asked[view.PartOf(e.Key)] {
+			sub.dirty[e.Key] = have[e.Key]
+			delete(have, e.Key)
+		}
+	}
+	maps.Copy(sub.dirty, have)
 }
 
 // Close ends the subscription. It may be called more than once.
@@ -104,6 +152,7 @@ func (sub *Subscription) Status() (items, pending int) {
 func (sub *Subscription) whole(cut *Cut) {
 	if len(sub.have) == 0 {
 		cut.Updates = slices.AppendSeq(make([]*Entry, 0, sub.store.size(sub.scope)), sub.store.all(sub.scope))
+		cut.Common = sub.store.common[sub.scope.View].list()
 	} else {
 		for e := range sub.store.all(sub.scope) {
 			had := sub.have[e.Key]
@@ -142,6 +191,20 @@ func (sub *Subscription) changed(cut *Cut) {
 	if len(sub.dirty) > 0 {
 		sub.dirty = map[view.Key]view.Version{} // a new one: a map that was once large stays large
 	}
+}
+
+// Own are the updates that are not common.
+func (c *Cut) Own() []*Entry {
+	own := make([]*Entry, 0, len(c.Updates)-len(c.Common))
+	rest := c.Common
+	for _, e := range c.Updates {
+		if len(rest) > 0 && e == rest[0] {
+			rest = rest[1:]
+			continue
+		}
+		own = append(own, e)
+	}
+	return own
 }
 
 // Resend makes the next cut carry the given items again, whole, or remove them if the view does not hold them. Without

@@ -44,7 +44,10 @@ func (s Scope) String() string { return s.View.String() + "/" + s.Node }
 // Cut is what a client needs to get from what it has to the newest generation. It is taken at one generation. Updates
 // are in ascending, Removes in descending order of kind, and by id within a kind.
 type Cut struct {
-	Updates    []*Entry
+	Updates []*Entry
+	// Common is that part of Updates that all clients of the kind have, where that is known. It is the same slice for all who come
+	// until it changes, and must not be changed.
+	Common     []*Entry
 	Removes    []view.Key
 	Checkpoint view.Checkpoint
 	// InSync says that the client's view is whole once it has this cut. No cut is given before that is so.

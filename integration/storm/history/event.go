@@ -12,9 +12,15 @@ import (
 // Event is one thing that happened between a client and typha, as the client's side of the stream saw it.
 type Event interface{ String() string }
 
-// Opened is a stream that the client began: what it said it has, and how far in history it said to be.
+// Opened is a stream that the client began: what it said it has, in short, and how far in history it said to be.
 type Opened struct {
-	Point view.Checkpoint
+	Point   view.Checkpoint
+	Digests view.Digests
+}
+
+// Named is the client's answer to the replica's question of what it has in some parts.
+type Named struct {
+	Parts []uint8
 	Have  map[view.Key]view.Version
 }
 
@@ -42,7 +48,11 @@ type Handed struct {
 type Closed struct{ Reason string }
 
 func (e Opened) String() string {
-	return fmt.Sprintf("opened at %v with %d items", e.Point, len(e.Have))
+	return fmt.Sprintf("opened at %v with items in %d parts", e.Point, len(e.Digests.Differing(&view.Digests{})))
+}
+
+func (e Named) String() string {
+	return fmt.Sprintf("named %d items in %d parts", len(e.Have), len(e.Parts))
 }
 func (e Welcomed) String() string { return fmt.Sprintf("welcomed, resumed %t", e.Resumed) }
 func (e Closed) String() string   { return "closed: " + e.Reason }

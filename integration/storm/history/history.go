@@ -142,6 +142,8 @@ func (c *Client) Take(e Event) {
 	switch e := e.(type) {
 	case Opened:
 		c.open(e)
+	case Named:
+		c.name(e)
 	case Welcomed:
 		c.next.fresh = !e.Resumed
 		if c.next.fresh {
@@ -164,14 +166,29 @@ func (c *Client) open(e Opened) {
 			break
 		}
 	}
+	var has view.Digests
 	for k, it := range c.held {
+		has.Add(k, it.Content)
+	}
+	if wrong := has.Differing(&e.Digests); len(wrong) > 0 {
+		c.fault(Faithful, "says of %d parts that it has something else than it has", len(wrong))
+	}
+}
+
+func (c *Client) name(e Named) {
+	n := 0
+	for k, it := range c.held {
+		if !slices.Contains(e.Parts, view.PartOf(k)) {
+			continue
+		}
 		if v, ok := e.Have[k]; !ok || v != it.Content {
 			c.fault(Faithful, "does not say, or says wrongly, that it has %v", k)
 			return
 		}
+		n++
 	}
-	if len(e.Have) != len(c.held) {
-		c.fault(Faithful, "says it has %d items, and has %d", len(e.Have), len(c.held))
+	if len(e.Have) != n {
+		c.fault(Faithful, "says it has %d items in the parts that it was asked about, and has %d", len(e.Have), n)
 	}
 }
 

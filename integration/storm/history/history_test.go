@@ -3,6 +3,7 @@ package history
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -63,6 +64,24 @@ func versions(list ...view.Item) map[view.Key]view.Version {
 	return out
 }
 
+func digests(list ...view.Item) (d view.Digests) {
+	for k, v := range versions(list...) {
+		d.Add(k, v)
+	}
+	return d
+}
+
+// names has the client say, of all parts, that it has some items, when it resumes.
+func names(list ...view.Item) func([]Event) []Event {
+	return func(h []Event) []Event {
+		e := Named{Have: versions(list...)}
+		for part := range view.Parts {
+			e.Parts = append(e.Parts, uint8(part))
+		}
+		return slices.Insert(h, 12, Event(e))
+	}
+}
+
 // whole is a view with all marks at one number.
 func whole(mark uint64) []view.Item {
 	return []view.Item{set(mark), secondSet(mark), policy(mark), list(), endpoint("n1", mark), node(mark)}
@@ -90,7 +109,7 @@ func good() []Event {
 		8:  Handed{Updates: items(set(2), secondSet(2)), Point: at(21, "a"), InSync: true},
 		9:  Sent{Batch: 4, Items: items(policy(3))}, // half a batch
 		10: Closed{"killed"},
-		11: Opened{Point: at(21, "a"), Have: versions(whole(2)...)},
+		11: Opened{Point: at(21, "a"), Digests: digests(whole(2)...)},
 		12: Welcomed{Resumed: true},
 		13: Sent{Batch: 1, Items: items(policy(3)), Point: at(30, "b"), InSync: true},
 		14: Handed{Updates: items(policy(3)), Point: at(30, "b"), InSync: true},
@@ -183,7 +202,7 @@ func TestEveryPlantedFaultIsFound(t *testing.T) {
 			// The client has not seen write 3 of the policy, but its checkpoint has it: nothing went back for it.
 			h[7] = Sent{Batch: 3, Items: items(delta(2, "s:1"), delta(2, "s:2")), Point: at(26, "a"), InSync: true}
 			h[8] = Handed{Updates: items(set(2), secondSet(2)), Point: at(26, "a"), InSync: true}
-			h[11] = Opened{Point: at(26, "a"), Have: versions(whole(2)...)}
+			h[11] = Opened{Point: at(26, "a"), Digests: digests(whole(2)...)}
 			h[13] = Sent{Batch: 1, Items: items(endpoint("n1", 2)), Point: at(30, "b"), InSync: true}
 			h[14] = Handed{Point: at(30, "b"), InSync: true}
 			return h
@@ -218,10 +237,13 @@ func TestEveryPlantedFaultIsFound(t *testing.T) {
 			h[13] = Sent{Batch: 1, Items: wrong, Point: at(30, "b"), InSync: true}
 			return h
 		}},
-		{"a client says it has what it has not", Faithful, put(11, Opened{Point: at(21, "a"), Have: versions(append(whole(2), view.Policy{ID: "gnp/other"})...)})},
-		{"a client says it has another version", Faithful, put(11, Opened{Point: at(21, "a"), Have: versions(whole(3)...)})},
-		{"a client resumes from an earlier checkpoint", Faithful, put(11, Opened{Point: at(20, "a"), Have: versions(whole(2)...)})},
-		{"a client resumes without a checkpoint", Faithful, put(11, Opened{Have: versions(whole(2)...)})},
+		{"a client says it has what it has not", Faithful, put(11, Opened{Point: at(21, "a"), Digests: digests(append(whole(2), view.Policy{ID: "gnp/other"})...)})},
+		{"a client says it has another version", Faithful, put(11, Opened{Point: at(21, "a"), Digests: digests(whole(3)...)})},
+		{"a client resumes from an earlier checkpoint", Faithful, put(11, Opened{Point: at(20, "a"), Digests: digests(whole(2)...)})},
+		{"a client resumes without a checkpoint", Faithful, put(11, Opened{Digests: digests(whole(2)...)})},
+		{"a client does not name all", Faithful, names(whole(2)[:5]...)},
+		{"a client names another version", Faithful, names(append(whole(2)[:5], node(3))...)},
+		{"a client names what it has not", Faithful, names(append(whole(2), view.Policy{ID: "gnp/other"})...)},
 		{"after a new start something old stays", Faithful, func(h []Event) []Event {
 			h[12] = Welcomed{}
 			h[13] = Sent{Batch: 1, Items: items(set(2), secondSet(2), policy(3), list(), endpoint("n1", 2)), Point: at(30, "b"), InSync: true}
@@ -247,6 +269,10 @@ func TestEveryPlantedFaultIsFound(t *testing.T) {
 	}
 }
 
+func TestWhatIsNamedIsHeld(t *testing.T) {
+	assert.Empty(t, judge(names(whole(2)...)(good()), end()))
+}
+
 func TestAnEmptyViewIsNotTakenForComplete(t *testing.T) {
 	c := NewClient("n1", nil)
 	assert.False(t, c.Holds(end()))
@@ -260,7 +286,7 @@ func TestARespiteForTheSameReplica(t *testing.T) {
 	h := good()
 	h[7] = Sent{Batch: 3, Items: items(delta(2, "s:1"), delta(2, "s:2")), Point: at(26, "a"), InSync: true}
 	h[8] = Handed{Updates: items(set(2), secondSet(2)), Point: at(26, "a"), InSync: true}
-	h[11] = Opened{Point: at(26, "a"), Have: versions(whole(2)...)}
+	h[11] = Opened{Point: at(26, "a"), Digests: digests(whole(2)...)}
 	h[13] = Sent{Batch: 1, Point: at(27, "a"), InSync: true}
 	h[14] = Handed{Point: at(27, "a"), InSync: true}
 	assert.Empty(t, judge(h[:15], versions(whole(2)...)))

@@ -133,6 +133,7 @@ type SyncRequest struct {
 	//	*SyncRequest_Ack
 	//	*SyncRequest_Resend
 	//	*SyncRequest_QueryResult
+	//	*SyncRequest_Named
 	Request       isSyncRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -211,6 +212,15 @@ func (x *SyncRequest) GetQueryResult() *QueryResult {
 	return nil
 }
 
+func (x *SyncRequest) GetNamed() *Named {
+	if x != nil {
+		if x, ok := x.Request.(*SyncRequest_Named); ok {
+			return x.Named
+		}
+	}
+	return nil
+}
+
 type isSyncRequest_Request interface {
 	isSyncRequest_Request()
 }
@@ -235,6 +245,11 @@ type SyncRequest_QueryResult struct {
 	QueryResult *QueryResult `protobuf:"bytes,4,opt,name=query_result,json=queryResult,proto3,oneof"`
 }
 
+type SyncRequest_Named struct {
+	// Answers `name`.
+	Named *Named `protobuf:"bytes,5,opt,name=named,proto3,oneof"`
+}
+
 func (*SyncRequest_Hello) isSyncRequest_Request() {}
 
 func (*SyncRequest_Ack) isSyncRequest_Request() {}
@@ -242,6 +257,8 @@ func (*SyncRequest_Ack) isSyncRequest_Request() {}
 func (*SyncRequest_Resend) isSyncRequest_Request() {}
 
 func (*SyncRequest_QueryResult) isSyncRequest_Request() {}
+
+func (*SyncRequest_Named) isSyncRequest_Request() {}
 
 // Hello says who the client is and what it has.
 type Hello struct {
@@ -254,12 +271,17 @@ type Hello struct {
 	Capabilities []string `protobuf:"bytes,3,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// Highest checkpoint that the client ever saw; absent on a first start. Typha never serves an earlier state.
 	Checkpoint *Checkpoint `protobuf:"bytes,4,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
-	// What the client has. Items at the same version are not sent again; items no longer in the view are removed.
+	// What the client has, if it does not tell `digests`. Items at the same version are not sent again; items no longer in the
+	// view are removed.
 	Have []*Have `protobuf:"bytes,5,rep,name=have,proto3" json:"have,omitempty"`
 	// True if the hello goes on in the next request (a `have` of more than 1 MiB is sent in parts).
 	More bool `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
 	// Version of the client's software, for people.
-	Software      string `protobuf:"bytes,7,opt,name=software,proto3" json:"software,omitempty"`
+	Software string `protobuf:"bytes,7,opt,name=software,proto3" json:"software,omitempty"`
+	// What the client has, in short: 256 digests of 16 bytes, one for each part of the items; empty if it has nothing. The part of
+	// an item is the lowest byte of CRC-32 (IEEE) over the number of its kind as one byte and its id. A digest is the sum, modulo
+	// 2^128 and big-endian, of the first 16 bytes of SHA-256 over those, a zero byte and the item's version, of each item in the part.
+	Digests       []byte `protobuf:"bytes,8,opt,name=digests,proto3" json:"digests,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -343,6 +365,114 @@ func (x *Hello) GetSoftware() string {
 	return ""
 }
 
+func (x *Hello) GetDigests() []byte {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+// Name asks a client which items it has in some parts: those of which its digests differ from the view's.
+type Name struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Numbers of parts, a byte each.
+	Parts         []byte `protobuf:"bytes,1,opt,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Name) Reset() {
+	*x = Name{}
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Name) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Name) ProtoMessage() {}
+
+func (x *Name) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Name.ProtoReflect.Descriptor instead.
+func (*Name) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Name) GetParts() []byte {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// Named is the answer.
+type Named struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The items.
+	Have []*Have `protobuf:"bytes,1,rep,name=have,proto3" json:"have,omitempty"`
+	// True if the answer goes on in the next request.
+	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Named) Reset() {
+	*x = Named{}
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Named) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Named) ProtoMessage() {}
+
+func (x *Named) ProtoReflect() protoreflect.Message {
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Named.ProtoReflect.Descriptor instead.
+func (*Named) Descriptor() ([]byte, []int) {
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Named) GetHave() []*Have {
+	if x != nil {
+		return x.Have
+	}
+	return nil
+}
+
+func (x *Named) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
 // Have is one item that a client has.
 type Have struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -356,7 +486,7 @@ type Have struct {
 
 func (x *Have) Reset() {
 	*x = Have{}
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[3]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -368,7 +498,7 @@ func (x *Have) String() string {
 func (*Have) ProtoMessage() {}
 
 func (x *Have) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[3]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -381,7 +511,7 @@ func (x *Have) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Have.ProtoReflect.Descriptor instead.
 func (*Have) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{3}
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Have) GetKey() *ItemKey {
@@ -415,7 +545,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[4]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +557,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[4]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +570,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{4}
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Ack) GetReceived() uint64 {
@@ -484,7 +614,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[5]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +626,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[5]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +639,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{5}
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Failure) GetKey() *ItemKey {
@@ -537,7 +667,7 @@ type Resend struct {
 
 func (x *Resend) Reset() {
 	*x = Resend{}
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[6]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +679,7 @@ func (x *Resend) String() string {
 func (*Resend) ProtoMessage() {}
 
 func (x *Resend) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[6]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +692,7 @@ func (x *Resend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resend.ProtoReflect.Descriptor instead.
 func (*Resend) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{6}
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Resend) GetKeys() []*ItemKey {
@@ -583,6 +713,7 @@ type SyncResponse struct {
 	//	*SyncResponse_Chunk
 	//	*SyncResponse_Query
 	//	*SyncResponse_Replicas
+	//	*SyncResponse_Name
 	Response      isSyncResponse_Response `protobuf_oneof:"response"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -590,7 +721,7 @@ type SyncResponse struct {
 
 func (x *SyncResponse) Reset() {
 	*x = SyncResponse{}
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[7]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +733,7 @@ func (x *SyncResponse) String() string {
 func (*SyncResponse) ProtoMessage() {}
 
 func (x *SyncResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[7]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +746,7 @@ func (x *SyncResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncResponse.ProtoReflect.Descriptor instead.
 func (*SyncResponse) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{7}
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SyncResponse) GetResponse() isSyncResponse_Response {
@@ -661,12 +792,21 @@ func (x *SyncResponse) GetReplicas() *Replicas {
 	return nil
 }
 
+func (x *SyncResponse) GetName() *Name {
+	if x != nil {
+		if x, ok := x.Response.(*SyncResponse_Name); ok {
+			return x.Name
+		}
+	}
+	return nil
+}
+
 type isSyncResponse_Response interface {
 	isSyncResponse_Response()
 }
 
 type SyncResponse_Welcome struct {
-	// First answer to the hello.
+	// Answer to the hello.
 	Welcome *Welcome `protobuf:"bytes,1,opt,name=welcome,proto3,oneof"`
 }
 
@@ -685,6 +825,11 @@ type SyncResponse_Replicas struct {
 	Replicas *Replicas `protobuf:"bytes,4,opt,name=replicas,proto3,oneof"`
 }
 
+type SyncResponse_Name struct {
+	// Asks what the client has, before the welcome.
+	Name *Name `protobuf:"bytes,5,opt,name=name,proto3,oneof"`
+}
+
 func (*SyncResponse_Welcome) isSyncResponse_Response() {}
 
 func (*SyncResponse_Chunk) isSyncResponse_Response() {}
@@ -692,6 +837,8 @@ func (*SyncResponse_Chunk) isSyncResponse_Response() {}
 func (*SyncResponse_Query) isSyncResponse_Response() {}
 
 func (*SyncResponse_Replicas) isSyncResponse_Response() {}
+
+func (*SyncResponse_Name) isSyncResponse_Response() {}
 
 // Welcome answers a hello.
 type Welcome struct {
@@ -708,7 +855,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[8]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +867,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[8]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +880,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{8}
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Welcome) GetSoftware() string {
@@ -777,7 +924,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[9]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +936,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[9]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +949,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{9}
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Chunk) GetBatch() uint64 {
@@ -853,7 +1000,7 @@ type Replicas struct {
 
 func (x *Replicas) Reset() {
 	*x = Replicas{}
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[10]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1012,7 @@ func (x *Replicas) String() string {
 func (*Replicas) ProtoMessage() {}
 
 func (x *Replicas) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[10]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1025,7 @@ func (x *Replicas) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replicas.ProtoReflect.Descriptor instead.
 func (*Replicas) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{10}
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Replicas) GetReplicas() []*Replica {
@@ -910,7 +1057,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[11]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1069,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_muslin_typha_v1_sync_proto_msgTypes[11]
+	mi := &file_muslin_typha_v1_sync_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1082,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{11}
+	return file_muslin_typha_v1_sync_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Replica) GetAddress() string {
@@ -969,13 +1116,14 @@ const file_muslin_typha_v1_sync_proto_rawDesc = "" +
 	"\trevisions\x18\x01 \x03(\v2*.muslin.typha.v1.Checkpoint.RevisionsEntryR\trevisions\x1a<\n" +
 	"\x0eRevisionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xe8\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x98\x02\n" +
 	"\vSyncRequest\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.muslin.typha.v1.HelloH\x00R\x05hello\x12(\n" +
 	"\x03ack\x18\x02 \x01(\v2\x14.muslin.typha.v1.AckH\x00R\x03ack\x121\n" +
 	"\x06resend\x18\x03 \x01(\v2\x17.muslin.typha.v1.ResendH\x00R\x06resend\x12A\n" +
-	"\fquery_result\x18\x04 \x01(\v2\x1c.muslin.typha.v1.QueryResultH\x00R\vqueryResultB\t\n" +
-	"\arequest\"\x82\x02\n" +
+	"\fquery_result\x18\x04 \x01(\v2\x1c.muslin.typha.v1.QueryResultH\x00R\vqueryResult\x12.\n" +
+	"\x05named\x18\x05 \x01(\v2\x16.muslin.typha.v1.NamedH\x00R\x05namedB\t\n" +
+	"\arequest\"\x9c\x02\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
 	"\x04view\x18\x02 \x01(\x0e2\x15.muslin.typha.v1.ViewR\x04view\x12\"\n" +
@@ -985,7 +1133,13 @@ const file_muslin_typha_v1_sync_proto_rawDesc = "" +
 	"checkpoint\x12)\n" +
 	"\x04have\x18\x05 \x03(\v2\x15.muslin.typha.v1.HaveR\x04have\x12\x12\n" +
 	"\x04more\x18\x06 \x01(\bR\x04more\x12\x1a\n" +
-	"\bsoftware\x18\a \x01(\tR\bsoftware\"L\n" +
+	"\bsoftware\x18\a \x01(\tR\bsoftware\x12\x18\n" +
+	"\adigests\x18\b \x01(\fR\adigests\"\x1c\n" +
+	"\x04Name\x12\x14\n" +
+	"\x05parts\x18\x01 \x01(\fR\x05parts\"F\n" +
+	"\x05Named\x12)\n" +
+	"\x04have\x18\x01 \x03(\v2\x15.muslin.typha.v1.HaveR\x04have\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"L\n" +
 	"\x04Have\x12*\n" +
 	"\x03key\x18\x01 \x01(\v2\x18.muslin.typha.v1.ItemKeyR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\fR\aversion\"\x8b\x01\n" +
@@ -998,12 +1152,13 @@ const file_muslin_typha_v1_sync_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\v2\x18.muslin.typha.v1.ItemKeyR\x03key\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"6\n" +
 	"\x06Resend\x12,\n" +
-	"\x04keys\x18\x01 \x03(\v2\x18.muslin.typha.v1.ItemKeyR\x04keys\"\xee\x01\n" +
+	"\x04keys\x18\x01 \x03(\v2\x18.muslin.typha.v1.ItemKeyR\x04keys\"\x9b\x02\n" +
 	"\fSyncResponse\x124\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.muslin.typha.v1.WelcomeH\x00R\awelcome\x12.\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x16.muslin.typha.v1.ChunkH\x00R\x05chunk\x123\n" +
 	"\x05query\x18\x03 \x01(\v2\x1b.muslin.typha.v1.QueryRelayH\x00R\x05query\x127\n" +
-	"\breplicas\x18\x04 \x01(\v2\x19.muslin.typha.v1.ReplicasH\x00R\breplicasB\n" +
+	"\breplicas\x18\x04 \x01(\v2\x19.muslin.typha.v1.ReplicasH\x00R\breplicas\x12+\n" +
+	"\x04name\x18\x05 \x01(\v2\x15.muslin.typha.v1.NameH\x00R\x04nameB\n" +
 	"\n" +
 	"\bresponse\"c\n" +
 	"\aWelcome\x12\x1a\n" +
@@ -1046,53 +1201,58 @@ func file_muslin_typha_v1_sync_proto_rawDescGZIP() []byte {
 }
 
 var file_muslin_typha_v1_sync_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muslin_typha_v1_sync_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_muslin_typha_v1_sync_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_muslin_typha_v1_sync_proto_goTypes = []any{
 	(View)(0),            // 0: muslin.typha.v1.View
 	(*Checkpoint)(nil),   // 1: muslin.typha.v1.Checkpoint
 	(*SyncRequest)(nil),  // 2: muslin.typha.v1.SyncRequest
 	(*Hello)(nil),        // 3: muslin.typha.v1.Hello
-	(*Have)(nil),         // 4: muslin.typha.v1.Have
-	(*Ack)(nil),          // 5: muslin.typha.v1.Ack
-	(*Failure)(nil),      // 6: muslin.typha.v1.Failure
-	(*Resend)(nil),       // 7: muslin.typha.v1.Resend
-	(*SyncResponse)(nil), // 8: muslin.typha.v1.SyncResponse
-	(*Welcome)(nil),      // 9: muslin.typha.v1.Welcome
-	(*Chunk)(nil),        // 10: muslin.typha.v1.Chunk
-	(*Replicas)(nil),     // 11: muslin.typha.v1.Replicas
-	(*Replica)(nil),      // 12: muslin.typha.v1.Replica
-	nil,                  // 13: muslin.typha.v1.Checkpoint.RevisionsEntry
-	(*QueryResult)(nil),  // 14: muslin.typha.v1.QueryResult
-	(*ItemKey)(nil),      // 15: muslin.typha.v1.ItemKey
-	(*QueryRelay)(nil),   // 16: muslin.typha.v1.QueryRelay
+	(*Name)(nil),         // 4: muslin.typha.v1.Name
+	(*Named)(nil),        // 5: muslin.typha.v1.Named
+	(*Have)(nil),         // 6: muslin.typha.v1.Have
+	(*Ack)(nil),          // 7: muslin.typha.v1.Ack
+	(*Failure)(nil),      // 8: muslin.typha.v1.Failure
+	(*Resend)(nil),       // 9: muslin.typha.v1.Resend
+	(*SyncResponse)(nil), // 10: muslin.typha.v1.SyncResponse
+	(*Welcome)(nil),      // 11: muslin.typha.v1.Welcome
+	(*Chunk)(nil),        // 12: muslin.typha.v1.Chunk
+	(*Replicas)(nil),     // 13: muslin.typha.v1.Replicas
+	(*Replica)(nil),      // 14: muslin.typha.v1.Replica
+	nil,                  // 15: muslin.typha.v1.Checkpoint.RevisionsEntry
+	(*QueryResult)(nil),  // 16: muslin.typha.v1.QueryResult
+	(*ItemKey)(nil),      // 17: muslin.typha.v1.ItemKey
+	(*QueryRelay)(nil),   // 18: muslin.typha.v1.QueryRelay
 }
 var file_muslin_typha_v1_sync_proto_depIdxs = []int32{
-	13, // 0: muslin.typha.v1.Checkpoint.revisions:type_name -> muslin.typha.v1.Checkpoint.RevisionsEntry
+	15, // 0: muslin.typha.v1.Checkpoint.revisions:type_name -> muslin.typha.v1.Checkpoint.RevisionsEntry
 	3,  // 1: muslin.typha.v1.SyncRequest.hello:type_name -> muslin.typha.v1.Hello
-	5,  // 2: muslin.typha.v1.SyncRequest.ack:type_name -> muslin.typha.v1.Ack
-	7,  // 3: muslin.typha.v1.SyncRequest.resend:type_name -> muslin.typha.v1.Resend
-	14, // 4: muslin.typha.v1.SyncRequest.query_result:type_name -> muslin.typha.v1.QueryResult
-	0,  // 5: muslin.typha.v1.Hello.view:type_name -> muslin.typha.v1.View
-	1,  // 6: muslin.typha.v1.Hello.checkpoint:type_name -> muslin.typha.v1.Checkpoint
-	4,  // 7: muslin.typha.v1.Hello.have:type_name -> muslin.typha.v1.Have
-	15, // 8: muslin.typha.v1.Have.key:type_name -> muslin.typha.v1.ItemKey
-	6,  // 9: muslin.typha.v1.Ack.failures:type_name -> muslin.typha.v1.Failure
-	15, // 10: muslin.typha.v1.Failure.key:type_name -> muslin.typha.v1.ItemKey
-	15, // 11: muslin.typha.v1.Resend.keys:type_name -> muslin.typha.v1.ItemKey
-	9,  // 12: muslin.typha.v1.SyncResponse.welcome:type_name -> muslin.typha.v1.Welcome
-	10, // 13: muslin.typha.v1.SyncResponse.chunk:type_name -> muslin.typha.v1.Chunk
-	16, // 14: muslin.typha.v1.SyncResponse.query:type_name -> muslin.typha.v1.QueryRelay
-	11, // 15: muslin.typha.v1.SyncResponse.replicas:type_name -> muslin.typha.v1.Replicas
-	15, // 16: muslin.typha.v1.Chunk.removes:type_name -> muslin.typha.v1.ItemKey
-	1,  // 17: muslin.typha.v1.Chunk.checkpoint:type_name -> muslin.typha.v1.Checkpoint
-	12, // 18: muslin.typha.v1.Replicas.replicas:type_name -> muslin.typha.v1.Replica
-	2,  // 19: muslin.typha.v1.SyncService.Sync:input_type -> muslin.typha.v1.SyncRequest
-	8,  // 20: muslin.typha.v1.SyncService.Sync:output_type -> muslin.typha.v1.SyncResponse
-	20, // [20:21] is the sub-list for method output_type
-	19, // [19:20] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	7,  // 2: muslin.typha.v1.SyncRequest.ack:type_name -> muslin.typha.v1.Ack
+	9,  // 3: muslin.typha.v1.SyncRequest.resend:type_name -> muslin.typha.v1.Resend
+	16, // 4: muslin.typha.v1.SyncRequest.query_result:type_name -> muslin.typha.v1.QueryResult
+	5,  // 5: muslin.typha.v1.SyncRequest.named:type_name -> muslin.typha.v1.Named
+	0,  // 6: muslin.typha.v1.Hello.view:type_name -> muslin.typha.v1.View
+	1,  // 7: muslin.typha.v1.Hello.checkpoint:type_name -> muslin.typha.v1.Checkpoint
+	6,  // 8: muslin.typha.v1.Hello.have:type_name -> muslin.typha.v1.Have
+	6,  // 9: muslin.typha.v1.Named.have:type_name -> muslin.typha.v1.Have
+	17, // 10: muslin.typha.v1.Have.key:type_name -> muslin.typha.v1.ItemKey
+	8,  // 11: muslin.typha.v1.Ack.failures:type_name -> muslin.typha.v1.Failure
+	17, // 12: muslin.typha.v1.Failure.key:type_name -> muslin.typha.v1.ItemKey
+	17, // 13: muslin.typha.v1.Resend.keys:type_name -> muslin.typha.v1.ItemKey
+	11, // 14: muslin.typha.v1.SyncResponse.welcome:type_name -> muslin.typha.v1.Welcome
+	12, // 15: muslin.typha.v1.SyncResponse.chunk:type_name -> muslin.typha.v1.Chunk
+	18, // 16: muslin.typha.v1.SyncResponse.query:type_name -> muslin.typha.v1.QueryRelay
+	13, // 17: muslin.typha.v1.SyncResponse.replicas:type_name -> muslin.typha.v1.Replicas
+	4,  // 18: muslin.typha.v1.SyncResponse.name:type_name -> muslin.typha.v1.Name
+	17, // 19: muslin.typha.v1.Chunk.removes:type_name -> muslin.typha.v1.ItemKey
+	1,  // 20: muslin.typha.v1.Chunk.checkpoint:type_name -> muslin.typha.v1.Checkpoint
+	14, // 21: muslin.typha.v1.Replicas.replicas:type_name -> muslin.typha.v1.Replica
+	2,  // 22: muslin.typha.v1.SyncService.Sync:input_type -> muslin.typha.v1.SyncRequest
+	10, // 23: muslin.typha.v1.SyncService.Sync:output_type -> muslin.typha.v1.SyncResponse
+	23, // [23:24] is the sub-list for method output_type
+	22, // [22:23] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_muslin_typha_v1_sync_proto_init() }
@@ -1107,12 +1267,14 @@ func file_muslin_typha_v1_sync_proto_init() {
 		(*SyncRequest_Ack)(nil),
 		(*SyncRequest_Resend)(nil),
 		(*SyncRequest_QueryResult)(nil),
+		(*SyncRequest_Named)(nil),
 	}
-	file_muslin_typha_v1_sync_proto_msgTypes[7].OneofWrappers = []any{
+	file_muslin_typha_v1_sync_proto_msgTypes[9].OneofWrappers = []any{
 		(*SyncResponse_Welcome)(nil),
 		(*SyncResponse_Chunk)(nil),
 		(*SyncResponse_Query)(nil),
 		(*SyncResponse_Replicas)(nil),
+		(*SyncResponse_Name)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1120,7 +1282,7 @@ func file_muslin_typha_v1_sync_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muslin_typha_v1_sync_proto_rawDesc), len(file_muslin_typha_v1_sync_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,8 +30,8 @@ const (
 //
 // SyncService serves views.
 type SyncServiceClient interface {
-	// Sync opens a view. The first request is `hello`; after it the client sends acknowledgements, requests to resend and
-	// answers to relayed queries, and typha sends batches, queries and word about replicas. The certificate decides which
+	// Sync opens a view. The first request is `hello`, and if typha answers it with `name`, the next are `named`; after them
+	// the client sends acknowledgements, requests to resend and answers to relayed queries, and typha sends batches, queries and word about replicas. The certificate decides which
 	// node may be asked for. Ends with FAILED_PRECONDITION if typha cannot serve the client's checkpoint within its wait,
 	// the details then naming replicas that may.
 	Sync(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SyncRequest, SyncResponse], error)
@@ -64,8 +64,8 @@ type SyncService_SyncClient = grpc.BidiStreamingClient[SyncRequest, SyncResponse
 //
 // SyncService serves views.
 type SyncServiceServer interface {
-	// Sync opens a view. The first request is `hello`; after it the client sends acknowledgements, requests to resend and
-	// answers to relayed queries, and typha sends batches, queries and word about replicas. The certificate decides which
+	// Sync opens a view. The first request is `hello`, and if typha answers it with `name`, the next are `named`; after them
+	// the client sends acknowledgements, requests to resend and answers to relayed queries, and typha sends batches, queries and word about replicas. The certificate decides which
 	// node may be asked for. Ends with FAILED_PRECONDITION if typha cannot serve the client's checkpoint within its wait,
 	// the details then naming replicas that may.
 	Sync(grpc.BidiStreamingServer[SyncRequest, SyncResponse]) error

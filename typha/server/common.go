@@ -1,0 +1,65 @@
+package server
+
+import (
+	"slices"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	"github.com/muslin-net/muslin/api/view"
+	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/views"
+)
+
+// commons are the chunks of what all clients of a kind of view are sent first, serialised once after a change for all who come: of
+// a large cluster that is nearly all that they are sent.
+type commons struct {
+	mu sync.Mutex // guards of; who comes while they are made waits for them
+	of map[views.ViewKind]commonChunks
+}
+
+type commonChunks struct {
+	list   []*views.Entry // what they were made of
+	chunks []commonChunk  // in the order of kinds
+	size   int            // of the items, in bytes
+}
+
+// commonChunk is a part of a stream's first batch. It has items of one kind.
+type commonChunk struct {
+	kind    view.Kind
+	message *grpc.PreparedMsg
+}
+
+// chunksOf returns the chunks of a view's common entries; none if they cannot be made.
+func (c *commons) chunksOf(s *session, list []*views.Entry) commonChunks {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	made := c.of[s.scope.View]
+	if len(list) > 0 && len(made.list) == len(list) && &made.list[0] == &list[0] {
+		return made
+	}
+	made = commonChunks{list: list}
+	for rest := list; len(rest) > 0; {
+		kind := rest[0].Key.Kind
+		n := slices.IndexFunc(rest, func(e *views.Entry) bool { return e.Key.Kind != kind })
+		if n < 0 {
+			n = len(rest)
+		}
+		items, size := s.encode(rest[:n])
+		for m := range chunks(1, items, nil) {
+			p := &grpc.PreparedMsg{}
+			if err := p.Encode(s.stream, &typhav1.SyncResponse{Response: &typhav1.SyncResponse_Chunk{Chunk: m}}); err != nil {
+				s.server.log.Error("what all clients are sent is serialised for each by itself", "error", err)
+				return commonChunks{}
+			}
+			made.chunks = append(made.chunks, commonChunk{kind, p})
+		}
+		made.size += size
+		rest = rest[n:]
+	}
+	if c.of == nil {
+		c.of = map[views.ViewKind]commonChunks{}
+	}
+	c.of[s.scope.View] = made
+	return made
+}
