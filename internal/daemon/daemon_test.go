@@ -98,10 +98,13 @@ func TestHealthIsServed(t *testing.T) {
 		return resp.StatusCode, string(body)
 	}
 	code, out := run(t, &config{}, func(d *daemon.Daemon) error {
-		status, _ := get("/readiness")
-		require.Equal(t, http.StatusNoContent, status, "no parts, nothing to tell")
-		part := d.Health.Add("kernel", 0)
 		status, body := get("/readiness")
+		require.Equal(t, http.StatusServiceUnavailable, status, "nobody has said that it is")
+		require.Equal(t, "starting\n", body)
+		status, _ = get("/liveness")
+		require.Equal(t, http.StatusOK, status)
+		part := d.Health.Add("kernel", 0)
+		status, body = get("/readiness")
 		require.Equal(t, http.StatusServiceUnavailable, status)
 		require.Equal(t, "kernel: not ready: starting\n", body)
 		status, _ = get("/liveness")

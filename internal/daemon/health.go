@@ -25,7 +25,7 @@ type part struct {
 	reported time.Time
 }
 
-// NewHealth returns a Health without parts: live and ready.
+// NewHealth returns a Health without parts: live, and not ready.
 func NewHealth() *Health {
 	return &Health{now: time.Now, parts: map[string]*part{}, notes: map[string]string{}}
 }
@@ -78,7 +78,7 @@ func (p *Part) report(ready bool, reason string) {
 func (h *Health) State() (live, ready bool, lines []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	live, ready = true, true
+	live, ready = true, len(h.parts) > 0
 	for name, p := range h.parts {
 		line := name + ": ready"
 		if !p.ready {
@@ -94,20 +94,19 @@ func (h *Health) State() (live, ready bool, lines []string) {
 	for name, text := range h.notes {
 		lines = append(lines, name+": "+text)
 	}
+	if len(h.parts) == 0 {
+		lines = append(lines, "starting")
+	}
 	slices.Sort(lines)
 	return live, ready, lines
 }
 
-// serve answers with 200 if good, 503 if not, 204 if there is nothing to tell.
+// serve answers with 200 if good, 503 if not.
 func (h *Health) serve(pick func(live, ready bool) bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		live, ready, lines := h.State()
-		switch {
-		case !pick(live, ready):
+		if !pick(live, ready) {
 			w.WriteHeader(http.StatusServiceUnavailable)
-		case len(lines) == 0:
-			w.WriteHeader(http.StatusNoContent)
-			return
 		}
 		fmt.Fprintln(w, strings.Join(lines, "\n"))
 	}

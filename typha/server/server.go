@@ -109,6 +109,7 @@ type Server struct {
 	reports   *reports
 	nodes     *nodes
 	statuses  *statuses
+	health    *daemon.Part // nil tells nobody
 	presence  *presence
 	applied   *applied
 	replicas  *replicas
@@ -150,6 +151,10 @@ func New(cfg Config) (*Server, error) {
 	s.nodes.kubernetes = cfg.Kubernetes
 	s.nodes.connected = s.sessions.nodes
 	s.statuses = newStatuses(cfg, s.log)
+	if cfg.Health != nil { // at no moment may typha seem ready that has not read the datastore
+		s.health = cfg.Health.Add("views", 10*time.Second)
+		s.health.NotReady("reading the datastore")
+	}
 	s.presence = newPresence(cfg, s.sessions, s.replicas, s.log)
 	s.sessions.joined = s.nodes.joined
 	return s, nil
@@ -235,21 +240,19 @@ func serve(server *grpc.Server, d *door, l net.Listener) error {
 
 // watchHealth tells whether views can be served: not before everything there is has been read and computed.
 func (s *Server) watchHealth(ctx context.Context) error {
-	if s.cfg.Health == nil {
+	if s.health == nil {
 		return nil
 	}
-	part := s.cfg.Health.Add("views", 10*time.Second)
-	part.NotReady("reading the datastore")
 	ready := false
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		if _, inSync := s.cfg.Views.Checkpoint(); inSync && !ready {
 			debug.FreeOSMemory() // everything was decoded at once, which never comes again
-			part.Ready()
+			s.health.Ready()
 			ready = true
 		}
-		part.Alive()
+		s.health.Alive()
 		select {
 		case <-ctx.Done():
 			return nil
