@@ -66,11 +66,11 @@ unit: ## tests that need no root, with the race detector (1 to 5 minutes on two 
 	@# changes go a part of the way here, and all of it in make property. Half of the work is to
 	@# link the test binaries. Vet is part of make lint.
 	@# gobgp keeps settings in package variables, which two speakers in one test would both write: not in a process of ours.
-	go test -race -gcflags=github.com/osrg/gobgp/v3/pkg/server=-race=false -vet=off -p 4 -parallel 8 -timeout 30m ./...
+	go test -race -gcflags=github.com/osrg/gobgp/v3/pkg/server=-race=false -vet=off -p 4 -parallel 8 ./...
 
 .PHONY: property
 property: ## tests of random changes by the thousand, without the race detector (3 minutes)
-	CGO_ENABLED=0 go test $(BUILD) -vet=off -timeout 30m $(RANDOM_TESTS)
+	CGO_ENABLED=0 go test $(BUILD) -vet=off $(RANDOM_TESTS)
 
 .PHONY: nightly
 nightly: ## a million courses of events of nodes that lease addresses (15 minutes on two cores)
@@ -100,12 +100,15 @@ test-deps:
 	@integration/deps/install test
 
 .PHONY: lab-test
-lab-test: ## suites with real namespaces, packets, etcd and BIRD; needs root (50 minutes)
-	@[ "$$(id -u)" = 0 ] || { echo "make lab-test needs root: it makes network namespaces; run it with sudo" >&2; exit 1; }
+lab-test: root ## suites with real namespaces, packets, etcd and BIRD; needs root (50 minutes)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -p 1 -timeout 60m $(SUITES)
 
+.PHONY: root
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "the suites need root: they make network namespaces; run make with sudo" >&2; exit 1; }
+
 .PHONY: guest-test
-guest-test: ## what this machine's kernel may lack, in a second one that is emulated; needs root (20 minutes)
+guest-test: root ## what this machine's kernel may lack, in a second one that is emulated; needs root (20 minutes)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -timeout 60m $(GUESTS)
 
 .PHONY: storm-test

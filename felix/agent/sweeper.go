@@ -21,7 +21,7 @@ type sweeper struct {
 	marks  bool         // marked connections are to be judged: policy may allow them again
 	look   bool         // whether marked connections are left
 
-	listening func() (map[uint16]struct{}, error) // the TCP ports that the host serves, read when first asked for
+	listening func() map[uint16]struct{} // the TCP ports that the host serves, read when first asked for; nil: not known
 }
 
 // turn does what is due; worked tells that something was judged that must be judged once more.
@@ -138,7 +138,14 @@ func (s *sweeper) readHost() error {
 	if err != nil {
 		return err
 	}
-	s.listening = sync.OnceValues(s.table.ListeningPorts)
+	s.listening = sync.OnceValue(func() map[uint16]struct{} {
+		ports, err := s.table.ListeningPorts()
+		if err != nil {
+			s.log.Warn("who opened connections that are older than the node's rules is not known: it is taken to be who spoke first since", "error", err)
+			return nil
+		}
+		return ports
+	})
 	s.model.Host = make(map[netip.Addr]struct{}, len(addrs))
 	for _, a := range addrs {
 		s.model.Host[a] = struct{}{}
@@ -163,9 +170,8 @@ func (s *sweeper) turned(p packet.Packet) bool {
 	if from == to {
 		return false
 	}
-	ports, err := s.listening()
-	if err != nil {
-		s.log.Warn("who opened connections that are older than the node's rules is not known", "error", err)
+	ports := s.listening()
+	if ports == nil {
 		return false
 	}
 	port := p.DestinationPort

@@ -294,7 +294,11 @@ func (c *cluster) tables(t *testing.T, v6 bool) string {
 		places = append(places, n.Name)
 	}
 	for _, where := range places {
-		fmt.Fprintf(&text, "%s:\n%s", where, c.sh(t, where, "ip "+family+" route; ip "+family+" neigh; ip "+family+" -o addr show tentative"))
+		out, err := c.Run(within(t, patience), where, "sh", "-c", "ip "+family+" route; ip "+family+" neigh; ip "+family+" -o addr show tentative")
+		if err != nil { // not every cluster has a router
+			out = err.Error() + "\n"
+		}
+		fmt.Fprintf(&text, "%s:\n%s", where, out)
 	}
 	return text.String()
 }

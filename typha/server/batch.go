@@ -2,7 +2,6 @@ package server
 
 import (
 	"iter"
-	"slices"
 
 	"github.com/muslin-net/muslin/api/view"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
@@ -69,18 +68,8 @@ func (s *session) sendBatch() (more bool, err error) {
 	s.routed(batch, cut.Updates)
 	s.mu.Unlock()
 	cut.Checkpoint = s.server.stamped(cut.Checkpoint)
-	for _, c := range common.chunks { // kinds are sent in their order
-		n := slices.IndexFunc(items, func(f frame) bool { return f.kind >= c.kind })
-		if n < 0 {
-			n = len(items)
-		}
-		if err := s.sendChunks(chunks(batch, items[:n], nil)); err != nil {
-			return false, err
-		}
-		items = items[n:]
-		if err := s.stream.SendMsg(c.message); err != nil {
-			return false, err
-		}
+	if items, err = s.sendCommon(batch, common, items); err != nil {
+		return false, err
 	}
 	if err := s.sendChunks(chunks(batch, items, &cut)); err != nil {
 		return false, err

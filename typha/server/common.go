@@ -30,12 +30,30 @@ type commonChunk struct {
 	message *grpc.PreparedMsg
 }
 
-// chunksOf returns the chunks of a view's common entries; none if they cannot be made.
+// sendCommon sends the common chunks, and before each the items of earlier kinds. It returns those that are left.
+func (s *session) sendCommon(batch uint64, common commonChunks, items []frame) ([]frame, error) {
+	for _, c := range common.chunks {
+		n := slices.IndexFunc(items, func(f frame) bool { return f.kind >= c.kind })
+		if n < 0 {
+			n = len(items)
+		}
+		if err := s.sendChunks(chunks(batch, items[:n], nil)); err != nil {
+			return nil, err
+		}
+		if err := s.stream.SendMsg(c.message); err != nil {
+			return nil, err
+		}
+		items = items[n:]
+	}
+	return items, nil
+}
+
+// chunksOf returns the chunks of a view's common entries, of which there are some; none if they cannot be made.
 func (c *commons) chunksOf(s *session, list []*views.Entry) commonChunks {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	made := c.of[s.scope.View]
-	if len(list) > 0 && len(made.list) == len(list) && &made.list[0] == &list[0] {
+	if len(made.list) == len(list) && &made.list[0] == &list[0] {
 		return made
 	}
 	made = commonChunks{list: list}

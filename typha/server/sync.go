@@ -89,16 +89,21 @@ func (s syncService) open(stream typhav1.SyncService_SyncServer, hello greeting,
 	if len(differing) == 0 {
 		return sub, nil
 	}
-	err := stream.Send(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Name{Name: &typhav1.Name{Parts: differing}}})
-	if err == nil {
-		var have map[view.Key]view.Version
-		if have, err = inTime(s.cfg.HelloWait, "answer to what it has", func() (map[view.Key]view.Version, error) { return readNamed(stream) }); err == nil {
-			sub.Named(have)
-			return sub, nil
-		}
+	have, err := s.ask(stream, differing)
+	if err != nil {
+		sub.Close()
+		return nil, err
 	}
-	sub.Close()
-	return nil, err
+	sub.Named(have)
+	return sub, nil
+}
+
+// ask asks a client what it has in some parts.
+func (s syncService) ask(stream typhav1.SyncService_SyncServer, parts []uint8) (map[view.Key]view.Version, error) {
+	if err := stream.Send(&typhav1.SyncResponse{Response: &typhav1.SyncResponse_Name{Name: &typhav1.Name{Parts: parts}}}); err != nil {
+		return nil, err
+	}
+	return inTime(s.cfg.HelloWait, "answer to what it has", func() (map[view.Key]view.Version, error) { return readNamed(stream) })
 }
 
 // capabilities are what this typha does beyond version 1 of the protocol.
@@ -112,19 +117,19 @@ func (s *Server) capabilities() (list []string) {
 // inTime reads what a client has its time for. Whoever gives up leaves the reader to the stream, which ends it.
 func inTime[T any](wait time.Duration, what string, read func() (T, error)) (T, error) {
 	type result struct {
-		T   T
-		err error
+		what T
+		err  error
 	}
 	done := make(chan result, 1)
 	go func() {
-		t, err := read()
-		done <- result{t, err}
+		what, err := read()
+		done <- result{what, err}
 	}()
 	late := time.NewTimer(wait)
 	defer late.Stop()
 	select {
 	case r := <-done:
-		return r.T, r.err
+		return r.what, r.err
 	case <-late.C:
 		var none T
 		return none, refuse(refusedInvalid, codes.DeadlineExceeded, "no whole %s came within %v", what, wait)

@@ -244,8 +244,7 @@ func TestHelloInParts(t *testing.T) {
 	assert.True(t, c.GetInSync())
 }
 
-// What all nodes have is serialised once, and comes among what one node has in the order of kinds; who comes after a change gets
-// what is then.
+// What all nodes have comes among what one node has in the order of kinds; who comes after a change gets what is then.
 func TestCommonItemsAmongOwn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -29,6 +29,9 @@ type Subscription struct {
 // unknown stands for the version of an item of which nothing is known: not even whether the client has it.
 var unknown = view.Version{0: 0xff, 15: 0xff}
 
+// nowhere is the progress of one that has no checkpoint.
+const nowhere = ^uint64(0)
+
 // Subscribe opens a view for a client that already has the items in have (nil if it has none). The subscription takes
 // over the map. wake is called after a Commit that gives the client something to take; it is called at most once until
 // the next Next, must not block, and must not call into the store. It may come once more right after Close.
@@ -59,7 +62,8 @@ func (s *Store) Resume(scope Scope, has *view.Digests, wake func()) (sub *Subscr
 		sums.Add(e.Key, e.Version)
 	}
 	// It is as one that took its first cut now and has all of it, but for what Named will say.
-	sub.primed, sub.generation, sub.progress, sub.dirty = true, s.generation, ^uint64(0), map[view.Key]view.Version{}
+	sub.primed, sub.generation, sub.dirty = true, s.generation, map[view.Key]view.Version{}
+	sub.progress = nowhere // it is told where it is, though nothing else may be due
 	sub.asked = has.Differing(&sums)
 	return sub, sub.asked
 }
