@@ -170,7 +170,7 @@ func lends(s *server.BgpServer) bool {
 	}
 	for name, kind := range map[string]reflect.Type{
 		"conn": reflect.TypeFor[net.Conn](), "marshallingOptions": reflect.TypeFor[*bgp.MarshallingOption](),
-		"pConf": reflect.TypeFor[*oc.Neighbor](), "lock": reflect.TypeFor[sync.RWMutex](),
+		"pConf": reflect.TypeFor[*oc.Neighbor](), "lock": reflect.TypeFor[sync.RWMutex](), "state": reflect.TypeFor[bgp.FSMState](),
 	} {
 		if f, ok := pointed(session.Type, name); !ok || f.Type != kind {
 			return false
@@ -193,11 +193,12 @@ func (e *Engine) takeOver(key string) {
 	if !e.lent {
 		return
 	}
-	peer := reflect.ValueOf(e.server).Elem().FieldByName("neighborMap").MapIndex(reflect.ValueOf(key))
+	e.hide(address(key))
+	peer := peersOf(e.server).MapIndex(reflect.ValueOf(key))
 	if !peer.IsValid() || peer.IsNil() {
 		return
 	}
-	session := peer.Elem().FieldByName("fsm").Elem()
+	session := sessionOf(peer)
 	conn := opened(session.FieldByName("conn")).Addr().Interface().(*net.Conn)
 	lock := opened(session.FieldByName("lock")).Addr().Interface().(*sync.RWMutex)
 	config := opened(session.FieldByName("pConf")).Interface().(*oc.Neighbor)

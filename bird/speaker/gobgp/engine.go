@@ -15,6 +15,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"reflect"
 	"sync"
 	"time"
 
@@ -48,6 +49,7 @@ type Engine struct {
 	ctx      context.Context   //nolint:containedctx // of New: it bounds what events begin
 	accepted chan *net.TCPConn // what comes out of it is a connection of gobgp's; nil: gobgp dials itself
 	lent     bool              // sessions that are up have connections of ours
+	untold   untold
 }
 
 // New starts gobgp's loop, without listening. Events go to events until ctx ends; the loop itself runs on, since gobgp has
@@ -65,11 +67,13 @@ func newEngine(ctx context.Context, log *slog.Logger, events speaker.Events, att
 		rests:  map[netip.Addr]*rest{},
 		dials:  map[netip.Addr]context.CancelFunc{},
 		ctx:    ctx,
+		untold: untold{peers: map[netip.Addr]struct{}{}, hidden: map[netip.Addr]reflect.Value{}},
 	}
+	e.feed.complete = func() { e.hide(netip.Addr{}) }
 	e.reasons = &logger{log: log, events: events, shutdown: e.startAgain, up: e.takeOver}
-	e.server = server.NewBgpServer(server.LoggerOption(e.reasons))
+	e.server = server.NewBgpServer(server.LoggerOption(e.reasons), server.TimingHookOption(afterEach(func() { e.untold.show(e.server) })))
 	if e.lent = lends(e.server); !e.lent {
-		unexpected(log, "it writes and reads UPDATEs by itself, and sends nobody several paths to a prefix")
+		unexpected(log, "it writes and reads UPDATEs by itself, sends nobody several paths to a prefix, and may tell a peer late that we have restarted")
 	}
 	go e.server.Serve()
 	// One watch for all: only within a watch does gobgp keep the order, and an End-of-RIB that overtakes the paths before it
@@ -189,6 +193,7 @@ func (e *Engine) AddPeer(n speaker.Neighbor) error {
 	e.mu.Lock()
 	before, there := e.peers[n.Address]
 	e.peers[n.Address] = n // what is told of it from now on is told of this session, and that it waits begins to dial
+	e.untold.follow(n.Address, n)
 	e.mu.Unlock()
 	if err := e.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: e.toPeer(n)}); err != nil {
 		e.mu.Lock()
@@ -197,6 +202,7 @@ func (e *Engine) AddPeer(n speaker.Neighbor) error {
 		if there { // it is not new
 			e.peers[n.Address] = before
 		}
+		e.untold.follow(n.Address, before)
 		return fmt.Errorf("gobgp: adding peer %s: %w", n.Address, err)
 	}
 	return nil
@@ -233,6 +239,7 @@ func (e *Engine) DeletePeer(address netip.Addr) error {
 	n, known := e.peers[address]
 	delete(e.peers, address)
 	delete(e.rests, address)
+	e.untold.follow(address, speaker.Neighbor{})
 	e.endDial(address)
 	e.mu.Unlock()
 	hangUp(address, n.SourceAddress)

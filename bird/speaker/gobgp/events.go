@@ -5,7 +5,6 @@ import (
 
 	api "github.com/osrg/gobgp/v3/api"
 
-	"github.com/muslin-net/muslin/bird/policy"
 	"github.com/muslin-net/muslin/bird/speaker"
 )
 
@@ -16,32 +15,7 @@ func (e *Engine) tellTable(events speaker.Events, best *bestReader, paths []*api
 		return
 	}
 	if a := address(paths[0].NeighborIp); a.IsValid() {
-		e.restartAgain(a) // mends what gobgp does to the other sessions now
 		events.EndOfRIB(a)
-	}
-}
-
-// restartAgain undoes a trap: the first peer to send all that it has makes gobgp forget that the process has restarted, for
-// those too that have not even connected. They would be told that our routes are gone. So they are added anew, unless they
-// are of the mesh, where the other end is as patient as ours.
-func (e *Engine) restartAgain(first netip.Addr) {
-	e.mu.Lock()
-	var again []speaker.Neighbor
-	for a, n := range e.peers {
-		waiting := e.states[a] != speaker.OpenSent && e.states[a] != speaker.OpenConfirm && e.states[a] != speaker.Established
-		if a != first && n.Restarting && waiting && n.Type != policy.PeerMesh {
-			again = append(again, n)
-		}
-	}
-	e.mu.Unlock()
-	for _, n := range again {
-		err := e.DeletePeer(n.Address)
-		if err == nil { // otherwise the speaker was quicker
-			err = e.AddPeer(n)
-		}
-		if err != nil {
-			e.log.Warn("session not begun anew", "peer", n.Address, "error", err)
-		}
 	}
 }
 
@@ -93,6 +67,7 @@ func (e *Engine) follow(events speaker.Events, a netip.Addr, state speaker.State
 	if n, ok := e.peers[a]; ok && state == speaker.Established {
 		n.Restarting = false // it has been told
 		e.peers[a] = n
+		e.untold.follow(a, n)
 	}
 	e.mu.Unlock()
 	events.Session(a, state)

@@ -63,9 +63,11 @@ type (
 
 // feed is what gobgp has told and was not passed on yet.
 type feed struct {
-	log  *slog.Logger
-	wake chan struct{} // there is something in queue
-	told chan *api.WatchEventResponse
+	log *slog.Logger
+	// complete is called in gobgp's loop when a peer has told all that it has, before gobgp draws conclusions.
+	complete func()
+	wake     chan struct{} // there is something in queue
+	told     chan *api.WatchEventResponse
 
 	mu    sync.Mutex   // guards the following
 	queue []*bestPaths // nil: the next of told is due here
@@ -90,7 +92,7 @@ const (
 )
 
 func newFeed(log *slog.Logger) *feed {
-	return &feed{log: log, wake: make(chan struct{}, 1), told: make(chan *api.WatchEventResponse)}
+	return &feed{log: log, complete: func() {}, wake: make(chan struct{}, 1), told: make(chan *api.WatchEventResponse)}
 }
 
 // attach has events shown to the feed, if it can. gobgp must not have sessions yet.
@@ -151,7 +153,11 @@ func (f *feed) take(event any) bool {
 	}
 	t := reflect.TypeOf(event)
 	var paths *bestPaths
-	if t.Kind() == reflect.Pointer && t.Elem().Name() == "watchEventBestPath" {
+	switch {
+	case t.Kind() != reflect.Pointer:
+	case t.Elem().Name() == "watchEventEor":
+		f.complete()
+	case t.Elem().Name() == "watchEventBestPath":
 		if f.shape == notSeen {
 			if f.shape = asExpected; !matches(reflect.TypeFor[*bestPaths](), t, map[reflect.Type]bool{}) {
 				f.shape = different

@@ -1,0 +1,80 @@
+package gobgp
+
+import (
+	"net/netip"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+	"github.com/osrg/gobgp/v3/pkg/server"
+
+	"github.com/muslin-net/muslin/bird/policy"
+	"github.com/muslin-net/muslin/bird/speaker"
+)
+
+// A process that has restarted says so to each peer in its OPEN, or the peer forgets our routes (RFC 4724, 4.2). But as soon as
+// the peers that are up have told all that they have, gobgp calls the restart over for all, for those too that come later, or
+// are about to. So they are out of its sight while it decides that: they are taken out of its map of peers within its loop, and
+// are back in it before the loop goes on. What this relies on is what lends looks for.
+
+// untold are the peers that no OPEN has told of the restart, as far as is known.
+type untold struct {
+	mu    sync.Mutex // guards the following; nothing is called with it held, since gobgp's loop takes it
+	peers map[netip.Addr]struct{}
+
+	hidden map[netip.Addr]reflect.Value // owned by gobgp's loop
+}
+
+// follow has a peer told if it must be. The mesh need not: its ends are as patient as ours, and many.
+func (u *untold) follow(a netip.Addr, n speaker.Neighbor) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if n.Restarting && n.Type != policy.PeerMesh {
+		u.peers[a] = struct{}{}
+	} else {
+		delete(u.peers, a)
+	}
+}
+
+// hide takes those that are not up out of gobgp's sight, but for one that is about to be. It is called in gobgp's loop.
+func (e *Engine) hide(but netip.Addr) {
+	u := &e.untold
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.peers) == 0 || !e.lent {
+		return
+	}
+	sight := peersOf(e.server)
+	for a := range u.peers {
+		key := reflect.ValueOf(a.String())
+		peer := sight.MapIndex(key)
+		if a == but || !peer.IsValid() || sessionOf(peer).FieldByName("state").Int() == int64(bgp.BGP_FSM_ESTABLISHED) {
+			continue
+		}
+		u.hidden[a] = peer
+		sight.SetMapIndex(key, reflect.Value{})
+	}
+}
+
+// show brings them back. It is called in gobgp's loop.
+func (u *untold) show(s *server.BgpServer) {
+	for a, peer := range u.hidden {
+		peersOf(s).SetMapIndex(reflect.ValueOf(a.String()), peer)
+	}
+	clear(u.hidden)
+}
+
+// afterEach is called in gobgp's loop after each thing that it does.
+type afterEach func()
+
+// Observe is for gobgp, which means it for measuring.
+func (f afterEach) Observe(server.FSMOperation, time.Duration, time.Duration) { f() }
+
+// peersOf is gobgp's map of peers, which its loop owns.
+func peersOf(s *server.BgpServer) reflect.Value {
+	return opened(reflect.ValueOf(s).Elem().FieldByName("neighborMap"))
+}
+
+// sessionOf is what gobgp knows of a peer's session.
+func sessionOf(peer reflect.Value) reflect.Value { return peer.Elem().FieldByName("fsm").Elem() }
