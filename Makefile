@@ -12,6 +12,8 @@ BUILD    := -trimpath
 # packages with suites that need root and network namespaces; those of GUESTS have a second kernel
 GUESTS   := ./integration/vm/
 SUITES   := $(filter-out $(GUESTS),$(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .))))
+# those of them that start an API server go last: it takes minutes to build
+SERVED   := $(filter $(SUITES),./integration/k8s/ $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/integration/k8s"' .))))
 # packages with tests of random changes, which go all the way only without the race detector
 RANDOM_TESTS := $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/internal/thorough"' .)))
 # Debian keeps some tools where an ordinary user's PATH does not look
@@ -60,13 +62,15 @@ k8s-deps:
 	@[ "$$(id -u)" = 0 ] || { echo "a Kubernetes on this machine needs root: it runs containers; use sudo" >&2; exit 1; }
 	@integration/deps/install k8s
 
+# gobgp keeps settings in package variables, which two speakers in one test would both write: not in a process of ours
+RACE := -race -gcflags=github.com/osrg/gobgp/v3/pkg/server=-race=false
+
 .PHONY: unit
 unit: ## tests that need no root, with the race detector (1 to 5 minutes on two cores once compiled)
 	@# Many packages and tests wait for timers and sockets, so more run at a time than there are cores. Tests of random
 	@# changes go a part of the way here, and all of it in make property. Half of the work is to
 	@# link the test binaries. Vet is part of make lint.
-	@# gobgp keeps settings in package variables, which two speakers in one test would both write: not in a process of ours.
-	go test -race -gcflags=github.com/osrg/gobgp/v3/pkg/server=-race=false -vet=off -p 4 -parallel 8 ./...
+	go test $(RACE) -vet=off -p 4 -parallel 8 ./...
 
 .PHONY: property
 property: ## tests of random changes by the thousand, without the race detector (3 minutes)
@@ -93,15 +97,25 @@ fuzz: ## fuzzers of selectors, policies, rule renderers, requests and frames; FU
 
 .PHONY: test
 test: WIRE :=
-test: test-deps build unit property fuzz lab-test guest-test storm-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels, storms (an hour on two cores)
+test: test-deps build lab-and-ahead guest-test unit property fuzz storm-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels, storms (an hour on two cores)
 
 .PHONY: test-deps
 test-deps:
 	@integration/deps/install test
 
+# What takes long to compile is compiled while the suites, which mostly wait, leave the processors to it. Guests do not.
+.PHONY: lab-and-ahead
+lab-and-ahead:
+	@$(MAKE) -s ahead & ahead=$$!; trap 'kill $$ahead 2>/dev/null || true' EXIT; $(MAKE) lab-test; wait $$ahead
+
+.PHONY: ahead
+ahead:
+	chrt -i 0 bin/k8s build kube-apiserver kube-proxy
+	chrt -i 0 go list -export -test -deps $(RACE) ./... >/dev/null
+
 .PHONY: lab-test
 lab-test: root ## suites with real namespaces, packets, etcd and BIRD; needs root (50 minutes)
-	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -p 1 -timeout 60m $(SUITES)
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -p 1 -timeout 60m $(filter-out $(SERVED),$(SUITES)) $(SERVED)
 
 .PHONY: root
 root:

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muslin-net/muslin/integration/k8s"
 	"github.com/muslin-net/muslin/integration/k8s/bench"
 	"github.com/muslin-net/muslin/integration/k8s/cluster"
 	"github.com/muslin-net/muslin/integration/lab"
@@ -58,7 +59,7 @@ them namespaces. Nothing of it is in this machine's network, processes or mounts
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	cmd.PersistentFlags().StringVar(&name, "name", "k8s", "which cluster; several can be up at once")
-	cmd.AddCommand(upCmd(&name), downCmd(&name), statusCmd(&name), listCmd(), kubectlCmd(&name), shellCmd(&name), importCmd(&name), benchCmd())
+	cmd.AddCommand(upCmd(&name), downCmd(&name), statusCmd(&name), listCmd(), kubectlCmd(&name), shellCmd(&name), importCmd(&name), buildCmd(), benchCmd())
 	return cmd
 }
 
@@ -122,6 +123,28 @@ func bring(ctx context.Context, c *cluster.Cluster, network, source string, prog
 		return err
 	}
 	return step("Muslin", func() error { return c.Install(ctx, filepath.Join(source, "deploy/overlays", network)) })
+}
+
+func buildCmd() *cobra.Command {
+	programs := []string{
+		string(k8s.APIServer), string(k8s.ControllerManager), string(k8s.Scheduler), string(k8s.Kubelet), string(k8s.Proxy), string(k8s.Kubectl),
+	}
+	return &cobra.Command{
+		Use: "build [PROGRAM...]", Short: "Build programs of Kubernetes, or all, ahead of what needs them", ValidArgs: programs, Args: cobra.OnlyValidArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				args = programs
+			}
+			for _, name := range args {
+				path, err := k8s.Build(cmd.Context(), k8s.Program(name), func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) })
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), path)
+			}
+			return nil
+		},
+	}
 }
 
 func downCmd(name *string) *cobra.Command {
