@@ -97,7 +97,7 @@ fuzz: ## fuzzers of selectors, policies, rule renderers, requests and frames; FU
 
 .PHONY: test
 test: WIRE :=
-test: test-deps build lab-and-ahead guest-test unit property fuzz storm-test ## everything that CI runs: unit, random changes, fuzzers, suites on real kernels, storms (an hour on two cores)
+test: test-deps build lab-and-ahead guest-test unit property fuzz storm-test ## everything that CI runs: suites on real kernels, unit, random changes, fuzzers, storms (75 minutes on two cores)
 
 .PHONY: test-deps
 test-deps:
