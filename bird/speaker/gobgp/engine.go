@@ -15,7 +15,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"reflect"
 	"sync"
 	"time"
 
@@ -67,11 +66,10 @@ func newEngine(ctx context.Context, log *slog.Logger, events speaker.Events, att
 		rests:  map[netip.Addr]*rest{},
 		dials:  map[netip.Addr]context.CancelFunc{},
 		ctx:    ctx,
-		untold: untold{peers: map[netip.Addr]struct{}{}, hidden: map[netip.Addr]reflect.Value{}},
 	}
 	e.feed.complete = func() { e.hide(netip.Addr{}) }
 	e.reasons = &logger{log: log, events: events, shutdown: e.startAgain, up: e.takeOver}
-	e.server = server.NewBgpServer(server.LoggerOption(e.reasons), server.TimingHookOption(afterEach(func() { e.untold.show(e.server) })))
+	e.server = server.NewBgpServer(server.LoggerOption(e.reasons), server.TimingHookOption(afterEach(e.show)))
 	if e.lent = lends(e.server); !e.lent {
 		unexpected(log, "it writes and reads UPDATEs by itself, sends nobody several paths to a prefix, and may tell a peer late that we have restarted")
 	}

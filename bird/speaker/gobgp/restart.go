@@ -18,7 +18,7 @@ import (
 // are about to. So they are out of its sight while it decides that: they are taken out of its map of peers within its loop, and
 // are back in it before the loop goes on. What this relies on is what lends looks for.
 
-// untold are the peers that no OPEN has told of the restart, as far as is known.
+// untold are the peers that no OPEN has told of the restart, as far as is known. The zero value is none.
 type untold struct {
 	mu    sync.Mutex // guards the following; nothing is called with it held, since gobgp's loop takes it
 	peers map[netip.Addr]struct{}
@@ -30,11 +30,14 @@ type untold struct {
 func (u *untold) follow(a netip.Addr, n speaker.Neighbor) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if n.Restarting && n.Type != policy.PeerMesh {
-		u.peers[a] = struct{}{}
-	} else {
+	if !n.Restarting || n.Type == policy.PeerMesh {
 		delete(u.peers, a)
+		return
 	}
+	if u.peers == nil {
+		u.peers = map[netip.Addr]struct{}{}
+	}
+	u.peers[a] = struct{}{}
 }
 
 // hide takes those that are not up out of gobgp's sight, but for one that is about to be. It is called in gobgp's loop.
@@ -44,6 +47,9 @@ func (e *Engine) hide(but netip.Addr) {
 	defer u.mu.Unlock()
 	if len(u.peers) == 0 || !e.lent {
 		return
+	}
+	if u.hidden == nil {
+		u.hidden = map[netip.Addr]reflect.Value{}
 	}
 	sight := peersOf(e.server)
 	for a := range u.peers {
@@ -58,11 +64,11 @@ func (e *Engine) hide(but netip.Addr) {
 }
 
 // show brings them back. It is called in gobgp's loop.
-func (u *untold) show(s *server.BgpServer) {
-	for a, peer := range u.hidden {
-		peersOf(s).SetMapIndex(reflect.ValueOf(a.String()), peer)
+func (e *Engine) show() {
+	for a, peer := range e.untold.hidden {
+		peersOf(e.server).SetMapIndex(reflect.ValueOf(a.String()), peer)
 	}
-	clear(u.hidden)
+	clear(e.untold.hidden)
 }
 
 // afterEach is called in gobgp's loop after each thing that it does.

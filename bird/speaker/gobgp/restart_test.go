@@ -18,19 +18,24 @@ import (
 	"github.com/muslin-net/muslin/bird/speaker/gobgp"
 )
 
-// deaf takes no interest in what an engine tells.
-type deaf struct{}
+// waiting passes on which sessions wait for a connection.
+type waiting chan netip.Addr
 
-func (deaf) Session(netip.Addr, speaker.State) {}
-func (deaf) EndOfRIB(netip.Addr)               {}
-func (deaf) Best(netip.Prefix, []speaker.Path) {}
-func (deaf) Trouble(netip.Addr, string)        {}
+func (w waiting) Session(a netip.Addr, state speaker.State) {
+	if state == speaker.Active {
+		w <- a
+	}
+}
+func (waiting) EndOfRIB(netip.Addr)               {}
+func (waiting) Best(netip.Prefix, []speaker.Path) {}
+func (waiting) Trouble(netip.Addr, string)        {}
 
-// TestAllAreToldOfTheRestart: every peer of a speaker that has restarted is told so in the first OPEN, on a connection that
-// stays. Peers connect while the first of them has told all that it has, and after that. One that is not told forgets our routes.
+// TestAllAreToldOfTheRestart: every peer of a speaker that has restarted is told so in its first OPEN. Peers connect while the
+// first of them has told all that it has, and after that. One that is not told forgets our routes.
 func TestAllAreToldOfTheRestart(t *testing.T) {
 	own, first := loopback(92, 1), loopback(92, 2)
-	engine, err := gobgp.New(t.Context(), newLog(t), deaf{})
+	active := make(waiting, 1000)
+	engine, err := gobgp.New(t.Context(), newLog(t), active)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = engine.Stop() })
 	require.NoError(t, engine.Start(speaker.Global{ASNumber: 64512, RouterID: own, Port: testPort, Addresses: []netip.Addr{own}}))
@@ -49,6 +54,9 @@ func TestAllAreToldOfTheRestart(t *testing.T) {
 		late = append(late, loopback(92, 10+i))
 		add(late[i])
 	}
+	for there := map[netip.Addr]bool{}; len(there) <= len(late); {
+		there[<-active] = true // before, gobgp takes no connection
+	}
 	resumes := bgp.NewCapGracefulRestart(false, false, 120, []*bgp.CapGracefulRestartTuple{bgp.NewCapGracefulRestartTuple(bgp.RF_IPv4_UC, false)})
 	whole := dialMute(t, first, own, 65001, resumes)
 
@@ -66,7 +74,7 @@ func TestAllAreToldOfTheRestart(t *testing.T) {
 	all.Wait()
 }
 
-// toldOfRestart connects to a speaker and tells whether it says in its OPEN that it has restarted, and goes on with the session.
+// toldOfRestart connects to a speaker and tells whether it says in its OPEN that it has restarted.
 func toldOfRestart(ctx context.Context, from, to netip.Addr) (told bool, err error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from.AsSlice()}, Timeout: 20 * time.Second}
 	conn, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(to, testPort).String())
