@@ -14,7 +14,7 @@ import (
 )
 
 // probeTime bounds the search for the cause of a failure, which comes on top of the time limit of the request.
-const probeTime = 500 * time.Millisecond
+const probeTime = 2 * time.Second
 
 // probe talks to one endpoint by hand and returns what is wrong with it in a few words, or "" if it looks alive. The gRPC
 // client knows no more than that a deadline passed; this finds out why.

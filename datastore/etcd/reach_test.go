@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
@@ -62,14 +63,17 @@ func TestUnreachable(t *testing.T) {
 				func() error { _, err := c.Watch(t.Context(), "IPPool", datastore.WatchOptions{}); return err },
 				func() error { _, err := c.Create(t.Context(), pool("a")); return err },
 			} {
-				begin := time.Now()
-				err := do()
-				require.Less(t, time.Since(begin), 30*time.Second)
-				require.ErrorIs(t, err, datastore.ErrUnavailable)
-				require.NotContains(t, err.Error(), "\n")
-				for _, want := range append(test.want, test.endpoint) {
-					require.ErrorContains(t, err, want)
-				}
+				// On a machine that has no time for it the search for the cause ends without one: then the next error has to name it.
+				require.EventuallyWithT(t, func(t *assert.CollectT) {
+					begin := time.Now()
+					err := do()
+					require.Less(t, time.Since(begin), 30*time.Second)
+					require.ErrorIs(t, err, datastore.ErrUnavailable)
+					require.NotContains(t, err.Error(), "\n")
+					for _, want := range append(test.want, test.endpoint) {
+						require.ErrorContains(t, err, want)
+					}
+				}, 2*time.Minute, time.Millisecond)
 			}
 		})
 	}
