@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
+	"unique"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/internal/backoff"
@@ -154,8 +156,10 @@ func (f *follower[T]) list(ctx context.Context) error {
 	d := Delta[T]{Revision: l.Revision, Seen: l.Seen, InSync: !f.inSync}
 	present := make(map[api.Key]string, len(l.Items))
 	for _, o := range l.Items {
-		key := api.Key{Kind: f.kind.Name, Namespace: o.GetNamespace(), Name: o.GetName()}
-		present[key] = o.GetResourceVersion()
+		// Copies: the texts of the objects lie among what was garbage once they were decoded, and kept for as long as this is they
+		// would keep the memory around them from being used for anything else.
+		key := api.Key{Kind: f.kind.Name, Namespace: unique.Make(o.GetNamespace()).Value(), Name: strings.Clone(o.GetName())}
+		present[key] = strings.Clone(o.GetResourceVersion())
 		had, ok := f.known[key]
 		switch {
 		case !ok:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unique"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -113,6 +114,8 @@ func keyOf(kind api.Kind, path string) (api.Key, bool) {
 		}
 	}
 	again, err := pathOf(kind, key)
+	// Names are kept; paths need not be kept alive for them.
+	key.Namespace, key.Name = unique.Make(key.Namespace).Value(), strings.Clone(key.Name)
 	return key, err == nil && again == path
 }
 

@@ -85,7 +85,7 @@ func (r *rig) untilPolicies(what string, ids ...string) map[string][]view.Rule {
 		var have []string
 		rules := map[string][]view.Rule{}
 		for _, e := range r.store.View(views.Scope{Node: "n1", View: views.NodeView}) {
-			switch it := e.Item.(type) {
+			switch it := e.Item().(type) {
 			case view.PolicyList:
 				for _, tier := range it.Tiers {
 					have = append(have, tier.Name)

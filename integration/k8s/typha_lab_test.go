@@ -121,7 +121,7 @@ func (r *rig) until(what, node string, items ...string) {
 
 func (r *rig) have(node string) (have []string) {
 	for _, e := range r.store.View(views.Scope{Node: node, View: views.BGPView}) {
-		switch it := e.Item.(type) {
+		switch it := e.Item().(type) {
 		case view.Origination:
 			have = append(have, it.Prefix.String())
 		case view.Secret:
@@ -245,7 +245,7 @@ func TestServicesReachTheView(t *testing.T) {
 func (r *rig) members(node string) []string {
 	found := map[string]bool{}
 	for _, e := range r.store.View(views.Scope{Node: node, View: views.NodeView}) {
-		if set, ok := e.Item.(view.IPSet); ok && set.Type == view.SetIPPort {
+		if set, ok := e.Item().(view.IPSet); ok && set.Type == view.SetIPPort {
 			for _, m := range set.Members {
 				found[fmt.Sprintf("%s:%d", m.Prefix, m.Port)] = true
 			}

@@ -63,6 +63,7 @@ func BenchTypha(ctx context.Context, o Options, size string) error {
 	}
 	b.say("typha.start.cpu", u.CPU.Seconds(), "s")
 	b.say("typha.start.rss", mb(u.RSS), "MB")
+	b.profile("typha.start", "heap?gc=1", 0)
 	if err := b.workers(benchWorkers); err != nil {
 		return err
 	}

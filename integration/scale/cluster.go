@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -102,6 +103,7 @@ func (c *cluster) profile(name, kind string, during time.Duration) {
 	}
 	body, err := fetch(context.Background(), url)
 	if err == nil {
+		kind, _, _ = strings.Cut(kind, "?")
 		err = os.WriteFile(filepath.Join(c.options.Profiles, name+"."+kind), []byte(body), 0o644)
 	}
 	if err != nil {

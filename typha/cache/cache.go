@@ -1,6 +1,5 @@
-// Package cache holds the present state of the datastore for those who want to look something up: which nodes and pools
-// there are, which endpoints and blocks a node has. One goroutine writes, any number read without locks: a Snapshot is
-// immutable, and stays what it is for as long as someone holds it.
+// Package cache holds the present state of the datastore for those who want to look something up. One goroutine writes, any number
+// read without locks: a Snapshot is immutable, and stays what it is for as long as someone holds it.
 //
 // The package refuses to decide anything; what follows from the state is computed in package compute.
 package cache
@@ -9,17 +8,19 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"strings"
 	"sync/atomic"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 )
 
+// Object is an api.Object or, of endpoints and pods, an *Endpoint.
+type Object any
+
 // Change is one object that appeared or changed, or that went.
 type Change struct {
 	Key    api.Key
-	Object api.Object // nil if it went; shared by all readers, and never to be changed
+	Object Object // nil if it went; shared by all readers, and never to be changed
 }
 
 // Cache is the newest Snapshot.
@@ -40,7 +41,7 @@ func (c *Cache) Apply(changes []Change, checkpoint view.Checkpoint, inSync bool)
 	next.version++
 	next.kinds = maps.Clone(next.kinds)
 	if next.kinds == nil {
-		next.kinds = map[string]Map[api.Key, api.Object]{}
+		next.kinds = map[string]Map[api.Key, Object]{}
 	}
 	if checkpoint != nil {
 		next.checkpoint = checkpoint
@@ -62,65 +63,23 @@ type Snapshot struct {
 	version    uint64
 	checkpoint view.Checkpoint
 	inSync     bool
-	kinds      map[string]Map[api.Key, api.Object]
-
-	// By node:
-	endpoints  Map[string, Map[api.Key, api.Object]] // WorkloadEndpoint
-	hosts      Map[string, Map[api.Key, api.Object]] // HostEndpoint
-	blocks     Map[string, Map[api.Key, api.Object]] // IPAMBlock, by affinity
-	affinities Map[string, Map[api.Key, api.Object]] // BlockAffinity
+	kinds      map[string]Map[api.Key, Object]
 }
 
 func (s *Snapshot) apply(ch Change) {
-	objects := s.kinds[ch.Key.Kind]
-	if was, ok := objects.Get(ch.Key); ok {
-		if index, node := s.index(was); index != nil && node != "" {
-			of, _ := index.Get(node)
-			if of = of.Without(ch.Key); of.Len() == 0 {
-				*index = index.Without(node)
-			} else {
-				*index = index.With(node, of)
-			}
-		}
-	}
 	if ch.Object == nil {
-		s.kinds[ch.Key.Kind] = objects.Without(ch.Key)
+		s.kinds[ch.Key.Kind] = s.kinds[ch.Key.Kind].Without(ch.Key)
 		return
 	}
-	s.kinds[ch.Key.Kind] = objects.With(ch.Key, ch.Object)
-	if index, node := s.index(ch.Object); index != nil && node != "" {
-		of, _ := index.Get(node)
-		*index = index.With(node, of.With(ch.Key, ch.Object))
-	}
-}
-
-// index says where an object is filed by node; nil if it is not.
-func (s *Snapshot) index(o api.Object) (*Map[string, Map[api.Key, api.Object]], string) {
-	switch o := o.(type) {
-	case *api.WorkloadEndpoint:
-		return &s.endpoints, o.Spec.Node
-	case *api.HostEndpoint:
-		return &s.hosts, o.Spec.Node
-	case *api.IPAMBlock:
-		if o.Spec.Affinity != nil {
-			node, host := strings.CutPrefix(*o.Spec.Affinity, string(api.AffinityHost)+":")
-			if host {
-				return &s.blocks, node
-			}
-		}
-	case *api.BlockAffinity:
-		if o.Spec.Type != api.AffinityVirtual {
-			return &s.affinities, o.Spec.Node
-		}
-	}
-	return nil, ""
+	s.kinds[ch.Key.Kind] = s.kinds[ch.Key.Kind].With(ch.Key, ch.Object)
 }
 
 // Get returns an object of now, or nil; ok is false before all that was there at the start has been read. With List it is what the
 // allocator of addresses knows without asking.
 func (c *Cache) Get(key api.Key) (o api.Object, ok bool) {
 	s := c.Snapshot()
-	return s.Get(key), s.InSync()
+	o, _ = s.Get(key).(api.Object)
+	return o, s.InSync()
 }
 
 // List returns all objects of a kind as they are now, in no order, like Get.
@@ -140,7 +99,7 @@ func (s *Snapshot) Checkpoint() view.Checkpoint { return s.checkpoint }
 func (s *Snapshot) InSync() bool { return s.inSync }
 
 // Get returns an object, or nil.
-func (s *Snapshot) Get(key api.Key) api.Object {
+func (s *Snapshot) Get(key api.Key) Object {
 	o, _ := s.kinds[key.Kind].Get(key)
 	return o
 }
@@ -149,7 +108,15 @@ func (s *Snapshot) Get(key api.Key) api.Object {
 func (s *Snapshot) Len(kind string) int { return s.kinds[kind].Len() }
 
 // All yields the objects of a kind in no order. T is the kind's Go type.
-func All[T api.Object](s *Snapshot, kind string) iter.Seq[T] { return values[T](s.kinds[kind]) }
+func All[T Object](s *Snapshot, kind string) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for _, o := range s.kinds[kind].All() {
+			if t, ok := o.(T); ok && !yield(t) {
+				return
+			}
+		}
+	}
+}
 
 // Node returns a node, or nil.
 func (s *Snapshot) Node(name string) *api.Node {
@@ -162,38 +129,3 @@ func (s *Snapshot) Nodes() iter.Seq[*api.Node] { return All[*api.Node](s, "Node"
 
 // Pools yields all pools in no order.
 func (s *Snapshot) Pools() iter.Seq[*api.IPPool] { return All[*api.IPPool](s, "IPPool") }
-
-// EndpointsOf yields the workload endpoints of a node in no order.
-func (s *Snapshot) EndpointsOf(node string) iter.Seq[*api.WorkloadEndpoint] {
-	return ofNode[*api.WorkloadEndpoint](s.endpoints, node)
-}
-
-// HostEndpointsOf yields the host endpoints of a node in no order.
-func (s *Snapshot) HostEndpointsOf(node string) iter.Seq[*api.HostEndpoint] {
-	return ofNode[*api.HostEndpoint](s.hosts, node)
-}
-
-// BlocksOf yields the IPAM blocks that are affine to a node, in no order.
-func (s *Snapshot) BlocksOf(node string) iter.Seq[*api.IPAMBlock] {
-	return ofNode[*api.IPAMBlock](s.blocks, node)
-}
-
-// AffinitiesOf yields the claims of a node to blocks, in any state and in no order.
-func (s *Snapshot) AffinitiesOf(node string) iter.Seq[*api.BlockAffinity] {
-	return ofNode[*api.BlockAffinity](s.affinities, node)
-}
-
-func ofNode[T api.Object](index Map[string, Map[api.Key, api.Object]], node string) iter.Seq[T] {
-	of, _ := index.Get(node)
-	return values[T](of)
-}
-
-func values[T api.Object](m Map[api.Key, api.Object]) iter.Seq[T] {
-	return func(yield func(T) bool) {
-		for _, o := range m.All() {
-			if t, ok := o.(T); ok && !yield(t) {
-				return
-			}
-		}
-	}
-}

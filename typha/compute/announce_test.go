@@ -63,7 +63,7 @@ func at(address string, nodes ...string) *EndpointSlice {
 // originated is what a node announces: prefixes, with a * behind those of single services.
 func originated(store *views.Store, node string) (out []string) {
 	for _, e := range store.View(bgpView(node)) {
-		if o, ok := e.Item.(view.Origination); ok {
+		if o, ok := e.Item().(view.Origination); ok {
 			text := o.Prefix.String()
 			if o.Host {
 				text += "*"

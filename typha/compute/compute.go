@@ -129,11 +129,9 @@ func (e *Engine) Apply(changes ...cache.Change) {
 func (e *Engine) apply(c cache.Change) {
 	switch c.Key.Kind {
 	case "WorkloadEndpoint":
-		o, _ := c.Object.(*api.WorkloadEndpoint)
-		e.setWorkload(c.Key, o)
+		e.setWorkload(c.Key, endpointOf(c))
 	case kubernetes.KindPod:
-		o, _ := c.Object.(*api.WorkloadEndpoint)
-		e.setPod(c.Key, o)
+		e.setPod(c.Key, endpointOf(c))
 	case kubernetes.KindNamespace:
 		o, _ := c.Object.(*api.Profile)
 		e.setNamespace(c.Key.Name, o)
@@ -151,7 +149,8 @@ func (e *Engine) apply(c cache.Change) {
 		e.setTier(c.Key.Name, o)
 	case "NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy",
 		"StagedKubernetesNetworkPolicy", kubernetes.KindCluster, kubernetes.KindAdmin, kubernetes.KindBaseline:
-		e.setPolicy(c.Key, parsePolicy(c.Key.Kind, c.Object))
+		o, _ := c.Object.(api.Object)
+		e.setPolicy(c.Key, parsePolicy(c.Key.Kind, o))
 	case "Node":
 		o, _ := c.Object.(*api.Node)
 		e.setNode(c.Key.Name, o)
@@ -168,8 +167,18 @@ func (e *Engine) apply(c cache.Change) {
 		o, _ := c.Object.(*api.BlockAffinity)
 		e.routes.setAffinity(c.Key.Name, o)
 	case "BGPConfiguration", "BGPPeer", "BGPFilter":
-		e.setBGP(c.Key, c.Object)
+		o, _ := c.Object.(api.Object)
+		e.setBGP(c.Key, o)
 	}
+}
+
+// endpointOf is the endpoint that is there, or nil. Who keeps no cache may give objects as they are.
+func endpointOf(c cache.Change) *cache.Endpoint {
+	if o, ok := c.Object.(*api.WorkloadEndpoint); ok {
+		return cache.EndpointOf(o)
+	}
+	o, _ := c.Object.(*cache.Endpoint)
+	return o
 }
 
 // orNil makes the subject of an object that is there.

@@ -8,14 +8,15 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/annotation"
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/typha/cache"
 	"github.com/muslin-net/muslin/typha/views"
 )
 
 // endpoint is a subject that policies apply to.
 type endpoint struct {
-	workload *api.WorkloadEndpoint // exactly one of the two
-	host     *api.HostEndpoint
-	pod      *api.WorkloadEndpoint // what the pod says, if it is one that is known; workload too if nothing else is known of it
+	workload *cache.Endpoint   // as it is stored or reported
+	pod      *cache.Endpoint   // as its pod says, if that is known
+	host     *api.HostEndpoint // neither of them, if it is of a host
 	gone     bool
 	flushed
 }
@@ -31,29 +32,30 @@ type flushed struct {
 	without []string
 }
 
+// where is what says on which node a workload is, and how it is called there.
+func (ep *endpoint) where() *cache.Endpoint {
+	if ep.workload != nil {
+		return ep.workload
+	}
+	return ep.pod
+}
+
 // become takes over what is new of a later version.
 func (ep *endpoint) become(now *endpoint) {
 	ep.workload, ep.host, ep.pod = now.workload, now.host, now.pod
 }
 
 // workloadSubject is an endpoint as it is stored or reported (o), and as its pod says; one of the two may be nil.
-func workloadSubject(o, pod *api.WorkloadEndpoint) *subject {
+func workloadSubject(o, pod *cache.Endpoint) *subject {
 	is := pod
 	if pod == nil {
 		is = o
 	}
-	s := &subject{
-		labels:   is.Labels,
-		system:   system{is.Namespace, is.Spec.Orchestrator, is.Spec.ServiceAccountName},
-		parents:  is.Spec.Profiles,
-		endpoint: &endpoint{workload: o, pod: pod},
-	}
+	s := &subject{traits: is.Traits, endpoint: &endpoint{workload: o, pod: pod}}
 	if o != nil {
-		s.nets = parsePrefixes(o.Spec.IPNetworks)
-	} else {
-		s.endpoint.workload = pod
+		s.nets = o.Nets
 	}
-	for _, p := range is.Spec.Ports {
+	for _, p := range is.Ports {
 		if n, ok := p.Protocol.Number(); ok && p.Name != "" {
 			s.ports = append(s.ports, port{p.Name, view.Protocol(n), p.Port})
 		}
@@ -63,8 +65,7 @@ func workloadSubject(o, pod *api.WorkloadEndpoint) *subject {
 
 func hostSubject(o *api.HostEndpoint) *subject {
 	s := &subject{
-		labels:   o.Labels,
-		parents:  o.Spec.Profiles,
+		traits:   &cache.Traits{Labels: o.Labels, Profiles: o.Spec.Profiles},
 		nets:     parsePrefixes(o.Spec.ExpectedIPs),
 		endpoint: &endpoint{host: o},
 	}
@@ -79,15 +80,13 @@ func hostSubject(o *api.HostEndpoint) *subject {
 // networkSetSubject also inherits the labels of its namespace.
 func networkSetSubject(o *api.NetworkSet) *subject {
 	return &subject{
-		labels:  o.Labels,
-		system:  system{namespace: o.Namespace},
-		parents: []string{"kns." + o.Namespace},
-		nets:    parsePrefixes(o.Spec.Nets),
+		traits: &cache.Traits{Labels: o.Labels, Namespace: o.Namespace, Profiles: []string{"kns." + o.Namespace}},
+		nets:   parsePrefixes(o.Spec.Nets),
 	}
 }
 
 func globalNetworkSetSubject(o *api.GlobalNetworkSet) *subject {
-	return &subject{labels: o.Labels, nets: parsePrefixes(o.Spec.Nets)}
+	return &subject{traits: &cache.Traits{Labels: o.Labels}, nets: parsePrefixes(o.Spec.Nets)}
 }
 
 // flushEndpoints computes the dirty endpoints. What they need now is counted before what they needed is let go, so that
@@ -104,23 +103,23 @@ func (e *Engine) flushEndpoint(s *subject) {
 	ep := s.endpoint
 	was := ep.flushed
 	ep.flushed = flushed{}
-	var item view.Item
+	var now *views.Entry
 	switch {
 	case ep.gone:
 	case ep.host != nil:
 		ep.node = e.number(ep.host.Spec.Node)
-		item = e.hostItem(s)
+		now = views.NewEntry(e.hostItem(s))
 	case len(s.nets) > 0 || ep.pod != nil:
-		ep.node = e.number(ep.workload.Spec.Node)
-		item = e.workloadItem(s)
+		ep.node = e.number(ep.where().Node)
+		now = views.NewMadeEntry(e.workload(s))
 	}
-	if item != nil {
+	if now != nil {
 		for _, l := range ep.lists {
 			if l != nil {
 				e.needList(l, ep.node)
 			}
 		}
-		ep.entry = views.NewEntry(item)
+		ep.entry = now
 		if was.at(ep.node, ep.entry.Key) && was.entry.Version == ep.entry.Version {
 			ep.entry = was.entry
 		} else {
@@ -133,7 +132,7 @@ func (e *Engine) flushEndpoint(s *subject) {
 				"policy %s is doNotTrack and has no effect on host endpoint %s, which is of all interfaces (*); name the interface", id, ep.host.Name))
 		}
 	}
-	if item == nil {
+	if now == nil {
 		e.leaveGroup(s)
 	}
 	e.flushPeering(ep, was)
@@ -168,45 +167,75 @@ func profilesOf(s *subject) (known, incomplete []string) {
 	return known, incomplete
 }
 
-func (e *Engine) workloadItem(s *subject) view.Item {
-	o := s.endpoint.workload
-	is := s.endpoint.pod
-	if is == nil {
-		is = o
-	}
+// workload makes the item of a workload. Most of what it is made of is kept anyway.
+type workload struct {
+	o, pod *cache.Endpoint // as of endpoint
+	list   string
+	rest   *rest // nil if there is nothing of it
+}
+
+// rest is what few workloads have.
+type rest struct {
+	incomplete []string
+	request    *view.AddressRequest
+	peering    *view.Peering
+}
+
+func (e *Engine) workload(s *subject) *workload {
 	known, incomplete := profilesOf(s)
 	l := e.groupOf(s, known).list
 	s.endpoint.lists[normal] = l
+	w := &workload{o: s.endpoint.workload, pod: s.endpoint.pod, list: l.id}
+	r := rest{incomplete: incomplete, peering: e.peeringOf(s)}
+	if w.pod != nil {
+		r.request = e.request(w.pod)
+	}
+	if r.incomplete != nil || r.request != nil || r.peering != nil {
+		w.rest = &r
+	}
+	return w
+}
+
+// Make makes the item.
+func (w *workload) Make() view.Item {
+	where, is := w.o, w.pod
+	if where == nil {
+		where = w.pod
+	}
+	if is == nil {
+		is = w.o
+	}
 	item := view.WorkloadEndpoint{
-		ID:                   endpointID(o),
-		ContainerID:          o.Spec.ContainerID,
-		Interface:            o.Spec.InterfaceName,
-		MAC:                  o.Spec.MAC,
-		PolicyList:           l.id,
-		Incomplete:           incomplete,
-		AllowSpoofedPrefixes: parsePrefixes(is.Spec.AllowSpoofedSourcePrefixes),
-		QoS:                  qos(is.Spec.QoSControls),
+		ID:          view.EndpointID{Orchestrator: where.Orchestrator, Workload: where.Namespace + "/" + where.Workload, Endpoint: where.Inside},
+		ContainerID: where.ContainerID, Interface: where.Interface, MAC: where.MAC,
+		PolicyList:           w.list,
+		AllowSpoofedPrefixes: parsePrefixes(is.Spoofed),
+		NATs:                 w.nats(),
+		QoS:                  qos(is.QoS),
 	}
-	item.Peering = e.peeringOf(s)
-	for _, p := range s.nets {
-		item.Addresses = append(item.Addresses, p.Addr())
+	if w.o != nil {
+		for _, p := range w.o.Nets {
+			item.Addresses = append(item.Addresses, p.Addr())
+		}
 	}
-	item.NATs = s.nats()
-	if pod := s.endpoint.pod; pod != nil {
-		item.UID, item.Request = PodUID(pod), e.request(pod)
+	if w.pod != nil {
+		item.UID = PodUID(w.pod)
+	}
+	if r := w.rest; r != nil {
+		item.Incomplete, item.Request, item.Peering = r.incomplete, r.request, r.peering
 	}
 	return item
 }
 
 // nats are the floating addresses of a workload: as its pod asks for them, or as they are stored where there is no pod.
-func (s *subject) nats() (out []view.NAT) {
-	if pod := s.endpoint.pod; pod != nil {
-		asked, err := annotation.Pod(pod.Annotations)
-		if err != nil {
+func (w *workload) nats() (out []view.NAT) {
+	if w.pod != nil {
+		asked, err := annotation.Pod(w.pod.Annotations)
+		if err != nil || w.o == nil {
 			return nil
 		}
 		for _, external := range asked.Floating {
-			for _, own := range s.nets {
+			for _, own := range w.o.Nets {
 				if own.Addr().Is4() == external.Is4() {
 					out = append(out, view.NAT{External: external, Internal: own.Addr()})
 				}
@@ -214,7 +243,7 @@ func (s *subject) nats() (out []view.NAT) {
 		}
 		return out
 	}
-	for _, n := range s.endpoint.workload.Spec.IPNATs {
+	for _, n := range w.o.NATs {
 		external, err1 := netip.ParseAddr(n.ExternalIP)
 		internal, err2 := netip.ParseAddr(n.InternalIP)
 		if err1 == nil && err2 == nil {
@@ -243,7 +272,7 @@ func (f *flushed) nats() []view.NAT {
 	if f.entry == nil {
 		return nil
 	}
-	w, _ := f.entry.Item.(view.WorkloadEndpoint)
+	w, _ := f.entry.Item().(view.WorkloadEndpoint)
 	return w.NATs
 }
 
@@ -252,22 +281,6 @@ func (e *Engine) Warnings() []string {
 	w := e.warnings
 	e.warnings = nil
 	return w
-}
-
-// endpointID is the name of an endpoint on its node.
-func endpointID(o *api.WorkloadEndpoint) view.EndpointID {
-	workload := o.Spec.Workload
-	switch o.Spec.Orchestrator {
-	case api.OrchestratorKubernetes:
-		workload = o.Spec.Pod
-	case api.OrchestratorCNI:
-		workload = o.Spec.ContainerID
-	}
-	return view.EndpointID{
-		Orchestrator: o.Spec.Orchestrator,
-		Workload:     o.Namespace + "/" + workload,
-		Endpoint:     o.Spec.Endpoint,
-	}
 }
 
 func qos(q *api.QoSControls) *view.QoS {

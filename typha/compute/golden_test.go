@@ -79,8 +79,8 @@ func dump(t *testing.T, e *Engine, store *views.Store) string {
 			var text bytes.Buffer
 			enc := json.NewEncoder(&text)
 			enc.SetEscapeHTML(false)
-			require.NoError(t, enc.Encode(shown(v[k].Item)))
-			fmt.Fprintf(&b, "%s %s\n  %s", strings.TrimPrefix(fmt.Sprintf("%T", v[k].Item), "view."), readable.Replace(k.ID), readable.Replace(text.String()))
+			require.NoError(t, enc.Encode(shown(v[k].Item())))
+			fmt.Fprintf(&b, "%s %s\n  %s", strings.TrimPrefix(fmt.Sprintf("%T", v[k].Item()), "view."), readable.Replace(k.ID), readable.Replace(text.String()))
 		}
 	}
 	return b.String()

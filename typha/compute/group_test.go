@@ -40,7 +40,7 @@ func TestComesAsTheOthersLeave(t *testing.T) {
 				commit(store, e)
 				list := endpointsOf(store, "n1")["shop/young"].PolicyList
 				applies := store.Get(views.Scope{Node: "n1", View: views.NodeView}, view.Key{Kind: view.KindPolicyList, ID: list})
-				require.Equal(t, []string{"np/shop/app", "np/shop/new"}, applies.Item.(view.PolicyList).Tiers[0].Ingress)
+				require.Equal(t, []string{"np/shop/app", "np/shop/new"}, applies.Item().(view.PolicyList).Tiers[0].Ingress)
 			}
 		})
 	}

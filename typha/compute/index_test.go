@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/api/selector"
+	"github.com/muslin-net/muslin/typha/cache"
 )
 
 // TestIndexTriesFew asserts what the index is for: a subject is not tried against selectors that its labels rule out.
@@ -27,7 +28,7 @@ func TestIndexTriesFew(t *testing.T) {
 	x.selection(parse("!has(a)"))
 
 	tried := 0
-	s := &subject{labels: map[string]string{"orchestrator": "k8s", "namespace": "ns7", "app": "a7"}}
+	s := &subject{traits: &cache.Traits{Labels: map[string]string{"orchestrator": "k8s", "namespace": "ns7", "app": "a7"}}}
 	s.each(func(key, value string) {
 		if k := x.keys[key]; k != nil {
 			tried += len(k.any)
@@ -45,7 +46,7 @@ func TestIndexTriesFew(t *testing.T) {
 	require.Contains(t, late.subjects, s, "a selector that comes later finds what is there")
 	require.Len(t, s.matches, 3)
 	x.forget(s)
-	s.labels = map[string]string{"a": "1"}
+	s.traits = &cache.Traits{Labels: map[string]string{"a": "1"}}
 	x.add(s)
 	require.Len(t, s.matches, 1)
 	require.Empty(t, never.subjects)
@@ -62,8 +63,10 @@ func TestIndexTriesFew(t *testing.T) {
 // TestLabels has the labels of a subject win in their order: of the system, own, of the profiles as they are listed.
 func TestLabels(t *testing.T) {
 	s := &subject{
-		system: system{namespace: "shop", orchestrator: "k8s"},
-		labels: map[string]string{"app": "web", "pcns.env": "forged", selector.LabelNamespace: "bank", "own": "1"},
+		traits: &cache.Traits{
+			Namespace: "shop", Orchestrator: "k8s",
+			Labels: map[string]string{"app": "web", "pcns.env": "forged", selector.LabelNamespace: "bank", "own": "1"},
+		},
 		inherits: []*profile{
 			{labels: map[string]string{"pcns.env": "prod", "app": "default", "first": "1"}},
 			{labels: map[string]string{"pcns.env": "test", "first": "2", "second": "2", labelOrchestrator: "none"}},

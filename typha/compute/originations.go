@@ -231,7 +231,7 @@ func (o *originations) count(touched map[place]*views.Entry, at place, ranges, h
 		if at.node != "" && len(offers) == 0 {
 			delete(o.local, at.node)
 		}
-	case now.entry == nil || now.entry.Item != view.Item(item):
+	case now.entry == nil || now.entry.Item() != view.Item(item):
 		now.entry = views.NewEntry(item)
 	}
 }

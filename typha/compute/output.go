@@ -13,7 +13,7 @@ type output struct {
 	scopes map[views.Scope]*words
 }
 
-// words are entries put and, without an item, keys dropped, in the order in which they were said. At the start of a large
+// words are entries put and keys dropped, in the order in which they were said. At the start of a large
 // cluster there are millions; they are kept as plain lists.
 type words []*views.Entry
 
@@ -23,7 +23,7 @@ func newOutput() *output { return &output{scopes: map[views.Scope]*words{}} }
 func (o *output) all(kind views.ViewKind, e *views.Entry) { o.common[kind] = append(o.common[kind], e) }
 
 // allDrop removes a key from every view of a kind.
-func (o *output) allDrop(kind views.ViewKind, k view.Key) { o.all(kind, &views.Entry{Key: k}) }
+func (o *output) allDrop(kind views.ViewKind, k view.Key) { o.all(kind, views.Dropped(k)) }
 
 // put puts an entry into one view.
 func (o *output) put(s views.Scope, e *views.Entry) {
@@ -36,7 +36,7 @@ func (o *output) put(s views.Scope, e *views.Entry) {
 }
 
 // drop removes a key from one view.
-func (o *output) drop(s views.Scope, k view.Key) { o.put(s, &views.Entry{Key: k}) }
+func (o *output) drop(s views.Scope, k view.Key) { o.put(s, views.Dropped(k)) }
 
 // take returns what was gathered and starts anew.
 func (o *output) take() views.Change {
@@ -59,10 +59,10 @@ func (w words) delta() (d views.Delta) {
 		if i+1 < len(w) && w[i+1].Key == e.Key {
 			continue
 		}
-		if e.Item != nil {
-			d.Put = append(d.Put, e)
-		} else {
+		if e.Drops() {
 			d.Drop = append(d.Drop, e.Key)
+		} else {
+			d.Put = append(d.Put, e)
 		}
 	}
 	return d

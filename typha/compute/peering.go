@@ -84,7 +84,7 @@ func (e *Engine) peeringOf(s *subject) *view.Peering {
 		return nil
 	}
 	slices.Sort(names)
-	node := s.endpoint.workload.Spec.Node
+	node := s.endpoint.where().Node
 	port := cmp.Or(e.bgpPorts[api.NodeConfigPrefix+node], e.bgpPorts[api.DefaultName], api.DefaultBGPPort)
 	return &view.Peering{BGPPeers: names, Port: port, Gateways: e.gateways}
 }
@@ -111,5 +111,5 @@ func itemOf(e *views.Entry) view.Item {
 	if e == nil {
 		return nil
 	}
-	return e.Item
+	return e.Item()
 }

@@ -4,20 +4,21 @@ import (
 	"maps"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/annotation"
 	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/typha/cache"
 )
 
 // pods joins what two sources say of one endpoint: that it is there, with which addresses, and what pod it is. The pod says what
 // its labels, profiles, ports and limits are, whatever is stored or was reported; a pod without an endpoint is an endpoint that is
 // about to be made.
 type pods struct {
-	endpoints map[api.Key]*api.WorkloadEndpoint // of pods, as stored or reported
-	pods      map[api.Key]*api.WorkloadEndpoint // as endpoints, by the endpoint's key
-	keys      map[api.Key]api.Key               // of endpoints, by the pod's key
-	asked     map[string]askedFor               // by namespaces that ask for something
+	keys  map[api.Key]api.Key // of endpoints, by the pod's key
+	asked map[string]askedFor // by namespaces that ask for something
 }
 
 // askedFor is what a namespace asks for its pods, and what of it makes no sense.
@@ -31,43 +32,44 @@ func (a askedFor) equal(b askedFor) bool {
 }
 
 func newPods() *pods {
-	return &pods{
-		endpoints: map[api.Key]*api.WorkloadEndpoint{}, pods: map[api.Key]*api.WorkloadEndpoint{}, keys: map[api.Key]api.Key{},
-		asked: map[string]askedFor{},
-	}
+	return &pods{keys: map[api.Key]api.Key{}, asked: map[string]askedFor{}}
 }
 
 // setWorkload takes in an endpoint, or with nil its end.
-func (e *Engine) setWorkload(key api.Key, o *api.WorkloadEndpoint) {
-	delete(e.pods.endpoints, key)
-	if o != nil && o.Spec.Orchestrator == api.OrchestratorKubernetes {
-		e.pods.endpoints[key] = o
-	}
-	e.joinPod(key, o)
+func (e *Engine) setWorkload(key api.Key, o *cache.Endpoint) {
+	_, pod := e.joined(key)
+	e.join(key, o, pod)
 }
 
 // setPod takes in a pod, or with nil its end.
-func (e *Engine) setPod(key api.Key, o *api.WorkloadEndpoint) {
-	p := e.pods
-	was, known := p.keys[key]
+func (e *Engine) setPod(key api.Key, pod *cache.Endpoint) {
+	was, known := e.pods.keys[key]
 	var now api.Key
-	if o != nil {
-		now = api.Key{Kind: "WorkloadEndpoint", Namespace: o.Namespace, Name: o.Name}
+	if pod != nil {
+		now = api.Key{Kind: "WorkloadEndpoint", Namespace: pod.Namespace, Name: pod.Name}
 	}
 	if known && was != now {
-		delete(p.keys, key)
-		delete(p.pods, was)
-		e.joinPod(was, p.endpoints[was])
+		delete(e.pods.keys, key)
+		o, _ := e.joined(was)
+		e.join(was, o, nil)
 	}
-	if o != nil {
-		p.keys[key], p.pods[now] = now, o
-		e.joinPod(now, p.endpoints[now])
+	if pod != nil {
+		e.pods.keys[key] = now
+		o, _ := e.joined(now)
+		e.join(now, o, pod)
 	}
 }
 
-// joinPod has an endpoint be what its sources say together.
-func (e *Engine) joinPod(key api.Key, o *api.WorkloadEndpoint) {
-	pod := e.pods.pods[key]
+// joined are what was joined: an endpoint as it is stored or reported, and as its pod says.
+func (e *Engine) joined(key api.Key) (o, pod *cache.Endpoint) {
+	if s := e.subjects[key]; s != nil && s.endpoint != nil {
+		return s.endpoint.workload, s.endpoint.pod
+	}
+	return nil, nil
+}
+
+// join has an endpoint be what its sources say together.
+func (e *Engine) join(key api.Key, o, pod *cache.Endpoint) {
 	if o == nil && pod == nil {
 		e.setSubject(key, nil)
 		return
@@ -92,15 +94,15 @@ func (e *Engine) setNamespace(name string, o *api.Profile) {
 	} else {
 		e.pods.asked[name] = now
 	}
-	for key := range e.pods.pods {
-		if s := e.subjects[key]; key.Namespace == name && s != nil {
-			e.touch(s)
+	for _, key := range e.pods.keys {
+		if key.Namespace == name {
+			e.touch(e.subjects[key])
 		}
 	}
 }
 
 // request is what a pod asks for; nil if it asks for nothing.
-func (e *Engine) request(pod *api.WorkloadEndpoint) *view.AddressRequest {
+func (e *Engine) request(pod *cache.Endpoint) *view.AddressRequest {
 	r, err := annotation.Pod(pod.Annotations)
 	if err != nil {
 		return &view.AddressRequest{Wrong: err.Error()}
@@ -123,11 +125,11 @@ func (e *Engine) request(pod *api.WorkloadEndpoint) *view.AddressRequest {
 }
 
 // PodUID is the uid by which kubelet knows a pod that was taken in. The object of a pod that kubelet has from a file has another.
-func PodUID(pod *api.WorkloadEndpoint) string {
+func PodUID(pod *cache.Endpoint) string {
 	if uid := pod.Annotations[kubernetes.AnnotationMirror]; uid != "" {
 		return uid
 	}
-	return string(kubernetes.ReversedUID(pod.UID))
+	return string(kubernetes.ReversedUID(types.UID(pod.UID)))
 }
 
 // PodAnnotations are those of a pod's annotations that PodUID and the computation read.

@@ -60,7 +60,7 @@ func kitchen() *compute.Engine {
 func endpointsOf(s *views.Store, node string) map[string]view.WorkloadEndpoint {
 	out := map[string]view.WorkloadEndpoint{}
 	for _, e := range s.View(views.Scope{Node: node, View: views.NodeView}) {
-		if ep, ok := e.Item.(view.WorkloadEndpoint); ok {
+		if ep, ok := e.Item().(view.WorkloadEndpoint); ok {
 			out[ep.ID.Workload] = ep
 		}
 	}
@@ -93,7 +93,7 @@ func TestAPodIsToldBeforeItIsMade(t *testing.T) {
 	require.Empty(t, got.Incomplete)
 	list := store.Get(views.Scope{Node: "n1", View: views.NodeView}, view.Key{Kind: view.KindPolicyList, ID: got.PolicyList})
 	require.NotNil(t, list)
-	require.Equal(t, []string{"np/shop/cooks"}, list.Item.(view.PolicyList).Tiers[0].Ingress)
+	require.Equal(t, []string{"np/shop/cooks"}, list.Item().(view.PolicyList).Tiers[0].Ingress)
 
 	t.Log("felix reports it, with labels of its own invention: the pod's count")
 	reported := pod.DeepCopy()
@@ -116,7 +116,7 @@ func TestAPodIsToldBeforeItIsMade(t *testing.T) {
 	require.Equal(t, got.PolicyList, now.PolicyList)
 	require.Equal(t, got.Request, now.Request, "a new sandbox of the pod asks for the same")
 	for _, entry := range store.View(views.Scope{Node: "n1", View: views.NodeView}) {
-		if set, ok := entry.Item.(view.IPSet); ok {
+		if set, ok := entry.Item().(view.IPSet); ok {
 			require.Empty(t, set.Members, "nobody is a waiter")
 		}
 	}

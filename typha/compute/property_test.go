@@ -19,7 +19,7 @@ import (
 func versions(t *testing.T, store *views.Store, s views.Scope) map[view.Key]view.Version {
 	out := map[view.Key]view.Version{}
 	for k, e := range store.View(s) {
-		if set, ok := e.Item.(view.IPSet); ok { // kept up by difference; all others are hashed when they are made
+		if set, ok := e.Item().(view.IPSet); ok { // kept up by difference; all others are hashed when they are made
 			require.Equal(t, view.VersionOf(set), e.Version, "%s: the version of %v is not that of its members", s, k)
 		}
 		out[k] = e.Version
@@ -47,14 +47,14 @@ func requireEqual(t *testing.T, want oracleView, store *views.Store, s views.Sco
 		if got[k] != wanted[k] {
 			var have any
 			if e := view[k]; e != nil {
-				have = e.Item
+				have = e.Item()
 			}
 			t.Errorf("%s: %s: %v\n want %+v\n have %+v", when, s, k, want[k], have)
 		}
 	}
 	for k := range got {
 		if _, ok := wanted[k]; !ok {
-			t.Errorf("%s: %s: %v should not be there: %+v", when, s, k, view[k].Item)
+			t.Errorf("%s: %s: %v should not be there: %+v", when, s, k, view[k].Item())
 		}
 	}
 	t.FailNow()
@@ -73,10 +73,10 @@ func (c *client) take(t *testing.T) {
 	if !ok {
 		return
 	}
-	require.True(t, slices.IsSortedFunc(cut.Updates, func(a, b *views.Entry) int { return int(a.Key.Kind) - int(b.Key.Kind) }))
+	require.True(t, slices.IsSortedFunc(cut.All(), func(a, b *views.Entry) int { return int(a.Key.Kind) - int(b.Key.Kind) }))
 	require.True(t, slices.IsSortedFunc(cut.Removes, func(a, b view.Key) int { return int(b.Kind) - int(a.Kind) }))
-	for _, e := range cut.Updates {
-		switch it := e.Item.(type) {
+	for _, e := range cut.All() {
+		switch it := e.Item().(type) {
 		case view.IPSetDelta:
 			require.Equal(t, c.has[e.Key], it.From, "a delta must start where the client is")
 			require.Equal(t, e.Version, it.To)
@@ -100,7 +100,7 @@ func (c *client) check(t *testing.T, store *views.Store) {
 	require.True(t, maps.Equal(versions(t, store, c.scope), c.has), "%s: the client's view is not the store's", c.scope)
 	for k, members := range c.sets {
 		e := store.Get(c.scope, k)
-		require.True(t, slices.Equal(e.Item.(view.IPSet).Members, members), "set %v", k)
+		require.True(t, slices.Equal(e.Item().(view.IPSet).Members, members), "set %v", k)
 	}
 }
 
@@ -184,7 +184,7 @@ func requireReplica(t *testing.T, w *world, store *views.Store) {
 		for _, s := range []views.Scope{nodeView(n), bgpView(n)} {
 			its := oracleView{}
 			for _, e := range otherStore.View(s) {
-				its.add(e.Item)
+				its.add(e.Item())
 			}
 			require.True(t, maps.Equal(oracleVersions(its), versions(t, otherStore, s)), "%s: versions of the replica", s)
 			requireEqual(t, its, store, s, "a replica")

@@ -86,6 +86,6 @@ func (e *Engine) setBGP(key api.Key, o api.Object) {
 		return
 	}
 	entry := resource(o)
-	entry.Item.(view.Resource).Object.SetLabels(nil)
+	entry.Item().(view.Resource).Object.SetLabels(nil)
 	e.out.all(views.BGPView, entry)
 }

@@ -222,13 +222,8 @@ func (t *translator) fail(err error) {
 
 // parsePrefix reads a network or a single address.
 func parsePrefix(text string) (netip.Prefix, bool) {
-	if p, err := netip.ParsePrefix(text); err == nil {
-		return p.Masked(), true
-	}
-	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
-		return netip.PrefixFrom(a, a.BitLen()), true
-	}
-	return netip.Prefix{}, false
+	p, err := api.ParseNet(text)
+	return p.Masked(), err == nil
 }
 
 // parsePrefixes reads what can be read.

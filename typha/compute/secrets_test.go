@@ -15,7 +15,7 @@ import (
 // passwords are those in a node's view, as name=value.
 func passwords(store *views.Store, node string) (out []string) {
 	for _, e := range store.View(bgpView(node)) {
-		if s, ok := e.Item.(view.Secret); ok {
+		if s, ok := e.Item().(view.Secret); ok {
 			out = append(out, s.Name+"="+string(s.Value))
 		}
 	}
@@ -131,7 +131,7 @@ func TestSecretsChange(t *testing.T) {
 	require.Equal(t, []string{name + "one"}, passwords(store, "n1"))
 	for k, entry := range store.View(bgpView("n1")) {
 		if k.Kind == view.KindSecret {
-			require.NotContains(t, fmt.Sprintf("%s %v %+v %#v", entry.Item, entry.Item, entry.Item, entry.Item), "one", "no log shows it")
+			require.NotContains(t, fmt.Sprintf("%s %v %+v %#v", entry.Item(), entry.Item(), entry.Item(), entry.Item()), "one", "no log shows it")
 		}
 	}
 	require.Empty(t, passwords(store, "n2"))

@@ -41,7 +41,7 @@ func members(t *testing.T, store *views.Store, s views.Scope, kind view.SetType)
 	t.Helper()
 	var found []view.IPSet
 	for _, e := range store.View(s) {
-		if set, ok := e.Item.(view.IPSet); ok && set.Type == kind {
+		if set, ok := e.Item().(view.IPSet); ok && set.Type == kind {
 			found = append(found, set)
 			require.Equal(t, view.VersionOf(set), e.Version)
 		}
@@ -102,7 +102,7 @@ func TestScoping(t *testing.T) {
 
 	ids := func(node string) (out []string) {
 		for k, entry := range store.View(nodeView(node)) {
-			switch it := entry.Item.(type) {
+			switch it := entry.Item().(type) {
 			case view.IPSet, view.PolicyList:
 			case view.WorkloadEndpoint:
 				out = append(out, it.ID.Workload)

@@ -24,7 +24,7 @@ func (set *ipset) added(m view.Member) int {
 	if set.entry == nil {
 		return 0
 	}
-	if _, found := slices.BinarySearchFunc(set.entry.Item.(view.IPSet).Members, m, views.CompareMembers); !found {
+	if _, found := slices.BinarySearchFunc(set.entry.Item().(view.IPSet).Members, m, views.CompareMembers); !found {
 		return 0
 	}
 	return 1 + int(set.more[m])
@@ -185,7 +185,7 @@ func (e *Engine) updateSet(set *ipset) bool {
 	version := view.EmptySet(set.spec.kind)
 	var members []view.Member
 	if set.entry != nil {
-		version, members = set.entry.Version, set.entry.Item.(view.IPSet).Members
+		version, members = set.entry.Version, set.entry.Item().(view.IPSet).Members
 	}
 	for _, m := range added {
 		version = version.AddMember(m)

@@ -9,6 +9,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/selector"
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/typha/cache"
 )
 
 // labelOrchestrator tells Kubernetes pods from everything else.
@@ -17,30 +18,26 @@ const labelOrchestrator = "projectcalico.org/orchestrator"
 // subject is what selectors select: an endpoint or a network set.
 type subject struct {
 	key      api.Key
-	labels   map[string]string // own labels, shared with the object
-	system   system            // labels that beat own ones
-	parents  []string          // profiles, in order
-	inherits []*profile        // the same, filled in by the engine
-	nets     []netip.Prefix    // what it adds to sets
-	ports    []port            // named ports of its addresses
-	endpoint *endpoint         // nil for a network set
+	traits   *cache.Traits  // own labels, profiles in order and what labels of the system are made of
+	inherits []*profile     // the profiles, filled in by the engine
+	nets     []netip.Prefix // what it adds to sets
+	ports    []port         // named ports of its addresses
+	endpoint *endpoint      // nil for a network set
 
 	matches []*selection // what selects it; kept by the index
 	group   *group       // of a workload that a view has
 }
 
-// system are the labels that come from what a subject is; those that are empty it does not have.
-type system struct{ namespace, orchestrator, account string }
-
-func (y *system) get(key string) (string, bool) {
+// system returns the labels that come from what a subject is, and beat own ones; those that are empty it does not have.
+func (s *subject) system(key string) (string, bool) {
 	var v string
 	switch key {
 	case selector.LabelNamespace:
-		v = y.namespace
+		v = s.traits.Namespace
 	case labelOrchestrator:
-		v = y.orchestrator
+		v = s.traits.Orchestrator
 	case selector.LabelServiceAccount:
-		v = y.account
+		v = s.traits.ServiceAccount
 	}
 	return v, v != ""
 }
@@ -62,10 +59,10 @@ type profile struct {
 
 // Get implements selector.Labels: labels of the system first, then own ones, then those of the profiles in order.
 func (s *subject) Get(key string) (string, bool) {
-	if v, ok := s.system.get(key); ok {
+	if v, ok := s.system(key); ok {
 		return v, true
 	}
-	if v, ok := s.labels[key]; ok && !s.forged(key) {
+	if v, ok := s.traits.Labels[key]; ok && !s.forged(key) {
 		return v, true
 	}
 	for _, p := range s.inherits {
@@ -79,19 +76,19 @@ func (s *subject) Get(key string) (string, bool) {
 // forged tells whether an own label pretends to be inherited from a namespace or service account: whoever may label a
 // pod may not thereby move it into another namespace's policies. What has no namespace is labelled by administrators.
 func (s *subject) forged(key string) bool {
-	return s.system.namespace != "" &&
+	return s.traits.Namespace != "" &&
 		(strings.HasPrefix(key, selector.NamespacePrefix) || strings.HasPrefix(key, selector.ServiceAccountPrefix))
 }
 
 // each calls f for every label that Get finds.
 func (s *subject) each(f func(key, value string)) {
 	for _, k := range []string{selector.LabelNamespace, labelOrchestrator, selector.LabelServiceAccount} {
-		if v, ok := s.system.get(k); ok {
+		if v, ok := s.system(k); ok {
 			f(k, v)
 		}
 	}
-	for k, v := range s.labels {
-		if _, beaten := s.system.get(k); !beaten && !s.forged(k) {
+	for k, v := range s.traits.Labels {
+		if _, beaten := s.system(k); !beaten && !s.forged(k) {
 			f(k, v)
 		}
 	}
@@ -106,10 +103,10 @@ func (s *subject) each(f func(key, value string)) {
 
 // hidden tells whether a label of the i-th profile is overruled.
 func (s *subject) hidden(key string, i int) bool {
-	if _, beaten := s.system.get(key); beaten {
+	if _, beaten := s.system(key); beaten {
 		return true
 	}
-	if _, own := s.labels[key]; own && !s.forged(key) {
+	if _, own := s.traits.Labels[key]; own && !s.forged(key) {
 		return true
 	}
 	return slices.ContainsFunc(s.inherits[:i], func(p *profile) bool { _, ok := p.labels[key]; return ok })
@@ -117,7 +114,9 @@ func (s *subject) hidden(key string, i int) bool {
 
 // sameLabels tells whether two versions of a subject have the same labels whatever their profiles say.
 func (s *subject) sameLabels(t *subject) bool {
-	return s.system == t.system && slices.Equal(s.parents, t.parents) && maps.Equal(s.labels, t.labels)
+	a, b := s.traits, t.traits
+	return a == b || a.Namespace == b.Namespace && a.Orchestrator == b.Orchestrator && a.ServiceAccount == b.ServiceAccount &&
+		slices.Equal(a.Profiles, b.Profiles) && maps.Equal(a.Labels, b.Labels)
 }
 
 // sameMembers tells whether two versions of a subject add the same to sets.
@@ -154,12 +153,11 @@ func (e *Engine) setSubject(key api.Key, now *subject) {
 	if !was.sameLabels(now) {
 		e.index.forget(was)
 		e.disinherit(was)
-		was.system, was.parents = now.system, now.parents
-		was.labels = now.labels
+		was.traits = now.traits
 		e.inherit(was)
 		e.index.add(was)
 	}
-	was.labels = now.labels // equal, but the old object need not be kept alive for it
+	was.traits = now.traits // which say the same, but the old ones need not be kept alive for it
 	if members {
 		was.nets, was.ports = now.nets, now.ports
 		e.contribute(was, +1)
@@ -200,8 +198,8 @@ func (e *Engine) touch(s *subject) {
 
 // inherit ties a subject to its profiles.
 func (e *Engine) inherit(s *subject) {
-	s.inherits = make([]*profile, len(s.parents))
-	for i, name := range s.parents {
+	s.inherits = make([]*profile, len(s.traits.Profiles))
+	for i, name := range s.traits.Profiles {
 		p := e.profile(name)
 		p.subjects[s] = struct{}{}
 		s.inherits[i] = p

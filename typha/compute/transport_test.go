@@ -58,7 +58,7 @@ func TestTransportOverrules(t *testing.T) {
 	put(e, pool, block)
 	route := func() view.Route {
 		store.Commit(e.Flush())
-		return store.Get(nodeView("any"), view.Key{Kind: view.KindRoute, ID: "10.0.0.0/26@n1"}).Item.(view.Route)
+		return store.Get(nodeView("any"), view.Key{Kind: view.KindRoute, ID: "10.0.0.0/26@n1"}).Item().(view.Route)
 	}
 	require.Equal(t, view.TunnelVXLAN, route().Send)
 	e.SetTransport("p", &Transport{Send: view.TunnelNone, Receive: []view.Tunnel{view.TunnelNone, view.TunnelVXLAN}})

@@ -10,13 +10,13 @@ import (
 type builder struct {
 	in     *Intake
 	before *cache.Snapshot
-	news   map[api.Key]api.Object // nil values for objects that are gone
-	order  []api.Key              // in which the keys came first
-	batch  Batch                  // what needs no judging
+	news   map[api.Key]cache.Object // nil values for objects that are gone
+	order  []api.Key                // in which the keys came first
+	batch  Batch                    // what needs no judging
 }
 
 func newBuilder(in *Intake) *builder {
-	return &builder{in: in, before: in.cache.Snapshot(), news: map[api.Key]api.Object{}}
+	return &builder{in: in, before: in.cache.Snapshot(), news: map[api.Key]cache.Object{}}
 }
 
 // take takes in one message.
@@ -33,10 +33,11 @@ func (b *builder) take(m message) {
 	}
 	b.takeTold(m)
 	if m.report != nil {
-		for key, ep := range m.report.endpoints {
-			m.report.endpoints[key] = b.in.slimmer.endpoint(ep)
+		endpoints := make(map[api.Key]*cache.Endpoint, len(m.report.endpoints))
+		for key, o := range m.report.endpoints {
+			endpoints[key] = b.in.slimmer.endpoint(o)
 		}
-		b.in.overlay.report(m.report, b.get, b.set)
+		b.in.overlay.report(m.report.node, endpoints, b.get, b.set)
 	}
 }
 
@@ -45,13 +46,13 @@ func (b *builder) takeObject(key api.Key, o api.Object) {
 	if !b.in.judge(key, o) {
 		o = api.Closed(o)
 	}
-	if o = b.in.slimmer.slim(o); b.in.overlay.stored(key, o) {
-		b.set(key, o)
+	if slim := b.in.slimmer.slim(o); b.in.overlay.stored(key, slim) {
+		b.set(key, slim)
 	}
 }
 
 // set says what an object is now.
-func (b *builder) set(key api.Key, o api.Object) {
+func (b *builder) set(key api.Key, o cache.Object) {
 	if _, again := b.news[key]; !again {
 		b.order = append(b.order, key)
 	}
@@ -59,7 +60,7 @@ func (b *builder) set(key api.Key, o api.Object) {
 }
 
 // get says what an object is now.
-func (b *builder) get(key api.Key) api.Object {
+func (b *builder) get(key api.Key) cache.Object {
 	if o, ok := b.news[key]; ok {
 		return o
 	}

@@ -87,8 +87,9 @@ type Intake struct {
 	slimmer *slimmer           // of the loop alone, as is the next
 	podKeys map[string]api.Key // of the endpoints of pods, where those are the pods
 
-	mu      sync.Mutex // guards invalid
+	mu      sync.Mutex // guards the next two
 	invalid map[api.Key]error
+	taken   map[string]map[*api.WorkloadEndpoint]struct{} // the last report of each node, as far as it was valid
 }
 
 // message is one thing that arrives at the loop.
@@ -119,7 +120,7 @@ func New(r datastore.Reader, c *cache.Cache, opts Options) *Intake {
 		inbox:   make(chan message),
 		overlay: newOverlay(),
 		now:     newProgress(opts),
-		invalid: map[api.Key]error{},
+		invalid: map[api.Key]error{}, taken: map[string]map[*api.WorkloadEndpoint]struct{}{},
 		slimmer: newSlimmer(),
 		podKeys: map[string]api.Key{},
 	}

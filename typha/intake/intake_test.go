@@ -81,8 +81,8 @@ func (r *rig) until(what string, met func() bool) {
 	r.t.Helper()
 	for {
 		cut, _ := r.sub.Next()
-		for _, e := range cut.Updates {
-			r.view[e.Key] = e.Item
+		for _, e := range cut.All() {
+			r.view[e.Key] = e.Item()
 		}
 		for _, k := range cut.Removes {
 			delete(r.view, k)

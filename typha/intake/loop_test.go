@@ -128,7 +128,7 @@ func TestPoolModeChangesInTwoPhases(t *testing.T) {
 		}
 		route := func() (send view.Tunnel, receive []view.Tunnel) {
 			synctest.Wait()
-			r := store.Get(views.Scope{Node: "n2"}, view.Key{Kind: view.KindRoute, ID: "10.0.0.0/26@n1"}).Item.(view.Route)
+			r := store.Get(views.Scope{Node: "n2"}, view.Key{Kind: view.KindRoute, ID: "10.0.0.0/26@n1"}).Item().(view.Route)
 			return r.Send, r.Receive
 		}
 		expect := func(send view.Tunnel, receive ...view.Tunnel) {

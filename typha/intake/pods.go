@@ -8,6 +8,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/typha/cache"
 )
 
 // endpointKind is the kind of endpoints in the datastore.
@@ -31,20 +32,22 @@ func (b *builder) takePods(t *Told[api.WorkloadEndpoint]) {
 	}
 	for name, pod := range t.Changes {
 		namespace, short, _ := strings.Cut(name, "/")
-		var o api.Object
+		key := api.Key{Kind: kubernetes.KindPod, Namespace: namespace, Name: short}
+		var endpoint *cache.Endpoint
 		if pod != nil {
-			pod = b.in.slimmer.endpoint(pod)
-			o = pod
+			endpoint = b.in.slimmer.endpoint(pod)
+			b.set(key, endpoint)
+		} else {
+			b.set(key, nil)
 		}
-		b.set(api.Key{Kind: kubernetes.KindPod, Namespace: namespace, Name: short}, o)
 		if b.in.opts.PodsAreEndpoints {
-			b.takePodEndpoint(name, pod)
+			b.takePodEndpoint(name, endpoint)
 		}
 	}
 }
 
 // takePodEndpoint takes in a pod as an endpoint of the datastore's.
-func (b *builder) takePodEndpoint(name string, pod *api.WorkloadEndpoint) {
+func (b *builder) takePodEndpoint(name string, pod *cache.Endpoint) {
 	was, known := b.in.podKeys[name]
 	var now api.Key
 	if pod != nil {

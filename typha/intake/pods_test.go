@@ -3,6 +3,7 @@ package intake
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 
@@ -50,14 +51,14 @@ func TestPodsAreTheEndpoints(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		go func() { _ = in.Run(ctx, func(Batch) error { return nil }) }()
-		pod := func(name string) *api.WorkloadEndpoint {
+		pod := func(name string) *cache.Endpoint {
 			synctest.Wait()
-			o, _ := state.Snapshot().Get(api.Key{Kind: kubernetes.KindPod, Namespace: "shop", Name: name}).(*api.WorkloadEndpoint)
+			o, _ := state.Snapshot().Get(api.Key{Kind: kubernetes.KindPod, Namespace: "shop", Name: name}).(*cache.Endpoint)
 			return o
 		}
-		endpoint := func(name string) *api.WorkloadEndpoint {
+		endpoint := func(name string) *cache.Endpoint {
 			synctest.Wait()
-			o, _ := state.Snapshot().Get(api.Key{Kind: "WorkloadEndpoint", Namespace: "shop", Name: name}).(*api.WorkloadEndpoint)
+			o, _ := state.Snapshot().Get(api.Key{Kind: "WorkloadEndpoint", Namespace: "shop", Name: name}).(*cache.Endpoint)
 			return o
 		}
 		tell := func(revision uint64, o *api.WorkloadEndpoint) {
@@ -75,8 +76,8 @@ func TestPodsAreTheEndpoints(t *testing.T) {
 		reported := podAt("n1", "10.0.0.1/32")
 		reported.Spec.MAC = "02:00:00:00:00:01" // which a pod does not tell
 		require.NoError(t, in.Report(ctx, "n1", []*api.WorkloadEndpoint{reported}))
-		require.Equal(t, []string{"10.0.0.1/32"}, endpoint("n1-k8s-web-eth0").Spec.IPNetworks)
-		require.Empty(t, pod("web").Spec.IPNetworks)
+		require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}, endpoint("n1-k8s-web-eth0").Nets)
+		require.Empty(t, pod("web").Nets)
 		tell(11, podAt("n1", "10.0.0.1/32"))
 		require.Same(t, pod("web"), endpoint("n1-k8s-web-eth0"), "the pod shows it")
 

@@ -52,7 +52,7 @@ func TestClusterPolicies(t *testing.T) {
 		applies := func() (ids []string) {
 			synctest.Wait()
 			for _, e := range store.View(views.Scope{Node: "n1", View: views.NodeView}) {
-				if list, ok := e.Item.(view.PolicyList); ok {
+				if list, ok := e.Item().(view.PolicyList); ok {
 					for _, tier := range list.Tiers {
 						ids = append(ids, tier.Name)
 						ids = append(ids, tier.Ingress...)

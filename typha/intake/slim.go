@@ -4,34 +4,39 @@ import (
 	"hash/maphash"
 	"maps"
 	"reflect"
+	"strings"
 	"unique"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/typha/cache"
 )
 
 // slimmer makes objects take less memory. It is the loop's alone.
 type slimmer struct {
 	seed   maphash.Seed
 	labels map[uint64]map[string]string // of endpoints and users of addresses, by their hash
+	traits map[uint64]*cache.Traits     // likewise
 }
 
-// mostLabels is how many sets of labels are remembered before all are forgotten: they may be of what is gone.
+// mostLabels is how many sets of labels, or traits, are remembered before all are forgotten: they may be of what is gone.
 const mostLabels = 1 << 16
 
 func newSlimmer() *slimmer {
-	return &slimmer{seed: maphash.MakeSeed(), labels: map[uint64]map[string]string{}}
+	return &slimmer{seed: maphash.MakeSeed(), labels: map[uint64]map[string]string{}, traits: map[uint64]*cache.Traits{}}
 }
 
 // slim returns an object without what nobody here ever reads: who set which field, and fields that are not known. (What is
 // written back is read from the datastore first.) Endpoints are by far the most numerous, and say the same few words over
 // and over: they share them.
-func (s *slimmer) slim(o api.Object) api.Object {
+func (s *slimmer) slim(o api.Object) cache.Object {
 	if o == nil {
 		return nil
 	}
 	switch o := o.(type) {
 	case *api.WorkloadEndpoint:
-		return s.endpoint(o)
+		e := cache.EndpointOf(o)
+		e.Name, e.UID = "", "" // which are asked for of pods alone
+		return s.compact(e)
 	case *api.IPAMBlock:
 		return s.block(o)
 	}
@@ -49,20 +54,58 @@ func bare(o api.Object) api.Object {
 	return c
 }
 
-func (s *slimmer) endpoint(o *api.WorkloadEndpoint) *api.WorkloadEndpoint {
-	c := bare(o).(*api.WorkloadEndpoint)
-	for _, word := range []*string{
-		&c.Kind, &c.APIVersion, &c.Namespace, &c.Spec.Orchestrator, &c.Spec.Node, &c.Spec.Endpoint,
-		&c.Spec.ServiceAccountName, &c.Spec.MAC, &c.Spec.IPv4Gateway, &c.Spec.IPv6Gateway,
-	} {
+func (s *slimmer) endpoint(o *api.WorkloadEndpoint) *cache.Endpoint {
+	return s.compact(cache.EndpointOf(o))
+}
+
+// compact has an endpoint share with others what they have in common, and keep the rest in one piece.
+func (s *slimmer) compact(e *cache.Endpoint) *cache.Endpoint {
+	e.Traits = s.sharedTraits(e.Traits)
+	for _, word := range []*string{&e.Node, &e.MAC} {
 		*word = shared(*word)
 	}
-	c.Labels = s.sharedLabels(o.Labels)
-	c.Spec.Profiles = make([]string, len(o.Spec.Profiles))
-	for i, p := range o.Spec.Profiles {
-		c.Spec.Profiles[i] = shared(p)
+	join(&e.Name, &e.Workload, &e.ContainerID, &e.Interface, &e.UID)
+	return e
+}
+
+// join copies texts into one. Those that were made in decoding lie between others that are garbage by now, and would keep the
+// memory around them from being used for anything else.
+func join(texts ...*string) {
+	size := 0
+	for _, t := range texts {
+		size += len(*t)
 	}
-	return c
+	var all strings.Builder
+	all.Grow(size)
+	for _, t := range texts {
+		all.WriteString(*t)
+	}
+	rest := all.String()
+	for _, t := range texts {
+		*t, rest = rest[:len(*t)], rest[len(*t):]
+	}
+}
+
+// sharedTraits returns equal traits, which are shared.
+func (s *slimmer) sharedTraits(t *cache.Traits) *cache.Traits {
+	hash := s.hash(t.Labels) + s.hash(t.Annotations) + maphash.Comparable(s.seed, [3]string{t.Namespace, t.ServiceAccount, t.Inside})
+	if known := s.traits[hash]; known != nil && known.Equal(t) {
+		return known
+	}
+	own := *t
+	for _, word := range []*string{&own.Namespace, &own.Orchestrator, &own.ServiceAccount, &own.Inside} {
+		*word = shared(*word)
+	}
+	own.Labels = s.sharedLabels(t.Labels)
+	own.Profiles = make([]string, len(t.Profiles))
+	for i, p := range t.Profiles {
+		own.Profiles[i] = shared(p)
+	}
+	if len(s.traits) >= mostLabels {
+		clear(s.traits)
+	}
+	s.traits[hash] = &own
+	return &own
 }
 
 // block keeps of what a block says of its addresses on which node and for which purpose of a node's they are used, since nothing
@@ -81,10 +124,7 @@ func (s *slimmer) block(o *api.IPAMBlock) *api.IPAMBlock {
 
 // sharedLabels returns equal labels, which are shared: pods that one template made have the same, as a rule.
 func (s *slimmer) sharedLabels(labels map[string]string) map[string]string {
-	var hash uint64
-	for k, v := range labels {
-		hash += maphash.Comparable(s.seed, [2]string{k, v}) // in no order
-	}
+	hash := s.hash(labels)
 	if known := s.labels[hash]; known != nil && maps.Equal(known, labels) {
 		return known
 	}
@@ -99,13 +139,27 @@ func (s *slimmer) sharedLabels(labels map[string]string) map[string]string {
 	return own
 }
 
+// hash is that of labels, in no order.
+func (s *slimmer) hash(labels map[string]string) (hash uint64) {
+	for k, v := range labels {
+		hash += maphash.Comparable(s.seed, [2]string{k, v})
+	}
+	return hash
+}
+
 // shared returns the one copy of a string.
 func shared(s string) string { return unique.Make(s).Value() }
 
 // same tells whether two states of an object differ in nothing but bookkeeping.
-func same(a, b api.Object) bool {
-	if a == nil || b == nil {
-		return a == nil && b == nil
+func same(was, now cache.Object) bool {
+	if a, ok := was.(*cache.Endpoint); ok {
+		b, _ := now.(*cache.Endpoint)
+		return a.Equal(b)
+	}
+	a, ok1 := was.(api.Object)
+	b, ok2 := now.(api.Object)
+	if !ok1 || !ok2 {
+		return was == nil && now == nil
 	}
 	c := shallow(b)
 	c.SetResourceVersion(a.GetResourceVersion())

@@ -13,10 +13,11 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/ipam/block"
+	"github.com/muslin-net/muslin/typha/cache"
 )
 
-// What the datastore gave is left as it is; what is kept of an endpoint says the same, and shares its labels with its like.
-func TestEndpointsShareLabels(t *testing.T) {
+// What the datastore gave is left as it is; what is kept of an endpoint says the same, and shares with its like what they have in common.
+func TestEndpointsShareTraits(t *testing.T) {
 	make := func(name, version string) *api.WorkloadEndpoint {
 		o := &api.WorkloadEndpoint{ObjectMeta: metav1.ObjectMeta{
 			Name: name, Namespace: "shop", Labels: map[string]string{"app": "web", "version": version},
@@ -28,21 +29,26 @@ func TestEndpointsShareLabels(t *testing.T) {
 	s := newSlimmer()
 	given := make("web-0", "1")
 	before := given.DeepCopy()
-	one := s.slim(given).(*api.WorkloadEndpoint)
+	one := s.slim(given).(*cache.Endpoint)
 	require.Equal(t, before, given)
-	want := before.DeepCopy()
-	want.ManagedFields = nil
+	want := cache.EndpointOf(before)
+	want.Name = "" // which is in its key
 	require.Equal(t, want, one)
-	other, changed := s.slim(make("web-1", "1")).(*api.WorkloadEndpoint), s.slim(make("web-0", "2")).(*api.WorkloadEndpoint)
-	require.Equal(t, pointer(one.Labels), pointer(other.Labels))
+	other, changed := s.slim(make("web-1", "1")).(*cache.Endpoint), s.slim(make("web-0", "2")).(*cache.Endpoint)
+	require.Same(t, one.Traits, other.Traits)
 	require.Equal(t, map[string]string{"app": "web", "version": "2"}, changed.Labels)
 	require.Equal(t, map[string]string{"app": "web", "version": "1"}, one.Labels)
+	ported := make("web-3", "1")
+	ported.Spec.Ports = []api.WorkloadEndpointPort{{Name: "http", Port: 80}}
+	require.Equal(t, ported.Spec.Ports, s.slim(ported).(*cache.Endpoint).Ports, "only those that say all the same share")
+	require.Empty(t, one.Ports)
 
 	for i := range mostLabels { // what is remembered is bounded
-		s.sharedLabels(map[string]string{"pod": fmt.Sprint(i)})
+		s.sharedTraits(&cache.Traits{Labels: map[string]string{"pod": fmt.Sprint(i)}})
 	}
 	require.LessOrEqual(t, len(s.labels), mostLabels)
-	require.Equal(t, one.Labels, s.slim(make("web-2", "1")).(*api.WorkloadEndpoint).Labels)
+	require.LessOrEqual(t, len(s.traits), mostLabels)
+	require.Equal(t, one.Labels, s.slim(make("web-2", "1")).(*cache.Endpoint).Labels)
 }
 
 func pointer(m map[string]string) uintptr { return reflect.ValueOf(m).Pointer() }

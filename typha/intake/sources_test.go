@@ -122,7 +122,7 @@ func TestSources(t *testing.T) {
 			synctest.Wait()
 			var have []string
 			for _, e := range store.View(views.Scope{Node: "n1", View: views.BGPView}) {
-				switch it := e.Item.(type) {
+				switch it := e.Item().(type) {
 				case view.Origination:
 					have = append(have, it.Prefix.String())
 				case view.Secret:

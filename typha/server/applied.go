@@ -147,7 +147,7 @@ func (a *applied) awaited() bool {
 // all tunnels depend on. The caller holds mu.
 func (s *session) routed(batch uint64, entries []*views.Entry) {
 	for _, e := range entries {
-		switch item := e.Item.(type) {
+		switch item := e.Item().(type) {
 		case view.Node:
 			s.nodes = batch
 		case view.Route:

@@ -51,8 +51,8 @@ func (s *session) sendBatch() (more bool, err error) {
 		common = s.server.commons.chunksOf(s, cut.Common)
 	}
 	own := cut.Updates
-	if common.list != nil {
-		own = cut.Own()
+	if common.list == nil {
+		own = cut.All()
 	}
 	items, size := s.encode(own)
 	size += common.size + keysSize(cut.Removes)
@@ -65,7 +65,8 @@ func (s *session) sendBatch() (more bool, err error) {
 	s.flight = append(s.flight, flight{batch: batch, bytes: size})
 	s.unacked += size
 	s.taking = false
-	s.routed(batch, cut.Updates)
+	s.routed(batch, own)
+	s.routed(batch, common.routed)
 	s.mu.Unlock()
 	cut.Checkpoint = s.server.stamped(cut.Checkpoint)
 	if items, err = s.sendCommon(batch, common, items); err != nil {
@@ -79,7 +80,7 @@ func (s *session) sendBatch() (more bool, err error) {
 	}
 	m := s.server.metrics
 	m.batches.Inc()
-	m.items.Add(float64(len(cut.Updates) + len(cut.Removes)))
+	m.items.Add(float64(len(cut.Updates) + len(cut.Common) + len(cut.Removes)))
 	m.bytes.Add(float64(size))
 	return true, nil
 }
@@ -113,7 +114,7 @@ func (s *session) encode(entries []*views.Entry) (items []frame, size int) {
 
 // frame encodes an entry. One that has no encoding is left out and reported: it must not keep the others from the node.
 func (s *Server) frame(e *views.Entry) []byte {
-	b, err := wire.Frame(e.Item, e.Version)
+	b, err := wire.Frame(e.Item(), e.Version)
 	if err != nil {
 		s.log.Error("an item cannot be sent, nodes go without it", "item", e.Key, "error", err)
 		return nil
@@ -185,11 +186,16 @@ func chunks(batch uint64, items []frame, cut *views.Cut) iter.Seq[*typhav1.Chunk
 		for cut != nil || len(items) > 0 {
 			c := &typhav1.Chunk{Batch: batch}
 			size := 0
-			for len(items) > 0 && (size == 0 || size+len(items[0].bytes) <= chunkSize) {
-				c.Items = append(c.Items, items[0].bytes)
-				size += len(items[0].bytes)
-				items = items[1:]
+			n := 0
+			for n < len(items) && (size == 0 || size+len(items[n].bytes) <= chunkSize) {
+				size += len(items[n].bytes)
+				n++
 			}
+			c.Items = make([][]byte, n)
+			for i, f := range items[:n] {
+				c.Items[i] = f.bytes
+			}
+			items = items[n:]
 			if len(items) == 0 {
 				for len(removes) > 0 && size < chunkSize {
 					c.Removes = append(c.Removes, wire.EncodeKey(removes[0]))

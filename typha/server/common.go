@@ -22,6 +22,7 @@ type commonChunks struct {
 	list   []*views.Entry // what they were made of
 	chunks []commonChunk  // in the order of kinds
 	size   int            // of the items, in bytes
+	routed []*views.Entry // of the list, one for each thing that a session notes of what it sends
 }
 
 // commonChunk is a part of a stream's first batch. It has items of one kind.
@@ -56,7 +57,7 @@ func (c *commons) chunksOf(s *session, list []*views.Entry) commonChunks {
 	if len(made.list) == len(list) && &made.list[0] == &list[0] {
 		return made
 	}
-	made = commonChunks{list: list}
+	made = commonChunks{list: list, routed: onePool(list)}
 	for rest := list; len(rest) > 0; {
 		kind := rest[0].Key.Kind
 		n := slices.IndexFunc(rest, func(e *views.Entry) bool { return e.Key.Kind != kind })
@@ -80,4 +81,24 @@ func (c *commons) chunksOf(s *session, list []*views.Entry) commonChunks {
 	}
 	c.of[s.scope.View] = made
 	return made
+}
+
+// onePool returns one node's addresses and, of each pool, one route.
+func onePool(list []*views.Entry) (few []*views.Entry) {
+	met := map[string]bool{}
+	for _, e := range list {
+		about := ""
+		switch item := e.Item().(type) {
+		case view.Node:
+		case view.Route:
+			about = "pool " + item.Pool
+		default:
+			continue
+		}
+		if !met[about] {
+			met[about] = true
+			few = append(few, e)
+		}
+	}
+	return few
 }

@@ -44,16 +44,20 @@ type reports struct {
 	queue []*nodeReport // nodes with something to write and no writer
 }
 
+// sum tells whether something said is the same as before.
+type sum = [sha256.Size]byte
+
 // nodeReport is what one node reported.
 type nodeReport struct {
 	name string
 
-	reporting sync.Mutex // guards the next five
-	instance  string
-	sequence  uint64
-	refused   []*typhav1.RefusedEndpoint
-	digest    [sha256.Size]byte // of the last report
-	judged    time.Time         // when it was taken
+	reporting  sync.Mutex // guards the next six
+	instance   string
+	sequence   uint64
+	refused    []*typhav1.RefusedEndpoint
+	digest     sum               // of the last report
+	judged     time.Time         // when it was taken
+	candidates map[sum]candidate // what was well formed in it, by what it said
 
 	// Guarded by reports.mu:
 	desired map[api.Key]*api.WorkloadEndpoint
@@ -63,8 +67,9 @@ type nodeReport struct {
 	// question is what the endpoints answer, once they are in the datastore; empty if nobody has asked.
 	question string
 
-	// Of the writer alone: what the datastore has, nil if that is not known.
+	// Of the writer alone: what the datastore has, nil if that is not known, and those of desired with which it agreed.
 	actual map[api.Key]*api.WorkloadEndpoint
+	agreed map[*api.WorkloadEndpoint]struct{}
 }
 
 func newReports(store datastore.Client, pods bool, log *slog.Logger, m *metrics) *reports {
@@ -94,7 +99,8 @@ func (r *reports) want(n *nodeReport, endpoints []*api.WorkloadEndpoint, fresh b
 		desired[api.KeyOf(ep)] = ep
 	}
 	r.mu.Lock()
-	if !fresh && apiequality.Semantic.DeepEqual(n.desired, desired) {
+	same := func(a, b *api.WorkloadEndpoint) bool { return a == b || apiequality.Semantic.DeepEqual(a, b) }
+	if !fresh && maps.EqualFunc(n.desired, desired, same) {
 		r.mu.Unlock()
 		return
 	}
@@ -187,7 +193,7 @@ func (r *reports) sync(ctx context.Context, n *nodeReport, desired map[api.Key]*
 		if err != nil {
 			return err
 		}
-		n.actual = actual
+		n.actual, n.agreed = actual, nil
 	}
 	r.metrics.unwritten.Add(float64(len(desired)))
 	defer r.metrics.unwritten.Sub(float64(len(desired)))
@@ -206,11 +212,19 @@ func (r *reports) sync(ctx context.Context, n *nodeReport, desired map[api.Key]*
 		}
 		errs = append(errs, r.note("deleted", err))
 	}
+	agreed := make(map[*api.WorkloadEndpoint]struct{}, len(desired))
 	for key, ep := range desired {
-		if err := r.put(ctx, n, key, ep); err != nil {
-			errs = append(errs, err)
+		if _, known := n.agreed[ep]; !known {
+			if err := r.put(ctx, n, key, ep); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+		}
+		if n.actual[key] != nil { // and not of a pod that is gone
+			agreed[ep] = struct{}{}
 		}
 	}
+	n.agreed = agreed
 	return errors.Join(errs...)
 }
 

@@ -101,7 +101,7 @@ func (s *Server) configOf(scope views.Scope) *api.FelixConfiguration {
 // hostEndpoints are those of a node by name.
 func (s *Server) hostEndpoints(scope views.Scope) (out []view.HostEndpoint) {
 	for _, e := range s.cfg.Views.View(scope) {
-		if h, is := e.Item.(view.HostEndpoint); is {
+		if h, is := e.Item().(view.HostEndpoint); is {
 			out = append(out, h)
 		}
 	}
@@ -204,7 +204,7 @@ func (s *Server) tunnel(now *cache.Snapshot, from, to end, dst netip.Addr) strin
 	}
 	var route view.Route
 	for _, e := range s.cfg.Views.View(from.scope) {
-		if r, is := e.Item.(view.Route); is && r.Node == to.scope.Node && r.Dst.Contains(dst) && (!route.Dst.IsValid() || r.Dst.Bits() > route.Dst.Bits()) {
+		if r, is := e.Item().(view.Route); is && r.Node == to.scope.Node && r.Dst.Contains(dst) && (!route.Dst.IsValid() || r.Dst.Bits() > route.Dst.Bits()) {
 			route = r
 		}
 	}

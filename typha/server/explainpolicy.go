@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/api/view/packet"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
@@ -98,10 +97,10 @@ func (s *Server) end(text string) (end, error) {
 
 // endWith finds who has an address.
 func (s *Server) endWith(now *cache.Snapshot, a netip.Addr) end {
-	single := netip.PrefixFrom(a, a.BitLen()).String()
-	for o := range cache.All[*api.WorkloadEndpoint](now, "WorkloadEndpoint") {
-		if slices.Contains(o.Spec.IPNetworks, single) {
-			scope := views.Scope{Node: o.Spec.Node, View: views.NodeView}
+	single := netip.PrefixFrom(a, a.BitLen())
+	for o := range cache.All[*cache.Endpoint](now, "WorkloadEndpoint") {
+		if slices.Contains(o.Nets, single) {
+			scope := views.Scope{Node: o.Node, View: views.NodeView}
 			if e := s.endpointWith(scope, a); e != nil {
 				return end{scope: scope, endpoint: e, addrs: []netip.Addr{a}}
 			}
@@ -128,7 +127,7 @@ func (s *Server) hostNamed(now *cache.Snapshot, name string) (end, bool) {
 	for n := range now.Nodes() {
 		scope := views.Scope{Node: n.Name, View: views.NodeView}
 		if e := s.cfg.Views.Get(scope, view.Key{Kind: view.KindHostEndpoint, ID: name}); e != nil {
-			h := e.Item.(view.HostEndpoint)
+			h := e.Item().(view.HostEndpoint)
 			addrs := h.ExpectedIPs
 			if len(addrs) == 0 && h.Interface != "*" {
 				addrs = s.addressesOf(n.Name, h.Interface)
@@ -148,11 +147,11 @@ func (s *Server) hostNamed(now *cache.Snapshot, name string) (end, bool) {
 // endpointNamed finds an endpoint of a node by its id, or by its workload (the first by id, if that has several).
 func (s *Server) endpointNamed(scope views.Scope, name string) (found *view.WorkloadEndpoint) {
 	if e := s.cfg.Views.Get(scope, view.Key{Kind: view.KindWorkloadEndpoint, ID: name}); e != nil {
-		w := e.Item.(view.WorkloadEndpoint)
+		w := e.Item().(view.WorkloadEndpoint)
 		return &w
 	}
 	for _, e := range s.cfg.Views.View(scope) {
-		if w, ok := e.Item.(view.WorkloadEndpoint); ok && w.ID.Workload == name && (found == nil || w.ID.String() < found.ID.String()) {
+		if w, ok := e.Item().(view.WorkloadEndpoint); ok && w.ID.Workload == name && (found == nil || w.ID.String() < found.ID.String()) {
 			found = &w
 		}
 	}
@@ -162,7 +161,7 @@ func (s *Server) endpointNamed(scope views.Scope, name string) (found *view.Work
 // endpointWith finds the endpoint of a node that has an address.
 func (s *Server) endpointWith(scope views.Scope, a netip.Addr) *view.WorkloadEndpoint {
 	for _, e := range s.cfg.Views.View(scope) {
-		if w, ok := e.Item.(view.WorkloadEndpoint); ok && slices.Contains(w.Addresses, a) {
+		if w, ok := e.Item().(view.WorkloadEndpoint); ok && slices.Contains(w.Addresses, a) {
 			return &w
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/kubernetes"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
+	"github.com/muslin-net/muslin/typha/cache"
 	"github.com/muslin-net/muslin/typha/wire"
 )
 
@@ -74,7 +75,7 @@ func (s endpointsService) Report(ctx context.Context, m *typhav1.ReportRequest) 
 		n.sequence = m.GetSequence()
 		return &typhav1.ReportResponse{Stored: s.reports.stored(n)}, nil
 	}
-	endpoints, refused, err := s.judge(ctx, node, m.GetEndpoints())
+	endpoints, refused, err := s.judge(ctx, n, m.GetEndpoints())
 	if err != nil {
 		return nil, err
 	}
@@ -110,35 +111,56 @@ func (n *nodeReport) repeats(m *typhav1.ReportRequest, now time.Time) (bool, err
 	return same, nil
 }
 
-// judge turns a report into objects, and refuses what is malformed or has addresses that are not the node's.
-func (s *Server) judge(ctx context.Context, node string, list []*typhav1.LocalEndpoint) ([]*api.WorkloadEndpoint, []*typhav1.RefusedEndpoint, error) {
+// candidate is a reported endpoint that is well formed.
+type candidate struct {
+	pod       *cache.Endpoint       // by which it was identified
+	object    *api.WorkloadEndpoint // never changed: those who got it keep it
+	addresses []netip.Addr
+	own       []netip.Addr // that the pod may have past IPAM
+}
+
+// candidateOf is an endpoint as an object: that of the report before, where that said the same of it and so did its pod. Of a
+// node's endpoints one changes at a time as a rule, and to check the others anew would be most of what a pod's start costs here.
+func (s *Server) candidateOf(n *nodeReport, m *typhav1.LocalEndpoint) (c candidate, said sum, err error) {
+	text, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return c, said, err
+	}
+	said, c.pod = sha256.Sum256(text), s.podOf(m)
+	if before, ok := n.candidates[said]; ok && before.pod == c.pod {
+		return before, said, nil
+	}
+	if c.object, c.addresses, err = endpointObject(n.name, m); err == nil {
+		c.own, err = s.identify(c.object, c.pod, c.addresses, m.GetUid())
+	}
+	return c, said, err
+}
+
+// judge turns a report into objects, and refuses what is malformed or has addresses that are not the node's. The caller holds
+// reporting.
+func (s *Server) judge(ctx context.Context, n *nodeReport, list []*typhav1.LocalEndpoint) ([]*api.WorkloadEndpoint, []*typhav1.RefusedEndpoint, error) {
+	node := n.name
 	var refused []*typhav1.RefusedEndpoint
 	refuse := func(m *typhav1.LocalEndpoint, reason string) {
 		id := m.GetOrchestrator() + "/" + m.GetWorkload() + "/" + m.GetEndpoint()
 		s.refusals.note(refusedEndpoint, roleNode+"/"+node, shortened(id, longestText), errors.New(reason))
 		refused = append(refused, &typhav1.RefusedEndpoint{Id: id, Reason: reason})
 	}
-	type candidate struct {
-		message   *typhav1.LocalEndpoint
-		object    *api.WorkloadEndpoint
-		addresses []netip.Addr
-		own       []netip.Addr // that the pod may have past IPAM
-	}
-	var candidates []candidate
+	var sound []*typhav1.LocalEndpoint
+	var candidates []candidate // of these
 	var all []netip.Addr
+	known := make(map[sum]candidate, len(list))
 	for _, m := range list {
-		o, addresses, err := endpointObject(node, m)
-		var own []netip.Addr
-		if err == nil {
-			own, err = s.identify(o, addresses, m.GetUid())
-		}
+		c, said, err := s.candidateOf(n, m)
 		if err != nil {
 			refuse(m, err.Error())
 			continue
 		}
-		candidates = append(candidates, candidate{m, o, addresses, own})
-		all = append(all, addresses...)
+		known[said] = c
+		sound, candidates = append(sound, m), append(candidates, c)
+		all = append(all, c.addresses...)
 	}
+	n.candidates = known
 	holders, err := s.holders(ctx, all)
 	if err != nil {
 		return nil, nil, status.Errorf(codes.Unavailable, "the addresses of the endpoints cannot be checked now: %v", err)
@@ -146,14 +168,14 @@ func (s *Server) judge(ctx context.Context, node string, list []*typhav1.LocalEn
 	free := s.unmanaged(node)
 	var out []*api.WorkloadEndpoint
 	taken := map[string]bool{}
-	for _, c := range candidates {
+	for i, c := range candidates {
 		if reason := notOurs(node, c.addresses, holders, append(free, singles(c.own)...)); reason != "" {
-			refuse(c.message, reason)
+			refuse(sound[i], reason)
 			continue
 		}
 		name := c.object.Namespace + "/" + c.object.Name
 		if taken[name] {
-			refuse(c.message, "it is reported twice")
+			refuse(sound[i], "it is reported twice")
 			continue
 		}
 		taken[name] = true

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -141,6 +142,37 @@ func TestEndpointsThatAreRefused(t *testing.T) {
 	assert.Contains(t, reasons["cni/default/c4/eth0"], "interfaceName")
 	assert.Contains(t, reasons["cni/default/c1/eth0"], "twice")
 	w.eventuallyEndpoints("n1-cni-c1-eth0")
+}
+
+// An endpoint that was taken before is judged by its addresses again, and is written again when it has changed or has come back.
+func TestEndpointsOfTheReportBefore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, n1, n2 := w.cluster()
+	one, two := pod("c1", reserve(t, n1, "c1")), pod("c2", reserve(t, n1, "c2"))
+	assert.Empty(t, report(t, n1, "x", 1, one, two))
+	w.eventuallyEndpoints("n1-cni-c1-eth0", "n1-cni-c2-eth0")
+	assert.Empty(t, report(t, n1, "x", 2, one))
+	w.eventuallyEndpoints("n1-cni-c1-eth0")
+	two.Labels = map[string]string{"app": "other"}
+	assert.Empty(t, report(t, n1, "x", 3, one, two))
+	w.eventuallyEndpoints("n1-cni-c1-eth0", "n1-cni-c2-eth0")
+	o, err := w.store.Get(t.Context(), api.Key{Kind: "WorkloadEndpoint", Namespace: "default", Name: "n1-cni-c2-eth0"})
+	require.NoError(t, err)
+	assert.Equal(t, "other", o.GetLabels()["app"])
+
+	_, err = n1.ReleaseHandle(t.Context(), "net.c1")
+	require.NoError(t, err)
+	_, err = n2.Reserve(t.Context(), client.Reserve{Address: one.Addresses[0], Owner: &client.Owner{Handle: "net.c3"}})
+	require.NoError(t, err)
+	sequence := uint64(3)
+	eventually(t, "whose address it is now", func() bool {
+		sequence++
+		two.Labels = map[string]string{"app": fmt.Sprint(sequence)} // else it is the report before
+		refused := report(t, n1, "x", sequence, one, two)
+		return len(refused) == 1 && refused[0].ID == one.ID.String()
+	})
+	w.eventuallyEndpoints("n1-cni-c2-eth0")
 }
 
 func TestWhatOthersWroteStays(t *testing.T) {

@@ -117,19 +117,19 @@ func (s *Server) capabilities() (list []string) {
 // inTime reads what a client has its time for. Whoever gives up leaves the reader to the stream, which ends it.
 func inTime[T any](wait time.Duration, what string, read func() (T, error)) (T, error) {
 	type result struct {
-		what T
-		err  error
+		value T
+		err   error
 	}
 	done := make(chan result, 1)
 	go func() {
-		what, err := read()
-		done <- result{what, err}
+		value, err := read()
+		done <- result{value, err}
 	}()
 	late := time.NewTimer(wait)
 	defer late.Stop()
 	select {
 	case r := <-done:
-		return r.what, r.err
+		return r.value, r.err
 	case <-late.C:
 		var none T
 		return none, refuse(refusedInvalid, codes.DeadlineExceeded, "no whole %s came within %v", what, wait)

@@ -60,7 +60,7 @@ func faultsOf(snapshot *cache.Snapshot, invalid map[api.Key]error) (faults []con
 			continue
 		}
 		f := conditions.Fault{Policy: key, Tier: api.TierDefault, Wrong: wrong}
-		if o := snapshot.Get(key); o != nil { // what stands in for it
+		if o, ok := snapshot.Get(key).(api.Object); ok { // what stands in for it
 			if tier, ok := api.TierOf(o); ok && exists(tier) {
 				f.Tier = tier
 			}

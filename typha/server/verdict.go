@@ -42,6 +42,6 @@ func item[T view.Item](n nodeView, kind view.Kind, id string) (T, bool) {
 		var none T
 		return none, false
 	}
-	it, ok := e.Item.(T)
+	it, ok := e.Item().(T)
 	return it, ok
 }

@@ -11,28 +11,63 @@ import (
 type Entry struct {
 	Key     view.Key
 	Version view.Version
-	Item    view.Item
 
-	once  sync.Once // guards frame
-	frame []byte
-
+	content any      // a view.Item or a Maker; nil of an entry that says only which key goes
+	frame   *frame   // nil of what one node alone is ever sent, which is by far the most
 	history *history // of IP sets only
 }
 
+// Maker makes an item, the same at each call. Where items are many, and seldom asked for, it takes less to keep what they are made
+// of.
+type Maker interface{ Make() view.Item }
+
+// frame is an entry's bytes on the wire.
+type frame struct {
+	once  sync.Once // guards bytes
+	bytes []byte
+}
+
 // NewEntry makes an entry and computes the item's version.
-func NewEntry(it view.Item) *Entry {
-	return &Entry{Key: it.Key(), Version: view.VersionOf(it), Item: it}
+func NewEntry(it view.Item) *Entry { return newEntry(it.Key(), view.VersionOf(it), it) }
+
+// NewMadeEntry is NewEntry of an item that is not kept.
+func NewMadeEntry(m Maker) *Entry {
+	it := m.Make()
+	return newEntry(it.Key(), view.VersionOf(it), m)
+}
+
+// Dropped is the entry of a key that goes.
+func Dropped(k view.Key) *Entry { return &Entry{Key: k} }
+
+// Item is the entry's item; nil if its key goes.
+func (e *Entry) Item() view.Item {
+	if m, ok := e.content.(Maker); ok {
+		return m.Make()
+	}
+	it, _ := e.content.(view.Item)
+	return it
+}
+
+// Drops tells whether the entry's key goes.
+func (e *Entry) Drops() bool { return e.content == nil }
+
+func newEntry(k view.Key, v view.Version, content any) *Entry {
+	e := &Entry{Key: k, Version: v, content: content}
+	if k.Kind != view.KindWorkloadEndpoint && k.Kind != view.KindHostEndpoint {
+		e.frame = &frame{}
+	}
+	return e
 }
 
 // Frame returns the entry's bytes on the wire. They are encoded at the first call and kept, so that all clients share
 // them; only endpoints, which one node alone is ever sent, are encoded anew at each call and not kept. Callers must not
 // change the bytes, and must all pass the same encoding.
 func (e *Entry) Frame(encode func(*Entry) []byte) []byte {
-	if e.Key.Kind == view.KindWorkloadEndpoint || e.Key.Kind == view.KindHostEndpoint {
+	if e.frame == nil {
 		return encode(e)
 	}
-	e.once.Do(func() { e.frame = encode(e) })
-	return e.frame
+	e.frame.once.Do(func() { e.frame.bytes = encode(e) })
+	return e.frame.bytes
 }
 
 // history tells how an IP set became what it is, so that a client some versions behind can be sent a delta.
@@ -56,7 +91,8 @@ const maxSteps = 16
 // NewSet makes the entry of an IP set. prev is the set's entry before, or nil if the set is new; added and removed are
 // the difference to it. The version must be the set's own (it is kept up by difference, see view.Version.AddMember).
 func NewSet(set view.IPSet, version view.Version, prev *Entry, added, removed []view.Member) *Entry {
-	e := &Entry{Key: set.Key(), Version: version, Item: set, history: &history{}}
+	e := newEntry(set.Key(), version, set)
+	e.history = &history{}
 	if prev == nil || prev.history == nil {
 		return e
 	}
@@ -122,12 +158,12 @@ func (e *Entry) deltaFrom(have view.Version) *Entry {
 			d.Removed = append(d.Removed, m)
 		}
 	}
-	if len(d.Added)+len(d.Removed) >= len(e.Item.(view.IPSet).Members) {
+	if len(d.Added)+len(d.Removed) >= len(e.Item().(view.IPSet).Members) {
 		return nil
 	}
 	slices.SortFunc(d.Added, CompareMembers)
 	slices.SortFunc(d.Removed, CompareMembers)
-	return &Entry{Key: e.Key, Version: e.Version, Item: d}
+	return newEntry(e.Key, e.Version, d)
 }
 
 // CompareMembers is the order of the members of an IP set: by prefix (family, address, length), protocol and port.

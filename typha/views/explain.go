@@ -28,7 +28,7 @@ func (s *Store) Explain(name Scope, k view.Key) []Reason {
 	}
 	var reasons []Reason
 	for _, other := range s.scopes[name].entries.list {
-		for _, how := range mentions(other.Item, k) {
+		for _, how := range mentions(other.Item(), k) {
 			reasons = append(reasons, Reason{By: other.Key, Text: how})
 		}
 	}

@@ -208,12 +208,18 @@ func (s *Store) View(name Scope) map[view.Key]*Entry {
 
 // all yields the entries of a scope's view in the order of their keys. The store must stay locked meanwhile.
 func (s *Store) all(name Scope) func(yield func(*Entry) bool) {
+	var own []*Entry
+	if sc := s.scopes[name]; sc != nil {
+		own = sc.entries.list
+	}
+	return inOrder(s.common[name.View].list(), own)
+}
+
+// inOrder yields the entries of two lists, which have no key in common, in the order of their keys, which is that of each.
+func inOrder(common, own []*Entry) func(yield func(*Entry) bool) {
 	return func(yield func(*Entry) bool) {
-		var own []*Entry
-		if sc := s.scopes[name]; sc != nil {
-			own = sc.entries.list
-		}
-		for _, e := range s.common[name.View].list() {
+		own := own
+		for _, e := range common {
 			for len(own) > 0 && CompareKeys(own[0].Key, e.Key) < 0 {
 				if !yield(own[0]) {
 					return
@@ -230,13 +236,4 @@ func (s *Store) all(name Scope) func(yield func(*Entry) bool) {
 			}
 		}
 	}
-}
-
-// size is how many entries a scope's view has. The store must stay locked meanwhile.
-func (s *Store) size(name Scope) int {
-	n := len(s.common[name.View].list())
-	if sc := s.scopes[name]; sc != nil {
-		n += len(sc.entries.list)
-	}
-	return n
 }

@@ -68,9 +68,10 @@ func (r *reader) name(differing []uint8) {
 // take applies the next cut and returns it.
 func (r *reader) take(t *testing.T) (Cut, bool) {
 	cut, ok := r.sub.Next()
-	for i, e := range cut.Updates {
-		require.True(t, i == 0 || CompareKeys(cut.Updates[i-1].Key, e.Key) < 0, "updates are in order, each once")
-		switch it := e.Item.(type) {
+	updates := cut.All()
+	for i, e := range updates {
+		require.True(t, i == 0 || CompareKeys(updates[i-1].Key, e.Key) < 0, "updates are in order, each once")
+		switch it := e.Item().(type) {
 		case view.IPSetDelta:
 			require.Equal(t, r.has[e.Key], it.From)
 			members := slices.DeleteFunc(slices.Clone(r.sets[e.Key]), func(m view.Member) bool { return slices.Contains(it.Removed, m) })
@@ -179,7 +180,7 @@ func (m *model) changeSet(n int) *Entry {
 	version := view.EmptySet(view.SetNet)
 	prev := m.sets[n]
 	if prev != nil {
-		members, version = slices.Clone(prev.Item.(view.IPSet).Members), prev.Version
+		members, version = slices.Clone(prev.Item().(view.IPSet).Members), prev.Version
 	}
 	if x := member(m.r.IntN(12)); slices.Contains(members, x) {
 		members = slices.DeleteFunc(members, func(y view.Member) bool { return x == y })
@@ -239,7 +240,7 @@ func TestAnyInterleavingEndsAtTheView(t *testing.T) {
 		require.True(t, maps.Equal(want, versionsOf(m.store, r.scope)))
 		require.True(t, maps.Equal(want, r.has), "want %v\nhave %v", want, r.has)
 		for k, members := range r.sets {
-			require.True(t, slices.Equal(m.mine[r.scope][k].Item.(view.IPSet).Members, members))
+			require.True(t, slices.Equal(m.mine[r.scope][k].Item().(view.IPSet).Members, members))
 		}
 	}
 	for _, c := range m.store.common {
@@ -262,7 +263,7 @@ func TestResumeSendsOnlyDifferences(t *testing.T) {
 	cut, ok := sub.Next()
 	require.True(t, ok)
 	var ids []string
-	for _, e := range cut.Updates {
+	for _, e := range cut.All() {
 		ids = append(ids, e.Key.ID)
 	}
 	require.Equal(t, []string{"changed", "new", "10.0.2.0/24@n"}, ids)
@@ -382,11 +383,11 @@ func TestSetDeltas(t *testing.T) {
 	put(100, nil, nil)
 	r, slow := subscribe(s, scope, nil), subscribe(s, scope, nil)
 	cut, _ := r.take(t)
-	require.IsType(t, view.IPSet{}, cut.Updates[0].Item, "whole for who has nothing")
+	require.IsType(t, view.IPSet{}, cut.Updates[0].Item(), "whole for who has nothing")
 	slow.take(t)
 	put(101, []view.Member{member(100)}, nil)
 	cut, _ = r.take(t)
-	require.IsType(t, view.IPSetDelta{}, cut.Updates[0].Item)
+	require.IsType(t, view.IPSetDelta{}, cut.Updates[0].Item())
 	put(100, nil, []view.Member{member(100)})
 	cut, ok := slow.take(t)
 	require.True(t, !ok || len(cut.Updates) == 0, "it came back to what the client has: %v", cut)
@@ -394,13 +395,13 @@ func TestSetDeltas(t *testing.T) {
 		put(101+i, []view.Member{member(100 + i)}, nil)
 	}
 	cut, _ = r.take(t)
-	require.IsType(t, view.IPSet{}, cut.Updates[0].Item, "too far behind for a delta")
+	require.IsType(t, view.IPSet{}, cut.Updates[0].Item(), "too far behind for a delta")
 	// Two clients at the same version share the delta and thereby its bytes.
 	slow.take(t)
 	put(119, []view.Member{member(118)}, nil)
 	one, _ := r.take(t)
 	two, _ := slow.take(t)
-	require.IsType(t, view.IPSetDelta{}, one.Updates[0].Item)
+	require.IsType(t, view.IPSetDelta{}, one.Updates[0].Item())
 	require.Same(t, one.Updates[0], two.Updates[0])
 	var most []view.Member
 	for i := range 118 {
@@ -408,7 +409,7 @@ func TestSetDeltas(t *testing.T) {
 	}
 	put(1, nil, most)
 	cut, _ = r.take(t)
-	require.IsType(t, view.IPSet{}, cut.Updates[0].Item, "a delta that is no smaller is not worth it")
+	require.IsType(t, view.IPSet{}, cut.Updates[0].Item(), "a delta that is no smaller is not worth it")
 }
 
 func TestFrameIsEncodedOnce(t *testing.T) {
@@ -457,8 +458,8 @@ func TestNeverHalfABatch(t *testing.T) {
 			left, right := "", ""
 			for {
 				cut, _ := sub.Next()
-				for _, e := range cut.Updates {
-					switch it := e.Item.(type) {
+				for _, e := range cut.All() {
+					switch it := e.Item().(type) {
 					case view.Route:
 						left = it.Pool
 					case view.Policy:

@@ -155,8 +155,10 @@ func (sub *Subscription) Status() (items, pending int) {
 // whole compares the whole view with what the client had.
 func (sub *Subscription) whole(cut *Cut) {
 	if len(sub.have) == 0 {
-		cut.Updates = slices.AppendSeq(make([]*Entry, 0, sub.store.size(sub.scope)), sub.store.all(sub.scope))
 		cut.Common = sub.store.common[sub.scope.View].list()
+		if sc := sub.store.scopes[sub.scope]; sc != nil {
+			cut.Updates = slices.Clone(sc.entries.list)
+		}
 	} else {
 		for e := range sub.store.all(sub.scope) {
 			had := sub.have[e.Key]
@@ -197,18 +199,9 @@ func (sub *Subscription) changed(cut *Cut) {
 	}
 }
 
-// Own are the updates that are not common.
-func (c *Cut) Own() []*Entry {
-	own := make([]*Entry, 0, len(c.Updates)-len(c.Common))
-	rest := c.Common
-	for _, e := range c.Updates {
-		if len(rest) > 0 && e == rest[0] {
-			rest = rest[1:]
-			continue
-		}
-		own = append(own, e)
-	}
-	return own
+// All are the updates, common ones and others, in their order.
+func (c *Cut) All() []*Entry {
+	return slices.AppendSeq(make([]*Entry, 0, len(c.Updates)+len(c.Common)), inOrder(c.Common, c.Updates))
 }
 
 // Resend makes the next cut carry the given items again, whole, or remove them if the view does not hold them. Without

@@ -45,8 +45,8 @@ func (s Scope) String() string { return s.View.String() + "/" + s.Node }
 // are in ascending, Removes in descending order of kind, and by id within a kind.
 type Cut struct {
 	Updates []*Entry
-	// Common is that part of Updates that all clients of the kind have, where that is known. It is the same slice for all who come
-	// until it changes, and must not be changed.
+	// Common are updates beside those, in the same order, that all clients of the kind have: those of a first cut. It is the same
+	// slice for all who come until it changes, and must not be changed.
 	Common     []*Entry
 	Removes    []view.Key
 	Checkpoint view.Checkpoint

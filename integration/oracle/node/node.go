@@ -99,7 +99,7 @@ func Items(w oracle.World, node string) []view.Item {
 			return
 		}
 		for _, entry := range d.Put {
-			all[entry.Key] = entry.Item
+			all[entry.Key] = entry.Item()
 		}
 	}
 	take(&change.Common[views.NodeView])
