@@ -1,12 +1,18 @@
 package daemon
 
-import "runtime/debug"
+import (
+	"runtime/debug"
+	"sync"
+)
 
 // version is set by the linker for releases.
 var version string
 
 // Version is the release, or the commit that the binary was built from.
-func Version() string {
+func Version() string { return built() }
+
+// built reads what the binary says of itself, which takes a while.
+var built = sync.OnceValue(func() string {
 	if version != "" {
 		return version
 	}
@@ -20,4 +26,4 @@ func Version() string {
 		}
 	}
 	return "devel"
-}
+})
