@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -84,6 +86,31 @@ func TestAccounts(t *testing.T) {
 	metrics := make(chan prometheus.Metric, 64)
 	collect(rows, metrics)
 	require.Len(t, metrics, 2*4+2*3, "packets and bytes of each rule, and of each that denies")
+}
+
+// counting is a driver of IP-in-IP that has counted.
+type counting struct {
+	Encapsulator
+	packets map[string]uint64
+	err     error
+}
+
+func (c counting) Counters() (map[string]uint64, error) { return c.packets, c.err }
+
+// Describe and Collect make a collector of it.
+func (c counting) Describe(out chan<- *prometheus.Desc) { out <- ipipPackets }
+func (c counting) Collect(out chan<- prometheus.Metric) { (&Drivers{ipip: c}).collectIPIP(out) }
+
+// Each reason is a series; a device that does not count, as the kernel's own, has none.
+func TestPacketsInIPIP(t *testing.T) {
+	require.Zero(t, testutil.CollectAndCount(counting{}))
+	require.NoError(t, testutil.CollectAndCompare(counting{packets: map[string]uint64{"sent": 7, "fragment": 1}}, strings.NewReader(`
+# HELP felix_ipip_packets_total Packets of IP-in-IP by BPF: sent to other nodes, taken from them, or the reason why one was neither.
+# TYPE felix_ipip_packets_total counter
+felix_ipip_packets_total{reason="fragment"} 1
+felix_ipip_packets_total{reason="sent"} 7
+`)))
+	require.ErrorContains(t, testutil.CollectAndCompare(counting{err: errors.New("no such map")}, strings.NewReader("")), "no such map")
 }
 
 // The passes of host endpoints, where they judge, and what is lent from the endpoint of all interfaces.

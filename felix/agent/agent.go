@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -74,8 +75,9 @@ type Events struct {
 	// Bearers is called with the interfaces of host endpoints that are found by their addresses, by the endpoint's name, when
 	// they changed; nil: nobody asks.
 	Bearers func(interfaces map[string][]string)
-	// Peers is called with the addresses of the other nodes, sorted, when something of the nodes changed; nil: nobody asks.
-	Peers func(addrs []netip.Addr)
+	// Peers is called with the addresses of the other nodes, sorted, when something of the nodes changed, and when a route to one
+	// did (moved), as where bird learns them; nil: nobody asks.
+	Peers func(addrs []netip.Addr, moved bool)
 	// PolicySync is called with the directory of pods' policy-sync sockets when it changed, empty for none; nil: nobody asks.
 	PolicySync func(home string)
 }
@@ -109,7 +111,9 @@ type Agent struct {
 	warned  []string // about MTUs that are asked for and do not fit
 	host    bool     // the node's own network was read: without it tunnels have no parent, and would go
 	whole   bool
-	failed  bool // the last turn did, in part
+	failed  bool         // the last turn did, in part
+	peers   []netip.Addr // of the other nodes, sorted
+	moved   bool         // a route to one of them was changed, and nobody was told
 	// Routes are whole when bird has told all its paths and the way to each next hop was looked up.
 	pathsKnown, routesWhole bool
 	expected                map[string]state.Endpoint  // reported, and not there yet, by interface
@@ -275,7 +279,12 @@ func (a *Agent) drain() (touched state.Section) {
 
 // turn makes the kernel agree with the state.
 func (a *Agent) turn(ctx context.Context, touched state.Section) error {
-	a.kernel.Update(a.changes(touched))
+	changes := a.changes(touched)
+	a.kernel.Update(changes)
+	if touched&state.Tunnels != 0 {
+		a.peers = render.Peers(a.state)
+	}
+	a.moved = a.moved || leadsTo(changes.Routes, a.peers)
 	if !a.whole {
 		a.whole = true
 		a.kernel.Whole()
@@ -315,10 +324,27 @@ func (a *Agent) turn(ctx context.Context, touched state.Section) error {
 	if touched&state.Firewall != 0 && a.events.Bearers != nil {
 		a.tellBearers()
 	}
-	if touched&state.Tunnels != 0 && a.events.Peers != nil {
-		a.events.Peers(render.Peers(a.state))
+	if moved := a.moved && err == nil; a.events.Peers != nil && (moved || touched&state.Tunnels != 0) {
+		a.events.Peers(a.peers, moved)
+		a.moved = a.moved && !moved
 	}
 	return err
+}
+
+// leadsTo tells whether a route that changes is, or was, for one of some addresses, which are sorted.
+func leadsTo(changed desired.Delta[desired.RouteKey, desired.Route], addrs []netip.Addr) bool {
+	leads := func(to netip.Prefix) bool {
+		i, _ := slices.BinarySearchFunc(addrs, to.Addr(), netip.Addr.Compare)
+		return i < len(addrs) && to.Contains(addrs[i])
+	}
+	for _, keys := range []iter.Seq[desired.RouteKey]{maps.Keys(changed.Set), maps.Keys(changed.Removed)} {
+		for k := range keys {
+			if leads(k.Dst) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // tellMTU tells what pods' MTU has become, and warns of settings that ask for more than fits.

@@ -282,6 +282,41 @@ func TestRoutesAreWholeWhenBirdAndItsNextHopsAreKnown(t *testing.T) {
 	})
 }
 
+// By which link other nodes are reached is found out again when felix itself changed the way, once that is in the kernel.
+func TestRoutesToOtherNodesAreFollowed(t *testing.T) {
+	path := func(prefix string, hops ...netip.Addr) state.Path {
+		return state.Path{Prefix: netip.MustParsePrefix(prefix), Ways: &state.Ways{NextHops: hops}}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t)
+		r.sync()
+		hop := netip.MustParseAddr("10.30.0.56")
+		r.SetHost(t.Context(), state.Host{NextHops: map[netip.Addr]state.NextHop{hop: {Via: hop, Link: "eth0"}}})
+		r.Batch(t.Context(), view.Batch{Updates: []view.Item{
+			view.Node{Name: "worker-2", IPv4: netip.MustParsePrefix("10.9.0.2/32")}, view.Node{Name: "worker-3", IPv4: netip.MustParsePrefix("10.9.0.3/32")},
+		}}, func() {})
+		moves := func(paths ...state.Path) (n int) {
+			r.SetPaths(t.Context(), paths, true, func() {})
+			synctest.Wait()
+			r.note(func() { n, r.moves = r.moves, 0 })
+			return n
+		}
+		require.Zero(t, moves(path("10.77.2.0/26", hop), path("10.9.0.4/32", hop), path("10.9.0.0/31", hop)), "to no node")
+		require.Equal(t, 1, moves(path("10.9.0.3/32", hop)))
+		require.Equal(t, 1, moves(path("10.0.0.0/8", hop)), "to both")
+		r.kernel.breaks(func(object string) error {
+			if strings.Contains(object, "10.9.0.2/32") {
+				return errNo
+			}
+			return nil
+		})
+		require.Zero(t, moves(path("10.9.0.2/32", hop)), "it is not in the kernel")
+		r.kernel.breaks(nil)
+		time.Sleep(10 * time.Second)
+		require.Equal(t, 2, moves(path("10.9.0.3/32")), "that one, and one that goes")
+	})
+}
+
 func TestOnlyWhatIsProgrammedIsAnnounced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t)

@@ -56,8 +56,8 @@ func TestAPoolThatTheKernelCannotServe(t *testing.T) {
 		require.NoError(t, r.Serves(t.Context(), asked, nil))
 		require.Equal(t, map[netip.Prefix]desired.Encap{netip.MustParsePrefix("10.77.2.0/26"): {Remote: netip.MustParseAddr("10.30.0.56")}}, encaps())
 		require.Equal(t, 1, see(r.kernel, func(k *kernel) int { return len(k.ipips) }))
-		require.Equal(t, map[netip.Addr]struct{}{netip.MustParseAddr("10.30.0.56"): {}},
-			see(r.kernel, func(k *kernel) map[netip.Addr]struct{} { return k.decaps }))
+		require.Equal(t, map[netip.Addr]desired.Decap{netip.MustParseAddr("10.30.0.56"): {}},
+			see(r.kernel, func(k *kernel) map[netip.Addr]desired.Decap { return k.decaps }))
 		r.Batch(t.Context(), view.Batch{Removes: []view.Key{{Kind: view.KindRoute, ID: "10.77.2.0/26@worker-2"}}}, func() {})
 		require.Empty(t, encaps())
 	})

@@ -42,12 +42,14 @@ type Drivers struct {
 
 // Encapsulator is the driver of the IP-in-IP device, by whichever means the kernel has.
 type Encapsulator interface {
-	Update(devices desired.Delta[string, desired.IPIP], encaps desired.Delta[netip.Prefix, desired.Encap], decaps desired.Delta[netip.Addr, struct{}])
+	Update(devices desired.Delta[string, desired.IPIP], encaps desired.Delta[netip.Prefix, desired.Encap], decaps desired.Delta[netip.Addr, desired.Decap])
 	Apply(ctx context.Context) error
 	Whole()
 	Resync()
 	Watch(ctx context.Context, wake dataplane.Wake) error
 	Entries() []dataplane.Entry
+	// Counters is how many packets went which way, by reason; nil where the kernel's own device is at work, which has none.
+	Counters() (map[string]uint64, error)
 	Close() error
 }
 
@@ -132,7 +134,7 @@ func (d *Drivers) Apply(ctx context.Context) error {
 	if d.retired.Empty() {
 		return err
 	}
-	d.ipip.Update(desired.Delta[string, desired.IPIP]{}, d.retired, desired.Delta[netip.Addr, struct{}]{})
+	d.ipip.Update(desired.Delta[string, desired.IPIP]{}, d.retired, desired.Delta[netip.Addr, desired.Decap]{})
 	d.retired = desired.Delta[netip.Prefix, desired.Encap]{}
 	return errors.Join(err, dataplane.Of(driverIPIP, d.ipip.Apply(ctx)))
 }

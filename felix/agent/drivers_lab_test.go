@@ -26,7 +26,7 @@ type tunl0 struct {
 	steps []string
 }
 
-func (e *tunl0) Update(_ desired.Delta[string, desired.IPIP], encaps desired.Delta[netip.Prefix, desired.Encap], _ desired.Delta[netip.Addr, struct{}]) {
+func (e *tunl0) Update(_ desired.Delta[string, desired.IPIP], encaps desired.Delta[netip.Prefix, desired.Encap], _ desired.Delta[netip.Addr, desired.Decap]) {
 	for p := range encaps.Set {
 		e.steps = append(e.steps, "encapsulate "+p.String()+": "+sh(e.t, "ip route show "+p.String()))
 	}
@@ -39,6 +39,7 @@ func (e *tunl0) Whole()                                            {}
 func (e *tunl0) Resync()                                           {}
 func (e *tunl0) Watch(ctx context.Context, _ dataplane.Wake) error { <-ctx.Done(); return nil }
 func (e *tunl0) Entries() []dataplane.Entry                        { return nil }
+func (e *tunl0) Counters() (map[string]uint64, error)              { return nil, nil }
 func (e *tunl0) Close() error                                      { return nil }
 
 func sh(t *testing.T, command string) string {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -57,8 +58,13 @@ func (a *Agent) SetLocal(ctx context.Context, e state.Endpoint) error {
 		holds = nil
 	}
 	return a.local(ctx, func(s *state.State) state.Section {
+		was, told := a.expected[e.Interface]
 		delete(a.expected, e.Interface)
-		return s.SetLocal(e)
+		touched := s.SetLocal(e)
+		if !told || !reflect.DeepEqual(was, e) {
+			a.report()
+		}
+		return touched
 	}, holds)
 }
 
@@ -66,7 +72,9 @@ func (a *Agent) SetLocal(ctx context.Context, e state.Endpoint) error {
 func (a *Agent) DeleteLocal(ctx context.Context, iface string) error {
 	return a.local(ctx, func(s *state.State) state.Section {
 		delete(a.expected, iface)
-		return s.DeleteLocal(iface)
+		touched := s.DeleteLocal(iface)
+		a.report()
+		return touched
 	}, nil)
 }
 
@@ -97,14 +105,7 @@ func (a *Agent) Verify(ctx context.Context, e state.Endpoint) error {
 // endpoint's: holds, called by the loop, judges it alone; without it no failure counts.
 func (a *Agent) local(ctx context.Context, change func(*state.State) state.Section, holds func() error) error {
 	outcome := make(chan error, 1)
-	a.post(ctx, event{
-		do: func(s *state.State) state.Section {
-			touched := change(s)
-			a.report()
-			return touched
-		},
-		done: outcome, holds: holds,
-	})
+	a.post(ctx, event{do: change, done: outcome, holds: holds})
 	failed, err := wait(ctx, a, outcome)
 	return errors.Join(failed, err)
 }

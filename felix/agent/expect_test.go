@@ -29,9 +29,14 @@ func TestAnExpectedEndpointIsReportedAndNotProgrammed(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, []string{"calinew"}, last())
 		require.Zero(t, programmed())
+		told := len(r.local)
 		require.NoError(t, r.SetLocal(t.Context(), e))
+		require.Len(t, r.local, told, "it was reported like this")
 		require.Equal(t, []string{"calinew"}, last())
 		require.Equal(t, 1, programmed())
+		e.MTU++
+		require.NoError(t, r.SetLocal(t.Context(), e))
+		require.Len(t, r.local, told+1)
 		require.NoError(t, r.DeleteLocal(t.Context(), e.Interface))
 		require.Empty(t, last())
 

@@ -37,7 +37,7 @@ type kernel struct {
 	wantRules, rules   map[string]desired.Workload
 	ipips              map[string]desired.IPIP
 	encaps             map[netip.Prefix]desired.Encap
-	decaps             map[netip.Addr]struct{}
+	decaps             map[netip.Addr]desired.Decap
 }
 
 func newKernel() *kernel {
@@ -45,7 +45,7 @@ func newKernel() *kernel {
 		wantLinks: map[string]desired.WorkloadLink{}, links: map[string]desired.WorkloadLink{},
 		wantRoutes: map[desired.RouteKey]desired.Route{}, routes: map[desired.RouteKey]desired.Route{},
 		wantRules: map[string]desired.Workload{}, rules: map[string]desired.Workload{},
-		ipips: map[string]desired.IPIP{}, encaps: map[netip.Prefix]desired.Encap{}, decaps: map[netip.Addr]struct{}{},
+		ipips: map[string]desired.IPIP{}, encaps: map[netip.Prefix]desired.Encap{}, decaps: map[netip.Addr]desired.Decap{},
 	}
 }
 
@@ -202,6 +202,7 @@ type rig struct {
 	mtus     []int
 	troubles []string // reason: message
 	homes    []string // of pods' policy-sync sockets
+	moves    int      // times that a route to another node changed
 }
 
 func start(t *testing.T, local ...state.Endpoint) *rig {
@@ -211,7 +212,12 @@ func start(t *testing.T, local ...state.Endpoint) *rig {
 		Ready:        func(reasons []string) { r.note(func() { r.ready = append(r.ready, reasons) }) },
 		MTU:          func(mtu int) { r.note(func() { r.mtus = append(r.mtus, mtu) }) },
 		Trouble:      func(reason, message string) { r.note(func() { r.troubles = append(r.troubles, reason+": "+message) }) },
-		PolicySync:   func(home string) { r.note(func() { r.homes = append(r.homes, home) }) },
+		Peers: func(_ []netip.Addr, moved bool) {
+			if moved {
+				r.note(func() { r.moves++ })
+			}
+		},
+		PolicySync: func(home string) { r.note(func() { r.homes = append(r.homes, home) }) },
 	}, slog.New(slog.DiscardHandler))
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop

@@ -27,9 +27,11 @@ var (
 	deniedPackets = prometheus.NewDesc("calico_denied_packets", "Packets that a rule denied; policy is tier|policy|rule|deny.", []string{"policy"}, nil)
 	deniedBytes   = prometheus.NewDesc("calico_denied_bytes", "Bytes of these packets.", []string{"policy"}, nil)
 	cutTotal      = prometheus.NewDesc("felix_cut_connections_total", "Established connections that were cut since policy had come to forbid them.", nil, nil)
+	ipipPackets   = prometheus.NewDesc("felix_ipip_packets_total",
+		"Packets of IP-in-IP by BPF: sent to other nodes, taken from them, or the reason why one was neither.", []string{"reason"}, nil)
 )
 
-// Metrics collects what policy did, from the kernel's counters, when it is asked.
+// Metrics collects what policy and IP-in-IP did, from the kernel's counters, when it is asked.
 type Metrics struct {
 	Agent   *Agent
 	Drivers *Drivers
@@ -37,7 +39,7 @@ type Metrics struct {
 
 // Describe tells what is collected.
 func (m Metrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{rulePackets, ruleBytes, deniedPackets, deniedBytes, cutTotal} {
+	for _, d := range []*prometheus.Desc{rulePackets, ruleBytes, deniedPackets, deniedBytes, cutTotal, ipipPackets} {
 		out <- d
 	}
 }
@@ -47,6 +49,7 @@ func (m Metrics) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime)
 	defer cancel()
 	out <- prometheus.MustNewConstMetric(cutTotal, prometheus.CounterValue, float64(m.Drivers.cuts.total()))
+	m.Drivers.collectIPIP(out)
 	counted, err := m.Drivers.Counters(ctx)
 	if err == nil {
 		var rows []account
@@ -56,6 +59,17 @@ func (m Metrics) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	out <- prometheus.NewInvalidMetric(rulePackets, fmt.Errorf("the counters of rules: %w", err))
+}
+
+// collectIPIP tells what became of packets in IP-in-IP, if that is known.
+func (d *Drivers) collectIPIP(out chan<- prometheus.Metric) {
+	packets, err := d.ipip.Counters()
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(ipipPackets, fmt.Errorf("the counters of IP-in-IP: %w", err))
+	}
+	for reason, n := range packets {
+		out <- prometheus.MustNewConstMetric(ipipPackets, prometheus.CounterValue, float64(n), reason)
+	}
 }
 
 // account is a rule of a policy, or an end, with what it decided.

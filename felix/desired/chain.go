@@ -52,11 +52,12 @@ const (
 	Jump                     // evaluate Target, then go on
 	Return                   // leave the chain
 	Reset                    // clear allowed and passed, and go on
+	Count                    // leave the chain, and be counted as a decision: one that is not enforced
 )
 
 // String is the action's name.
 func (a Action) String() string {
-	names := [...]string{Allow: "allow", Deny: "deny", Pass: "pass", Log: "log", Jump: "jump", Return: "return", Reset: "reset"}
+	names := [...]string{Allow: "allow", Deny: "deny", Pass: "pass", Log: "log", Jump: "jump", Return: "return", Reset: "reset", Count: "count"}
 	if int(a) < len(names) && names[a] != "" {
 		return names[a]
 	}
@@ -83,6 +84,10 @@ type Rule struct {
 	// Comment names what the rule comes from ("np/shop/web ingress 3") and travels with it into the kernel.
 	Comment string
 }
+
+// Decides tells whether what becomes of a packet may hang on the rule. One that does not is left out where something that it names is
+// not known; one that does is a drop then.
+func (r Rule) Decides() bool { return r.Do != Count && (r.Do != Jump || !OfStaged(r.Target)) }
 
 // Equal tells whether two rules are the same.
 func (r Rule) Equal(o Rule) bool {

@@ -8,8 +8,8 @@ type Changes struct {
 	Links     Delta[string, WorkloadLink]
 	VXLANs    Delta[string, VXLAN]
 	IPIPs     Delta[string, IPIP]
-	Encaps    Delta[netip.Prefix, Encap]  // destinations that are routed through tunl0
-	Decaps    Delta[netip.Addr, struct{}] // nodes whose IP-in-IP packets are taken
+	Encaps    Delta[netip.Prefix, Encap] // destinations that are routed through tunl0
+	Decaps    Delta[netip.Addr, Decap]   // nodes whose IP-in-IP packets are taken
 	Neighbors Delta[NeighborKey, Neighbor]
 	FDB       Delta[FDBKey, FDB]
 	Routes    Delta[RouteKey, Route]

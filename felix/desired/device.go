@@ -1,12 +1,18 @@
 package desired
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // Names and numbers of the tunnel devices (spec §4.3).
 const (
 	VXLANDevice4 = "vxlan.calico"
 	VXLANDevice6 = "vxlan-v6.calico"
 	IPIPDevice   = "tunl0"
+
+	// Loopback is where a node may have its address that is reached by several uplinks.
+	Loopback = "lo"
 
 	// IPVSDevice is where kube-proxy puts the addresses of services in its mode IPVS.
 	IPVSDevice = "kube-ipvs0"
@@ -45,7 +51,8 @@ const (
 type IPIP struct {
 	Name    string
 	Local   netip.Addr // outer source: the node's address
-	Parent  string     // device that bears Local
+	Parent  string     // device that bears Local; it may be the loopback
+	Uplinks string     // devices by which packets to other nodes leave, by names with spaces between; empty: not known
 	MTU     int
 	Address netip.Addr // the only address on the device, as /32; invalid: none is known yet
 }
@@ -54,4 +61,19 @@ type IPIP struct {
 // route; the BPF program has no sight of that, and looks it up by the longest prefix. Key is the destination.
 type Encap struct {
 	Remote netip.Addr // outer destination: the other node's address
+}
+
+// Decap is a node, by its address, whose IP-in-IP packets are taken.
+type Decap struct {
+	// Out is the index of the interface by which packets to the node leave: the BPF program has no sight of routes to nodes, either.
+	// 0: of the device's parent.
+	Out int
+}
+
+// String is for people.
+func (d Decap) String() string {
+	if d.Out == 0 {
+		return "accept"
+	}
+	return fmt.Sprintf("accept; send by interface %d", d.Out)
 }

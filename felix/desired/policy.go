@@ -87,14 +87,19 @@ func PolicyLayers(p view.Policy) Layers {
 
 func policyChain(p view.Policy, d Direction, rules []view.Rule, logPrefix string) Chain {
 	c := Chain{Name: PolicyChain(p.ID, d), In: PolicyLayers(p), Rules: make([]Rule, 0, len(rules))}
+	staged := Staged(p.ID)
 	for i, r := range rules {
 		rule := Rule{Match: matchOf(r), Comment: fmt.Sprintf("%s %s %d", p.ID, d, i)}
-		switch r.Action {
-		case view.Allow:
+		switch {
+		case staged && r.Action == view.Log:
+			continue // it decides nothing even in force
+		case staged:
+			rule.Do = Count
+		case r.Action == view.Allow:
 			rule.Do = Allow
-		case view.Pass:
+		case r.Action == view.Pass:
 			rule.Do = Pass
-		case view.Log:
+		case r.Action == view.Log:
 			rule.Do, rule.LogPrefix = Log, LogPrefix(logPrefix, p.Tier, p.ID)
 		default: // an action nobody knows yet must not open anything
 			rule.Do = Deny
@@ -114,7 +119,17 @@ func LogPrefix(template, tier, policyID string) string {
 	return strings.NewReplacer("%t", tier, "%k", kind, "%n", name, "%p", path).Replace(template)
 }
 
-// Staged tells whether a policy id is of a staged kind, which is never enforced.
+// OfStaged tells whether a chain is that of a staged policy. It decides nothing.
+func OfStaged(chain string) bool {
+	for _, d := range []Direction{Ingress, Egress} {
+		if id, ok := strings.CutPrefix(chain, PolicyChain("", d)); ok && Staged(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// Staged tells whether a policy id is of a staged kind, which is counted and never enforced.
 func Staged(id string) bool {
 	kind, _, _ := strings.Cut(id, "/")
 	switch kind {
@@ -125,7 +140,7 @@ func Staged(id string) bool {
 }
 
 // ListChains are the chains that evaluate a policy list for a workload, ingress first: tiers in order, then profiles,
-// then drop (spec §3.1). A tier without enforced policies in a direction is skipped there.
+// then drop (spec §3.1). A tier without enforced policies in a direction has no end there; its staged ones are counted.
 func ListChains(l view.PolicyList) [2]Chain {
 	return [2]Chain{Ingress: listChain(l, Ingress), Egress: listChain(l, Egress)}
 }
@@ -139,22 +154,23 @@ func listRules(l view.PolicyList, p HostPass, d Direction) (rules []Rule) {
 	add := func(r Rule) { rules = append(rules, r) }
 	add(Rule{Do: Reset, Comment: "start of policy"})
 	for _, t := range l.Tiers {
-		policies := enforced(policiesOf(t, d))
+		policies := policiesOf(t, d)
 		if len(policies) == 0 {
 			continue
 		}
 		if len(rules) > 1 {
 			add(Rule{Do: Reset, Comment: "start of tier " + t.Name})
 		}
-		for i, id := range policies {
-			when := IfUndecided
-			if i == 0 {
-				when = Always // nothing can have decided yet
-			}
+		when := Always // nothing can have decided yet
+		for _, id := range policies {
 			add(Rule{If: when, Do: Jump, Target: PolicyChain(id, d), Comment: id})
+			if Staged(id) {
+				continue
+			}
 			add(Rule{If: IfAllowed, Do: Return, Comment: "allowed by " + id})
+			when = IfUndecided
 		}
-		if t.DefaultAction != view.Pass && p != Untracked && p != PreDNAT {
+		if when == IfUndecided && t.DefaultAction != view.Pass && p != Untracked && p != PreDNAT {
 			add(Rule{If: IfUndecided, Do: Deny, Comment: "end of tier " + t.Name})
 		}
 	}

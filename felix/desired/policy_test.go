@@ -53,6 +53,24 @@ func evaluate(chains map[string]Chain, name string, p view.Protocol) (allow, den
 	return allow, denied
 }
 
+func TestStagedPoliciesDecideNothing(t *testing.T) {
+	try := view.Policy{ID: "snp/s/try", Staged: true, Ingress: []view.Rule{{Action: view.Log}, {Action: view.Allow}, {Action: view.Deny}, {Action: view.Pass}}}
+	var do []Action
+	for _, r := range PolicyChains(try, "")[Ingress].Rules {
+		do = append(do, r.Do)
+		require.False(t, r.Decides())
+	}
+	require.Equal(t, []Action{Count, Count, Count}, do, "and nothing is logged")
+	list := ListChains(view.PolicyList{ID: "l", Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{try.ID, "np/s/web"}}}})[Ingress]
+	decides := map[string]bool{}
+	for _, r := range list.Rules {
+		if r.Do == Jump {
+			decides[r.Target] = r.Decides()
+		}
+	}
+	require.Equal(t, map[string]bool{"cali-pi-snp/s/try": false, "cali-pi-np/s/web": true}, decides)
+}
+
 // judge is spec §3.1, read aloud.
 func judge(l view.PolicyList, policies map[string]view.Policy, d Direction, p view.Protocol) (allowed bool) {
 	rulesOf := func(id string) []view.Rule {

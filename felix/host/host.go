@@ -49,14 +49,14 @@ func (w *Watcher) Resolve(hops []netip.Addr) {
 	w.again()
 }
 
-// Peers names the addresses of the other nodes, sorted: the links by which packets to them leave are the node's uplinks. It
-// does not block.
-func (w *Watcher) Peers(addrs []netip.Addr) {
+// Peers names the addresses of the other nodes, sorted: the links by which packets to them leave are the node's uplinks. moved
+// says that felix changed a route to one. It does not block.
+func (w *Watcher) Peers(addrs []netip.Addr, moved bool) {
 	w.mu.Lock()
 	same := slices.Equal(w.peers, addrs)
 	w.peers = slices.Clone(addrs)
 	w.mu.Unlock()
-	if !same {
+	if moved || !same {
 		w.again()
 	}
 }
@@ -139,11 +139,13 @@ func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
 			if !ours(u.Attrs().Name) {
 				within(settle)
 			}
-		case _, ok := <-addrs:
+		case u, ok := <-addrs:
 			if !ok {
 				return errors.New("subscription to addresses ended")
 			}
-			within(settle)
+			if !u.LinkAddress.IP.IsLinkLocalUnicast() { // as each pod's interface gets one
+				within(settle)
+			}
 		case <-routes:
 			within(settle)
 		case <-w.poke:
@@ -169,7 +171,7 @@ func drain[T any](ch <-chan T) {
 // ours tells whether an interface is not the host's own but made by felix, or the loopback.
 func ours(name string) bool {
 	return strings.HasPrefix(name, "cali") ||
-		slices.Contains([]string{desired.IPIPDevice, desired.VXLANDevice4, desired.VXLANDevice6, "lo"}, name)
+		slices.Contains([]string{desired.IPIPDevice, desired.VXLANDevice4, desired.VXLANDevice6, desired.Loopback}, name)
 }
 
 // read takes a snapshot.
@@ -179,67 +181,111 @@ func (w *Watcher) read() (state.Host, error) {
 	if err != nil {
 		return h, fmt.Errorf("list interfaces: %w", err)
 	}
-	names := map[int]string{}
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return h, fmt.Errorf("ask for routes: %w", err)
+	}
+	defer handle.Close()
+	ask := routes{Handle: handle, names: map[int]string{}}
 	for _, l := range links {
 		at := l.Attrs()
-		names[at.Index] = at.Name
-		if ours(at.Name) {
+		ask.names[at.Index] = at.Name
+		if ours(at.Name) && at.Name != desired.Loopback {
 			continue
 		}
-		i := state.Interface{Index: at.Index, MTU: at.MTU, Up: at.OperState == netlink.OperUp || at.OperState == netlink.OperUnknown && at.Flags&net.FlagUp != 0}
-		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		addrs, err := addresses(l)
 		if err != nil {
 			continue // the interface went away meanwhile; its event follows
 		}
-		for _, a := range addrs {
-			if ip, ok := netip.AddrFromSlice(a.IP); ok && !ip.Unmap().IsLinkLocalUnicast() {
-				ones, _ := a.Mask.Size()
-				i.Addresses = append(i.Addresses, netip.PrefixFrom(ip.Unmap(), ones))
+		if at.Name == desired.Loopback {
+			for _, a := range addrs {
+				h.Loopback = append(h.Loopback, a.Addr())
 			}
+			continue
 		}
-		slices.SortFunc(i.Addresses, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
-		h.Interfaces[at.Name] = i
+		h.Interfaces[at.Name] = state.Interface{
+			Index: at.Index, MTU: at.MTU, Addresses: addrs,
+			Up: at.OperState == netlink.OperUp || at.OperState == netlink.OperUnknown && at.Flags&net.FlagUp != 0,
+		}
 	}
 	w.mu.Lock()
 	hops, peers := slices.Clone(w.nextHops), slices.Clone(w.peers)
 	w.mu.Unlock()
 	for _, hop := range hops {
-		h.NextHops[hop] = lookup(hop, names)
+		h.NextHops[hop] = ask.lookup(hop)
 	}
-	h.Uplinks = uplinks(h, peers, names)
+	h.Uplinks, h.Ways = uplinks(peers, ask)
 	return h, nil
 }
 
-// uplinks are the links by which packets to the peers leave. The kernel is not asked about peers that are in the subnet of
-// just one interface: there may be thousands of them.
-func uplinks(h state.Host, peers []netip.Addr, names map[int]string) []string {
-	found := map[string]struct{}{}
-	for _, peer := range peers {
-		name, several := "", false
-		for n, i := range h.Interfaces {
-			if i.Up && slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Contains(peer) }) {
-				name, several = n, name != ""
-			}
-		}
-		if name == "" || several {
-			name = lookup(peer, names).Link
-		}
-		if name != "" && !ours(name) {
-			found[name] = struct{}{}
+// addresses are those of an interface that hosts elsewhere may know it by, sorted.
+func addresses(l netlink.Link) ([]netip.Prefix, error) {
+	list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
+	for _, a := range list {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && !ip.Unmap().IsLinkLocalUnicast() && !ip.Unmap().IsLoopback() {
+			ones, _ := a.Mask.Size()
+			out = append(out, netip.PrefixFrom(ip.Unmap(), ones))
 		}
 	}
-	return slices.Sorted(maps.Keys(found))
+	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	return out, nil
 }
 
-// lookup asks the kernel for the way to an address: at a gateway on a link for one that is further away. The zero NextHop
-// means that there is none.
-func lookup(hop netip.Addr, names map[int]string) state.NextHop {
-	routes, err := netlink.RouteGet(hop.AsSlice())
-	if err != nil || len(routes) == 0 || routes[0].Type != unix.RTN_UNICAST {
+// uplinks are the links by which packets to the peers leave, and, if there are several, by which those to each peer do.
+func uplinks(peers []netip.Addr, ask routes) (all []string, each map[netip.Addr]string) {
+	found, each := map[string]struct{}{}, map[netip.Addr]string{}
+	for _, peer := range peers {
+		for _, name := range ask.links(peer) {
+			if name != "" && !ours(name) {
+				found[name] = struct{}{}
+				if each[peer] == "" {
+					each[peer] = name
+				}
+			}
+		}
+	}
+	if len(found) < 2 {
+		each = nil
+	}
+	return slices.Sorted(maps.Keys(found)), each
+}
+
+// routes asks the kernel for ways to addresses: by one socket, since there may be thousands of them.
+type routes struct {
+	*netlink.Handle
+	names map[int]string // of interfaces
+}
+
+// links are those of the route to an address, the first one that by which the kernel sends a packet now. With several, that
+// says nothing of the others.
+func (r routes) links(peer netip.Addr) []string {
+	found, err := r.RouteGetWithOptions(peer.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	switch {
+	case err != nil || len(found) == 0 || found[0].Type != unix.RTN_UNICAST:
+		return nil
+	case len(found[0].MultiPath) == 0:
+		return []string{r.names[found[0].LinkIndex]}
+	}
+	out := []string{r.lookup(peer).Link}
+	for _, hop := range found[0].MultiPath {
+		out = append(out, r.names[hop.LinkIndex])
+	}
+	return out
+}
+
+// lookup asks for the way to an address: at a gateway on a link for one that is further away. The zero NextHop means that there
+// is none.
+func (r routes) lookup(hop netip.Addr) state.NextHop {
+	found, err := r.RouteGet(hop.AsSlice())
+	if err != nil || len(found) == 0 || found[0].Type != unix.RTN_UNICAST {
 		return state.NextHop{}
 	}
-	at := state.NextHop{Via: hop, Link: names[routes[0].LinkIndex], Metric: uint32(routes[0].Priority)}
-	if gateway, ok := netip.AddrFromSlice(routes[0].Gw); ok {
+	at := state.NextHop{Via: hop, Link: r.names[found[0].LinkIndex], Metric: uint32(found[0].Priority)}
+	if gateway, ok := netip.AddrFromSlice(found[0].Gw); ok {
 		at.Via = gateway.Unmap()
 	}
 	return at

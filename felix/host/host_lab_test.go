@@ -5,6 +5,7 @@ package host
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -97,7 +98,8 @@ func TestUplinksAreThoseReallyUsed(t *testing.T) {
 		ip addr add 10.40.0.1/24 dev storage0
 		ip route add 10.30.1.0/24 via 10.30.0.1`)
 	w := New(slog.New(slog.DiscardHandler))
-	w.Peers([]netip.Addr{netip.MustParseAddr("10.30.0.56"), netip.MustParseAddr("10.30.1.66")})
+	near, far := netip.MustParseAddr("10.30.0.56"), netip.MustParseAddr("10.30.1.66")
+	w.Peers([]netip.Addr{near, far}, false)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	stage := 0
@@ -105,16 +107,44 @@ func TestUplinksAreThoseReallyUsed(t *testing.T) {
 		switch {
 		case stage == 0:
 			require.Equal(t, []string{"bond0"}, h.Uplinks)
-			w.Peers([]netip.Addr{netip.MustParseAddr("10.30.1.66")})
+			require.Nil(t, h.Ways, "all lead there")
+			w.Peers([]netip.Addr{far}, false)
 			sh(t, "ip route replace 10.30.1.0/24 via 10.40.0.9")
 			stage++
 		case stage == 1 && slices.Equal(h.Uplinks, []string{"storage0"}):
-			w.Peers(nil)
+			w.Peers(nil, false)
 			stage++
 		case stage == 2 && len(h.Uplinks) == 0:
+			w.Peers([]netip.Addr{far}, false)
+			sh(t, "ip route replace 10.30.1.0/24 nexthop via 10.30.0.1 nexthop via 10.40.0.9")
+			stage++
+		case stage == 3 && slices.Equal(h.Uplinks, []string{"bond0", "storage0"}):
+			require.Contains(t, h.Uplinks, h.Ways[far], "one of the two")
+			w.Peers([]netip.Addr{near, far}, false)
+			sh(t, "ip route replace 10.30.1.0/24 via 10.40.0.9")
+			stage++
+		case stage == 4 && maps.Equal(h.Ways, map[netip.Addr]string{near: "bond0", far: "storage0"}):
+			require.Equal(t, []string{"bond0", "storage0"}, h.Uplinks)
+			sh(t, "ip route add 10.30.0.56/32 via 10.40.0.9") // it is in the subnet of bond0 all the same
+			stage++
+		case stage == 5 && slices.Equal(h.Uplinks, []string{"storage0"}):
+			sh(t, "ip link set storage0 down; ip route replace 10.30.1.0/24 via 10.30.0.1")
+			stage++
+		case stage == 6 && slices.Equal(h.Uplinks, []string{"bond0"}):
+			require.Nil(t, h.Ways)
 			stage++
 			cancel()
 		}
 	}))
-	require.Equal(t, 3, stage)
+	require.Equal(t, 7, stage)
+}
+
+// Addresses that others may know the host by may be on the loopback.
+func TestAddressesOnTheLoopback(t *testing.T) {
+	enter(t)
+	sh(t, "ip link set lo up; ip addr add 10.9.0.2/32 dev lo; ip addr add 10.9.0.1/32 dev lo; ip -6 addr add fd00:9::1/128 dev lo")
+	h, err := New(slog.New(slog.DiscardHandler)).read()
+	require.NoError(t, err)
+	require.Equal(t, []netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd00:9::1")}, h.Loopback)
+	require.Empty(t, h.Interfaces)
 }

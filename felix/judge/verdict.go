@@ -165,7 +165,7 @@ func (e *evaluation) ended() bool { return e.denied || e.broken }
 func (e *evaluation) run(name string) {
 	c, known := e.chains[name]
 	if !known {
-		e.broken = true
+		e.broken = !desired.OfStaged(name)
 		return
 	}
 	for i := range c.Rules {
@@ -179,6 +179,9 @@ func (e *evaluation) run(name string) {
 			if !e.allowed {
 				continue
 			}
+		}
+		if r.Do == desired.Count {
+			return // the rest of its chain decides nothing, either
 		}
 		if !e.known(&r.Match) {
 			e.broken = true // the kernel has a drop here until the set is known

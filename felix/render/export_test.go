@@ -77,9 +77,6 @@ func FirewallState(s *state.State) Whole {
 		}
 	}
 	for id, p := range s.Policies {
-		if p.Staged || desired.Staged(id) {
-			continue
-		}
 		pair := desired.PolicyChains(p, s.Config.Spec.LogPrefix)
 		if leaving[id] {
 			pair[desired.Egress].In |= desired.Mangle

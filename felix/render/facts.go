@@ -18,11 +18,12 @@ import (
 type family struct {
 	v6       bool
 	address  netip.Prefix // node's address and subnet; invalid: the node has none
-	parent   string       // interface that bears it
+	parent   string       // interface that bears it, which may be the loopback; empty: none does
 	device   string       // VXLAN device
 	overhead int          // of VXLAN over this family
 	asked    int          // MTU that the user wants the VXLAN device to have; 0: what fits
 	mtu      int          // of the VXLAN device
+	ipipMTU  int          // of tunl0
 	vxlan    bool         // VXLAN is in use over this family, and the kernel has it
 	ipip     bool         // the same of IP-in-IP, which there is for IPv4 only
 }
@@ -39,8 +40,12 @@ func families(s *state.State) []family {
 	for i := range all {
 		f := &all[i]
 		f.parent = bearer(s.Host.Interfaces, f.address.Addr())
-		f.mtu = f.deviceMTU(s, host)
-		f.vxlan = value(c.VXLANEnabled, f.uses(s, view.TunnelVXLAN)) && s.Lacks(view.TunnelVXLAN) == ""
+		if f.parent == "" && slices.Contains(s.Host.Loopback, f.address.Addr()) {
+			f.parent = desired.Loopback
+		}
+		f.mtu = f.deviceMTU(s, f.asked, f.overhead, host)
+		f.ipipMTU = f.deviceMTU(s, value(c.IPIPMTU, 0), overheadIPIP, host)
+		f.vxlan = value(c.VXLANEnabled, f.uses(s, view.TunnelVXLAN)) && s.Lacks(view.TunnelVXLAN) == "" && f.parent != desired.Loopback
 		f.ipip = !f.v6 && value(c.IPIPEnabled, f.uses(s, view.TunnelIPIP)) && s.Lacks(view.TunnelIPIP) == ""
 	}
 	return all

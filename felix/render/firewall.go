@@ -217,7 +217,7 @@ func (f *Firewall) listChanged(d *due, id string) {
 	d.hosts = d.hosts || f.uses[id] != 0
 }
 
-// named are the policies and profiles that a list needs, each once. Staged ones are never asked.
+// named are the policies and profiles that a list needs, each once. Nothing hangs on staged ones.
 func named(l view.PolicyList) []string {
 	out := slices.Clone(l.Profiles)
 	for _, t := range l.Tiers {
@@ -305,7 +305,7 @@ func (f *Firewall) workload(s *state.State, e state.Endpoint) desired.Workload {
 // policyChains puts the chains of a policy or profile, or takes them away.
 func (f *Firewall) policyChains(d *due, id string) {
 	p, there := d.s.Policies[id]
-	if !there || p.Staged || desired.Staged(id) {
+	if !there {
 		d.out.Chains.Remove(desired.PolicyChain(id, desired.Ingress))
 		d.out.Chains.Remove(desired.PolicyChain(id, desired.Egress))
 		return

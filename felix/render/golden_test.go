@@ -104,6 +104,15 @@ func usualScenarios() map[string]*world {
 		}).learn(path("10.77.2.0/26", "10.30.0.56"), path("10.77.9.0/26", "10.30.0.56")),
 		"ipip": base().add(pool("pods", "10.77.0.0/16", ipip(api.IPIPCrossSubnet)),
 			crossSubnet(block("10.77.2.0/26", "worker-2", view.TunnelIPIP)), crossSubnet(block("10.77.3.0/26", "worker-3", view.TunnelIPIP))),
+		"loopback": base().nic("eth0", 1500, true, "10.30.0.9/31").nic("eth1", 1500, true, "10.30.0.11/31"). // routed to the host
+															replace(node(self, "10.30.0.206/24", "fd00:30::206/64", 1)).loopback(addr("10.30.0.206"), addr("10.30.0.207")).leaves("eth0", "eth1").
+															add(pool("pods", "10.77.0.0/16", ipip(api.IPIPCrossSubnet)), pool("vx", "10.79.0.0/16", vxlan(api.VXLANAlways)),
+				crossSubnet(block("10.77.2.0/26", "worker-2", view.TunnelIPIP)), crossSubnet(block("10.77.3.0/26", "worker-3", view.TunnelIPIP)),
+				block("10.79.2.0/26", "worker-2", view.TunnelVXLAN)),
+		"ipip-uplinks": base().nic("eth1", 1500, true, "10.40.0.1/24").leaves("eth0", "eth1").way(addr("10.30.0.56"), "eth0").way(addr("10.30.1.66"), "eth1").
+			add(pool("pods", "10.77.0.0/16", ipip(api.IPIPAlways)), block("10.77.3.0/26", "worker-3", view.TunnelIPIP)),
+		"ipip-other-uplink": base().nic("eth1", 1500, true, "10.40.0.1/24").leaves("eth1").
+			add(pool("pods", "10.77.0.0/16", ipip(api.IPIPAlways)), block("10.77.3.0/26", "worker-3", view.TunnelIPIP)),
 		"vxlan-forced-on":  base().add(config(func(c *api.FelixConfigurationSpec) { c.VXLANEnabled = new(true) })),
 		"vxlan-forced-off": vxlanWorld(func(c *api.FelixConfigurationSpec) { c.VXLANEnabled = new(bool) }),
 		"mtu-override":     vxlanWorld(func(c *api.FelixConfigurationSpec) { c.VXLANMTU, c.VXLANMTUV6 = new(9000), new(1280) }),
@@ -200,9 +209,18 @@ func text(s *state.State) string {
 		return fmt.Sprintf("%s id %d port %d local %s dev %s mac %s mtu %d address %s", v.Name, v.VNI, v.Port, v.Local, v.Parent, v.MAC, v.MTU, v.Address)
 	}))
 	section("ipip", lines(maps.Values(t.IPIP), func(v desired.IPIP) string {
-		return fmt.Sprintf("%s local %s dev %s mtu %d address %s", v.Name, v.Local, v.Parent, v.MTU, v.Address)
+		out := fmt.Sprintf("%s local %s dev %s mtu %d address %s", v.Name, v.Local, v.Parent, v.MTU, v.Address)
+		if v.Uplinks != "" {
+			out += " uplinks " + v.Uplinks
+		}
+		return out
 	}))
-	section("takes ipip from", lines(maps.Keys(t.Decaps), netip.Addr.String))
+	section("takes ipip from", lines(maps.Keys(t.Decaps), func(a netip.Addr) string {
+		if out := t.Decaps[a].Out; out != 0 {
+			return fmt.Sprintf("%s, to which it leaves by %d", a, out)
+		}
+		return a.String()
+	}))
 	section("neighbours", lines(maps.Values(t.Neighbors), func(n desired.Neighbor) string { return n.Key().String() + " lladdr " + n.MAC.String() }))
 	section("fdb", lines(maps.Values(t.FDB), func(f desired.FDB) string { return f.Key().String() + " dst " + f.Remote.String() }))
 	routes, encaps := render.Routes(s), render.Encaps(render.Routes(s))

@@ -68,19 +68,11 @@ func HostMTU(s *state.State) int {
 	return cmp.Or(smallest, fallbackMTU)
 }
 
-// IPIPMTU is the MTU of tunl0.
-func IPIPMTU(s *state.State) int {
-	return cmp.Or(value(s.Config.Spec.IPIPMTU, 0), HostMTU(s)-overheadIPIP)
-}
-
-// deviceMTU is the MTU of a VXLAN device: what the user says, or what fits. The kernel takes none that does not fit into the
-// interface below, so that asking for more would leave the device as it is.
-func (f family) deviceMTU(s *state.State, host int) int {
-	mtu := cmp.Or(f.asked, host-f.overhead)
-	if below, ok := s.Host.Interfaces[f.parent]; ok && below.MTU > 0 {
-		mtu = min(mtu, below.MTU-f.overhead)
-	}
-	return mtu
+// deviceMTU is the MTU of a tunnel's device: what the user says, or what fits, and no more than fits into the interface below.
+// The kernel would refuse to give more to a VXLAN device, and leave that as it is; and what went into tunl0 would be lost.
+func (f family) deviceMTU(s *state.State, asked, overhead, host int) int {
+	below := cmp.Or(s.Host.Interfaces[f.parent].MTU, host)
+	return min(cmp.Or(asked, host-overhead), below-overhead)
 }
 
 // PodMTU is the MTU of pods' interfaces: what fits through every tunnel in use.
@@ -91,7 +83,7 @@ func PodMTU(s *state.State) int {
 			mtu = min(mtu, f.mtu)
 		}
 		if f.ipip {
-			mtu = min(mtu, IPIPMTU(s))
+			mtu = min(mtu, f.ipipMTU)
 		}
 	}
 	return mtu
@@ -115,10 +107,10 @@ func Peers(s *state.State) []netip.Addr {
 func MTUWarnings(s *state.State) []string {
 	var out []string
 	host := HostMTU(s)
-	warn := func(setting string, asked, most int, then string) {
+	warn := func(setting string, asked, most, used int) {
 		if asked > most {
-			out = append(out, fmt.Sprintf("%s is %d, but the network between the nodes carries packets of %d bytes: %s; set it to %d or less, or to 0 for automatic",
-				setting, asked, host, then, most))
+			out = append(out, fmt.Sprintf("%s is %d, but the network between the nodes carries packets of %d bytes: %d is used; set it to %d or less, or to 0 for automatic",
+				setting, asked, host, used, most))
 		}
 	}
 	for _, f := range families(s) {
@@ -127,10 +119,10 @@ func MTUWarnings(s *state.State) []string {
 			setting = "vxlanMTUV6"
 		}
 		if f.vxlan {
-			warn(setting, f.asked, host-f.overhead, fmt.Sprintf("%d is used", f.mtu))
+			warn(setting, f.asked, host-f.overhead, f.mtu)
 		}
 		if f.ipip {
-			warn("ipipMTU", value(s.Config.Spec.IPIPMTU, 0), host-overheadIPIP, "larger packets may be lost")
+			warn("ipipMTU", value(s.Config.Spec.IPIPMTU, 0), host-overheadIPIP, f.ipipMTU)
 		}
 	}
 	return out

@@ -81,8 +81,8 @@ func TestPodMTU(t *testing.T) {
 			"vxlanMTU is 1500, but the network between the nodes carries packets of 1500 bytes: 1450 is used; set it to 1450 or less, or to 0 for automatic",
 		},
 		"more than fits into IP-in-IP": {
-			with(four(ipip(api.IPIPAlways)), func(c *api.FelixConfigurationSpec) { c.IPIPMTU = new(1500) }), 1500,
-			"ipipMTU is 1500, but the network between the nodes carries packets of 1500 bytes: larger packets may be lost; set it to 1480 or less, or to 0 for automatic",
+			with(four(ipip(api.IPIPAlways)), func(c *api.FelixConfigurationSpec) { c.IPIPMTU = new(1500) }), 1480,
+			"ipipMTU is 1500, but the network between the nodes carries packets of 1500 bytes: 1480 is used; set it to 1480 or less, or to 0 for automatic",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -97,7 +97,7 @@ func TestPodMTU(t *testing.T) {
 	}
 }
 
-// Whatever the pools and settings, a packet of a pod fits into every tunnel, and every VXLAN packet into what is below it.
+// Whatever the pools and settings, a packet of a pod fits into every tunnel, and every tunnel's packet into what is below it.
 func TestWhatPodsSendFits(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 7))
 	some := func(low, high int) *int {
@@ -128,7 +128,12 @@ func TestWhatPodsSendFits(t *testing.T) {
 		s := w.state()
 		mtu := render.PodMTU(s)
 		require.Equal(t, mtu, render.Links(s)["caliweb"].MTU)
-		for name, v := range render.TunnelState(s).VXLAN {
+		tunnels := render.TunnelState(s)
+		for name, v := range tunnels.IPIP {
+			require.LessOrEqual(t, mtu, v.MTU, name)
+			require.LessOrEqual(t, v.MTU+20, w.host.Interfaces["eth0"].MTU, "what went into it would be lost")
+		}
+		for name, v := range tunnels.VXLAN {
 			require.LessOrEqual(t, mtu, v.MTU, name)
 			overhead := map[string]int{desired.VXLANDevice4: 50, desired.VXLANDevice6: 70}[name]
 			require.LessOrEqual(t, v.MTU+overhead, w.host.Interfaces["eth0"].MTU, "the kernel would refuse it")

@@ -139,12 +139,12 @@ func (r *routes) remote(at view.Route) {
 	}
 	f := r.families[i]
 	switch {
-	case at.CrossSubnet && at.Send != view.TunnelNone && f.sameSubnet(node):
+	case at.CrossSubnet && at.Send != view.TunnelNone && f.sameSubnet(node) && f.parent != desired.Loopback:
 		r.put(r.sourced(desired.DirectRoute(at.Dst, f.of(node), f.parent, desired.ProtocolMuslin)))
 	case at.Send == view.TunnelVXLAN && f.vxlan:
 		r.byVXLAN(at.Dst, f, node)
 	case at.Send == view.TunnelIPIP && f.ipip && f.of(node).IsValid() && f.of(node) != f.address.Addr():
-		r.put(r.sourced(desired.IPIPRoute(at.Dst, f.of(node), IPIPMTU(r.state), desired.ProtocolMuslin)))
+		r.put(r.sourced(desired.IPIPRoute(at.Dst, f.of(node), f.ipipMTU, desired.ProtocolMuslin)))
 	} // direct pools are bird's; without the tunnel that its pool wants there is no route: see Problems
 }
 

@@ -14,7 +14,7 @@ import (
 type Tunnels struct {
 	VXLAN     map[string]desired.VXLAN
 	IPIP      map[string]desired.IPIP
-	Decaps    map[netip.Addr]struct{} // nodes whose IP-in-IP packets are taken
+	Decaps    map[netip.Addr]desired.Decap // nodes whose IP-in-IP packets are taken
 	Neighbors map[desired.NeighborKey]desired.Neighbor
 	FDB       map[desired.FDBKey]desired.FDB
 }
@@ -24,7 +24,7 @@ func TunnelState(s *state.State) Tunnels {
 	out := Tunnels{
 		VXLAN:     map[string]desired.VXLAN{},
 		IPIP:      map[string]desired.IPIP{},
-		Decaps:    map[netip.Addr]struct{}{},
+		Decaps:    map[netip.Addr]desired.Decap{},
 		Neighbors: map[desired.NeighborKey]desired.Neighbor{},
 		FDB:       map[desired.FDBKey]desired.FDB{},
 	}
@@ -76,18 +76,31 @@ func offload(s *state.State) desired.Offload {
 // packets of the host alone.
 func (t Tunnels) ipip(s *state.State, f family) {
 	t.IPIP[desired.IPIPDevice] = desired.IPIP{
-		Name: desired.IPIPDevice, Local: f.address.Addr(), Parent: f.parent, MTU: IPIPMTU(s), Address: s.Nodes[s.Node].IPIPAddr,
+		Name: desired.IPIPDevice, Local: f.address.Addr(), Parent: f.parent, Uplinks: strings.Join(s.Host.Uplinks, " "),
+		MTU: f.ipipMTU, Address: s.Nodes[s.Node].IPIPAddr,
 	}
 	for name, n := range s.Nodes {
 		if a := f.of(n); name != s.Node && a.IsValid() && a != f.address.Addr() {
-			t.Decaps[a] = struct{}{}
+			t.Decaps[a] = f.decap(s, a)
 		}
 	}
 	for _, p := range externalNodes(s) { // a peer has an address; networks of peers are for the kernel's own tunl0
 		if p.IsSingleIP() && f.has(p) {
-			t.Decaps[p.Addr()] = struct{}{}
+			t.Decaps[p.Addr()] = desired.Decap{}
 		}
 	}
+}
+
+// decap is what IP-in-IP needs to know of another node.
+func (f family) decap(s *state.State, node netip.Addr) desired.Decap {
+	by := s.Host.Ways[node]
+	if len(s.Host.Uplinks) == 1 {
+		by = s.Host.Uplinks[0]
+	}
+	if by == f.parent {
+		return desired.Decap{}
+	}
+	return desired.Decap{Out: s.Host.Interfaces[by].Index}
 }
 
 // encapOf is the outer destination of a route through the IP-in-IP device: what its driver needs if it does not learn it

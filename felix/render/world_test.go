@@ -1,6 +1,7 @@
 package render_test
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -197,7 +198,7 @@ func (w *world) learn(p ...state.Path) *world { w.paths = append(w.paths, p...);
 
 // nic replaces an interface of the host.
 func (w *world) nic(name string, mtu int, up bool, addrs ...string) *world {
-	i := state.Interface{Index: 2, MTU: mtu, Up: up}
+	i := state.Interface{Index: cmp.Or(w.host.Interfaces[name].Index, 10+len(w.host.Interfaces)), MTU: mtu, Up: up}
 	for _, a := range addrs {
 		i.Addresses = append(i.Addresses, prefix(a))
 	}
@@ -207,6 +208,19 @@ func (w *world) nic(name string, mtu int, up bool, addrs ...string) *world {
 
 // leaves says by which links packets to other nodes leave.
 func (w *world) leaves(links ...string) *world { w.host.Uplinks = links; return w }
+
+// way says by which link packets to another node leave.
+func (w *world) way(node netip.Addr, link string) *world {
+	w.host.Ways = maps.Clone(w.host.Ways)
+	if w.host.Ways == nil {
+		w.host.Ways = map[netip.Addr]string{}
+	}
+	w.host.Ways[node] = link
+	return w
+}
+
+// loopback says which of the node's addresses are on the loopback.
+func (w *world) loopback(addrs ...netip.Addr) *world { w.host.Loopback = addrs; return w }
 
 // bears says on which interface a host endpoint was found before.
 func (w *world) bears(endpoint, iface string) *world {
@@ -233,7 +247,7 @@ func (w *world) replace(it view.Item) *world {
 // state brings everything at once.
 func (w *world) state() *state.State {
 	s := state.New(self)
-	s.SetHost(state.Host{Interfaces: maps.Clone(w.host.Interfaces), NextHops: maps.Clone(w.host.NextHops), Uplinks: w.host.Uplinks})
+	s.SetHost(state.Host{Interfaces: maps.Clone(w.host.Interfaces), NextHops: maps.Clone(w.host.NextHops), Uplinks: w.host.Uplinks, Ways: w.host.Ways, Loopback: w.host.Loopback})
 	s.SetCapabilities(state.Capabilities{Lacks: w.lacks})
 	s.SetBearers(w.bore)
 	s.Apply(view.Batch{Updates: w.items, InSync: true})

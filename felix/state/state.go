@@ -57,12 +57,16 @@ func (e Endpoint) Handle() string { return e.Network + "." + e.ContainerID }
 
 // Host is what the node's own network looks like.
 type Host struct {
-	// Interfaces by name, workload and tunnel devices left out.
+	// Interfaces by name, workload and tunnel devices and the loopback left out.
 	Interfaces map[string]Interface
+	// Loopback is the addresses that others may reach the host by and that are on the loopback, sorted.
+	Loopback []netip.Addr
 	// NextHops says how the kernel reaches the next hops of bird's paths.
 	NextHops map[netip.Addr]NextHop
 	// Uplinks are the interfaces by which packets to other nodes leave, in the order of their names.
 	Uplinks []string
+	// Ways are the interfaces by which packets to each other node leave, by the node's address; nil unless there are several uplinks.
+	Ways map[netip.Addr]string
 }
 
 // NextHop is how the kernel reaches an address: by Via (the address itself if it is on the link) through Link. An empty
@@ -303,7 +307,11 @@ func (s *State) SetHost(h Host) Section {
 	if !maps.Equal(s.Host.NextHops, h.NextHops) {
 		touched |= Routes
 	}
-	if !maps.EqualFunc(s.Host.Interfaces, h.Interfaces, Interface.equal) || !slices.Equal(s.Host.Uplinks, h.Uplinks) {
+	if !maps.Equal(s.Host.Ways, h.Ways) {
+		touched |= Tunnels
+	}
+	if !maps.EqualFunc(s.Host.Interfaces, h.Interfaces, Interface.equal) || !slices.Equal(s.Host.Uplinks, h.Uplinks) ||
+		!slices.Equal(s.Host.Loopback, h.Loopback) {
 		touched = All
 		s.firewall.Settings, s.firewall.Hosts = true, true
 	}

@@ -71,6 +71,9 @@ func TestNextHopsKnown(t *testing.T) {
 	require.Zero(t, s.SetHost(state.Host{NextHops: map[netip.Addr]state.NextHop{hop: {}}}), "nothing new")
 	require.Equal(t, state.All, s.SetHost(state.Host{Interfaces: map[string]state.Interface{"eth0": {MTU: 1}}}))
 	require.Equal(t, state.All, s.SetHost(state.Host{Interfaces: map[string]state.Interface{"eth0": {MTU: 1}}, Uplinks: []string{"eth0"}}))
+	require.Equal(t, state.All, s.SetHost(state.Host{
+		Interfaces: map[string]state.Interface{"eth0": {MTU: 1}}, Uplinks: []string{"eth0"}, Loopback: []netip.Addr{hop},
+	}))
 }
 
 // A change of this node's own addresses says which interfaces it uses; of another's it does not.

@@ -33,6 +33,9 @@ const (
 	Kubectl           Program = "kubectl"
 )
 
+// Programs are all.
+var Programs = []Program{APIServer, ControllerManager, Scheduler, Kubelet, Proxy, Kubectl}
+
 // version finds the release in the module file.
 var version = regexp.MustCompile(`(?m)^\s*(?:require )?k8s\.io/kubernetes (v\S+)`)
 

@@ -26,7 +26,7 @@ type BenchOptions struct {
 // begin so.
 func BenchAreas() []string {
 	return []string{
-		"demo", "dataplane", "ipip", "dataplane6", "change", "cni", "bgp", "bgp-kernel", "bgp-withdraw", "bgp-mesh", "bgp-reflector", "bgp-fault",
+		"demo", "dataplane", "ipip", "dataplane6", "change", "repair", "cni", "bgp", "bgp-kernel", "bgp-withdraw", "bgp-mesh", "bgp-reflector", "bgp-fault",
 		"policy", "policy-traffic", "policy-latency",
 	}
 }
@@ -50,7 +50,12 @@ func Bench(ctx context.Context, o BenchOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close(context.WithoutCancel(ctx))) }()
-	if b.wants("demo") || b.pairs() {
+	if b.wants("demo") {
+		if err := b.walk(ctx); err != nil {
+			return fmt.Errorf("demo: %w", err)
+		}
+	}
+	if b.wants("demo") || b.wants("repair") || b.pairs() {
 		if err := b.up(ctx); err != nil {
 			return err
 		}
@@ -58,7 +63,7 @@ func Bench(ctx context.Context, o BenchOptions) (err error) {
 	for _, area := range []struct {
 		name string
 		fn   func(context.Context) error
-	}{{"dataplane", b.dataplane}, {"ipip", b.ipip}, {"dataplane6", b.dataplane6}, {"change", b.changes}, {"cni", b.cni}, {"bgp", b.bgp}, {"policy", b.policy}} {
+	}{{"dataplane", b.dataplane}, {"ipip", b.ipip}, {"dataplane6", b.dataplane6}, {"change", b.changes}, {"repair", b.repairs}, {"cni", b.cni}, {"bgp", b.bgp}, {"policy", b.policy}} {
 		if !b.wants(area.name) && !slices.ContainsFunc(b.Areas, func(a string) bool { return strings.HasPrefix(a, area.name+"-") }) {
 			continue
 		}
@@ -94,6 +99,21 @@ func (b *bench) figure(name string, value float64, unit string, ratio float64, v
 		line += fmt.Sprintf(" ratio=%.3f vs=%s", ratio, vs)
 	}
 	fmt.Fprintln(b.Out, line)
+}
+
+// walk measures what make demo takes once all is built, the walk-through and the removal included.
+func (b *bench) walk(ctx context.Context) error {
+	began := time.Now()
+	topology, err := DemoTopology()
+	if err != nil {
+		return err
+	}
+	up := Options{Name: "bench-demo", StateDir: filepath.Join(b.dir, "demo"), BinDir: b.BinDir, Topology: topology}
+	if err := Demo(ctx, DemoOptions{Up: up, Out: io.Discard}); err != nil {
+		return err
+	}
+	b.figure("demo.walk", time.Since(began).Seconds(), "s", 0, "")
+	return nil
 }
 
 func (b *bench) up(ctx context.Context) error {

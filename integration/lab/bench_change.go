@@ -10,18 +10,22 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
-// modeChanges is how often a pool's mode is changed, there and back in turns.
+// modeChanges is how often a pool's mode is changed between direct and a tunnel, there and back in turns.
 const modeChanges = 6
 
+// gapPace is the time between two bytes of the conversation that goes on meanwhile.
+const gapPace = time.Millisecond
+
 // changes measures how long clusters of 4 and 20 nodes take to follow a change: of the pool's mode, from the start of the
-// user's command until the last node has its last route; and a node that joins, from the start of its calico-node until a
-// pod on it was reached from a pod on each other node.
+// user's command until the last node has its last route, and the longest gap in a conversation of two pods meanwhile; and a
+// node that joins, from the start of its calico-node until a pod on it was reached from a pod on each other node.
 func (b *bench) changes(ctx context.Context) error {
 	for _, nodes := range []int{4, 20} {
 		if err := b.changesOf(ctx, nodes); err != nil {
@@ -44,16 +48,9 @@ func (b *bench) changesOf(ctx context.Context, nodes int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Down(context.WithoutCancel(ctx))) }()
-	var took []float64
-	for i := range modeChanges {
-		mode := []Mode{ModeVXLAN, ModeDirect}[i%2]
-		d, err := modeChange(ctx, l, t, mode)
-		if err != nil {
-			return err
-		}
-		took = append(took, d.Seconds())
+	if err := b.changeModes(ctx, l, t); err != nil {
+		return err
 	}
-	b.figure(fmt.Sprintf("dataplane.modechange%d", nodes), median(took), "s", 0, "")
 	if nodes > 4 {
 		return nil
 	}
@@ -63,6 +60,93 @@ func (b *bench) changesOf(ctx context.Context, nodes int) (err error) {
 	}
 	b.figure("dataplane.nodeadd", d.Seconds(), "s", 0, "")
 	return nil
+}
+
+// changeModes changes the pool's mode to each tunnel and back to direct, while two pods talk.
+func (b *bench) changeModes(ctx context.Context, l *Lab, t Topology) error {
+	waiting, cancel := context.WithTimeout(ctx, convergeDeadline)
+	err := l.AwaitRoutes(waiting, t, ModeDirect)
+	cancel()
+	if err != nil {
+		return err
+	}
+	end, err := converse(ctx, l)
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("dataplane.modechange%d", len(t.Nodes))
+	err = b.toAndFro(ctx, l, t, name, ModeVXLAN)
+	if err == nil {
+		err = b.toAndFro(ctx, l, t, name+".ipip", ModeIPIP)
+	}
+	gap, broken := end()
+	if err := errors.Join(err, broken); err != nil {
+		return err
+	}
+	b.figure(name+".gap", float64(gap.Microseconds())/1000, "ms", 0, "")
+	return nil
+}
+
+func (b *bench) toAndFro(ctx context.Context, l *Lab, t Topology, name string, tunnel Mode) error {
+	var took []float64
+	for i := range modeChanges {
+		d, err := modeChange(ctx, l, t, []Mode{tunnel, ModeDirect}[i%2])
+		if err != nil {
+			return err
+		}
+		took = append(took, d.Seconds())
+	}
+	b.figure(name, median(took), "s", 0, "")
+	return nil
+}
+
+// converse has pod-1 send a byte to pod-2 and wait for it to come back, again and again on one connection, until end is called.
+// That tells how long it waited at the longest, or how the connection broke. Both sides go before other programs of the machine,
+// which has much to do meanwhile: a processor that is late is no gap in traffic.
+func converse(ctx context.Context, l *Lab) (end func() (longest time.Duration, err error), err error) {
+	talks, err := connect(ctx, l, 1)
+	if err != nil {
+		return nil, err
+	}
+	client, server := int(talks[0].client.Fd()), int(talks[0].server.Fd())
+	over := make(chan struct{})
+	var longest time.Duration
+	var g errgroup.Group
+	g.Go(func() error { return onOwnThread(func() error { return answerBytes(server) }) })
+	g.Go(func() error {
+		err := onOwnThread(func() (err error) { longest, err = longestWait(client, over); return err })
+		return errors.Join(err, unix.Shutdown(client, unix.SHUT_WR)) // the end for the other side
+	})
+	return func() (time.Duration, error) {
+		close(over)
+		defer hangUp(talks)
+		if err := g.Wait(); err != nil {
+			return 0, fmt.Errorf("a conversation of two pods: %w", err)
+		}
+		return longest, nil
+	}, nil
+}
+
+func longestWait(fd int, over <-chan struct{}) (longest time.Duration, err error) {
+	if err := pin(0); err != nil {
+		return 0, err
+	}
+	undisturbed()
+	tick := time.NewTicker(gapPace)
+	defer tick.Stop()
+	b := []byte{1}
+	for {
+		began := time.Now()
+		if err := ping(fd, b); err != nil {
+			return 0, err
+		}
+		longest = max(longest, time.Since(began))
+		select {
+		case <-over:
+			return longest, nil
+		case <-tick.C:
+		}
+	}
 }
 
 // wideTopology is a cluster in one subnet with a pod on each node, and a pool without encapsulation.
@@ -93,7 +177,7 @@ func modeChange(ctx context.Context, l *Lab, t Topology, mode Mode) (time.Durati
 		err = l.AwaitRoutes(waiting, t, mode)
 		cancel()
 	}
-	last, watchErr := w.end()
+	_, last, watchErr := w.end()
 	if err := errors.Join(err, watchErr); err != nil {
 		return 0, fmt.Errorf("change to %s: %w", mode, err)
 	}
@@ -103,63 +187,98 @@ func modeChange(ctx context.Context, l *Lab, t Topology, mode Mode) (time.Durati
 	return last.Sub(began), nil
 }
 
-// routeWatch hears of each change to a node's routes.
-type routeWatch struct {
+// kernelWatch hears of each change to what nodes' kernels hold.
+type kernelWatch struct {
 	sockets []*os.File
 	group   errgroup.Group
 
-	mu   sync.Mutex
-	last time.Time
+	mu          sync.Mutex
+	first, last time.Time
 }
 
-func watchRoutes(ctx context.Context, l *Lab, t Topology) (*routeWatch, error) {
-	w := &routeWatch{}
+func watchRoutes(ctx context.Context, l *Lab, t Topology) (*kernelWatch, error) {
+	w := &kernelWatch{}
 	for _, n := range t.Nodes {
-		f, err := l.socket(ctx, n.Name, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
-		if err != nil {
+		if err := w.listen(ctx, l, n.Name, unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE); err != nil {
 			closeAll(w.sockets)
 			return nil, err
 		}
-		w.sockets = append(w.sockets, f)
-		fd, err := rawFD(f)
-		if err == nil {
-			err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.RTNLGRP_IPV4_ROUTE - 1)})
-		}
-		if err != nil {
-			closeAll(w.sockets)
-			return nil, fmt.Errorf("watch the routes of %s: %w", n.Name, err)
-		}
 	}
-	for _, f := range w.sockets {
-		w.group.Go(func() error { return w.follow(f) })
-	}
+	w.start()
 	return w, nil
 }
 
-func (w *routeWatch) follow(f *os.File) error {
+// listen subscribes to groups of a netlink protocol on a node.
+func (w *kernelWatch) listen(ctx context.Context, l *Lab, node string, protocol int, groups ...int) error {
+	f, err := l.socket(ctx, node, unix.AF_NETLINK, unix.SOCK_RAW, protocol)
+	if err != nil {
+		return err
+	}
+	w.sockets = append(w.sockets, f)
+	at := &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
+	for _, g := range groups {
+		at.Groups |= 1 << (g - 1)
+	}
+	fd, err := rawFD(f)
+	if err == nil {
+		err = unix.Bind(fd, at)
+	}
+	if err != nil {
+		return fmt.Errorf("watch the kernel of %s: %w", node, err)
+	}
+	return nil
+}
+
+func (w *kernelWatch) start() {
+	for _, f := range w.sockets {
+		w.group.Go(func() error { return w.follow(f) })
+	}
+}
+
+func (w *kernelWatch) follow(f *os.File) error {
 	b := make([]byte, 64<<10)
 	for {
-		_, err := f.Read(b)
+		n, err := f.Read(b)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil
-		case err != nil && !errors.Is(err, unix.ENOBUFS): // lost messages are changes too
+		case errors.Is(err, unix.ENOBUFS): // lost messages are changes too
+		case err != nil:
 			return err
+		case !slices.ContainsFunc(messages(b[:n]), isChange):
+			continue
 		}
 		w.mu.Lock()
 		w.last = time.Now()
+		if w.first.IsZero() {
+			w.first = w.last
+		}
 		w.mu.Unlock()
 	}
 }
 
-// end stops and tells when the last change was.
-func (w *routeWatch) end() (time.Time, error) {
+func messages(b []byte) []syscall.NetlinkMessage {
+	all, _ := syscall.ParseNetlinkMessage(b) // the kernel's own are well formed
+	return all
+}
+
+// isChange tells whether somebody did something: what the kernel learns and forgets of its neighbours by itself is nobody's doing.
+func isChange(m syscall.NetlinkMessage) bool {
+	if m.Header.Type != unix.RTM_NEWNEIGH && m.Header.Type != unix.RTM_DELNEIGH {
+		return true
+	}
+	const family, state = 0, 8 // in ndmsg; a permanent entry that is removed has failed
+	return len(m.Data) >= unix.SizeofNdMsg && (m.Data[family] == unix.AF_BRIDGE || m.Data[state]&(unix.NUD_PERMANENT|unix.NUD_FAILED) != 0)
+}
+
+// end stops and tells when the first and the last change were.
+func (w *kernelWatch) end() (first, last time.Time, err error) {
 	for _, f := range w.sockets {
 		_ = f.SetReadDeadline(time.Now())
 	}
-	err := w.group.Wait()
+	err = w.group.Wait()
 	closeAll(w.sockets)
-	return w.last, err
+	return w.first, w.last, err
 }
 
 // nodeAdd takes the last node out of the cluster, and measures how long it takes to join again with nothing left of it.

@@ -39,12 +39,7 @@ func (b *bench) dataplane6(ctx context.Context) (err error) {
 
 // traffic measures one mode, beside the path and the tunnel by hand, and beside the same with Muslin's duties.
 func (b *bench) traffic(ctx context.Context, mode Mode) error {
-	if err := b.muslin.SetMode(ctx, b.topology.Pools[0].Name, mode); err != nil {
-		return err
-	}
-	waiting, cancel := context.WithTimeout(ctx, convergeDeadline)
-	defer cancel()
-	if err := b.muslin.AwaitRoutes(waiting, b.topology, mode); err != nil {
+	if err := b.enter(ctx, mode); err != nil {
 		return err
 	}
 	handMode, vs := mode, "by-hand"
@@ -74,6 +69,16 @@ func (b *bench) traffic(ctx context.Context, mode Mode) error {
 		return err
 	}
 	return errors.Join(b.figures(ctx, "guarded", name, vs+"-guarded"), undo(ctx))
+}
+
+// enter puts the pool into a mode, and waits until every node has followed.
+func (b *bench) enter(ctx context.Context, mode Mode) error {
+	if err := b.muslin.SetMode(ctx, b.topology.Pools[0].Name, mode); err != nil {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, convergeDeadline)
+	defer cancel()
+	return b.muslin.AwaitRoutes(waiting, b.topology, mode)
 }
 
 // figures measures all there is between two pods.

@@ -87,15 +87,23 @@ func pingPong(fd int, d time.Duration) (us float64, err error) {
 	b := []byte{1}
 	count, began := 0, time.Now()
 	for time.Since(began) < d {
-		if _, err := uninterrupted(unix.Write, fd, b); err != nil {
+		if err := ping(fd, b); err != nil {
 			return 0, err
-		}
-		if n, err := uninterrupted(unix.Read, fd, b); n != 1 || err != nil {
-			return 0, fmt.Errorf("no answer: %w", err)
 		}
 		count++
 	}
 	return float64(time.Since(began).Nanoseconds()) / 1000 / float64(count), nil
+}
+
+// ping sends the one byte of b and waits for it to come back.
+func ping(fd int, b []byte) error {
+	if _, err := uninterrupted(unix.Write, fd, b); err != nil {
+		return err
+	}
+	if n, err := uninterrupted(unix.Read, fd, b); n != 1 || err != nil {
+		return fmt.Errorf("no answer: %w", err)
+	}
+	return nil
 }
 
 // Each window of a rate is on fresh connections.

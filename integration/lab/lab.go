@@ -181,6 +181,16 @@ func (l *Lab) DialUDP(ctx context.Context, where string, own, peer netip.AddrPor
 	return pairSocket(f, own, peer)
 }
 
+// DialIP opens a raw socket on a node, a pod or the router, whose writes are the payloads of IPv4 packets of a protocol to one
+// address.
+func (l *Lab) DialIP(ctx context.Context, where string, protocol int, to netip.Addr) (*net.IPConn, error) {
+	f, err := l.socket(ctx, where, unix.AF_INET, unix.SOCK_RAW, protocol)
+	if err != nil {
+		return nil, err
+	}
+	return rawSocket(f, to)
+}
+
 // socket makes a non-blocking socket inside a node or pod.
 func (l *Lab) socket(ctx context.Context, where string, domain, kind, protocol int) (*os.File, error) {
 	files, err := l.call(ctx, request{Verb: verbSocket, Where: where, Socket: [3]int{domain, kind, protocol}}, nil)

@@ -132,6 +132,23 @@ func pairSocket(f *os.File, own, peer netip.AddrPort) (*net.UDPConn, error) {
 	return c.(*net.UDPConn), nil
 }
 
+// rawSocket connects a fresh raw socket, and takes the file over.
+func rawSocket(f *os.File, to netip.Addr) (*net.IPConn, error) {
+	defer f.Close()
+	fd, err := rawFD(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Connect(fd, sockaddr(netip.AddrPortFrom(to, 0))); err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", to, err)
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.IPConn), nil
+}
+
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}

@@ -265,6 +265,14 @@ func TestTransfers(t *testing.T) {
 		}
 		assert.Positive(t, v, name)
 	}
+	end, err := converse(ctx, l)
+	require.NoError(t, err)
+	const gap = "nft 'add table ip gap; add chain ip gap gap { type filter hook forward priority 0; policy drop; }'; sleep 0.3; nft delete table ip gap"
+	_, err = l.Run(ctx, "worker-1", "sh", "-ec", gap)
+	require.NoError(t, err)
+	longest, err := end()
+	require.NoError(t, err)
+	assert.Greater(t, longest, 200*time.Millisecond, "no less than until TCP sends again")
 	var times cniTimes
 	require.NoError(t, wirer{"", l, "worker-2"}.round(ctx, &times, "many", 16, 8))
 	assert.Len(t, times.add, 16)

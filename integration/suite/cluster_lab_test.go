@@ -133,7 +133,9 @@ func eventually(t *testing.T, d time.Duration, what func() string) time.Duration
 	t.Helper()
 	began := time.Now()
 	for {
+		looked := time.Now()
 		missing := what()
+		look := time.Since(looked)
 		took := time.Since(began)
 		if missing == "" {
 			return took
@@ -144,7 +146,7 @@ func eventually(t *testing.T, d time.Duration, what func() string) time.Duration
 		select {
 		case <-t.Context().Done():
 			require.Fail(t, "the test was interrupted", missing)
-		case <-time.After(glance):
+		case <-time.After(max(glance, look)): // half of the time, at least, is for what is waited for
 		}
 	}
 }

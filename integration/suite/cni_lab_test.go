@@ -35,6 +35,7 @@ func TestCNI(t *testing.T) {
 	t.Run("GC removes what is of no pod", c.cniCollect)
 	t.Run("sandboxes come and go out of order", c.cniSandboxes)
 	t.Run("bad input", c.cniBadInput)
+	t.Run("exhausted pool", c.cniExhausted)
 	t.Run("annotations", c.cniAnnotations)
 	t.Run("bandwidth", c.cniBandwidth)
 	t.Run("host ports", c.cniHostPorts)
@@ -219,6 +220,24 @@ func (c *cluster) cniBadInput(t *testing.T) {
 	}
 	c.refused(t, 7, `key "mtuu" is unknown`, "ADD", "bad-1", bad, "bad", map[string]any{"mtuu": 1400})
 	require.NotContains(t, c.run(t, "worker-1", "ip", "-n", "cni-bad", "link"), "eth0", "nothing stays behind")
+}
+
+// cniExhausted: a pool that has no address left is named, with why others were passed over.
+func (c *cluster) cniExhausted(t *testing.T) {
+	c.apply(t, pool("one-address", "cidr: 10.99.99.0/32, blockSize: 32, assignmentMode: Manual"))
+	one := lab.Pod{Name: "first-of-one", Node: "worker-1", Annotations: map[string]string{
+		"cni.projectcalico.org/ipv4pools": `["one-address"]`, "cni.projectcalico.org/ipFamilies": `["IPv4"]`,
+	}}
+	st, err := c.PodAdd(within(t, patience), one)
+	require.NoError(t, err)
+	require.Equal(t, netip.MustParseAddr("10.99.99.0"), st.Addresses[0])
+	second := one
+	second.Name = "second-of-one"
+	_, err = c.PodAdd(within(t, patience), second)
+	require.ErrorContains(t, err, "No IPs available in pools: [10.99.99.0/32]")
+	t.Log(err)
+	c.del(t, one.Name)
+	c.run(t, "master", "calicoctl", "delete", "ippool", "one-address")
 }
 
 func (c *cluster) cniAnnotations(t *testing.T) {

@@ -36,34 +36,47 @@ type conversations []*conversation
 // converse opens connections between pairs of pods and keeps them busy until the test ends.
 func (c *cluster) converse(t *testing.T, pairs ...[2]string) conversations {
 	t.Helper()
+	return c.converseOver(t, false, pairs...)
+}
+
+// converseOver is converse over IPv4 or IPv6.
+func (c *cluster) converseOver(t *testing.T, v6 bool, pairs ...[2]string) conversations {
+	t.Helper()
 	var all conversations
 	for i, p := range pairs {
-		all = append(all, c.conversation(t, p[0], p[1], uint16(7000+i)))
+		all = append(all, c.conversation(t, p[0], p[1], netip.AddrPortFrom(firstOf(c.pod(t, p[1]), v6), uint16(7000+i))))
 	}
 	all.goOn(t, "at the beginning")
 	return all
 }
 
-func (c *cluster) conversation(t *testing.T, from, to string, port uint16) *conversation {
+func (c *cluster) conversation(t *testing.T, from, to string, at netip.AddrPort) *conversation {
 	t.Helper()
-	ctx := within(t, patience)
-	ln, err := c.Listen(ctx, to, netip.AddrPortFrom(netip.IPv4Unspecified(), port))
-	require.NoError(t, err)
-	client, err := c.Dial(ctx, from, netip.AddrPortFrom(c.address(t, to), port))
-	require.NoError(t, err)
-	server, err := ln.AcceptTCP()
-	require.NoError(t, err)
-	talk := &conversation{name: from + " to " + to}
+	client, server := c.connection(t, from, to, at)
+	talk := &conversation{name: fmt.Sprintf("%s to %s (%s)", from, to, at)}
 	var both sync.WaitGroup
 	both.Go(func() { _, _ = io.Copy(server, server) })
 	both.Go(func() { talk.talk(client) })
 	t.Cleanup(func() {
 		_ = client.Close()
 		_ = server.Close()
-		_ = ln.Close()
 		both.Wait()
 	})
 	return talk
+}
+
+// connection opens one between two pods, at an address of the second one.
+func (c *cluster) connection(t *testing.T, from, to string, at netip.AddrPort) (client, server *net.TCPConn) {
+	t.Helper()
+	ctx := within(t, patience)
+	ln, err := c.Listen(ctx, to, at)
+	require.NoError(t, err)
+	defer ln.Close()
+	client, err = c.Dial(ctx, from, at)
+	require.NoError(t, err)
+	server, err = ln.AcceptTCP()
+	require.NoError(t, err)
+	return client, server
 }
 
 func (c *conversation) talk(conn *net.TCPConn) {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,7 +21,31 @@ import (
 
 var notShown = regexp.MustCompile(`(?m)not shown here +not shown here$`)
 
-// TestDemo: what make demo runs succeeds in time, as root and as an ordinary user, and leaves nothing.
+// varying is what differs from run to run in a walk-through, and what is put in its place. A node's name decides about its
+// block of addresses.
+var varying = []struct {
+	what *regexp.Regexp
+	with string
+}{
+	{regexp.MustCompile(`(?m)\b(192\.168\.\d+)\.\d+(/32|[^/\d]|$)`), "$1.N$2"},
+	{regexp.MustCompile(`([\dN]):\d{5}\b`), "$1:PORT"},
+	{regexp.MustCompile(`\b\d\d:\d\d:\d\d\b`), "CLOCK"},
+	{regexp.MustCompile(`\b[\d.]+( s|ns|µs|ms|s)\b`), "TIME"},
+	{regexp.MustCompile(`rose by \d+`), "rose by N"},
+	{regexp.MustCompile(`proto 4, ttl \d+`), "proto 4, ttl N"}, // as inside where the kernel has a device for it
+	{regexp.MustCompile(` {2,}`), " "},                         // columns are as wide as what is in them
+}
+
+// ofAnyRun is a page with what varies taken out. A packet that was sent again is one.
+func ofAnyRun(page []byte) string {
+	for _, v := range varying {
+		page = v.what.ReplaceAll(page, []byte(v.with))
+	}
+	return strings.Join(slices.Compact(strings.Split(string(page), "\n")), "\n")
+}
+
+// TestDemo: what make demo runs succeeds in time, as root and as an ordinary user, and leaves nothing. Root has it written
+// down, and finds what is published.
 func TestDemo(t *testing.T) {
 	require.Zero(t, os.Geteuid(), "this test becomes an ordinary user, which only root can; run it as root")
 	for name, user := range map[string]*syscall.Credential{"root": nil, "without any right": {Uid: 65534, Gid: 65534}} {
@@ -28,7 +53,12 @@ func TestDemo(t *testing.T) {
 			dir := publicCopy(t, bin(t), user)
 			state := filepath.Join(dir, "user", "state")
 			began := time.Now()
-			out, err := runLab(t, dir, user, nil, "--name", "demo-test", "--state-dir", state, "demo")
+			page := filepath.Join(dir, "page.md")
+			show := []string{"demo"}
+			if user == nil {
+				show = []string{"walkthrough", "--doc", page}
+			}
+			out, err := runLab(t, dir, user, nil, append([]string{"--name", "demo-test", "--state-dir", state}, show...)...)
 			require.NoError(t, err, out)
 			assert.Less(t, time.Since(began), 5*time.Minute)
 			assert.Contains(t, out, "All cells shown are as expected")
@@ -37,12 +67,32 @@ func TestDemo(t *testing.T) {
 			assert.Equal(t, len(lab.Rows()), shown+len(notShown.FindAllString(out, -1)), out)
 			if user == nil {
 				assert.Len(t, lab.Rows(), shown, out)
+				isPublished(t, page)
 			} else if shown < len(lab.Rows()) {
 				assert.Contains(t, out, "2 of 6 rows are not shown here: IP-in-IP needs root on this kernel")
 			}
 			assert.Contains(t, out, "BGP backend process")
 			assert.NoDirExists(t, state)
 		})
+	}
+}
+
+// isPublished: the page is docs/walkthrough.md, and README.md has its last table, but for the last column.
+func isPublished(t *testing.T, page string) {
+	t.Helper()
+	const again = "make walkthrough writes docs/walkthrough.md anew; README.md quotes its last table"
+	text := func(file string) string {
+		raw, err := os.ReadFile(file)
+		require.NoError(t, err)
+		return ofAnyRun(raw)
+	}
+	now := text(page)
+	assert.Equal(t, now, text("../../docs/walkthrough.md"), again)
+	_, table, found := strings.Cut(now, "## What was seen\n")
+	require.True(t, found, now)
+	for row := range strings.Lines(strings.TrimSpace(table)) {
+		cells := strings.Split(strings.Trim(row, "|\n"), "|")
+		assert.Contains(t, text("../../README.md"), "\n|"+strings.Join(cells[:len(cells)-1], "|")+"|\n", again)
 	}
 }
 

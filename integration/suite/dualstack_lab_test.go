@@ -13,7 +13,8 @@ import (
 )
 
 // TestDualStack: pods with an address of each family, and each family in a mode of its own, changed while the cluster lives.
-// Everyone is probed over both families, and what is on the wire is as the mode says.
+// Everyone is probed over both families, and what is on the wire is as the mode says. Connections over IPv6 live on through all
+// changes; no process is started again for them, and no pod replaced.
 func TestDualStack(t *testing.T) {
 	c := up(t, "suite-dual", lab.ModeDirect, func(topo *lab.Topology) {
 		dual, err := lab.DualStackTopology()
@@ -26,6 +27,8 @@ func TestDualStack(t *testing.T) {
 	for _, p := range st.Pods {
 		require.True(t, firstOf(p, false).IsValid() && firstOf(p, true).IsValid(), "%s has %v", p.ID, p.Addresses)
 	}
+	talks, bulk := c.converseOver(t, true, [2]string{"pod-1", "pod-2"}, [2]string{"pod-2", "pod-1"}), c.stream(t, "pod-1", "pod-2", true)
+	lives := c.lives(t)
 	for _, modes := range []struct {
 		name   string
 		v4, v6 lab.Mode
@@ -40,11 +43,15 @@ func TestDualStack(t *testing.T) {
 	} {
 		t.Run(modes.name, func(t *testing.T) {
 			ctx := within(t, time.Minute)
+			talks.takeLongest()
 			for i, mode := range []lab.Mode{modes.v4, modes.v6} {
 				require.NoError(t, c.SetMode(ctx, c.topology.Pools[i].Name, mode))
 				c.topology.Pools[i] = c.topology.Pools[i].WithMode(mode)
 			}
 			require.NoError(t, c.AwaitPools(within(t, patience), c.topology))
+			talks.goOn(t, modes.name)
+			bulk.goesOn(t, modes.name)
+			t.Logf("longest wait for an answer over IPv6: %s", talks.takeLongest().Round(time.Millisecond))
 			v4, err := c.Matrix(ctx)
 			require.NoError(t, err)
 			want, err := c.Expect(ctx, modes.v4)
@@ -62,5 +69,6 @@ func TestDualStack(t *testing.T) {
 			}
 		})
 	}
+	assert.Equal(t, lives, c.lives(t), "a process was started again, or a pod replaced")
 	c.awaitSessions(t)
 }

@@ -18,13 +18,16 @@ import (
 // kernelCommand prints all that felix programs on a node, each object on lines of its own.
 const kernelCommand = `
 ip -o -4 route show table main | sed 's/^/route /'
-ip -br -4 addr show | sed 's/^/address /'
-ip -br link show | sed '/^tunl0/s/ [0-9a-f:]\{17\}//; s/^/link /' # a tunl0 made anew by BPF has another Ethernet address
-if ip link show vxlan.calico >/dev/null 2>&1; then
-	ip -o -d link show vxlan.calico | sed 's/^[0-9]*: //; s/^/device /'
-	bridge fdb show dev vxlan.calico | sed 's/^/fdb /'
-	ip -4 neigh show dev vxlan.calico nud permanent | sed 's/^/neighbour /'
-fi
+ip -br -4 addr show | sed 's/@[^ ]*//; s/^/address /'
+ip -br link show | sed 's/@[^ ]*//; /^tunl0/s/ [0-9a-f:]\{17\}//; s/^/link /' # a tunl0 made anew by BPF has another Ethernet address
+ip -o -6 route show root fd00:192::/48 | sed 's/^/route /'
+ip -br -6 addr show scope global | sed 's/@[^ ]*//; s/^/address /'
+for device in vxlan.calico vxlan-v6.calico; do
+	ip link show $device >/dev/null 2>&1 || continue
+	ip -o -d link show $device | sed 's/^[0-9]*: //; s/^/device /'
+	bridge fdb show dev $device | sed "s/^/fdb $device /"
+	ip neigh show dev $device nud permanent | sed "s/^/neighbour $device /"
+done
 nft -s list table netdev calico | awk '/^\tchain/ { chain = $2 } /^\t\t/ { print "guard", chain, $0 }'
 nft -s list table ip calico`
 

@@ -3,6 +3,7 @@
 package suite
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -21,18 +22,22 @@ import (
 // one run can have both kinds talk to each other.
 const envBPF = "MUSLIN_IPIP_BPF"
 
+// What tells felix of a node how to do IP-in-IP.
+const envDriver, driverBPF, driverKernel = "FELIX_IPIPDRIVER", "BPF", "Kernel"
+
 // forceBPF makes felix of the nodes in envBPF use its BPF driver.
 func forceBPF(t *testing.T, topo *lab.Topology) {
 	t.Helper()
 	for name := range strings.FieldsFuncSeq(os.Getenv(envBPF), func(r rune) bool { return r == ',' }) {
 		i := slices.IndexFunc(topo.Nodes, func(n lab.Node) bool { return n.Name == name })
 		require.GreaterOrEqual(t, i, 0, "%s names %q, which is no node", envBPF, name)
-		topo.Nodes[i].Env = map[string]string{"FELIX_IPIPDRIVER": "BPF"}
+		topo.Nodes[i].Env = map[string]string{envDriver: driverBPF}
 	}
 }
 
 // TestModes: the whole table of modes, in a network that checks sources and destinations and in one that does not, from a pool
-// that nobody configured. It is what bin/lab walkthrough shows.
+// that nobody configured. It is what bin/lab walkthrough shows. IP-in-IP is done by what the node's kernel has or the test asks
+// for, and where all packets travel in a tunnel, it takes none from others than nodes.
 func TestModes(t *testing.T) {
 	c := up(t, "suite-modes", lab.ModeDirect, func(topo *lab.Topology) {
 		topo.Pools = nil
@@ -52,24 +57,39 @@ func TestModes(t *testing.T) {
 			require.NoError(t, err)
 			assert.Empty(t, row.Wrong(seen))
 			t.Logf("routes after %s: %s; %s; %s", took.Round(time.Millisecond), seen.Same.Fate(), seen.Other.Fate(), seen.OtherRoute)
+			switch row.Mode {
+			case lab.ModeIPIP:
+				c.tunl0OfTheRightKind(t)
+				c.guarded(t, lab.EncapIPIP)
+			case lab.ModeIPIPCrossSubnet:
+				c.tunl0OfTheRightKind(t)
+			case lab.ModeVXLAN:
+				c.guarded(t, lab.EncapVXLAN)
+			}
 		})
 	}
 	require.NoError(t, c.SetBackend(within(t, 3*time.Minute), lab.BackendBird))
 	c.awaitSessions(t)
 }
 
-// TestModeChanges: from each mode to each other one while connections are open. None is lost, and none waits long. The second
-// kernel is slow, and there for tunl0: of what does without it there is one of each kind.
+// TestModeChanges: from each mode to each other one while connections are open, some of small messages, which tell how long they
+// wait, and one of full-size packets, for which pods' MTU changes on the way. None is lost, and none waits long; no process is
+// started again for it, and no pod replaced. The second kernel is slow, and there for tunl0: of what does without it there is
+// one of each kind, and full-size packets would keep its one processor from everything else.
 func TestModeChanges(t *testing.T) {
 	c := up(t, "suite-mode-changes", lab.ModeDirect, func(topo *lab.Topology) { forceBPF(t, topo) })
 	c.teachRouter(t)
 	talks := c.converse(t, [2]string{"pod-1", "pod-2"}, [2]string{"pod-2", "pod-1"}, [2]string{"pod-1", "pod-3"}, [2]string{"pod-3", "pod-1"})
 	pool := c.topology.Pools[0].Name
 	var longest time.Duration
+	var bulk *stream
 	modes := lab.Modes()
 	if vm.Inside() {
 		modes = []lab.Mode{lab.ModeDirect, lab.ModeIPIP, lab.ModeVXLAN}
+	} else {
+		bulk = c.stream(t, "pod-1", "pod-3", false)
 	}
+	lives := c.lives(t)
 	for _, to := range tour(modes) {
 		change := string(c.mode) + " to " + string(to)
 		talks.takeLongest()
@@ -83,10 +103,32 @@ func TestModeChanges(t *testing.T) {
 		longest = max(longest, gap)
 		t.Logf("%-40s routes after %4d ms, longest wait for an answer %3d ms", change, took.Milliseconds(), gap.Milliseconds())
 		assert.Less(t, gap, bound(longestGap), change)
+		c.sized(t, 1500, overhead[to])
+		if bulk != nil {
+			bulk.goesOn(t, change)
+		}
 		c.travels(t, "pod-2", to)
 		c.travels(t, "pod-3", to)
 	}
 	t.Logf("longest wait of all: %s", longest.Round(time.Millisecond))
+	assert.Equal(t, lives, c.lives(t), "a process was started again, or a pod replaced")
+}
+
+// lives is what tells each process and each pod from one that took its place: how often it was started; its namespace and
+// interface.
+func (c *cluster) lives(t *testing.T) map[string]string {
+	t.Helper()
+	st, err := c.Status(within(t, patience))
+	require.NoError(t, err)
+	all := map[string]string{}
+	for _, p := range st.Processes {
+		all[p.Name+" on "+p.Node] = fmt.Sprintf("started %d times", p.Starts)
+	}
+	for _, p := range st.Pods {
+		all["pod "+p.ID] = c.sh(t, p.ID, `readlink /proc/self/ns/net
+			ip -o link show eth0 | sed -E 's/^([0-9]+: [^ ]+) .*(link.ether [^ ]+) .*/\1 \2/'`)
+	}
+	return all
 }
 
 // teachRouter tells the router of the pods, as a network does that takes part in their routing: so a direct pool too reaches

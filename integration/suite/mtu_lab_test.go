@@ -22,47 +22,66 @@ import (
 // followTime is how long devices, pods and routes may take to follow the network below.
 const followTime = 5 * time.Second
 
-// overhead is what a mode's tunnel adds to a packet, in bytes, and its device.
-var overhead = map[lab.Mode]struct {
+// tunnel is what a tunnel adds to a packet, in bytes, and its device.
+type tunnel struct {
 	bytes  int
 	device string
-}{
+}
+
+// overhead are the tunnels of the modes of an IPv4 pool.
+var overhead = map[lab.Mode]tunnel{
 	lab.ModeDirect: {}, lab.ModeIPIP: {20, "tunl0"}, lab.ModeVXLAN: {50, "vxlan.calico"},
 	lab.ModeIPIPCrossSubnet: {20, "tunl0"}, lab.ModeVXLANCrossSubnet: {50, "vxlan.calico"},
 }
 
+// overheadIPv6 is that of VXLAN over IPv6.
+var overheadIPv6 = tunnel{70, "vxlan-v6.calico"}
+
 // TestMTU: a packet as large as pods may send fits the path, one byte more does not and is answered so; when the network below
 // changes, devices, both ends of pods, routes and the plugin's file follow, and connections go on.
 func TestMTU(t *testing.T) {
-	for _, mode := range []lab.Mode{lab.ModeDirect, lab.ModeVXLAN, lab.ModeVXLANCrossSubnet, lab.ModeIPIP} {
+	for _, mode := range lab.Modes() {
 		t.Run(string(mode), func(t *testing.T) {
 			c := up(t, "suite-mtu", mode, func(topo *lab.Topology) { forceBPF(t, topo) })
 			if mode == lab.ModeDirect {
 				c.teachRouter(t)
 			}
-			bulk := c.stream(t, "pod-1", "pod-3")
-			c.sized(t, 1500)
-			c.fits(t, 1500-overhead[mode].bytes)
-			for _, mtu := range []int{1400, 1500} {
-				began := time.Now()
-				for _, n := range c.topology.Nodes {
-					c.sh(t, n.Name, fmt.Sprintf("ip link set ens5 mtu %d", mtu))
-				}
-				c.sized(t, mtu)
-				took := time.Since(began)
-				t.Logf("all nodes followed to %d within %s", mtu, took.Round(time.Millisecond))
-				assert.Less(t, took, bound(followTime))
-				c.fits(t, mtu-overhead[mode].bytes)
-				bulk.goesOn(t)
-			}
+			c.followsMTU(t, overhead[mode], false)
 		})
+	}
+	t.Run("vxlan over IPv6", func(t *testing.T) {
+		c := up(t, "suite-mtu", lab.ModeVXLAN, func(topo *lab.Topology) {
+			dual, err := lab.DualStackTopology()
+			require.NoError(t, err)
+			dual.Pools[0], dual.Pools[1] = dual.Pools[0].WithMode(lab.ModeDirect), dual.Pools[1].WithMode(lab.ModeVXLAN)
+			*topo = dual
+		})
+		c.followsMTU(t, overheadIPv6, true)
+	})
+}
+
+// followsMTU changes the MTU of the network below.
+func (c *cluster) followsMTU(t *testing.T, through tunnel, v6 bool) {
+	bulk := c.stream(t, "pod-1", "pod-3", v6)
+	c.sized(t, 1500, through)
+	c.fits(t, 1500-through.bytes, v6)
+	for _, mtu := range []int{1400, 1500} {
+		began := time.Now()
+		for _, n := range c.topology.Nodes {
+			c.sh(t, n.Name, fmt.Sprintf("ip link set ens5 mtu %d", mtu))
+		}
+		c.sized(t, mtu, through)
+		took := time.Since(began)
+		t.Logf("all nodes followed to %d within %s", mtu, took.Round(time.Millisecond))
+		assert.Less(t, took, bound(followTime))
+		c.fits(t, mtu-through.bytes, v6)
+		bulk.goesOn(t, "the network takes "+itoa(mtu))
 	}
 }
 
-// sized waits until everything that has an MTU has the one that follows from the network's.
-func (c *cluster) sized(t *testing.T, network int) {
+// sized waits until everything that has an MTU has the one that follows from the network's and the tunnel in use.
+func (c *cluster) sized(t *testing.T, network int, extra tunnel) {
 	t.Helper()
-	extra := overhead[c.mode]
 	size := itoa(network - extra.bytes)
 	st, err := c.Status(within(t, patience))
 	require.NoError(t, err)
@@ -79,7 +98,7 @@ func (c *cluster) sized(t *testing.T, network int) {
 			if extra.device == "" {
 				continue
 			}
-			device := c.sh(t, p.Node, "ip -o link show "+extra.device+"; ip route show dev "+extra.device)
+			device := c.sh(t, p.Node, "ip -o link show "+extra.device+"; ip route show dev "+extra.device+"; ip -6 route show dev "+extra.device)
 			link, routes, _ := strings.Cut(device, "\n")
 			if !strings.Contains(link, "mtu "+size+" ") {
 				return fmt.Sprintf("%s of %s is not at %s: %s", extra.device, p.Node, size, link)
@@ -95,14 +114,17 @@ func (c *cluster) sized(t *testing.T, network int) {
 }
 
 // fits requires that packets of the given size, and no larger ones, get from pod-1 to every other pod.
-func (c *cluster) fits(t *testing.T, size int) {
+func (c *cluster) fits(t *testing.T, size int, v6 bool) {
 	t.Helper()
-	const headers = 28 // of IP and ICMP
+	headers, flush := 20+8, "ip route flush cache" // of IP and ICMP
+	if v6 {
+		headers, flush = 40+8, "ip -6 route flush cache"
+	}
 	// While some nodes have changed and others have not, pods are told, and rightly so, of paths that are smaller than their
 	// device; the kernel believes it for ten minutes.
-	c.sh(t, "pod-1", "ip route flush cache")
+	c.sh(t, "pod-1", flush)
 	ping := func(to string, size int) string {
-		return fmt.Sprintf("ping -c1 -W%.0f -M do -s %d %s 2>&1", bound(time.Second).Seconds(), size-headers, c.address(t, to))
+		return fmt.Sprintf("ping -c1 -W%.0f -M do -s %d %s 2>&1", bound(time.Second).Seconds(), size-headers, firstOf(c.pod(t, to), v6))
 	}
 	for _, to := range []string{"pod-2", "pod-3"} {
 		c.sh(t, "pod-1", ping(to, size))
@@ -112,28 +134,21 @@ func (c *cluster) fits(t *testing.T, size int) {
 	// A pod that thinks its device takes more is told how much by its node.
 	c.sh(t, "pod-1", "ip link set eth0 mtu "+itoa(size+4))
 	told := c.sh(t, "pod-1", "! "+ping("pod-2", size+1))
-	c.sh(t, "pod-1", "ip link set eth0 mtu "+itoa(size)+"; ip route flush cache")
-	assert.Contains(t, told, fmt.Sprintf("mtu = %d", size))
+	c.sh(t, "pod-1", "ip link set eth0 mtu "+itoa(size)+"; "+flush)
+	assert.Regexp(t, fmt.Sprintf("mtu ?= ?%d\\b", size), told)
 }
 
 // stream is a connection that carries as much as it can all the time.
 type stream struct{ received atomic.Int64 }
 
-func (c *cluster) stream(t *testing.T, from, to string) *stream {
+func (c *cluster) stream(t *testing.T, from, to string, v6 bool) *stream {
 	t.Helper()
-	const port = 7100
-	ctx := within(t, patience)
-	ln, err := c.Listen(ctx, to, netip.AddrPortFrom(netip.IPv4Unspecified(), port))
-	require.NoError(t, err)
-	client, err := c.Dial(ctx, from, netip.AddrPortFrom(c.address(t, to), port))
-	require.NoError(t, err)
-	server, err := ln.AcceptTCP()
-	require.NoError(t, err)
+	client, server := c.connection(t, from, to, netip.AddrPortFrom(firstOf(c.pod(t, to), v6), 7100))
 	s, ended := &stream{}, make(chan struct{}, 2)
 	go func() {
 		defer func() { ended <- struct{}{} }()
 		chunk := make([]byte, 1<<16)
-		tick := time.NewTicker(5 * time.Millisecond) // 13 MB/s: enough to be full-size packets, and to leave the processors to others
+		tick := time.NewTicker(bound(5 * time.Millisecond)) // 13 MB/s: enough to be full-size packets, and to leave the processors to others
 		defer tick.Stop()
 		for {
 			if _, err := client.Write(chunk); err != nil {
@@ -157,25 +172,25 @@ func (c *cluster) stream(t *testing.T, from, to string) *stream {
 		}
 	}()
 	t.Cleanup(func() {
-		_, _, _ = client.Close(), server.Close(), ln.Close()
+		_, _ = client.Close(), server.Close()
 		<-ended
 		<-ended
 	})
-	s.goesOn(t)
+	s.goesOn(t, "at the beginning")
 	return s
 }
 
 // goesOn requires that a megabyte more arrives soon.
-func (s *stream) goesOn(t *testing.T) {
+func (s *stream) goesOn(t *testing.T, when string) {
 	t.Helper()
 	before := s.received.Load()
 	took := eventually(t, bound(5*time.Second), func() string {
 		if now := s.received.Load(); now < before+1<<20 {
-			return fmt.Sprintf("only %d bytes came", now-before)
+			return fmt.Sprintf("only %d bytes came (%s)", now-before, when)
 		}
 		return ""
 	})
-	t.Logf("the next megabyte came within %s", took.Round(time.Millisecond))
+	t.Logf("%s: the next megabyte came within %s", when, took.Round(time.Millisecond))
 }
 
 // TestMTUSettings: FelixConfiguration changes the MTU live; a node's own object wins over the cluster's, and the node's

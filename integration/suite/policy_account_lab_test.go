@@ -38,6 +38,16 @@ spec:
   - {action: Deny, protocol: TCP, destination: {ports: [9999]}}
   - {action: Allow, protocol: TCP, destination: {ports: [7200]}}
   - {action: Allow, protocol: ICMP}
+---
+apiVersion: projectcalico.org/v3
+kind: StagedNetworkPolicy
+metadata: {name: try, namespace: default}
+spec:
+  order: 5
+  selector: projectcalico.org/namespace == 'default'
+  types: [Ingress]
+  ingress:
+  - {action: Deny, protocol: TCP, destination: {ports: [7200]}}
 `)
 	type rule struct {
 		Policy string
@@ -45,6 +55,7 @@ spec:
 		Tier   string
 		Action string
 		Match  string
+		Staged bool
 
 		Packets, Bytes uint64
 	}
@@ -69,7 +80,7 @@ spec:
 		return rule{}
 	}
 	eventually(t, patience, func() string {
-		if e := shown(); find(e, "np/default/web", 2).Action != "Allow" {
+		if e := shown(); find(e, "np/default/web", 2).Action != "Allow" || !find(e, "snp/default/try", 0).Staged {
 			return fmt.Sprintf("the policy is not shown: %+v", e)
 		}
 		return ""
@@ -93,6 +104,7 @@ spec:
 	assert.Positive(t, denied.Packets)
 	assert.Equal(t, "Deny", denied.Action)
 	assert.Positive(t, end.Packets, "the end of the tier")
+	assert.Equal(t, allowed.Packets, find(after, "snp/default/try", 0).Packets, "what a staged policy would have denied")
 	assert.Equal(t, "default", end.Tier)
 	_, said := c.try(t, "master", "calicoctl", "policy", "show", c.address(t, "pod-2").String())
 	t.Log(said)
@@ -117,6 +129,7 @@ spec:
 	assert.Regexp(t, `ingress +denied +end of tier default`, said)
 
 	metrics := c.metrics(t, "worker-2", 9099)
+	assert.Contains(t, metrics, fmt.Sprintf(`felix_policy_rule_packets_total{action="staged deny",direction="ingress",policy="snp/default/try",rule="0",tier="default"} %d`, allowed.Packets))
 	assert.Contains(t, metrics, fmt.Sprintf(`felix_policy_rule_packets_total{action="allow",direction="ingress",policy="np/default/web",rule="1",tier="default"} %d`, allowed.Packets))
 	assert.Contains(t, metrics, `calico_denied_packets{policy="default|np/default/web|0|deny"}`)
 	assert.Contains(t, metrics, "felix_cut_connections_total 0")

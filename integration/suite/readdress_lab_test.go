@@ -190,10 +190,12 @@ func (c *cluster) peersOfBPF(t *testing.T, node string) (peers []netip.Addr) {
 				continue
 			}
 			var key [4]byte
-			var value uint8
-			for all := m.Iterate(); all.Next(&key, &value); {
+			var by uint32
+			all := m.Iterate()
+			for all.Next(&key, &by) {
 				peers = append(peers, netip.AddrFrom4(key))
 			}
+			require.NoError(t, all.Err())
 		}
 	}
 	return peers

@@ -9,9 +9,9 @@ import (
 )
 
 // TestInTheSecondKernel runs again, in the distribution's kernel, what the kernel of this machine may lack the module ipip
-// for: all tests of the IP-in-IP driver, with the module and between the two backends; the whole table of modes, once with the module's
-// tunl0 on every node, and once with half of the nodes on BPF; with tunl0, changes of modes under
-// traffic, the MTU that follows the network's, and the repair of what others change of the device. Also the guards of pods'
+// for: all tests of the IP-in-IP driver, with the module and between the two backends; the whole table of modes, and from whom the
+// tunnels take packets, once with the module's tunl0 on every node, and once with half of the nodes on BPF; with tunl0, changes of
+// modes under traffic, the MTU that follows the network's, and the repair of what others change of the device. Also the guards of pods'
 // sources: before Linux 6.16 their chains come and go with the devices. And services by IPVS, made by hand, which the machine's kernel may
 // not have. And jumps of the clock, which is the whole machine's.
 func TestInTheSecondKernel(t *testing.T) {

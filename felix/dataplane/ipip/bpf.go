@@ -1,10 +1,13 @@
 package ipip
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -15,7 +18,7 @@ import (
 
 // ensureBPF makes the veth pair, the maps, and at last the filters.
 func (d *Driver) ensureBPF(want desired.IPIP) error {
-	parent, err := d.parent(want.Parent)
+	uplinks, err := d.uplinks(want)
 	if err != nil {
 		return err
 	}
@@ -23,15 +26,25 @@ func (d *Driver) ensureBPF(want desired.IPIP) error {
 	if err != nil {
 		return err
 	}
-	d.watch(parent, link)
-	if err := d.ensurePrograms(link, parent); err != nil {
+	d.watch(link)
+	d.watch(uplinks...)
+	if err := d.ensurePrograms(link); err != nil {
 		return err
 	}
-	settings := config{Local: want.Local.As4(), Parent: uint32(parent.Attrs().Index), Device: uint32(link.Attrs().Index)}
+	settings := config{Local: want.Local.As4(), Device: uint32(link.Attrs().Index)}
+	if len(uplinks) > 0 {
+		settings.Parent = uint32(uplinks[0].Attrs().Index)
+	}
+	if d.several {
+		settings.Several = 1
+	}
 	copy(settings.MAC[:], link.Attrs().HardwareAddr)
 	have, err := d.programs.config()
 	if err != nil {
 		return err
+	}
+	if want.Uplinks == "" { // by which device each node is reached is not known yet, as after a start: all stays as it is
+		settings.Several, settings.Parent = have.Several, cmp.Or(settings.Parent, have.Parent)
 	}
 	if have != settings {
 		if err := d.do("set the programs' addresses and devices", func() error { return d.programs.setConfig(settings) }); err != nil {
@@ -41,23 +54,55 @@ func (d *Driver) ensureBPF(want desired.IPIP) error {
 	if !d.dry {
 		d.syncEntries()
 	}
-	return errors.Join(d.attach(link, outHook), d.attach(parent, inHook), d.detach(parent.Attrs().Index))
+	errs := []error{d.attach(link, outHook)}
+	var indexes []int
+	for _, l := range uplinks {
+		errs = append(errs, d.attach(l, inHook))
+		indexes = append(indexes, l.Attrs().Index)
+	}
+	if want.Uplinks != "" { // else some may only not be known yet, as after a start, and packets come in by them
+		errs = append(errs, d.detach(indexes...))
+	}
+	return errors.Join(errs...)
 }
 
-// parent is the device that bears the node's address.
-func (d *Driver) parent(name string) (netlink.Link, error) {
-	link, err := d.find(name)
-	if err != nil {
-		return nil, err
+// bearers are the devices by which packets of other nodes may come: first the one with the node's address.
+func bearers(want desired.IPIP) []string {
+	out := []string{want.Parent}
+	for name := range strings.FieldsSeq(want.Uplinks) {
+		if name != want.Parent {
+			out = append(out, name)
+		}
 	}
-	if link == nil {
-		return nil, fmt.Errorf("the device %s, which is to bear IP-in-IP, is not there", name)
+	return out
+}
+
+// uplinks are those of the bearers that the program of the way in can be attached to. The loopback is none: nothing comes in
+// by it. Another that is not there yet, or is not of Ethernet, does not keep the rest from their work.
+func (d *Driver) uplinks(want desired.IPIP) ([]netlink.Link, error) {
+	var out []netlink.Link
+	for _, name := range bearers(want) {
+		link, err := d.find(name)
+		if err != nil {
+			return nil, err
+		}
+		first := name == want.Parent
+		switch {
+		case link == nil && first:
+			return nil, fmt.Errorf("the device %s, which is to bear IP-in-IP, is not there", name)
+		case link == nil || link.Attrs().Flags&net.FlagLoopback != 0:
+		case link.Attrs().EncapType == "ether":
+			out = append(out, link)
+		case first:
+			return nil, fmt.Errorf("IP-in-IP in BPF needs Ethernet devices, and %s, which has the node's address, is of type %s (%s); load the module ipip, or set vxlanMode",
+				name, link.Type(), link.Attrs().EncapType)
+		case !d.dry && !slices.Contains(d.odd, name):
+			d.odd = append(d.odd, name)
+			d.cfg.Log.Warn("IP-in-IP in BPF takes no packets that come in by a device that is not of Ethernet; load the module ipip, or set vxlanMode",
+				"device", name, "type", link.Type())
+		}
 	}
-	if at := link.Attrs(); at.EncapType != "ether" || at.Flags&net.FlagLoopback != 0 {
-		return nil, fmt.Errorf("IP-in-IP in BPF needs an Ethernet device with the node's address, and %s is of type %s (%s); load the module ipip, or set vxlanMode",
-			name, link.Type(), at.EncapType)
-	}
-	return link, nil
+	return out, nil
 }
 
 // ensurePair makes tunl0 one end of our veth pair, set up as wanted.
@@ -132,7 +177,7 @@ func (d *Driver) makeRoom(link netlink.Link) error {
 }
 
 // ensurePrograms adopts the programs that are attached, or loads them.
-func (d *Driver) ensurePrograms(link, parent netlink.Link) error {
+func (d *Driver) ensurePrograms(link netlink.Link) error {
 	if d.programs != nil {
 		return nil
 	}
@@ -140,14 +185,9 @@ func (d *Driver) ensurePrograms(link, parent netlink.Link) error {
 	if err != nil {
 		return err
 	}
-	in, err := d.attached(parent, inHook)
+	in, err := d.attachedSomewhere()
 	if err != nil {
 		return err
-	}
-	if in == nil {
-		if in, err = d.attachedElsewhere(); err != nil {
-			return err
-		}
 	}
 	var outID, inID ebpf.ProgramID
 	if out != nil {
@@ -176,8 +216,8 @@ func (d *Driver) ensurePrograms(link, parent netlink.Link) error {
 	return nil
 }
 
-// attachedElsewhere finds our program of the way in on a former parent.
-func (d *Driver) attachedElsewhere() (*netlink.BpfFilter, error) {
+// attachedSomewhere finds our program of the way in on any device, which may be an uplink no more.
+func (d *Driver) attachedSomewhere() (*netlink.BpfFilter, error) {
 	list, err := d.handle.QdiscList(nil)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("list qdiscs: %w", err)
@@ -206,11 +246,14 @@ func (d *Driver) syncEntries() {
 			d.encaps.SetActual(dst, e)
 		}
 	}
-	for node := range d.decaps.Updates() {
-		err := d.do("accept", func() error { return d.programs.putDecap(node) })
+	for node, from := range d.decaps.Updates() {
+		if _, there := d.decaps.Actual(node); there && d.want.Uplinks == "" {
+			continue // see ensureBPF
+		}
+		err := d.do("accept", func() error { return d.programs.putDecap(node, from) })
 		d.failures.Add(KindDecap, node.String(), err)
 		if err == nil {
-			d.decaps.SetActual(node, struct{}{})
+			d.decaps.SetActual(node, from)
 		}
 	}
 	if !d.whole {
@@ -246,9 +289,9 @@ func (p *programs) putEncap(dst netip.Prefix, e desired.Encap) error {
 	return p.encaps.Put(destinationOf(dst), e.Remote.As4())
 }
 
-func (p *programs) putDecap(n netip.Addr) error {
+func (p *programs) putDecap(n netip.Addr, from desired.Decap) error {
 	if !n.Is4() {
 		return errors.New("IP-in-IP carries IPv4 only")
 	}
-	return p.decaps.Put(n.As4(), uint8(1))
+	return p.decaps.Put(n.As4(), uint32(from.Out))
 }

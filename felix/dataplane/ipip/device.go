@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -36,10 +37,13 @@ const (
 // look finds tunl0 and whose it is. A foreign one is an error that names it.
 func (d *Driver) look() (netlink.Link, owner, error) {
 	link, err := d.find(desired.IPIPDevice)
-	if err != nil || link == nil {
+	if err != nil {
 		return nil, nobodys, err
 	}
 	switch l := link.(type) {
+	case nil:
+		d.repairs.Forget(desired.IPIPDevice)
+		return nil, nobodys, nil
 	case *netlink.Iptun:
 		if l.Remote.To4() == nil || l.Remote.To4().Equal(net.IPv4zero) {
 			return link, kernels, nil
@@ -69,11 +73,9 @@ func foreignError(link netlink.Link) error {
 	if l, ok := link.(*netlink.Iptun); ok {
 		what += fmt.Sprintf(" with the remote end %s", l.Remote)
 	}
-	if a := link.Attrs().Alias; a != "" {
-		what += fmt.Sprintf(" (alias %q)", a)
+	return &dataplane.ForeignDeviceError{
+		Device: link.Attrs().Name, Is: what, Alias: link.Attrs().Alias, Instead: "ipipMode to Never on the pools",
 	}
-	return fmt.Errorf("somebody else's device %s has the name: it is %s; rename it (ip link set %s name …) or remove it, or set ipipMode to Never on the pools",
-		link.Attrs().Name, what, link.Attrs().Name)
 }
 
 // remove takes away what serves IP-in-IP. The device that the module made for itself cannot be removed: it is left down
@@ -87,7 +89,7 @@ func (d *Driver) remove() error {
 	d.programs = nil
 	d.encaps.ReplaceActual(nil)
 	d.decaps.ReplaceActual(nil)
-	err = d.detach(0)
+	err = d.detach()
 	switch whose {
 	case ours:
 		err = errors.Join(err, d.delete(link))
@@ -109,7 +111,7 @@ func (d *Driver) removePeer() error {
 }
 
 func (d *Driver) delete(link netlink.Link) error {
-	return d.do("remove device "+link.Attrs().Name, func() error { return gone(d.handle.LinkDel(link)) })
+	return d.repair("remove device "+link.Attrs().Name, func() error { return gone(d.handle.LinkDel(link)) })
 }
 
 // removeKernel removes a tunl0 of the module if it can be, else it is put to rest.
@@ -134,33 +136,39 @@ func (d *Driver) removeKernel(link netlink.Link) error {
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		return nil
 	}
-	return d.do("set tunl0 down", func() error { return d.handle.LinkSetDown(link) })
+	return d.repair("set tunl0 down", func() error { return d.handle.LinkSetDown(link) })
 }
 
-// setUp gives a device its MTU, its one address, its alias, and takes it up.
+// repair does something that is due on a device, unless that is undone again and again.
+func (d *Driver) repair(what string, change func() error) error {
+	if d.want == nil || d.dry {
+		return d.do(what, change)
+	}
+	return d.repairs.Do(desired.IPIPDevice, *d.want, what, func() error { return d.do(what, change) })
+}
+
+// setUp gives a device its MTU, its one address, its alias, and takes it up. With that tunl0 is as wanted.
 func (d *Driver) setUp(link netlink.Link, want desired.IPIP) error {
 	at := link.Attrs()
+	var errs []error
 	if want.MTU != 0 && at.MTU != want.MTU {
-		if err := d.do(fmt.Sprintf("set MTU of %s to %d", at.Name, want.MTU), func() error { return d.handle.LinkSetMTU(link, want.MTU) }); err != nil {
-			return err
-		}
+		errs = append(errs, d.repair(fmt.Sprintf("set MTU of %s to %d", at.Name, want.MTU), func() error { return d.handle.LinkSetMTU(link, want.MTU) }))
 	}
 	if at.Alias == "" {
-		if err := d.do("set alias of "+at.Name, func() error { return d.handle.LinkSetAlias(link, alias) }); err != nil {
-			return err
-		}
+		errs = append(errs, d.repair("set alias of "+at.Name, func() error { return d.handle.LinkSetAlias(link, alias) }))
 	}
-	if err := d.setAddress(link, want.Address); err != nil {
-		return err
+	err := errors.Join(append(errs, d.setAddress(link, want.Address), d.takeUp(link))...)
+	if err == nil && !d.dry {
+		d.repairs.Done(desired.IPIPDevice, want)
 	}
-	return d.takeUp(link)
+	return err
 }
 
 func (d *Driver) takeUp(link netlink.Link) error {
 	if link.Attrs().Flags&net.FlagUp != 0 {
 		return nil
 	}
-	return d.do("set "+link.Attrs().Name+" up", func() error { return d.handle.LinkSetUp(link) })
+	return d.repair("set "+link.Attrs().Name+" up", func() error { return d.handle.LinkSetUp(link) })
 }
 
 // setAddress leaves the wanted address as the only one.
@@ -176,14 +184,14 @@ func (d *Driver) setAddress(link netlink.Link, want netip.Addr) error {
 			found = true
 			continue
 		}
-		if err := d.do("remove address "+a.IPNet.String(), func() error { return gone(d.handle.AddrDel(link, &a)) }); err != nil {
+		if err := d.repair("remove address "+a.IPNet.String(), func() error { return gone(d.handle.AddrDel(link, &a)) }); err != nil {
 			return err
 		}
 	}
 	if found || !want.IsValid() {
 		return nil
 	}
-	return d.do("add address "+want.String(), func() error {
+	return d.repair("add address "+want.String(), func() error {
 		err := d.handle.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: want.AsSlice(), Mask: net.CIDRMask(want.BitLen(), want.BitLen())}})
 		if errors.Is(err, unix.EEXIST) {
 			return nil

@@ -4,9 +4,11 @@
 //   - Kernel: tunl0 of the module ipip. It learns the outer destination from the next hop of the route.
 //   - BPF, where the kernel has no such module: tunl0 is one end of a veth pair, and two tc programs (bpf/ipip.c) do the
 //     work. ipip_out, on the way out of tunl0, looks the destination up in a map, puts the outer header before the
-//     packet and sends it out of the parent with the help of the kernel's routes and neighbours (bpf_redirect_neigh).
-//     ipip_in, on the way in of the parent, unpacks what known nodes sent to the node's own address and has it come in
-//     on tunl0, so that rules and routes see the same as with the module.
+//     packet and sends it out of the device that leads to the node (desired.Decap), with the help of the kernel's routes
+//     and neighbours (bpf_redirect_neigh): of the one with the node's own address, or the first uplink if that is the
+//     loopback, unless it is told another. ipip_in, on the way in of the device with the node's address and of those by
+//     which packets to other nodes leave, unpacks what known nodes sent to the node's own address and has it come in on
+//     tunl0, so that rules and routes see the same as with the module.
 //
 // It owns
 //
@@ -18,8 +20,8 @@
 //
 // # The outer header
 //
-// Source: the node's address. DF as inside. TTL 64 in BPF; as inside by the module, which with a fixed one would always
-// set DF. TOS as inside, but congestion seen before the tunnel is not told outside, and congestion met on the way is told
+// Source: the node's address. DF always in BPF, which takes no fragments; as inside by the module, as users know tunl0.
+// TTL 64 in BPF; as inside by the module, which with a fixed one would always set DF. TOS as inside, but congestion seen before the tunnel is not told outside, and congestion met on the way is told
 // inside (RFC 3168 9.1.1). The identification is random. The device that the module makes by itself cannot be told to: it
 // takes no class of service from inside, and sends from the address that the route prefers.
 //
@@ -42,11 +44,16 @@
 //
 // # Known limits of BPF
 //
-// Linux 5.12 or newer, little-endian, root in the initial user namespace, and a parent that is an Ethernet device (veth,
-// VLAN and bond are).
+// Linux 5.12 or newer, little-endian, root in the initial user namespace, and uplinks that are Ethernet devices (veth,
+// VLAN and bond are). Packets that come in by a device by which none leave to other nodes are not taken.
 //
-// Fragments of outer packets are passed up the stack, where nobody takes them: DF avoids them. Messages about the path's
-// MTU for outer packets are not heeded: the MTU of tunl0 must fit the path.
+// All packets to a node are sent by one device, also if several ways to it are equally good, and counted as sent also if none
+// leads there. (bpf_fib_lookup would tell the right one for each packet, but is for programs under the GPL only; so felix
+// asks the kernel when routes change.)
+//
+// Fragments of outer packets are passed up the stack, where nobody takes them: BPF makes no packets that may become some,
+// but the module does. Messages about the path's MTU for outer packets are not heeded, as the kernel gives them to nobody
+// where it has no module, and nobody could tell the inner sender by a route: the MTU of tunl0 must fit the path.
 //
 // A packet of 64 KiB that is in another tunnel already (a pod's own VXLAN) and is to be cut by the device is dropped; so
 // may be, until kernel 6.19, one that came in by IP-in-IP and leaves by a VXLAN device of the kernel (a service on the

@@ -3,6 +3,7 @@ package ipip
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -120,15 +121,15 @@ func (d *Driver) attach(link netlink.Link, at hook) error {
 	})
 }
 
-// detach removes our filters of the way in from all devices but one, and the qdisc of each where it bears no other.
-func (d *Driver) detach(except int) error {
+// detach removes our filters of the way in from all devices but some, and the qdisc of each where it bears no other.
+func (d *Driver) detach(except ...int) error {
 	list, err := d.handle.QdiscList(nil)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("list qdiscs: %w", err)
 	}
 	var errs []error
 	for _, q := range list {
-		if q.Attrs().Parent == netlink.HANDLE_CLSACT && q.Attrs().LinkIndex != except {
+		if q.Attrs().Parent == netlink.HANDLE_CLSACT && !slices.Contains(except, q.Attrs().LinkIndex) {
 			errs = append(errs, d.detachFrom(q))
 		}
 	}

@@ -38,7 +38,7 @@ type Driver struct {
 	mu       sync.Mutex // guards the following
 	want     *desired.IPIP
 	encaps   *delta.Tracker[netip.Prefix, desired.Encap]
-	decaps   *delta.Tracker[netip.Addr, struct{}]
+	decaps   *delta.Tracker[netip.Addr, desired.Decap]
 	whole    bool
 	dirty    bool // devices and filters must be looked at
 	dry      bool // only find out whether something would be written
@@ -48,6 +48,9 @@ type Driver struct {
 	programs *programs // nil: not loaded
 	watched  map[int]struct{}
 	left     int // index of the fallback device that could not be removed
+	repairs  dataplane.Repairs[desired.IPIP]
+	odd      []string // uplinks that were said not to be used
+	several  bool     // some nodes are sent to by another device than the parent
 	failures dataplane.Failures
 	writes   uint64
 }
@@ -69,7 +72,7 @@ func New(cfg Config) (*Driver, error) {
 	return &Driver{
 		cfg: cfg, handle: h, events: events, dirty: true,
 		encaps: delta.New[netip.Prefix](func(a, b desired.Encap) bool { return a == b }),
-		decaps: delta.New[netip.Addr](func(struct{}, struct{}) bool { return true }),
+		decaps: delta.New[netip.Addr](func(a, b desired.Decap) bool { return a == b }),
 	}, nil
 }
 
@@ -93,7 +96,7 @@ func (d *Driver) Writes() uint64 {
 
 // Update takes changes of the desired state. The only device is tunl0.
 func (d *Driver) Update(devices desired.Delta[string, desired.IPIP], encaps desired.Delta[netip.Prefix, desired.Encap],
-	decaps desired.Delta[netip.Addr, struct{}],
+	decaps desired.Delta[netip.Addr, desired.Decap],
 ) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -105,6 +108,15 @@ func (d *Driver) Update(devices desired.Delta[string, desired.IPIP], encaps desi
 	}
 	dataplane.Want(d.encaps, encaps)
 	dataplane.Want(d.decaps, decaps)
+	if decaps.Empty() {
+		return
+	}
+	several := false
+	for _, node := range d.decaps.AllDesired() {
+		several = several || node.Out != 0
+	}
+	d.dirty = d.dirty || d.several != several
+	d.several = several
 }
 
 // Whole says that Update was told everything: from now on, what is not wanted is removed.
@@ -220,7 +232,7 @@ func (d *Driver) Entries() []dataplane.Entry {
 		return out
 	}
 	out = append(out, entries(d, KindEncap, d.encaps, func(v desired.Encap) string { return "to " + v.Remote.String() })...)
-	return append(out, entries(d, KindDecap, d.decaps, func(struct{}) string { return "accept" })...)
+	return append(out, entries(d, KindDecap, d.decaps, desired.Decap.String)...)
 }
 
 func entries[K interface {
@@ -244,7 +256,7 @@ func entries[K interface {
 	return out
 }
 
-// Counters is how many packets the programs sent, took, dropped and passed by, by reason; nil if the backend is not BPF.
+// Counters is how many packets the programs sent, took, dropped and left alone, by reason; nil if the backend is not BPF.
 func (d *Driver) Counters() (map[string]uint64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -19,7 +19,7 @@ func (d *Driver) ensureKernel(want desired.IPIP) error {
 	if whose == foreign {
 		return foreignError(link)
 	}
-	if err := d.detach(0); err != nil {
+	if err := d.detach(); err != nil {
 		return err
 	}
 	if whose == ours {
@@ -76,7 +76,7 @@ func (d *Driver) setLocal(link *netlink.Iptun, want desired.IPIP) error {
 	if link.Local == nil || link.Local.IsUnspecified() || link.Local.Equal(want.Local.AsSlice()) {
 		return nil
 	}
-	return d.do(fmt.Sprintf("set local address of tunl0 to %s", want.Local), func() error {
+	return d.repair(fmt.Sprintf("set local address of tunl0 to %s", want.Local), func() error {
 		return d.handle.LinkModify(device(want)) // by name: with an index it would also be a renaming, refused while it is up
 	})
 }

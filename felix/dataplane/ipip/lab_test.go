@@ -56,6 +56,7 @@ type node struct {
 	pod  *labtest.Namespace
 	d    *ipip.Driver
 	want desired.IPIP
+	by   map[netip.Addr]int // the interface to send to a node by, if not want.Parent
 }
 
 func (n *node) addr() netip.Addr       { return netip.AddrFrom4([4]byte{10, 0, byte(n.n), 1}) }
@@ -93,7 +94,7 @@ func build(t *testing.T, of ...ipip.Backend) *fabric {
 
 func (f *fabric) join(t *testing.T, number int, backend ipip.Backend) *node {
 	n := &node{Namespace: labtest.New(t), n: number, pod: labtest.New(t)}
-	n.want = desired.IPIP{Name: desired.IPIPDevice, Local: n.addr(), Parent: "eth0", MTU: 1480, Address: n.tunnelAddr()}
+	n.want = desired.IPIP{Name: desired.IPIPDevice, Local: n.addr(), Parent: "eth0", Uplinks: "eth0", MTU: 1480, Address: n.tunnelAddr()}
 	n.Run(t, fmt.Sprintf(`
 		ip link add eth0 type veth peer name p%[1]d; ip link set p%[1]d netns %[2]s
 		ip link add cali1 type veth peer name ens0; ip link set ens0 netns %[3]s
@@ -127,12 +128,12 @@ func (n *node) apply(t *testing.T) {
 func (f *fabric) tell(n *node) {
 	var devices desired.Delta[string, desired.IPIP]
 	var encaps desired.Delta[netip.Prefix, desired.Encap]
-	var decaps desired.Delta[netip.Addr, struct{}]
+	var decaps desired.Delta[netip.Addr, desired.Decap]
 	devices.Put(desired.IPIPDevice, n.want)
 	for _, o := range f.nodes {
 		if o != n {
 			encaps.Put(o.block(), desired.Encap{Remote: o.addr()})
-			decaps.Put(o.addr(), struct{}{})
+			decaps.Put(o.addr(), desired.Decap{Out: n.by[o.addr()]})
 		}
 	}
 	n.d.Update(devices, encaps, decaps)

@@ -72,10 +72,10 @@ func TestRestartRemovesWhatIsNotWanted(t *testing.T) {
 	one.open(t, ipip.BPF)
 	var devices desired.Delta[string, desired.IPIP]
 	var encaps desired.Delta[netip.Prefix, desired.Encap]
-	var decaps desired.Delta[netip.Addr, struct{}]
+	var decaps desired.Delta[netip.Addr, desired.Decap]
 	devices.Put(desired.IPIPDevice, one.want)
 	encaps.Put(two.block(), desired.Encap{Remote: two.addr()})
-	decaps.Put(two.addr(), struct{}{})
+	decaps.Put(two.addr(), desired.Decap{})
 	one.d.Update(devices, encaps, decaps)
 	one.apply(t)
 	assert.Len(t, one.d.Entries(), 1+2+2)
@@ -135,13 +135,13 @@ func TestReaddressed(t *testing.T) {
 		one.Run(t, fmt.Sprintf("ip link add eth1 type veth peer name q1; ip link set q1 netns %s; ip addr add 10.0.7.1/24 dev eth1; ip link set eth1 up", f.router.Path))
 		f.router.Run(t, "ip addr add 10.0.7.254/24 dev q1; ip link set q1 up")
 		one.Run(t, "ip route replace default via 10.0.7.254; tc qdisc show dev eth0")
-		one.want.Local, one.want.Parent = netip.MustParseAddr("10.0.7.1"), "eth1"
+		one.want.Local, one.want.Parent, one.want.Uplinks = netip.MustParseAddr("10.0.7.1"), "eth1", "eth1"
 		f.tell(one)
 		one.apply(t)
 		var encaps desired.Delta[netip.Prefix, desired.Encap]
-		var decaps desired.Delta[netip.Addr, struct{}]
+		var decaps desired.Delta[netip.Addr, desired.Decap]
 		encaps.Put(one.block(), desired.Encap{Remote: one.want.Local})
-		decaps.Put(one.want.Local, struct{}{})
+		decaps.Put(one.want.Local, desired.Decap{})
 		two.d.Update(desired.Delta[string, desired.IPIP]{}, encaps, decaps)
 		two.apply(t)
 		two.Run(t, fmt.Sprintf("ip route replace %s via 10.0.7.1 dev tunl0 onlink", one.block()))
@@ -175,7 +175,7 @@ func unwant(t *testing.T, n *node) {
 	t.Helper()
 	var devices desired.Delta[string, desired.IPIP]
 	devices.Remove(desired.IPIPDevice)
-	n.d.Update(devices, desired.Delta[netip.Prefix, desired.Encap]{}, desired.Delta[netip.Addr, struct{}]{})
+	n.d.Update(devices, desired.Delta[netip.Prefix, desired.Encap]{}, desired.Delta[netip.Addr, desired.Decap]{})
 	n.apply(t)
 }
 
@@ -240,7 +240,8 @@ func TestForeignDeviceIsRefused(t *testing.T) {
 func TestParentMustBeEthernet(t *testing.T) {
 	f := &fabric{router: labtest.New(t)}
 	n := f.join(t, 1, ipip.BPF)
-	for _, refused := range []struct{ parent, reason string }{{"lo", "needs an Ethernet device"}, {"eth9", "is not there"}} {
+	n.Run(t, "ip link add vpn0 type vxlan dstport 4790 external gpe; ip link set vpn0 up")
+	for _, refused := range []struct{ parent, reason string }{{"vpn0", "needs Ethernet devices"}, {"eth9", "is not there"}} {
 		n.want.Parent = refused.parent
 		f.tell(n)
 		err := n.In(func() error { return n.d.Apply(context.Background()) })
@@ -250,6 +251,18 @@ func TestParentMustBeEthernet(t *testing.T) {
 	n.watch(t)
 	n.Run(t, "ip link add eth9 type veth peer name e9")
 	require.Eventually(t, func() bool { return strings.Contains(n.state(), n.tunnelAddr().String()) }, patience, 5*time.Millisecond)
+
+	// One of several uplinks that is not of Ethernet, or not there, does not keep the others from their work.
+	n.want.Parent, n.want.Uplinks = "eth0", "eth0 eth1 eth8 vpn0"
+	f.tell(n)
+	n.Run(t, "ip link add eth1 type veth peer name e1")
+	n.apply(t)
+	require.Contains(t, n.Run(t, "tc filter show dev eth1 ingress"), "ipip_in")
+	n.Run(t, "ip link add eth8 type veth peer name e8")
+	require.Eventually(t, func() bool {
+		out, err := n.Try("tc filter show dev eth8 ingress")
+		return err == nil && strings.Contains(out, "ipip_in")
+	}, patience, 5*time.Millisecond)
 }
 
 // A node changes from one backend to the other, as when the module was installed: the old device makes room.

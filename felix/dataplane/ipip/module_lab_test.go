@@ -66,7 +66,7 @@ func TestLoadingTheModuleLeavesNoDevice(t *testing.T) {
 	require.Equal(t, before, run(setting), "as it was")
 	var gone desired.Delta[string, desired.IPIP]
 	gone.Remove(desired.IPIPDevice)
-	d.Update(gone, desired.Delta[netip.Prefix, desired.Encap]{}, desired.Delta[netip.Addr, struct{}]{})
+	d.Update(gone, desired.Delta[netip.Prefix, desired.Encap]{}, desired.Delta[netip.Addr, desired.Decap]{})
 	require.NoError(t, d.Apply(context.Background()))
 	require.NotContains(t, run("ip link"), "tunl0")
 }

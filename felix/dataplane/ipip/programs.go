@@ -13,23 +13,35 @@ import (
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/felix/desired"
 )
 
 //go:embed bpf/ipip.o
 var bytecode []byte
 
-// counters are the names of the numbers in enum counter of ipip.c.
-var counters = []string{
-	"sent", "taken", "dropped: not IPv4", "dropped: no node for the destination", "dropped: no room for the header",
-	"dropped: congestion that cannot be told", "passed by: from an unknown node", "passed by: fragment", "passed by: malformed",
-}
+// Reasons why a packet went where it went, as Counters has them.
+const (
+	Sent        = "sent"         // to another node
+	Taken       = "taken"        // from another node
+	NotIPv4     = "not-ipv4"     // dropped on the way out
+	NoNode      = "no-node"      // dropped: the destination is no node's
+	NoRoom      = "no-room"      // dropped: the kernel would not change the packet
+	Congested   = "congested"    // dropped on the way in: met congestion, and the inner packet cannot be told
+	UnknownNode = "unknown-node" // left to the kernel on the way in, as the next two are
+	Fragment    = "fragment"
+	Malformed   = "malformed"
+)
+
+// counters are the reasons in the order of enum counter in ipip.c.
+var counters = []string{Sent, Taken, NotIPv4, NoNode, NoRoom, Congested, UnknownNode, Fragment, Malformed}
 
 // config, destination and node are as in ipip.c.
 type config struct {
 	Local          [4]byte
 	Parent, Device uint32
 	MAC            [6]byte
-	_              [2]byte
+	Several        uint16
 }
 
 type destination struct {
@@ -214,14 +226,14 @@ func (p *programs) destinations() (map[netip.Prefix]netip.Addr, error) {
 	return out, all.Err()
 }
 
-// nodes lists the map of nodes whose packets are taken.
-func (p *programs) nodes() (map[netip.Addr]struct{}, error) {
-	out := map[netip.Addr]struct{}{}
+// nodes lists the map of nodes whose packets are taken, with the devices to send to them by.
+func (p *programs) nodes() (map[netip.Addr]desired.Decap, error) {
+	out := map[netip.Addr]desired.Decap{}
 	var k node
-	var v uint8
+	var v uint32
 	all := p.decaps.Iterate()
 	for all.Next(&k, &v) {
-		out[netip.AddrFrom4(k)] = struct{}{}
+		out[netip.AddrFrom4(k)] = desired.Decap{Out: int(v)}
 	}
 	return out, all.Err()
 }
@@ -254,7 +266,7 @@ func (p *programs) try() error {
 	err := errors.Join(
 		p.setConfig(config{Local: here, Parent: 1, Device: 1, MAC: [6]byte{2, 0, 0, 0, 0, 1}}),
 		p.encaps.Put(destination{Bits: 32, Addr: there}, here), // to itself, so that the other program takes it
-		p.decaps.Put(here, uint8(1)),
+		p.decaps.Put(here, uint32(0)),
 	)
 	if err != nil {
 		return fmt.Errorf("fill the maps: %w", err)

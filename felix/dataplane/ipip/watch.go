@@ -3,6 +3,7 @@ package ipip
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -65,7 +66,7 @@ func (d *Driver) named(e nlsock.Event) bool {
 	for typ, v := range nlsock.Attrs(e.Body[unix.SizeofIfInfomsg:]) {
 		if typ == unix.IFLA_IFNAME {
 			name := nlsock.CString(v)
-			return name == desired.IPIPDevice || name == PeerDevice || (d.want != nil && name == d.want.Parent)
+			return name == desired.IPIPDevice || name == PeerDevice || (d.want != nil && slices.Contains(bearers(*d.want), name))
 		}
 	}
 	return false

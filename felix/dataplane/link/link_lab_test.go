@@ -79,6 +79,14 @@ func TestAPodIsWiredAsItsUsersKnowIt(t *testing.T) {
 	pod.Run(t, "ping -c1 -W2 10.9.9.9")
 }
 
+func TestAPodMayForward(t *testing.T) {
+	_, pod, d, p := start(t)
+	p.Forwarding = true
+	require.NoError(t, d.Wire(context.Background(), p))
+	require.Equal(t, "1\n", pod.Run(t, "cat /proc/sys/net/ipv4/ip_forward"))
+	require.Equal(t, "1\n", pod.Run(t, "cat /proc/sys/net/ipv6/conf/all/forwarding"))
+}
+
 func TestWireAgainChangesNothing(t *testing.T) {
 	_, pod, d, p := start(t)
 	require.NoError(t, d.Wire(context.Background(), p))

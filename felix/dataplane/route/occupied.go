@@ -11,19 +11,6 @@ import (
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
-// A route that somebody else put in the place of one of felix's is put back that often within contestTime; then felix
-// gives way until it goes.
-const (
-	contests    = 3
-	contestTime = time.Minute
-)
-
-// contest counts how often a route was put back.
-type contest struct {
-	since time.Time
-	count int
-}
-
 // OccupiedError says that another's route is in the place of one of felix's. Felix does not touch what is not its own.
 type OccupiedError struct {
 	Route desired.Route // the zero route: one of a kind that felix does not know
@@ -116,16 +103,11 @@ func (t *Table) occupy(found map[desired.RouteKey]desired.Route) {
 }
 
 // contested tells whether felix takes its place back: from a route made by hand (protocol boot) that took the place of one
-// of felix's, but not for ever. Otherwise the occupant stays, and that is said once.
+// of felix's, but not for ever: then it gives way until that goes. Otherwise the occupant stays, and that is said once.
 func (t *Table) contested(k desired.RouteKey, now time.Time) bool {
 	by := t.occupied[k]
 	if _, ousted := t.ousted[k]; ousted && by.Protocol == desired.ProtocolBoot {
-		c := t.contests[k]
-		if now.Sub(c.since) > contestTime {
-			c = contest{since: now}
-		}
-		if c.count++; c.count <= contests {
-			t.contests[k] = c
+		if t.contests.Enter(k, now) {
 			return true
 		}
 		delete(t.ousted, k)
@@ -141,7 +123,7 @@ func (t *Table) contested(k desired.RouteKey, now time.Time) bool {
 func (t *Table) vacate(k desired.RouteKey) bool {
 	_, was := t.occupied[k]
 	delete(t.occupied, k)
-	delete(t.contests, k)
+	t.contests.Forget(k)
 	delete(t.told, k)
 	return was
 }

@@ -76,7 +76,7 @@ type Table struct {
 	told     map[desired.RouteKey]string        // what was logged of it
 	ousted   map[desired.RouteKey]struct{}      // ours was there until another took it out
 	suspects map[desired.RouteKey]struct{}      // ours was there, and may have gone with its device
-	contests map[desired.RouteKey]contest
+	contests dataplane.Contests[desired.RouteKey]
 	failures dataplane.Failures
 	whole    bool
 	stale    bool // actual must be read anew
@@ -112,7 +112,6 @@ func New(cfg Config) (*Table, error) {
 		told:     map[desired.RouteKey]string{},
 		ousted:   map[desired.RouteKey]struct{}{},
 		suspects: map[desired.RouteKey]struct{}{},
-		contests: map[desired.RouteKey]contest{},
 		stale:    true,
 	}, nil
 }

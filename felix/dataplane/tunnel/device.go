@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
@@ -19,17 +20,21 @@ func (d *Driver) load() error {
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return err
 	}
-	names := map[int]string{}
+	names, foreign := map[int]string{}, map[string]netlink.Link{}
 	for _, l := range links {
+		if ours(l.Attrs().Name) && !isVXLAN(l) {
+			foreign[l.Attrs().Name] = l // what is on it is no more ours than the device
+			continue
+		}
 		names[l.Attrs().Index] = l.Attrs().Name
 		index[l.Attrs().Name] = l.Attrs().Index
 	}
 	for _, l := range links {
-		if ours(l.Attrs().Name) {
-			vxlans[l.Attrs().Name] = d.describe(l, names)
+		if v, ok := l.(*netlink.Vxlan); ok && ours(v.Name) {
+			vxlans[v.Name] = d.describe(v, names)
 		}
 	}
-	d.index = index
+	d.index, d.foreign = index, foreign
 	neighbors, fdb, err := d.listEntries(names)
 	if err != nil {
 		return err
@@ -40,12 +45,22 @@ func (d *Driver) load() error {
 	return nil
 }
 
-// describe is a device as it is. What makes it unusable (another type, learning, down, several addresses) shows as a
-// difference in the field that Apply would repair it by.
-func (d *Driver) describe(l netlink.Link, names map[int]string) desired.VXLAN {
-	at := l.Attrs()
-	v, ok := l.(*netlink.Vxlan)
-	if !ok || v.Learning {
+func isVXLAN(l netlink.Link) bool {
+	_, ok := l.(*netlink.Vxlan)
+	return ok
+}
+
+func foreignError(l netlink.Link) error {
+	return &dataplane.ForeignDeviceError{
+		Device: l.Attrs().Name, Is: "of type " + l.Type(), Alias: l.Attrs().Alias, Instead: "vxlanMode to Never on the pools",
+	}
+}
+
+// describe is a device as it is. What makes it unusable (learning, down, several addresses) shows as a difference in the
+// field that Apply would repair it by.
+func (d *Driver) describe(v *netlink.Vxlan, names map[int]string) desired.VXLAN {
+	at := v.Attrs()
+	if v.Learning {
 		return desired.VXLAN{Name: at.Name} // nothing agrees: it is made anew
 	}
 	out := desired.VXLAN{
@@ -59,7 +74,7 @@ func (d *Driver) describe(l netlink.Link, names map[int]string) desired.VXLAN {
 	if at.Flags&net.FlagUp == 0 {
 		out.MTU = 0
 	}
-	if list, err := d.addresses(l); err == nil && len(list) == 1 && list[0].IsSingleIP() {
+	if list, err := d.addresses(v); err == nil && len(list) == 1 && list[0].IsSingleIP() {
 		out.Address = list[0].Addr()
 	}
 	return out
@@ -121,16 +136,25 @@ func macOf(hw net.HardwareAddr) (m desired.MAC) {
 	return m
 }
 
+// doing changes something of a device. What is said to be done is in the infinitive.
+type doing func(what string, change func() error) error
+
 // ensure makes a device as wanted: repaired where the kernel can, else made anew.
 func (d *Driver) ensure(want desired.VXLAN) error {
+	if l := d.foreign[want.Name]; l != nil {
+		return foreignError(l)
+	}
 	have, exists := d.vxlans.Actual(want.Name)
 	if exists && !repairable(have, want) {
-		if err := d.deleteDevice(want.Name); err != nil {
+		anew := fmt.Sprintf("make it anew with VNI %d, port %d, local address %s, MAC address %s and no learning on %s",
+			want.VNI, want.Port, want.Local, want.MAC, want.Parent)
+		if err := d.repairs.Do(want.Name, want, anew, func() error { return d.deleteDevice(want.Name) }); err != nil {
 			return err
 		}
 		exists = false
 	}
-	if !exists {
+	made := !exists
+	if made {
 		if err := d.create(want); err != nil {
 			return err
 		}
@@ -140,27 +164,32 @@ func (d *Driver) ensure(want desired.VXLAN) error {
 		return fmt.Errorf("device vanished while it was set up: %w", err)
 	}
 	d.index[want.Name] = link.Attrs().Index
+	// A device that was made a moment ago is still being made; what one lacks that was there is put back.
+	do := func(what string, change func() error) error {
+		write := func() error {
+			if err := d.write(change()); err != nil {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			return nil
+		}
+		if made {
+			return write()
+		}
+		return d.repairs.Do(want.Name, want, what, write)
+	}
+	var errs []error
 	if link.Attrs().MTU != want.MTU {
-		if err := d.write(d.handle.LinkSetMTU(link, want.MTU)); err != nil {
-			return fmt.Errorf("set MTU %d: %w", want.MTU, err)
-		}
+		errs = append(errs, do(fmt.Sprintf("set MTU %d", want.MTU), func() error { return d.handle.LinkSetMTU(link, want.MTU) }))
 	}
-	changed, err := d.offload.set(want.Name, want.Offload)
-	if changed {
-		d.writes++
-	}
-	if err != nil {
-		return err
-	}
-	if err := d.setAddress(link, want.Address); err != nil {
-		return err
-	}
+	errs = append(errs, d.offload.set(want.Name, want.Offload, do), d.setAddress(link, want.Address, do))
 	if link.Attrs().Flags&net.FlagUp == 0 {
-		if err := d.write(d.handle.LinkSetUp(link)); err != nil {
-			return fmt.Errorf("set up: %w", err)
-		}
+		errs = append(errs, do("set up", func() error { return d.handle.LinkSetUp(link) }))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	d.vxlans.SetActual(want.Name, want)
+	d.repairs.Done(want.Name, want)
 	return nil
 }
 
@@ -210,7 +239,7 @@ func (d *Driver) sameVNI(want desired.VXLAN) string {
 }
 
 // setAddress leaves the wanted address as the only one.
-func (d *Driver) setAddress(link netlink.Link, want netip.Addr) error {
+func (d *Driver) setAddress(link netlink.Link, want netip.Addr, do doing) error {
 	list, err := d.addresses(link)
 	if err != nil {
 		return err
@@ -221,17 +250,24 @@ func (d *Driver) setAddress(link netlink.Link, want netip.Addr) error {
 			found = true
 			continue
 		}
-		if err := d.write(d.handle.AddrDel(link, address(a))); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("remove address %s: %w", a, err)
+		if err := do("remove address "+a.String(), func() error { return unless(unix.EADDRNOTAVAIL, d.handle.AddrDel(link, address(a))) }); err != nil {
+			return err
 		}
 	}
 	if found || !want.IsValid() {
 		return nil
 	}
-	if err := d.write(d.handle.AddrAdd(link, address(netip.PrefixFrom(want, want.BitLen())))); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add address %s: %w", want, err)
+	return do("add address "+want.String(), func() error {
+		return unless(unix.EEXIST, d.handle.AddrAdd(link, address(netip.PrefixFrom(want, want.BitLen()))))
+	})
+}
+
+// unless is an error, or nothing where it says no more than that it is so already.
+func unless(so unix.Errno, err error) error {
+	if errors.Is(err, so) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 func address(p netip.Prefix) *netlink.Addr {
@@ -245,7 +281,7 @@ func address(p netip.Prefix) *netlink.Addr {
 // deleteDevice removes a device, and with it, in our books as in the kernel, what was on it.
 func (d *Driver) deleteDevice(name string) error {
 	link, err := d.handle.LinkByName(name)
-	if err == nil {
+	if err == nil && isVXLAN(link) {
 		err = d.gone(d.handle.LinkDel(link))
 	} else if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		err = nil

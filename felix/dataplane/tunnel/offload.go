@@ -55,16 +55,16 @@ func (o *offload) describe(device string, want desired.Offload) desired.Offload 
 	return now
 }
 
-// set makes a device do as wanted; changed tells whether it had to be told.
-func (o *offload) set(device string, want desired.Offload) (changed bool, err error) {
+// set makes a device do as wanted.
+func (o *offload) set(device string, want desired.Offload, do doing) error {
 	now, err := o.actual(device)
 	if err != nil || now == o.resolve(want) {
-		return false, err
+		return err
 	}
-	if err := o.tool.Change(device, map[string]bool{txChecksum: now == desired.OffloadOff}); err != nil {
-		return true, fmt.Errorf("switch checksum offload of %s: %w", device, err)
-	}
-	return true, nil
+	on := now == desired.OffloadOff
+	return do(fmt.Sprintf("switch checksum offload to %t", on), func() error {
+		return o.tool.Change(device, map[string]bool{txChecksum: on})
+	})
 }
 
 // Checksums is the outcome of the probe that decides about devices on which nobody has chosen: nil if checksums come out

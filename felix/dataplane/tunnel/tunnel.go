@@ -1,13 +1,14 @@
 // Package tunnel makes the kernel's tunnel devices agree with what felix wants: the VXLAN devices with their addresses,
 // the forwarding entries that say where a remote tunnel end is, and permanent neighbours. It owns
 //
-//   - the devices vxlan.calico and vxlan-v6.calico, and every address on them but link-local ones;
+//   - the VXLAN devices vxlan.calico and vxlan-v6.calico, and every address on them but link-local ones; a device of
+//     another type with such a name is somebody else's, and reported (see dataplane.ForeignDeviceError);
 //   - every permanent forwarding and neighbour entry on these devices;
 //   - whatever has the device and address of a desired neighbour elsewhere.
 //
 // What makes this harder than it looks: the kernel cannot change VNI, port, local address, parent or learning of a device
-// in place, so that a device that differs is made anew and loses its entries and routes; and a device goes away with its
-// parent, without a word about what was on it.
+// in place, so that a device that differs is made anew and loses its entries and routes; a device goes away with its
+// parent, without a word about what was on it; and who keeps changing a device is not fought (see dataplane.Repairs).
 package tunnel
 
 import (
@@ -40,7 +41,9 @@ type Driver struct {
 	vxlans    *delta.Tracker[string, desired.VXLAN]
 	neighbors *delta.Tracker[desired.NeighborKey, desired.Neighbor]
 	fdb       *delta.Tracker[desired.FDBKey, desired.FDB]
-	index     map[string]int // of our devices and of links that bear desired neighbours
+	index     map[string]int          // of our devices and of links that bear desired neighbours
+	foreign   map[string]netlink.Link // with a name of ours, by it
+	repairs   dataplane.Repairs[desired.VXLAN]
 	failures  dataplane.Failures
 	whole     bool
 	stale     bool // actual must be read anew
@@ -59,7 +62,8 @@ func New() (*Driver, error) {
 		return nil, fmt.Errorf("tunnel driver: %w", err)
 	}
 	return &Driver{
-		handle: h, offload: offload{tool: tool, probe: sync.OnceValue(ProbeChecksums)}, index: map[string]int{}, stale: true,
+		handle: h, offload: offload{tool: tool, probe: sync.OnceValue(ProbeChecksums)}, index: map[string]int{},
+		foreign: map[string]netlink.Link{}, stale: true,
 		vxlans:    delta.New[string](same[desired.VXLAN]),
 		neighbors: delta.New[desired.NeighborKey](same[desired.Neighbor]),
 		fdb:       delta.New[desired.FDBKey](same[desired.FDB]),

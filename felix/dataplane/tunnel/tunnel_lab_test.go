@@ -95,7 +95,6 @@ func TestAMismatchMakesTheDeviceAnew(t *testing.T) {
 		"vni":      "ip link add vxlan.calico type vxlan id 7 dstport 4789 local 10.0.0.1 dev eth0 nolearning",
 		"port":     "ip link add vxlan.calico type vxlan id 4096 dstport 9999 local 10.0.0.1 dev eth0 nolearning",
 		"learning": "ip link add vxlan.calico address 66:01:02:03:04:05 type vxlan id 4096 dstport 4789 local 10.0.0.1 dev eth0",
-		"type":     "ip link add vxlan.calico type bridge",
 		"mtu only": "ip link add vxlan.calico address 66:01:02:03:04:05 mtu 1300 type vxlan id 4096 dstport 4789 local 10.0.0.1 dev eth0 nolearning",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -134,6 +133,108 @@ func TestAnothersDeviceInTheWayIsNamed(t *testing.T) {
 	requireWhole(t, ns)
 }
 
+// A device of another type with the name of ours is left alone, with what is on it, and named. When its owner gives the name
+// back, whether or not the device goes, ours is made.
+func TestAForeignDeviceIsLeftAndNamed(t *testing.T) {
+	for name, c := range map[string]struct{ add, kind, free string }{
+		"bridge":         {"ip link add vxlan.calico type bridge; ip link set vxlan.calico up", "bridge", "ip link del vxlan.calico"},
+		"veth, renamed":  {"ip link add vxlan.calico type veth peer name other", "veth", "ip link set vxlan.calico name mine"},
+		"in ours' place": {"ip link del vxlan.calico; ip link add vxlan.calico type bridge", "bridge", "ip link del vxlan.calico"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ns, d := start(t)
+			if name == "in ours' place" {
+				require.NoError(t, d.Apply(context.Background()))
+			}
+			ns.Run(t, c.add)
+			ns.Run(t, `ip addr add 192.168.77.7/32 dev vxlan.calico
+				ip neigh add 192.168.9.9 lladdr 66:00:00:00:00:01 dev vxlan.calico nud permanent`)
+			d.Resync()
+			show := "ip -o link show vxlan.calico | cut -d: -f1,2; ip -o -4 addr show vxlan.calico; ip neigh show dev vxlan.calico nud permanent"
+			before, writes := ns.Run(t, show), d.Writes()
+			for range 3 {
+				err := d.Apply(context.Background())
+				require.ErrorContains(t, err, "link vxlan.calico: somebody else's device vxlan.calico has the name: it is of type "+c.kind)
+				require.ErrorContains(t, err, "set vxlanMode to Never")
+			}
+			require.Equal(t, writes, d.Writes())
+			require.Equal(t, before, ns.Run(t, show))
+			for _, e := range d.Entries() {
+				require.Empty(t, e.Actual, "nothing of that is ours")
+			}
+
+			wakes := make(chan dataplane.Drift, 64)
+			watch(t, ns, d, wakes)
+			hears(t, ns, wakes, "ip link set eth0 alias parent") // of a device that one waits for
+			ns.Run(t, c.free)
+			requireHeard(t, wakes, "of somebody else")
+			require.NoError(t, d.Apply(context.Background()))
+			requireWhole(t, ns)
+		})
+	}
+}
+
+// Ours under another name takes the packets that are for ours: that is said when it is renamed, and it is not made twice.
+func TestOursRenamedIsNoticed(t *testing.T) {
+	ns, d := start(t)
+	require.NoError(t, d.Apply(context.Background()))
+	wakes := make(chan dataplane.Drift, 64)
+	watch(t, ns, d, wakes)
+	hears(t, ns, wakes, "ip addr replace 192.168.55.5/32 dev vxlan.calico")
+	ns.Run(t, "ip link set vxlan.calico down; ip link set vxlan.calico name mine")
+	requireHeard(t, wakes, "renamed to mine")
+	require.ErrorContains(t, d.Apply(context.Background()), "the device mine has VNI 4096 on port 4789 already")
+	ns.Run(t, "ip link del mine")
+	require.NoError(t, d.Apply(context.Background()))
+	requireWhole(t, ns)
+}
+
+// A device is made anew, or put right, three times a minute at most if others keep changing it; what felix itself is told to
+// change is changed at once.
+func TestFightsEnd(t *testing.T) {
+	for name, c := range map[string]struct{ damage, would string }{
+		"VNI":     {"ip link del vxlan.calico; ip link add vxlan.calico type vxlan id 7 dstport 9999 local 10.0.0.1 dev eth0 nolearning", "make it anew with VNI 4096, port 4789"},
+		"MAC":     {"ip link set vxlan.calico address 02:00:00:00:00:01", "make it anew"},
+		"MTU":     {"ip link set vxlan.calico mtu 1300", "set MTU 1450"},
+		"down":    {"ip link set vxlan.calico down", "set up"},
+		"address": {"ip addr add 192.168.77.7/32 dev vxlan.calico", "remove address 192.168.77.7/32"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ns, d := start(t)
+			require.NoError(t, d.Apply(context.Background()))
+			for range 3 {
+				ns.Run(t, c.damage)
+				d.Resync()
+				require.NoError(t, d.Apply(context.Background()))
+				requireWhole(t, ns)
+			}
+			ns.Run(t, c.damage)
+			d.Resync()
+			show := `ip -d -o link show vxlan.calico | grep -o 'mtu [0-9]*\|[<,]UP[,>]\|vxlan id [0-9]*\|ether [0-9a-f:]*'; ip -o -4 addr show vxlan.calico`
+			before := ns.Run(t, show)
+			for range 3 {
+				err := d.Apply(context.Background())
+				require.ErrorContains(t, err, "link vxlan.calico: somebody else keeps undoing what felix does")
+				require.ErrorContains(t, err, "it would "+c.would)
+			}
+			require.Equal(t, before, ns.Run(t, show))
+
+			otherwise := device
+			otherwise.MTU = 1400
+			tell(d, otherwise)
+			require.NoError(t, d.Apply(context.Background()))
+			require.Contains(t, ns.Run(t, "ip link show vxlan.calico"), "mtu 1400")
+			tell(d, device)
+			require.NoError(t, d.Apply(context.Background()))
+			requireWhole(t, ns)
+			ns.Run(t, "ip link del vxlan.calico")
+			d.Resync()
+			require.NoError(t, d.Apply(context.Background()), "what is gone is made, however often")
+			requireWhole(t, ns)
+		})
+	}
+}
+
 func TestUnwantedDeviceIsRemovedOnlyWhenWhole(t *testing.T) {
 	ns, d := start(t)
 	require.NoError(t, d.Apply(context.Background()))
@@ -158,11 +259,8 @@ func TestAMissingParentIsNamedAndWaitedFor(t *testing.T) {
 	requireWhole(t, ns)
 }
 
-// Whatever is broken by hand wakes the driver, and its Apply mends it.
-func TestDriftIsRepaired(t *testing.T) {
-	ns, d := start(t)
-	require.NoError(t, d.Apply(context.Background()))
-	woken := make(chan dataplane.Drift, 64)
+// watch has a driver follow its namespace until the test ends.
+func watch(t *testing.T, ns *labtest.Namespace, d *tunnel.Driver, woken chan<- dataplane.Drift) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
@@ -173,7 +271,41 @@ func TestDriftIsRepaired(t *testing.T) {
 			}
 		})
 	}()
-	defer func() { cancel(); require.NoError(t, <-ended) }()
+	t.Cleanup(func() { cancel(); require.NoError(t, <-ended) })
+}
+
+// hears repeats something that the driver must notice, until the subscription is open.
+func hears(t *testing.T, ns *labtest.Namespace, woken <-chan dataplane.Drift, command string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		ns.Run(t, command)
+		select {
+		case <-woken:
+			return true
+		case <-time.After(200 * time.Millisecond):
+			return false
+		}
+	}, 10*time.Second, time.Millisecond)
+}
+
+func requireHeard(t *testing.T, woken <-chan dataplane.Drift, what string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		select {
+		case x := <-woken:
+			return strings.Contains(x.What, what)
+		default:
+			return false
+		}
+	}, 10*time.Second, time.Millisecond)
+}
+
+// Whatever is broken by hand wakes the driver, and its Apply mends it.
+func TestDriftIsRepaired(t *testing.T) {
+	ns, d := start(t)
+	require.NoError(t, d.Apply(context.Background()))
+	woken := make(chan dataplane.Drift, 64)
+	watch(t, ns, d, woken)
 
 	for _, broken := range []string{
 		"ip link del vxlan.calico",
@@ -188,7 +320,6 @@ func TestDriftIsRepaired(t *testing.T) {
 		"ip neigh flush dev vxlan.calico nud all",
 		"bridge fdb show dev vxlan.calico | while read mac rest; do bridge fdb del $mac dev vxlan.calico; done",
 		"ip link del vxlan.calico; ip link add vxlan.calico type vxlan id 7 dstport 9999 local 10.0.0.1 dev eth0",
-		"ip link del vxlan.calico; ip link add vxlan.calico type bridge",
 		"ip link del eth0; ip link add eth0 type veth peer name far; ip addr add 10.0.0.1/24 dev eth0; ip link set eth0 up; ip link set far up",
 	} {
 		// The subscription may not be open yet for the first one: break it until it is heard.

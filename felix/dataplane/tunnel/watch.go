@@ -71,19 +71,24 @@ func (d *Driver) onLink(u netlink.LinkUpdate) (dataplane.Drift, bool) {
 	defer d.mu.Unlock()
 	name := u.Attrs().Name
 	drift := dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindLink, Key: name}}
+	if lost, due := d.lost(u); due {
+		return lost, true
+	}
 	if u.Header.Type == unix.RTM_DELLINK {
-		if d.index[name] != u.Attrs().Index {
-			return drift, false // ours, made anew meanwhile
+		if d.index[name] == u.Attrs().Index {
+			d.forget(name)
 		}
-		_, had := d.vxlans.Actual(name)
-		d.forget(name)
-		drift.What = "removed"
-		return drift, had
+		return drift, false
 	}
 	if ours(name) {
 		// What is said may be of a device that Apply has replaced since.
-		if now, err := d.handle.LinkByName(name); err != nil || now.Attrs().Index != u.Attrs().Index {
+		now, err := d.handle.LinkByName(name)
+		if err != nil || now.Attrs().Index != u.Attrs().Index {
 			return drift, false
+		}
+		if !isVXLAN(now) {
+			d.foreign[name] = now
+			return drift, false // that ours has gone, if it was there, was said before
 		}
 	}
 	known := d.index[name] == u.Attrs().Index
@@ -104,6 +109,34 @@ func (d *Driver) onLink(u netlink.LinkUpdate) (dataplane.Drift, bool) {
 		return drift, false
 	}
 	return d.compare(drift)
+}
+
+// lost finds out whether a device of ours went away, or another's that was in its place: it was removed, or has another name.
+func (d *Driver) lost(u netlink.LinkUpdate) (dataplane.Drift, bool) {
+	for _, name := range devices {
+		l := d.foreign[name]
+		foreign := l != nil && l.Attrs().Index == u.Attrs().Index
+		if !foreign && d.index[name] != u.Attrs().Index {
+			continue // neither, or it was made anew meanwhile
+		}
+		drift := dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindLink, Key: name}, What: "removed"}
+		if u.Header.Type != unix.RTM_DELLINK {
+			now, err := d.handle.LinkByIndex(u.Attrs().Index)
+			if err != nil || now.Attrs().Name == name {
+				return drift, false // its removal comes by itself
+			}
+			drift.What = "renamed to " + now.Attrs().Name
+		}
+		if foreign {
+			delete(d.foreign, name)
+			drift.What = "of somebody else " + drift.What
+			return drift, true
+		}
+		_, had := d.vxlans.Actual(name)
+		d.forget(name)
+		return drift, had
+	}
+	return dataplane.Drift{}, false
 }
 
 func (d *Driver) onAddress(u netlink.AddrUpdate) (dataplane.Drift, bool) {
@@ -132,7 +165,7 @@ func (d *Driver) compare(drift dataplane.Drift) (dataplane.Drift, bool) {
 	if parent, err := d.handle.LinkByIndex(v.VtepDevIndex); err == nil {
 		names[v.VtepDevIndex] = parent.Attrs().Name
 	}
-	now := d.describe(link, names)
+	now := d.describe(v, names)
 	if now == have {
 		return drift, false
 	}

@@ -260,7 +260,7 @@ func (s *starter) step(name string, fn func() error) error {
 // build has all programs ready, one after the other: each is built on all processors.
 func (s *starter) build(ctx context.Context) error {
 	s.paths = map[k8s.Program]string{}
-	for _, p := range []k8s.Program{k8s.APIServer, k8s.ControllerManager, k8s.Scheduler, k8s.Kubelet, k8s.Proxy, k8s.Kubectl} {
+	for _, p := range k8s.Programs {
 		path, err := k8s.Build(ctx, p, s.o.Log)
 		if err != nil {
 			return err

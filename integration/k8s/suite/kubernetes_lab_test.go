@@ -18,7 +18,7 @@ import (
 // TestKubernetes brings one cluster up, as a user would, and tries in it, one after the other, what Muslin promises. What disturbs
 // it most comes last.
 func TestKubernetes(t *testing.T) {
-	w := up(t, "suite-k8s", "ipip")
+	w := up(t, "kubernetes", "ipip")
 	for _, test := range []struct {
 		name string
 		fn   func(*testing.T)

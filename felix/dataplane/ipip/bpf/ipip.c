@@ -38,10 +38,10 @@ enum counter {
 
 struct config {
 	__be32 local;  // outer source, and the outer destination that is ours
-	__u32 parent;  // index of the device that bears it
+	__u32 parent;  // index of the device to send by
 	__u32 device;  // index of tunl0
 	__u8 mac[6];   // of tunl0
-	__u8 pad[2];
+	__u16 several; // not 0: to some nodes by another, as ipip_decaps says; else the look-up is spared
 };
 
 struct {
@@ -69,7 +69,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1 << 16);
 	__type(key, __be32);
-	__type(value, __u8);
+	__type(value, __u32); // index of the device to send to the node by; 0: the parent
 } ipip_decaps SEC(".maps");
 
 struct {
@@ -119,7 +119,8 @@ static __always_inline __u16 sum(const struct iphdr *ip)
 	return ~s;
 }
 
-// ipip_out is on the way out of tunl0: it puts the outer header before the packet and sends it out of the parent.
+// ipip_out is on the way out of tunl0: it puts the outer header before the packet and sends it out of the device that leads
+// to the node.
 SEC("tc")
 int ipip_out(struct __sk_buff *skb)
 {
@@ -128,7 +129,7 @@ int ipip_out(struct __sk_buff *skb)
 	struct config *cfg = config();
 	const __u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 	__be32 *remote;
-	__u32 len;
+	__u32 len, *by;
 	__u8 tos;
 	long err;
 
@@ -142,8 +143,7 @@ int ipip_out(struct __sk_buff *skb)
 	if (!remote)
 		return counted(DROP_NO_ROUTE, TC_ACT_SHOT);
 
-	// As a tunl0 with "tos inherit" and "nopmtudisc" has it: congestion seen inside is not told again outside
-	// (RFC 3168 9.1.1), DF is that of the inner packet.
+	// Congestion seen inside is not told again outside (RFC 3168 9.1.1).
 	tos = inner->tos;
 	if ((tos & ECN) == ECN_CE)
 		tos = (tos & ~ECN) | ECN_ECT0;
@@ -153,7 +153,7 @@ int ipip_out(struct __sk_buff *skb)
 	len = skb->len - ETH_HLEN + sizeof(outer);
 	outer.tot_len = len > 0xffff ? 0 : bpf_htons(len); // such are cut into segments, which get their own
 	outer.id = bpf_get_prandom_u32();
-	outer.frag_off = inner->frag_off & bpf_htons(IP_DF);
+	outer.frag_off = bpf_htons(IP_DF); // ipip_in takes no fragments: no router is to make any
 	outer.ttl = TTL;
 	outer.protocol = IPPROTO_IPIP;
 	outer.saddr = cfg->local;
@@ -168,10 +168,11 @@ int ipip_out(struct __sk_buff *skb)
 	if (err || bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0))
 		return counted(DROP_NO_ROOM, TC_ACT_SHOT);
 	counted(SENT, 0);
-	return bpf_redirect_neigh(cfg->parent, NULL, 0, 0);
+	by = cfg->several ? bpf_map_lookup_elem(&ipip_decaps, remote) : NULL;
+	return bpf_redirect_neigh(by && *by ? *by : cfg->parent, NULL, 0, 0);
 }
 
-// ipip_in is on the way in of the parent: what a known node sent to us in IP-in-IP is unpacked and comes in on tunl0.
+// ipip_in is on the way in of the uplinks: what a known node sent to us in IP-in-IP is unpacked and comes in on tunl0.
 // Everything else goes on its way as if the program were not there.
 SEC("tc")
 int ipip_in(struct __sk_buff *skb)

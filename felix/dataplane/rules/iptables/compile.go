@@ -21,7 +21,11 @@ type compiler struct {
 func (c *compiler) chain(d desired.Chain) []rule {
 	out := make([]rule, 0, len(d.Rules))
 	for _, r := range d.Rules {
-		if why := c.cannot(r); why != "" {
+		why := c.cannot(r)
+		if why != "" && !r.Decides() {
+			continue
+		}
+		if why != "" {
 			// Nothing behind this rule can be judged without it.
 			out = append(out, rule{"", drop, r.Comment + ": " + why})
 			continue
@@ -106,7 +110,7 @@ func (c *compiler) target(r desired.Rule) string {
 		return `-j LOG --log-level 6 --log-prefix "` + prefix + `"`
 	case desired.Jump:
 		return "-j " + kernelChain(r.Target)
-	case desired.Return:
+	case desired.Return, desired.Count:
 		return "-j RETURN"
 	case desired.Reset:
 		return clearMarks

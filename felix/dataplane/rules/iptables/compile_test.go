@@ -220,6 +220,20 @@ func TestWhatCannotBeWrittenDrops(t *testing.T) {
 	}
 }
 
+func TestWhatDecidesNothingIsLeftOutWhereItCannotBeWritten(t *testing.T) {
+	for _, r := range []desired.Rule{
+		{Do: desired.Count, Match: desired.Match{Source: view.Match{Sets: []string{"s:unknown"}}}},
+		{Do: desired.Count, Match: desired.Match{Protocol: 47, Destination: view.Match{Ports: ports(80, 80)}}},
+		{Do: desired.Jump, Target: "cali-pi-snp/s/unknown"},
+	} {
+		require.Empty(t, newCompiler(false).chain(desired.Chain{Rules: []desired.Rule{r}}), "%+v", r)
+	}
+	table := newTable(tableFilter)
+	for idle, lines := range map[bool]int{true: 0, false: 1} {
+		require.Len(t, table.chainUnit("cali-pi-x", chain{idle: idle}).instead.lines, lines, "refused by the kernel")
+	}
+}
+
 func TestMultiports(t *testing.T) {
 	assert.Equal(t, []string{"80"}, multiports(ports(80, 80)))
 	assert.Equal(t, []string{"1:20,22:65535"}, multiports(ports(22, 30, 1, 10, 5, 15, 16, 20, 31, 65535, 40, 50)))

@@ -54,7 +54,7 @@ func (d *Driver) counting(f *family) map[counting][2]string {
 				continue
 			}
 			for i, r := range c.rules {
-				if decides(r.target) {
+				if decides(r.target) || c.idle {
 					out[counting{t.name, kernel, c.hashes[i]}] = [2]string{name, r.comment}
 				}
 			}

@@ -1,10 +1,12 @@
 // Package iptables keeps the node's firewall in iptables, by either variant of its programs: legacy (xtables) or nft. It says
 // what package nftables says, and means the same on every packet; tests hold both to that.
 //
-// All changes of one Apply to a table are one transaction of iptables-restore --noflush. Chains are Calico's (spec §4.5); a
-// jump from each of the kernel's chains that is needed comes first in it, or last where that is asked for. Others' rules and
-// chains stay as they are, and see what policy allows; what they leave undecided of it is accepted at the end of FORWARD,
-// whatever that chain's policy is.
+// All changes of one Apply to a table are one transaction of iptables-restore --noflush, but that many new chains, which no
+// packet comes to yet, are written before in pieces by the nft variant. One run of the program takes many transactions, one
+// after the other (feed.go); what it fails at is tried by a run of its own, which says of which line the kernel complains.
+// Chains are Calico's (spec §4.5); a jump from each of the kernel's chains that is needed comes first in it, or last where that
+// is asked for. Others' rules and chains stay as they are, and see what policy allows; what they leave undecided of it is
+// accepted at the end of FORWARD, whatever that chain's policy is.
 //
 //	raw PREROUTING     tunnel packets are admitted from known nodes; VXLAN is not tracked; what a workload sends under a source
 //	                   that is not its own is dropped

@@ -136,6 +136,9 @@ func (d *Driver) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
+	for _, f := range d.families {
+		f.program.rest()
+	}
 	var errs []error
 	if d.kernel != nil {
 		errs = append(errs, d.kernel.Close())
@@ -252,7 +255,9 @@ func (f *family) compile(m *model.Model) {
 				continue
 			}
 			c.layer = layer
-			chains.SetDesired(kernel, newChain(kernel, c.chain(want)))
+			compiled := newChain(kernel, c.chain(want))
+			compiled.idle = desired.OfStaged(name)
+			chains.SetDesired(kernel, compiled)
 		}
 		f.sets.own(kernel, c.owned)
 	}
@@ -313,7 +318,7 @@ func (d *Driver) attempt(ctx context.Context, families []*family) (out []*attemp
 	_ = g.Wait() // each has its own
 	for _, a := range out {
 		if a.err == nil && d.whole {
-			a.sets.sweep(ctx, &a.failed)
+			a.sweep(ctx, &a.failed)
 		}
 	}
 	return out
@@ -358,11 +363,27 @@ func (d *Driver) fill(ctx context.Context, a *attempt) {
 
 func (d *Driver) writeTables(ctx context.Context, a *attempt) error {
 	for _, t := range a.tables {
-		if err := d.write(ctx, a.family, t, t.plan(d.whole, d.cfg.AtEnd), &a.failed); err != nil {
-			return err
+		pieces := [][]*unit{t.plan(d.whole, d.cfg.AtEnd)}
+		if d.cfg.Variant == NFT {
+			pieces = t.pieces(pieces[0])
+		}
+		for _, units := range pieces {
+			if err := d.write(ctx, a.family, t, units, &a.failed); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// sweep removes the sets that nothing wants. The kernel takes them for named until it is done with the rules that were replaced,
+// which it lets the end of the program wait for that has replaced them.
+func (f *family) sweep(ctx context.Context, failed *dataplane.Failures) {
+	f.sets.sweep(ctx, failed)
+	if len(f.sets.busy) > 0 && f.program.feed != nil {
+		f.program.rest()
+		f.sets.sweep(ctx, failed)
+	}
 }
 
 // Remove takes everything of ours out of the kernel: first the jumps with the chains, then the sets, unless keepSets says
@@ -391,7 +412,7 @@ func (d *Driver) Remove(ctx context.Context, keepSets bool) error {
 			}
 		}
 		if err == nil && !keepSets {
-			f.sets.sweep(ctx, &d.failures)
+			f.sweep(ctx, &d.failures)
 		}
 		errs = append(errs, err)
 	}

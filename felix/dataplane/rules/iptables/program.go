@@ -31,6 +31,8 @@ type program struct {
 	randomFully   bool
 	interval      bool                     // it knows how often to look at the lock; later ones wait without looking
 	in            func(func() error) error // runs what runs programs
+	feed          *feed                    // nil: none runs
+	unfed         bool                     // there shall be none
 }
 
 // LockWait is how long to wait for the lock that programs of xtables hold, and how often to look. nft has none.
@@ -102,7 +104,7 @@ func findProgram(v6 bool, v Variant, in func(func() error) error) (program, erro
 var ErrNoProgram = errors.New("no such program on this node: install iptables 1.8, or set nftablesMode to Enabled")
 
 // read asks for all tables.
-func (p program) read(ctx context.Context) (map[string]saved, error) {
+func (p *program) read(ctx context.Context) (map[string]saved, error) {
 	out, err := p.run(ctx, p.save, "")
 	if err != nil {
 		return nil, err
@@ -111,12 +113,42 @@ func (p program) read(ctx context.Context) (map[string]saved, error) {
 }
 
 // write hands one transaction to iptables-restore: all of it takes effect, or nothing.
-func (p program) write(ctx context.Context, text string) error {
-	_, err := p.run(ctx, p.restore, text, append([]string{"--noflush"}, p.lock.args(p.interval)...)...)
+func (p *program) write(ctx context.Context, text string) error {
+	args := append([]string{"--noflush"}, p.lock.args(p.interval)...)
+	if p.feed == nil && !p.unfed {
+		var err error
+		p.feed, err = newFeed(p.restore, p.in, args...)
+		p.unfed = err != nil
+	}
+	if f := p.feed; f != nil {
+		err := f.commit(ctx, text)
+		if err == nil {
+			if f.written > enough {
+				p.rest()
+			}
+			return nil
+		}
+		p.feed = nil
+		if ctx.Err() != nil {
+			return err
+		}
+		if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() == resourceProblem {
+			return &refusal{program: p.restore, said: f.said, err: err}
+		}
+	}
+	_, err := p.run(ctx, p.restore, text, args...) // what it is that the kernel refuses, it says with the line
 	return err
 }
 
-func (p program) run(ctx context.Context, name, stdin string, args ...string) ([]byte, error) {
+// rest ends what waits for more to write.
+func (p *program) rest() {
+	if p.feed != nil {
+		p.feed.end()
+		p.feed = nil
+	}
+}
+
+func (p *program) run(ctx context.Context, name, stdin string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs

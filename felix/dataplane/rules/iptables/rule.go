@@ -19,6 +19,7 @@ type rule struct {
 type chain struct {
 	rules  []rule
 	hashes []string
+	idle   bool // it decides nothing
 }
 
 const (

@@ -161,8 +161,8 @@ func (t *kernelTable) plan(whole, atEnd bool) (units []*unit) {
 		return units
 	}
 	u := &unit{Object: dataplane.Object{Kind: dataplane.KindRule, Key: t.name + " " + obsolete[0]}}
-	for _, name := range obsolete { // rules first, since chains may name each other
-		u.lines = append(u.lines, "-F "+name)
+	for _, name := range obsolete { // rules first, since chains may name each other; with -F, iptables-nft-restore looks through all else
+		u.lines = append(u.lines, declared(name))
 	}
 	for _, name := range obsolete {
 		u.lines = append(u.lines, "-X "+name)
@@ -177,11 +177,11 @@ func (t *kernelTable) plan(whole, atEnd bool) (units []*unit) {
 }
 
 // chainUnit rewrites a chain. If the kernel refuses, the chain drops: callers go on to find it, and nothing passes that it
-// might have forbidden. In the table of address translation, where nothing may be dropped, it is empty.
+// might have forbidden. One that decides nothing is empty, as are those of address translation, where nothing may be dropped.
 func (t *kernelTable) chainUnit(name string, c chain) *unit {
 	u := t.writeChain(name, c)
 	closed := newChain(name, nil)
-	if t.name != tableNAT {
+	if t.name != tableNAT && !c.idle {
 		closed = newChain(name, []rule{{"", drop, "refused by the kernel"}})
 	}
 	u.instead = t.writeChain(name, closed)
@@ -226,6 +226,46 @@ func (h *kernelHook) unit(table string, atEnd bool) *unit {
 	return u
 }
 
+// declared is the line that makes a chain, or empties it.
+func declared(chain string) string { return ":" + chain + " - [0:0]" }
+
+// piece is how many new chains are written at a time, if there are more. For each line iptables-nft-restore looks through the names
+// of chains that it has met.
+const piece = 200
+
+// pieces parts what plan lists, if much of it are chains that are not there yet: such come first, each behind those that it
+// leads to. No packet comes to them before the last piece, which is all that changes what there is.
+func (t *kernelTable) pieces(units []*unit) (out [][]*unit) {
+	fresh := map[string]*unit{}
+	for _, u := range units {
+		if _, there := t.chains.Actual(u.makes); u.makes != "" && !there {
+			fresh[u.makes] = u
+		}
+	}
+	if len(fresh) <= piece {
+		return [][]*unit{units}
+	}
+	var inOrder []*unit
+	met := map[*unit]bool{}
+	var add func(u *unit)
+	add = func(u *unit) {
+		if u == nil || met[u] {
+			return
+		}
+		met[u] = true
+		c, _ := t.chains.Desired(u.makes)
+		for _, r := range c.rules {
+			add(fresh[r.target[len("-j "):]])
+		}
+		inOrder = append(inOrder, u)
+	}
+	for _, u := range units {
+		add(fresh[u.makes])
+	}
+	rest := slices.DeleteFunc(units, func(u *unit) bool { return met[u] })
+	return append(slices.Collect(slices.Chunk(inOrder, piece)), rest)
+}
+
 // input is the text that iptables-restore takes for units, with the unit of each line.
 func input(table string, units []*unit) (text string, owner []*unit) {
 	var b strings.Builder
@@ -236,7 +276,7 @@ func input(table string, units []*unit) (text string, owner []*unit) {
 	write(nil, "*"+table)
 	for _, u := range units {
 		if u.makes != "" {
-			write(u, ":"+u.makes+" - [0:0]") // makes it, or empties it
+			write(u, declared(u.makes))
 		}
 	}
 	for _, u := range units {

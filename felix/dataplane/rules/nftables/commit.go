@@ -345,7 +345,7 @@ func ordered[V any](in iter.Seq2[string, V]) iter.Seq2[string, V] {
 }
 
 // chainUnit rewrites a chain. If the kernel refuses, the chain drops: callers go on to find it, and nothing passes that
-// it might have forbidden. A base chain keeps what it has instead.
+// it might have forbidden; one that decides nothing is empty. A base chain keeps what it has instead.
 func (f *family) chainUnit(name string, c chain) *unit {
 	_, there := f.chains.Actual(name)
 	u := &unit{Object: dataplane.Object{Kind: dataplane.KindRule, Key: name}, done: func() { f.chains.SetActual(name, c) }}
@@ -358,12 +358,15 @@ func (f *family) chainUnit(name string, c chain) *unit {
 	if c.base != nil {
 		return u
 	}
-	closed := newRule("refused by the kernel", nft.Expr{}.Counter().Verdict(drop))
-	u.instead = []*unit{{
-		Object: u.Object,
-		msgs:   []nlsock.Message{f.FlushChain(name), f.AddRule(name, closed.expr, closed.comment)},
-		done:   func() { f.chains.SetActual(name, chain{rules: []rule{closed}}) },
-	}}
+	instead := &unit{Object: u.Object, msgs: []nlsock.Message{f.FlushChain(name)}}
+	var left chain
+	if !c.idle {
+		closed := newRule("refused by the kernel", nft.Expr{}.Counter().Verdict(drop))
+		instead.msgs = append(instead.msgs, f.AddRule(name, closed.expr, closed.comment))
+		left.rules = []rule{closed}
+	}
+	instead.done = func() { f.chains.SetActual(name, left) }
+	u.instead = []*unit{instead}
 	return u
 }
 

@@ -21,6 +21,7 @@ type rule struct {
 type chain struct {
 	base  *nft.Base
 	rules []rule
+	idle  bool // it decides nothing
 }
 
 // equal compares what can be read back.
@@ -61,9 +62,13 @@ type compiler struct {
 }
 
 func (c *compiler) chain(d desired.Chain) chain {
-	out := chain{rules: make([]rule, 0, len(d.Rules))}
+	out := chain{rules: make([]rule, 0, len(d.Rules)), idle: desired.OfStaged(d.Name)}
 	for _, r := range d.Rules {
-		if missing := c.missing(r); missing != "" {
+		missing := c.missing(r)
+		if missing != "" && !r.Decides() {
+			continue
+		}
+		if missing != "" {
 			// Nothing behind this rule can be judged without it.
 			out.rules = append(out.rules, newRule(r.Comment+": "+missing+" is not known", nft.Expr{}.Counter().Verdict(nft.Verdict{Code: nft.Drop})))
 			continue
@@ -121,6 +126,8 @@ func (c *compiler) action(e nft.Expr, r desired.Rule) nft.Expr {
 		return e.Verdict(nft.Verdict{Code: nft.Jump, Chain: layerChain(c.layer, r.Target)})
 	case desired.Return:
 		return e.Verdict(nft.Verdict{Code: nft.Return})
+	case desired.Count:
+		return e.Counter().Verdict(nft.Verdict{Code: nft.Return})
 	case desired.Reset:
 		return clearMark(e)
 	}

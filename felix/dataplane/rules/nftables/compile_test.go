@@ -143,6 +143,21 @@ func TestWhatIsMissingDrops(t *testing.T) {
 	assert.NotContains(t, rules[0].comment, "is not known")
 }
 
+func TestWhatDecidesNothingIsLeftOutWhereSomethingIsMissing(t *testing.T) {
+	for _, r := range []desired.Rule{
+		{Do: desired.Count, Match: desired.Match{Source: view.Match{Sets: []string{"s:unknown"}}}},
+		{Do: desired.Jump, Target: "cali-pi-snp/s/unknown"},
+		{Do: desired.Jump, Target: "cali-po-sgnp/unknown"},
+	} {
+		require.Empty(t, newCompiler(nft.IP4).chain(desired.Chain{Rules: []desired.Rule{r}}).rules, "%+v", r)
+	}
+	// What the kernel refuses of it is left empty.
+	f := newFamily(nft.IP4)
+	for name, messages := range map[string]int{"cali-pi-snp/s/try": 1, "cali-pi-np/s/web": 2} {
+		require.Len(t, f.chainUnit(name, newCompiler(nft.IP4).chain(desired.Chain{Name: name})).instead[0].msgs, messages, name)
+	}
+}
+
 func TestNamesFitTheKernel(t *testing.T) {
 	long := "cali-pi-np/" + strings.Repeat("n", 63) + "/" + strings.Repeat("p", 253)
 	name := kernelChain(long)

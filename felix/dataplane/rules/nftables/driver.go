@@ -61,7 +61,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := unconnected()
 	d.log, d.conn, d.events = cfg.Log, conn, events
-	if d.guards, err = newGuards(cfg.Log); err != nil {
+	if err = d.guards.open(cfg.Log); err != nil {
 		return nil, errors.Join(fmt.Errorf("nftables driver: %w", err), conn.Close(), events.Close())
 	}
 	if d.counts, err = openCounters(); err != nil {
@@ -72,7 +72,7 @@ func New(cfg Config) (*Driver, error) {
 
 // unconnected is a driver that knows of no kernel yet.
 func unconnected() *Driver {
-	d := &Driver{families: []*family{newFamily(nft.IP4), newFamily(nft.IP6)}, closed: names{}, spoofing: names{}, gone: names{}}
+	d := &Driver{families: []*family{newFamily(nft.IP4), newFamily(nft.IP6)}, guards: newGuards(), closed: names{}, spoofing: names{}, gone: names{}}
 	d.model = model.New(sets(d.families))
 	return d
 }
@@ -112,6 +112,7 @@ func (d *Driver) Update(c desired.FirewallDelta) {
 	d.model.Update(c, sets(d.families))
 	note(d.gone, c.Workloads)
 	note(d.gone, c.Hosts)
+	d.guards.note(c.Workloads)
 }
 
 // note keeps up which names are gone.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strings"
 
@@ -43,22 +44,35 @@ type guards struct {
 	dirty  bool // a device came or went
 	// missing: a workload's device has no chain. Before Linux 6.16 there is none for a device that is not there.
 	missing bool
-	lack    error // why the kernel has no guards
+	lack    error            // why the kernel has no guards
+	made    map[string]chain // of devices, as long as nothing new was told of their workloads
 }
 
-func newGuards(log *slog.Logger) (*guards, error) {
-	route, err := nlsock.Dial(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
+// newGuards are guards that know of no kernel yet.
+func newGuards() *guards { return &guards{family: newFamily(nft.NetDev), made: map[string]chain{}} }
+
+func (g *guards) open(log *slog.Logger) (err error) {
+	g.log = log
+	if g.route, err = nlsock.Dial(unix.NETLINK_ROUTE); err != nil {
+		return err
 	}
-	events, err := nlsock.Dial(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
-	if err != nil {
-		return nil, errors.Join(err, route.Close())
+	if g.events, err = nlsock.Dial(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK); err != nil {
+		return errors.Join(err, g.route.Close())
 	}
-	return &guards{family: newFamily(nft.NetDev), log: log, route: route, events: events}, nil
+	return nil
 }
 
 func (g *guards) close() error { return errors.Join(g.route.Close(), g.events.Close()) }
+
+// note takes a change of workloads.
+func (g *guards) note(c desired.Delta[string, desired.Workload]) {
+	for name := range c.Removed {
+		delete(g.made, name)
+	}
+	for name := range c.Set {
+		delete(g.made, name)
+	}
+}
 
 // guardSources makes the guards agree with the devices, and leaves to raw-PREROUTING what they cannot do.
 func (d *Driver) guardSources(ctx context.Context) error {
@@ -125,16 +139,30 @@ func (g *guards) settled() bool { return g.lack != nil || !g.dirty && !g.stale &
 func (g *guards) wanted(m *model.Model, whole bool) map[string]chain {
 	out := map[string]chain{refused: {rules: refusals()}}
 	for name := range m.Workloads {
-		out[guardPrefix+name] = guard(name, m.Workloads[name])
+		out[guardPrefix+name] = g.guard(name, m.Workloads[name])
 	}
 	for name := range g.links.Names() {
 		_, known := m.Workloads[name]
 		_, guarded := g.chains.Actual(guardPrefix + name)
 		if !known && (whole || !guarded) && ofWorkload(name, m.Settings) {
-			out[guardPrefix+name] = guard(name, desired.Workload{})
+			out[guardPrefix+name] = g.guard(name, desired.Workload{})
 		}
 	}
+	maps.DeleteFunc(g.made, func(device string, _ chain) bool {
+		_, still := out[guardPrefix+device]
+		return !still
+	})
 	return out
+}
+
+// guard is the chain of a device. All are asked for whenever one comes, goes or changes, and making them is the greater part of that.
+func (g *guards) guard(device string, w desired.Workload) chain {
+	c, made := g.made[device]
+	if !made {
+		c = guard(device, w)
+		g.made[device] = c
+	}
+	return c
 }
 
 func ofWorkload(device string, s desired.Settings) bool {
@@ -146,7 +174,7 @@ func ofWorkload(device string, s desired.Settings) bool {
 	return false
 }
 
-// guard is the chain of a device. Sources are compared with the workload's own addresses before they are looked up in the
+// guard makes the chain of a device. Sources are compared with the workload's own addresses before they are looked up in the
 // routes: that look-up takes more than 100 ns a packet, the comparison 25.
 func guard(device string, w desired.Workload) chain {
 	out := chain{base: &nft.Base{Type: "filter", Hook: unix.NF_NETDEV_INGRESS, Priority: -300, Device: device}}

@@ -95,7 +95,6 @@ const (
 var (
 	firewall, under, bothOpen = rulestest.Firewall, rulestest.Under, rulestest.BothOpen
 	members, port, addrs      = rulestest.Members, rulestest.Port, rulestest.Addrs
-	allowAll                  = rulestest.AllowAll
 	rich                      = rulestest.Rich
 	udpEcho, udpAnswered      = rulestest.UDPEcho, rulestest.UDPAnswered
 )

@@ -113,7 +113,8 @@ func (k Kind) testMatches(t *testing.T) {
 	echo(view.Rule{Protocol: 58, NotICMP: &view.ICMP{Type: 8}}, false, true)
 }
 
-// Rules that decide count the first packets of connections, by where they come from.
+// Rules that decide count the first packets of connections, by where they come from; so do those of a staged policy, which decide
+// nothing, also where something that they name is not known.
 func (k Kind) testCounters(t *testing.T) {
 	w := k.NewWorld(t)
 	w.Listen(w.B, ":80")
@@ -122,8 +123,17 @@ func (k Kind) testCounters(t *testing.T) {
 		{Action: view.Allow, Protocol: 6, Destination: view.Match{Ports: Port(80)}},
 		{Action: view.Deny, Protocol: 6, Destination: view.Match{Ports: Port(81)}},
 	}}
-	list := view.PolicyList{ID: "web", Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{web.ID}}}}
-	w.Apply(Firewall(map[string]desired.Workload{"cali1": Under("open"), "cali2": Under("web")}, append(OpenLists, list), web, AllowAll))
+	try := view.Policy{ID: "snp/s/try", Staged: true, Ingress: []view.Rule{
+		{Action: view.Log},
+		{Action: view.Deny, Source: view.Match{Sets: []string{"s:unknown"}}},
+		{Action: view.Deny, Protocol: 6, Destination: view.Match{Ports: Port(80)}},
+		{Action: view.Allow},
+	}}
+	list := view.PolicyList{ID: "web", Tiers: []view.TierPolicies{
+		{Name: "trial", DefaultAction: view.Deny, Ingress: []string{try.ID}},
+		{Name: "default", DefaultAction: view.Deny, Ingress: []string{"snp/s/unknown", web.ID, try.ID}},
+	}}
+	w.Apply(Firewall(map[string]desired.Workload{"cali1": Under("open"), "cali2": Under("web")}, append(OpenLists, list), try, web, AllowAll))
 	for _, to := range []string{AddrB + ":80", AddrB + ":80", "[" + SixB + "]:80"} {
 		w.Passes(w.A, to, true, "allowed")
 	}
@@ -138,4 +148,7 @@ func (k Kind) testCounters(t *testing.T) {
 	assert.Equal(t, uint64(3), packets[chain+": np/s/web ingress 1"], "%v", packets)
 	assert.NotZero(t, packets[chain+": np/s/web ingress 2"], "%v", packets)
 	assert.NotContains(t, packets, chain+": np/s/web ingress 0", "decides nothing")
+	chain = desired.PolicyChain(try.ID, desired.Ingress)
+	assert.Equal(t, uint64(3), packets[chain+": snp/s/try ingress 2"], "in the tier of its own, and not behind what has decided: %v", packets)
+	assert.NotZero(t, packets[chain+": snp/s/try ingress 3"], "%v", packets)
 }

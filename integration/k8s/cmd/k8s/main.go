@@ -126,8 +126,9 @@ func bring(ctx context.Context, c *cluster.Cluster, network, source string, prog
 }
 
 func buildCmd() *cobra.Command {
-	programs := []string{
-		string(k8s.APIServer), string(k8s.ControllerManager), string(k8s.Scheduler), string(k8s.Kubelet), string(k8s.Proxy), string(k8s.Kubectl),
+	var programs []string
+	for _, p := range k8s.Programs {
+		programs = append(programs, string(p))
 	}
 	return &cobra.Command{
 		Use: "build [PROGRAM...]", Short: "Build programs of Kubernetes, or all, ahead of what needs them", ValidArgs: programs, Args: cobra.OnlyValidArgs,
