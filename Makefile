@@ -12,7 +12,9 @@ BUILD    := -trimpath
 # packages with suites that need root and network namespaces; those of GUESTS have a second kernel
 GUESTS   := ./integration/vm/
 SUITES   := $(filter-out $(GUESTS),$(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .))))
-# those of them that start an API server go last: it takes minutes to build
+# the promises that are proven on whole clusters take as long as all others together
+CLUSTERS := ./integration/suite/
+# those that start an API server go last: it takes minutes to build
 SERVED   := $(filter $(SUITES),./integration/k8s/ $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/integration/k8s"' .))))
 # packages with tests of random changes, which go all the way only without the race detector
 RANDOM_TESTS := $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/internal/thorough"' .)))
@@ -77,8 +79,9 @@ property: ## tests of random changes by the thousand, without the race detector 
 	CGO_ENABLED=0 go test $(BUILD) -vet=off $(RANDOM_TESTS)
 
 .PHONY: nightly
-nightly: ## a million courses of events of nodes that lease addresses (15 minutes on two cores)
+nightly: ## a million courses of events of nodes that lease addresses, and a million verdicts of each rule driver (20 minutes on two cores)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -timeout 2h -v ./ipam/lease/sim -courses 1000000
+	CGO_ENABLED=0 ORACLE_VERDICTS=1000000 go test $(BUILD) -vet=off -timeout 2h -v -run '^TestRulesMeanWhatPolicyMeans$$' ./integration/oracle
 
 # fuzzers, as package:target:time; what one finds stays in its package's testdata, and all that was found is tried in make unit.
 # CI runs those of rules, and not those of what comes from the wire, for which all that they import is compiled once more
@@ -96,26 +99,42 @@ fuzz: ## fuzzers of selectors, policies, rule renderers, requests and frames; FU
 	done
 
 .PHONY: test
-test: WIRE :=
-test: test-deps build lab-and-ahead guest-test unit property fuzz storm-test ## everything that CI runs: suites on real kernels, unit, random changes, fuzzers, storms (75 minutes on two cores)
+test: test-deps build lab-and-ahead guest-test unit storm-test ## everything that CI runs: suites on real kernels, unit, random changes, fuzzers, storms (an hour on two cores)
 
 .PHONY: test-deps
 test-deps:
 	@integration/deps/install test
 
-# What takes long to compile is compiled while the suites, which mostly wait, leave the processors to it. Guests do not.
+# Suites mostly wait. So they go in two lanes that take equally long, and what takes processors instead goes beside them at
+# idle priority. Guests leave nothing to others.
 .PHONY: lab-and-ahead
-lab-and-ahead:
-	@$(MAKE) -s ahead & ahead=$$!; trap 'kill $$ahead 2>/dev/null || true' EXIT; $(MAKE) lab-test; wait $$ahead
+lab-and-ahead: root
+	@$(MAKE) -s -j3 ahead lab-clusters lab-others
 
+# the programs come in the order in which suites start them
 .PHONY: ahead
 ahead:
 	chrt -i 0 bin/k8s build kube-apiserver kube-proxy
 	chrt -i 0 go list -export -test -deps $(RACE) ./... >/dev/null
+	chrt -i 0 bin/k8s build
+	chrt -i 0 go build -C deploy/tools tool
+	@chrt -i 0 $(MAKE) -s property
+	@chrt -i 0 $(MAKE) -s fuzz WIRE=
 
 .PHONY: lab-test
-lab-test: root ## suites with real namespaces, packets, etcd and BIRD; needs root (50 minutes)
-	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -p 1 -timeout 60m $(filter-out $(SERVED),$(SUITES)) $(SERVED)
+lab-test: root ## suites with real namespaces, packets, etcd, BIRD and Kubernetes; needs root (30 minutes)
+	@$(MAKE) -s -j2 lab-clusters lab-others
+
+LAB := CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -p 1 -timeout 60m
+
+.PHONY: lab-clusters
+lab-clusters:
+	$(LAB) $(CLUSTERS)
+
+.PHONY: lab-others
+lab-others:
+	$(LAB) $(filter-out $(CLUSTERS) $(SERVED),$(SUITES)) $(filter-out $(CLUSTERS),$(SERVED))
+	@$(MAKE) -s k8s-test
 
 .PHONY: root
 root:
@@ -140,7 +159,7 @@ k8s-test: k8s-deps build images ## Muslin in a real Kubernetes, and the manifest
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags k8s -p 1 -timeout 60m ./integration/k8s/suite ./integration/k8s/cluster ./deploy/render
 
 .PHONY: bench
-bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|cni|bgp|policy|typha|felix|k8s for one area; SIZE=small|medium|large of typha and felix
+bench: build ## figures of docs/performance.md, as lines "BENCH name value unit"; BENCH=demo|dataplane|dataplane6|ipip|change|repair|cni|bgp|policy|typha|felix|k8s for one area; SIZE=small|medium|large of typha and felix
 	@[ -n "$(filter typha felix k8s,$(BENCH))" ] || bin/lab bench $(BENCH)
 	@[ -n "$(filter-out k8s,$(BENCH))" ] || { integration/deps/install k8s && $(MAKE) -s images && bin/k8s bench; }
 	@[ -n "$(filter-out dataplane,$(BENCH))" ] || $(MAKE) -s bench-module
