@@ -427,8 +427,9 @@ func (k Kind) testVXLANIsAdmittedFromKnownNodesAndNotTracked(t *testing.T) {
 	c := desired.FirewallDelta{}
 	c.Sets.Put(desired.SetVXLANHosts, desired.Set{Type: view.SetNet, Members: Members(OutsideAddr + "/32")})
 	w.Apply(c)
+	// What was sent from the other port, and waited for a neighbour's address, may come only now.
 	w.Node.Run(t, `nft 'table ip probe {
-		chain in { type filter hook input priority 10; udp dport 4789 ct state untracked counter; udp dport 4789 ct state != untracked counter; }
+		chain in { type filter hook input priority 10; udp sport != 4789 accept; udp dport 4789 ct state untracked counter; udp dport 4789 ct state != untracked counter; }
 		chain out { type filter hook output priority 10; udp dport 4789 ct state != untracked counter; }
 	}'`)
 	assert.True(t, UDPAnswered(w.Outside, OutsideAddr+":4789", NodeAddr+":4789", Patience), "a node")
