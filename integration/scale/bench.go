@@ -81,9 +81,6 @@ func BenchTypha(ctx context.Context, o Options, size string) error {
 		b.say("typha.insync1000.cpu"+suffix, first.cpu.Seconds(), "s")
 		if kind == Whole {
 			b.say("typha.bytes", first.bytes/benchClients, "bytes")
-			if err := b.updates(ctx); err != nil {
-				return err
-			}
 		}
 		if err := b.crowd.leave(ctx); err != nil {
 			return err
@@ -95,6 +92,9 @@ func BenchTypha(ctx context.Context, o Options, size string) error {
 		b.say("typha.reconnect1000"+suffix, again.took.Seconds(), "s")
 		b.say("typha.reconnect1000.share"+suffix, 100*again.bytes/first.bytes, "%")
 		b.say("typha.reconnect1000.cpu"+suffix, again.cpu.Seconds(), "s")
+		if err := b.updates(ctx, suffix); err != nil {
+			return err
+		}
 		if err := b.crowd.leave(ctx); err != nil {
 			return err
 		}
@@ -102,8 +102,9 @@ func BenchTypha(ctx context.Context, o Options, size string) error {
 	return nil
 }
 
-// updates measures what changes take, with all clients there.
-func (b bench) updates(ctx context.Context) error {
+// updates measures what changes take, with all clients there. Names end in the suffix.
+func (b bench) updates(ctx context.Context, suffix string) error {
+	b.suffix = suffix + b.suffix
 	for _, load := range []struct {
 		name  string
 		rates Rates
@@ -112,7 +113,7 @@ func (b bench) updates(ctx context.Context) error {
 		{"typha.update1000.all", Rates{RelabelGateway: gatewaysSecond}},
 		{"typha.update1000.mixed", Rates{Relabel: 20, Restart: 10, Policy: 2, Join: 0.2, Leave: 0.2}},
 	} {
-		go b.profile(load.name, "profile", b.during)
+		go b.profile(load.name+suffix, "profile", b.during)
 		s, err := b.storm(ctx, load.rates, nil, b.during)
 		if err != nil {
 			return err
@@ -126,8 +127,8 @@ func (b bench) updates(ctx context.Context) error {
 		b.say(load.name+".bytes", s.bytes/b.during.Seconds(), "bytes/s")
 		b.say(load.name+".late", ms(s.Late), "ms")
 	}
-	b.profile("typha.update1000", "heap", 0)
-	b.profile("typha.update1000", "goroutine", 0)
+	b.profile("typha.update1000"+suffix, "heap", 0)
+	b.profile("typha.update1000"+suffix, "goroutine", 0)
 	h, err := b.barrier(ctx)
 	if err != nil {
 		return err

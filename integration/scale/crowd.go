@@ -19,8 +19,8 @@ import (
 // ClientKind says what a client is.
 type ClientKind string
 
-// The kinds of client. Whole ones are typha/client. Lean ones speak the protocol over a connection like theirs, acknowledge and
-// read nothing of what they get: with a thousand of the former on the machine, most of what is measured are they. Felix ones are
+// The kinds of client. Whole ones are typha/client. Lean ones speak the protocol over a connection like theirs, acknowledge, and
+// read nothing of their first view: with a thousand of the former on the machine, most of what is measured are they. Felix ones are
 // whole ones with felix's core behind, up to where the kernel would be.
 const (
 	Whole ClientKind = "whole"

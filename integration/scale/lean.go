@@ -18,8 +18,8 @@ import (
 	"github.com/muslin-net/muslin/typha/wire"
 )
 
-// lean is a client that keeps what it gets without reading it: what it takes of the machine is little beside what typha takes to
-// serve it.
+// lean is a client that keeps its first view without reading it, and of what changes later no more than it has to in order to take
+// notes: what it takes of the machine is little beside what typha takes to serve it.
 type lean struct {
 	conn  *grpc.ClientConn
 	node  string
@@ -41,6 +41,7 @@ func newLean(address string, files rpc.Files, node string, before *lean) (*lean,
 		return nil, err
 	}
 	l := &lean{node: node, noted: newNotes()}
+	l.noted.blind = true
 	if before != nil {
 		l.has, l.point = before.holds()
 	}
@@ -116,7 +117,9 @@ func (l *lean) follow(ctx context.Context) error {
 		if c == nil {
 			continue
 		}
-		if !l.isWhole() { // what changes later is of no use to who comes again
+		if l.isWhole() { // what changes later is of no use to who comes again
+			l.noted.take(read(c.GetItems()))
+		} else {
 			l.frames = append(l.frames, c.GetItems()...)
 		}
 		if c.GetCheckpoint() == nil {
@@ -131,6 +134,16 @@ func (l *lean) follow(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// read decodes items, for notes of them.
+func read(items [][]byte) (b view.Batch) {
+	for _, raw := range items {
+		if it, err := wire.Decode(raw); err == nil && it.Item != nil {
+			b.Updates = append(b.Updates, it.Item)
+		}
+	}
+	return b
 }
 
 func (l *lean) isWhole() bool {

@@ -86,6 +86,10 @@ func TestLoad(t *testing.T) {
 	lean, err = c.arrive(ctx, c.clients(10, Lean))
 	require.NoError(t, err)
 	require.Less(t, lean.bytes, first.bytes/20)
+	s, err = c.storm(ctx, Rates{RelabelGateway: 5}, nil, during)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, s.Delivered.Count(), 10, "each client tells when it was told")
+	require.Less(t, s.Delivered.Quantile(0.5), 10*during)
 }
 
 // Quantile99 is what the benchmark prints.

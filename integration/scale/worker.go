@@ -181,6 +181,7 @@ type told struct {
 // notes are what a client notes.
 type notes struct {
 	synced *gate
+	blind  bool // of its first view it knows nothing: of a set that comes whole for the first time, all may be new
 
 	mu        sync.Mutex // guards all below
 	at        time.Duration
@@ -257,7 +258,7 @@ func (n *notes) take(b view.Batch) (tells []uint64) {
 				say(m.Prefix.Addr().String())
 			}
 		case view.IPSet:
-			if old, had := n.sets[it.ID]; had {
+			if old, had := n.sets[it.ID]; had || n.blind {
 				differ(old, it.Members, func(m view.Member) { say(m.Prefix.Addr().String()) })
 			}
 			n.sets[it.ID] = it.Members
