@@ -78,6 +78,12 @@ func (s *Server) poolBlocks(ctx context.Context) ([]poolBlocks, error) {
 	if len(out) > 0 {
 		return out, nil
 	}
+	return s.storedPools(ctx)
+}
+
+// storedPools lists the pools of the datastore.
+func (s *Server) storedPools(ctx context.Context) ([]poolBlocks, error) {
+	var out []poolBlocks
 	l, err := s.cfg.Datastore.List(ctx, "IPPool", datastore.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("pools: %w", err)

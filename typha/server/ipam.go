@@ -73,6 +73,10 @@ func (s ipamService) Reserve(ctx context.Context, m *typhav1.ReserveRequest) (*t
 	answer := &typhav1.ReserveResponse{}
 	for _, a := range addrs {
 		f := found[a]
+		if !f.block.IsValid() {
+			s.undoReserve(ctx, handle, addrs)
+			return nil, status.Errorf(codes.Aborted, "the pool of %s was removed while the address was taken; try again", a)
+		}
 		if warm && f.affinity != string(api.AffinityHost)+":"+node {
 			s.undoReserve(ctx, handle, addrs)
 			return nil, status.Errorf(codes.ResourceExhausted,
@@ -415,8 +419,16 @@ func (s *Server) lookup(ctx context.Context, addrs []netip.Addr) (map[netip.Addr
 		return nil, err
 	}
 	blocks := map[netip.Prefix]*block.Block{}
+	stored := false
 	for _, a := range addrs {
 		p, ok := poolOf(pools, a)
+		if !ok && !stored { // it may be newer than the cache
+			if pools, err = s.storedPools(ctx); err != nil {
+				return nil, err
+			}
+			stored = true
+			p, ok = poolOf(pools, a)
+		}
 		cidr := p.blockOf(a)
 		b, known := blocks[cidr]
 		if ok && !known {
@@ -431,7 +443,7 @@ func (s *Server) lookup(ctx context.Context, addrs []netip.Addr) (map[netip.Addr
 			}
 			continue
 		}
-		// Of a pool that is newer than the cache, or that is gone, or was made anew with other blocks.
+		// Of a pool that is gone, or was made anew with other blocks.
 		has, err := s.cfg.Alloc.Address(ctx, a)
 		switch {
 		case err == nil:

@@ -12,6 +12,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/typha/client"
+	"github.com/muslin-net/muslin/typha/server"
 )
 
 func TestReserveAndRelease(t *testing.T) {
@@ -53,6 +54,23 @@ func TestReserveAndRelease(t *testing.T) {
 	assert.Empty(t, freed)
 	_, err = w.store.Get(t.Context(), api.Key{Kind: "IPAMHandle", Name: "net.c1"})
 	require.ErrorIs(t, err, datastore.ErrNotFound)
+}
+
+// Whoever takes an address of a pool that typha's cache does not have yet is told of which pool and block it is.
+func TestReserveOfAPoolThatIsNew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	before, _, _ := w.cluster()
+	before.stop()
+	r := w.replica(func(c *server.Config) { c.Cache = before.state })
+	w.create(pool("six", "fd00:77::/64"))
+	got, err := w.node("n1", r.address).Reserve(t.Context(), client.Reserve{Count4: 1, Count6: 1, Owner: &client.Owner{Handle: "net.c1"}})
+	require.NoError(t, err)
+	require.Len(t, got, 2)
+	for i, name := range []string{"default", "six"} {
+		assert.Equal(t, name, got[i].Pool)
+		assert.True(t, got[i].Block.Contains(got[i].Address), "%s is not in %s", got[i].Address, got[i].Block)
+	}
 }
 
 // Handles that are freed together are freed all, or, if one of them is another node's, none.
