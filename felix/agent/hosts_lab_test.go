@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/agent"
 	"github.com/muslin-net/muslin/felix/dataplane/conntrack"
@@ -168,8 +170,14 @@ func (r *reboot) flood() (arrived *atomic.Int64) {
 	return arrived
 }
 
-// After a reboot, with typha away, host endpoints are protected from the saved view before links come up.
+// After a reboot, with typha away, host endpoints are protected from the saved view before links come up, by either rule driver.
 func TestHostEndpointsAreProtectedBeforeLinksComeUp(t *testing.T) {
+	for driver, mode := range map[string]string{"nftables": "Enabled", "iptables": "Disabled"} {
+		t.Run(driver, func(t *testing.T) { protectedBeforeLinksComeUp(t, driver, mode) })
+	}
+}
+
+func protectedBeforeLinksComeUp(t *testing.T, driver, mode string) {
 	for name, e := range map[string]view.HostEndpoint{
 		"named":          {Name: "hep", Interface: "eth0", Normal: "l1"},
 		"all interfaces": {Name: "hep", Interface: "*", Normal: "l1"},
@@ -177,8 +185,13 @@ func TestHostEndpointsAreProtectedBeforeLinksComeUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			saved := hosted(e)
+			config := &api.FelixConfiguration{Spec: *api.EffectiveFelix()}
+			config.Name, config.Spec.NFTablesMode = "default", &mode
+			saved.Updates = append(saved.Updates, view.Resource{Object: config})
 			r := newReboot(t, &saved)
 			r.awaitReady()
+			tables := sh(t, "nft list tables")
+			require.Equal(t, driver == "nftables", strings.Contains(tables, "table ip calico"), tables)
 			r.listen(22, 80, 81)
 			arrived := r.flood()
 			r.linkUp()

@@ -117,9 +117,28 @@ func services() desired.FirewallDelta {
 	return d
 }
 
+// watched is a firewall with a host endpoint that has nothing but staged policies where it need not judge.
+func watched() (d desired.FirewallDelta) {
+	h := desired.Host{Endpoint: "node-eth0"}
+	deny := []view.Rule{{Action: view.Deny, Protocol: 6, Destination: view.Match{Ports: ports(80, 80)}}}
+	for pass := desired.Untracked; pass < desired.Normal; pass++ {
+		p := view.Policy{ID: "sgnp/" + pass.String(), DoNotTrack: pass == desired.Untracked, PreDNAT: pass == desired.PreDNAT, Ingress: deny, Egress: deny}
+		list := view.PolicyList{ID: pass.String(), Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{p.ID}, Egress: []string{p.ID}}}}
+		chains := desired.PassChains(list, pass)
+		h.Counted[pass] = desired.Ways{Ingress: chains[desired.Ingress].Name, Egress: chains[desired.Egress].Name}
+		pair := desired.PolicyChains(p, "")
+		for _, c := range append(pair[:], chains[:]...) {
+			d.Chains.Put(c.Name, c)
+		}
+	}
+	h.Counted[desired.PreDNAT].Egress = ""
+	d.Hosts.Put("eth0", h)
+	return d
+}
+
 // TestInput compares what iptables-restore is told with texts for people to read.
 func TestInput(t *testing.T) {
-	for name, d := range map[string]desired.FirewallDelta{"shop": shop(), "crowd": crowd(20), "services": services(), "empty": {}} {
+	for name, d := range map[string]desired.FirewallDelta{"shop": shop(), "crowd": crowd(20), "services": services(), "watched": watched(), "empty": {}} {
 		t.Run(name, func(t *testing.T) {
 			ip4, ip6 := Compile(d)
 			got := "# IPv4\n" + ip4.text() + "# IPv6\n" + ip6.text()

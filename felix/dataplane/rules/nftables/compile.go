@@ -62,7 +62,7 @@ type compiler struct {
 }
 
 func (c *compiler) chain(d desired.Chain) chain {
-	out := chain{rules: make([]rule, 0, len(d.Rules)), idle: desired.OfStaged(d.Name)}
+	out := chain{rules: make([]rule, 0, len(d.Rules)), idle: !d.Decides()}
 	for _, r := range d.Rules {
 		missing := c.missing(r)
 		if missing != "" && !r.Decides() {

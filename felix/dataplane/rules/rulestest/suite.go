@@ -91,6 +91,7 @@ func (k Kind) Run(t *testing.T) {
 		{"before the destination is translated", k.testPreDNAT},
 		{"without tracking", k.testDoNotTrack},
 		{"what is forwarded through host endpoints", k.testApplyOnForward},
+		{"staged through host endpoints", k.testStagedThroughHostEndpoints},
 		{"locally sent and translated", k.testLocallySentAndTranslated},
 		{"tunnels pass host endpoints", k.testTunnelsPassHostEndpoints},
 	} {
