@@ -121,7 +121,8 @@ func (c *compiler) action(e nft.Expr, r desired.Rule) nft.Expr {
 	case desired.Pass:
 		return setMark(e.Counter(), desired.MarkPass).Verdict(nft.Verdict{Code: nft.Return})
 	case desired.Log:
-		return e.Log(r.LogPrefix + ": ")
+		const longest = 127
+		return e.Log(r.LogPrefix[:min(len(r.LogPrefix), longest-2)] + ": ")
 	case desired.Jump:
 		return e.Verdict(nft.Verdict{Code: nft.Jump, Chain: layerChain(c.layer, r.Target)})
 	case desired.Return:

@@ -83,6 +83,7 @@ func (k Kind) Run(t *testing.T) {
 		{"connections that are cut", k.testCutFlows},
 		{"matches of every kind", k.testMatches},
 		{"counters", k.testCounters},
+		{"lines of the kernel's log", k.testLog},
 		{"a restart adopts without writing", k.testRestartAdoptsWithoutWriting},
 		{"any order of changes ends the same", k.testAnyOrderOfChangesEndsTheSame},
 		{"next to others", k.testNextToOthers},
