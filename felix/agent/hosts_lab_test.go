@@ -42,25 +42,17 @@ func newReboot(t *testing.T, saved *view.Batch) *reboot {
 	sh(t, "ip link set lo up; mkdir -p /run/netns; ip netns add "+r.outside)
 	t.Cleanup(func() { sh(t, "ip netns del "+r.outside) })
 	log := slog.New(slog.DiscardHandler)
-	d, err := agent.OpenDrivers(&tunl0{t: t}, log)
+	in := inside(t)
+	d, err := agent.OpenDrivers(&tunl0{t: t}, in, log)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.Close() })
 	r.Agent = agent.New("worker-1", d, &announcer{}, nil, agent.Events{
 		LocalChanged: func([]state.Endpoint) {}, MTU: func(int) {}, Ready: func(why []string) { r.ready <- why },
 	}, log)
-	here, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 3)
 	within := func(run func() error) {
-		go func() {
-			runtime.LockOSThread()
-			if err := unix.Setns(here, unix.CLONE_NEWNET); err != nil {
-				ended <- err
-				return
-			}
-			ended <- run()
-		}()
+		go func() { ended <- in(run) }()
 	}
 	within(func() error { return r.Run(ctx) })
 	within(func() error { return d.Watch(ctx, r.Wake) })
@@ -70,7 +62,6 @@ func newReboot(t *testing.T, saved *view.Batch) *reboot {
 		for range cap(ended) {
 			require.NoError(t, <-ended)
 		}
-		_ = unix.Close(here)
 	})
 	if saved != nil {
 		r.SetBearers(ctx, map[string][]string{"hep": {"eth0"}})
