@@ -121,7 +121,7 @@ func services() desired.FirewallDelta {
 func watched() (d desired.FirewallDelta) {
 	h := desired.Host{Endpoint: "node-eth0"}
 	deny := []view.Rule{{Action: view.Deny, Protocol: 6, Destination: view.Match{Ports: ports(80, 80)}}}
-	for pass := desired.Untracked; pass < desired.Normal; pass++ {
+	for pass := range desired.Normal {
 		p := view.Policy{ID: "sgnp/" + pass.String(), DoNotTrack: pass == desired.Untracked, PreDNAT: pass == desired.PreDNAT, Ingress: deny, Egress: deny}
 		list := view.PolicyList{ID: pass.String(), Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{p.ID}, Egress: []string{p.ID}}}}
 		chains := desired.PassChains(list, pass)
