@@ -22,15 +22,15 @@ import (
 // allNamespaces has packets of network namespaces other than the machine's own logged too. Only in that one is it to be seen.
 const allNamespaces = "/proc/sys/net/netfilter/nf_log_all_netns"
 
-// kernelLog is what the kernel says from now on, also about packets of the namespaces of tests.
-type kernelLog struct {
+// KernelLog is what the kernel says from now on, also about packets of the namespaces of tests.
+type KernelLog struct {
 	t    testing.TB
 	fd   int
 	said []string
 }
 
-// listenToKernel begins to listen until the test ends. One test does at a time on a machine, so that each restores what it found.
-func listenToKernel(t testing.TB) *kernelLog {
+// ListenToKernel begins to listen until the test ends. One test does at a time on a machine, so that each restores what it found.
+func ListenToKernel(t testing.TB) *KernelLog {
 	t.Helper()
 	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	require.NoError(t, err, "the kernel's log cannot be read")
@@ -52,11 +52,11 @@ func listenToKernel(t testing.TB) *kernelLog {
 	t.Cleanup(func() { write(before) })
 	_, err = unix.Seek(fd, 0, unix.SEEK_END)
 	require.NoError(t, err)
-	return &kernelLog{t: t, fd: fd}
+	return &KernelLog{t: t, fd: fd}
 }
 
-// await waits for a line, without the record's head.
-func (l *kernelLog) await(line string) {
+// Await waits for a line, without the record's head, that matches an expression.
+func (l *KernelLog) Await(line string) {
 	l.t.Helper()
 	want := regexp.MustCompile(line)
 	seen := 0
@@ -74,7 +74,7 @@ func (l *kernelLog) await(line string) {
 }
 
 // read takes what there is, or waits a little.
-func (l *kernelLog) read() {
+func (l *KernelLog) read() {
 	record := make([]byte, 8192)
 	n, err := unix.Read(l.fd, record)
 	switch {
@@ -95,7 +95,7 @@ func (k Kind) testLog(t *testing.T) {
 	w := k.NewWorld(t)
 	w.Listen(w.B, ":8311")
 	w.Listen(w.B, ":8312")
-	log := listenToKernel(t)
+	log := ListenToKernel(t)
 	long := "default/np/shop/web-of-the-shop-with-a-long-name"
 	cut := long
 	if k.Name != "nftables" {
@@ -125,7 +125,7 @@ func (k Kind) testLog(t *testing.T) {
 		} {
 			w.Passes(w.A, to+":8312", true, "a rule behind the Log rule allows it")
 			w.Passes(w.A, to+":8311", true, "a rule behind the Log rule allows it")
-			log.await("^" + regexp.QuoteMeta(c.want) + ": IN=cali1 OUT=cali2 .*" + ends + ".*PROTO=TCP .*DPT=8311 .*SYN")
+			log.Await("^" + regexp.QuoteMeta(c.want) + ": IN=cali1 OUT=cali2 .*" + ends + ".*PROTO=TCP .*DPT=8311 .*SYN")
 		}
 	}
 	for _, line := range log.said {
