@@ -85,12 +85,13 @@ nightly: ## a million courses of events of nodes that lease addresses, and a mil
 
 # fuzzers, as package:target:time; what one finds stays in its package's testdata, and all that was found is tried in make unit.
 # CI runs those of rules, and not those of what comes from the wire, for which all that they import is compiled once more
-FUZZERS  := integration/oracle:FuzzSelectors:30s integration/oracle:FuzzPolicies:30s integration/oracle:FuzzRules:30s
+FUZZERS  := integration/oracle:FuzzSelectors:30s integration/oracle:FuzzPolicies:30s integration/oracle:FuzzRules:30s \
+            felix/dataplane/rules/iptables:FuzzParseSave:10s
 WIRE     := ipam/lease:FuzzDecode:15s deploy/render:FuzzParse:15s typha/server:FuzzRequests:15s typha/client:FuzzFrames:10s \
             felix/server:FuzzRequests:10s bird/server:FuzzRequests:10s bird/server:FuzzConfig:10s
 
 .PHONY: fuzz
-fuzz: ## fuzzers of selectors, policies, rule renderers, requests and frames; FUZZTIME=10m for longer than a short while each (8 minutes)
+fuzz: ## fuzzers of selectors, policies, rule renderers, iptables-save, requests and frames; FUZZTIME=10m for longer than a short while each (8 minutes)
 	@# Without bounds a minute goes by on each input that is to be made smaller.
 	@for f in $(FUZZERS) $(WIRE); do \
 		IFS=: read -r package target time <<<"$$f"; \

@@ -87,7 +87,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 	if err != nil {
 		return err
 	}
-	kernel, err := agent.OpenDrivers(tunl0, d.Log)
+	kernel, err := agent.OpenDrivers(tunl0, nil, d.Log)
 	if err != nil {
 		return fmt.Errorf("%w; felix needs root (CAP_NET_ADMIN) on its node", err)
 	}

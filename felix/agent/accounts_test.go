@@ -126,10 +126,12 @@ func TestHostEndpointsAreExplained(t *testing.T) {
 		policy("gnp/a"), policy("gnp/early"), policy("gnp/raw"), list("la", "gnp/a"), list("le", "gnp/early"), list("lr", "gnp/raw"), list("lf", "gnp/a"),
 		view.HostEndpoint{Name: "all", Interface: "*", Normal: "la", PreDNAT: "le", Untracked: "lr"},
 		view.HostEndpoint{Name: "edge", Interface: "eth0", Normal: "la", Forward: "lf", Untracked: "lr"},
+		policy("sgnp/try"), list("ls", "sgnp/try"),
+		view.HostEndpoint{Name: "edge-2", Interface: "eth1", Normal: "la", PreDNAT: "ls"},
 		view.HostEndpoint{Name: "late", ExpectedIPs: []netip.Addr{netip.MustParseAddr("10.9.9.9")}, Normal: "unknown"},
 	}})
 	got := hostEndpoints(s)
-	require.Len(t, got, 3)
+	require.Len(t, got, 4)
 	shown := func(h server.Host) string {
 		out := h.Name + " at " + strings.Join(h.Interfaces, ",")
 		for p, a := range h.Passes {
@@ -145,6 +147,13 @@ func TestHostEndpointsAreExplained(t *testing.T) {
 	assert.Equal(t, []netip.Addr{address.Addr()}, got[1].Addresses)
 	assert.Empty(t, got[1].Closed)
 	assert.Contains(t, got[1].FailsafeIn, desired.Failsafe{Protocol: 6, Port: 22})
-	assert.Equal(t, "late at  untracked= prednat=le forward= normal=", shown(got[2]))
-	assert.Equal(t, []string{"policy list unknown is not known"}, got[2].Closed)
+	assert.Equal(t, "edge-2 at eth1 untracked= prednat=ls forward= normal=la", shown(got[2]))
+	assert.Equal(t, []string{"sgnp/try", "gnp/early"}, policiesIn(got[2].Passes[desired.PreDNAT].List), "what only counts replaces nothing")
+	assert.Equal(t, "late at  untracked= prednat=le forward= normal=", shown(got[3]))
+	assert.Equal(t, []string{"policy list unknown is not known"}, got[3].Closed)
+
+	s.Apply(view.Batch{InSync: true, Updates: []view.Item{list("le", "sgnp/try"), list("ls", "gnp/early")}})
+	got = hostEndpoints(s)
+	assert.Equal(t, "edge at eth0 untracked=lr prednat=le forward=lf normal=la", shown(got[1]), "of all interfaces, and counted here too")
+	assert.Equal(t, []string{"gnp/early"}, policiesIn(got[2].Passes[desired.PreDNAT].List), "policy in force replaces what counts")
 }

@@ -53,8 +53,9 @@ type Encapsulator interface {
 	Close() error
 }
 
-// OpenDrivers opens all drivers on the caller's network namespace. They take over ipip.
-func OpenDrivers(ipip Encapsulator, log *slog.Logger) (*Drivers, error) {
+// OpenDrivers opens all drivers on the caller's network namespace. They take over ipip. in runs what starts programs or opens sockets
+// later, in that namespace; nil: it is the process's.
+func OpenDrivers(ipip Encapsulator, in func(func() error) error, log *slog.Logger) (*Drivers, error) {
 	d := &Drivers{ipip: ipip, drifts: &drifts{log: log}, wanted: map[netip.Prefix]desired.Route{}}
 	var err error
 	if d.Links, err = link.New(); err != nil {
@@ -63,7 +64,7 @@ func OpenDrivers(ipip Encapsulator, log *slog.Logger) (*Drivers, error) {
 	if d.tunnels, err = tunnel.New(); err != nil {
 		return nil, err
 	}
-	if d.rules, err = rules.New(rules.Config{Log: log}); err != nil {
+	if d.rules, err = rules.New(rules.Config{In: in, Log: log}); err != nil {
 		return nil, err
 	}
 	if d.routes, err = route.New(route.Config{Log: log}); err != nil {

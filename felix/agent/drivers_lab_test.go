@@ -49,6 +49,27 @@ func sh(t *testing.T, command string) string {
 	return string(out)
 }
 
+// inside runs functions in the network namespace that the caller is in, until the test ends. Without it, what a driver starts from a
+// goroutine of its own would be the machine's.
+func inside(t *testing.T) func(func() error) error {
+	t.Helper()
+	here, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = unix.Close(here) })
+	return func(f func() error) error {
+		done := make(chan error, 1)
+		go func() {
+			runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
+			if err := unix.Setns(here, unix.CLONE_NEWNET); err != nil {
+				done <- err
+				return
+			}
+			done <- f()
+		}()
+		return <-done
+	}
+}
+
 // While a destination moves from one way to another there is no moment in which packets are led to tunl0 and not
 // encapsulated there. Routes to pods have the priority that is asked for.
 func TestDestinationsAreEncapsulatedAsLongAsRoutesLeadThere(t *testing.T) {
@@ -57,7 +78,7 @@ func TestDestinationsAreEncapsulatedAsLongAsRoutesLeadThere(t *testing.T) {
 	sh(t, `for d in tunl0 eth0 caliweb; do ip link add $d type veth peer name far$d; ip link set $d up; ip link set far$d up; done
 		ip addr add 10.30.0.1/24 dev eth0`)
 	e := &tunl0{t: t}
-	d, err := agent.OpenDrivers(e, slog.New(slog.DiscardHandler))
+	d, err := agent.OpenDrivers(e, inside(t), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer d.Close()
 	d.Whole()

@@ -75,18 +75,33 @@ func hostEndpoints(s *state.State) (out []server.Host) {
 		if len(h.Closed) == 0 {
 			h.Closed = s.ListLacks(e.Normal)
 		}
-		early := e.PreDNAT
-		if !desired.Judges(s.Lists[early], desired.PreDNAT, desired.Ingress) {
-			early = all // its own counts in this pass only if it has policies of it
-		}
-		for pass, list := range map[desired.HostPass]string{desired.PreDNAT: early, desired.Forward: e.Forward, desired.Normal: e.Normal, desired.Untracked: e.Untracked} {
+		for pass, list := range map[desired.HostPass]string{desired.PreDNAT: e.PreDNAT, desired.Forward: e.Forward, desired.Normal: e.Normal, desired.Untracked: e.Untracked} {
 			if list != "" && (pass != desired.Untracked || e.Interface != desired.AnyInterface) {
 				h.Passes[pass] = applied(s, list)
 			}
 		}
+		if all != e.PreDNAT {
+			h.Passes[desired.PreDNAT] = earlyOf(h.Passes[desired.PreDNAT], applied(s, all))
+		}
 		out = append(out, h)
 	}
 	return out
+}
+
+// earlyOf is what applies in the preDNAT pass to a host endpoint beside one of all interfaces, which is replaced only by policies in
+// force: see desired.Host.
+func earlyOf(own, all server.Applied) server.Applied {
+	judges := func(a server.Applied) bool { return desired.Judges(a.List, desired.PreDNAT, desired.Ingress) }
+	switch {
+	case judges(own):
+		return own
+	case !desired.Counts(own.List, desired.PreDNAT, desired.Ingress):
+		return all
+	case judges(all):
+		own.List.Tiers = slices.Concat(own.List.Tiers, all.List.Tiers)
+		maps.Copy(own.Policies, all.Policies)
+	}
+	return own
 }
 
 func policiesIn(l view.PolicyList) []string {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/agent"
 	"github.com/muslin-net/muslin/felix/dataplane/conntrack"
@@ -40,25 +42,17 @@ func newReboot(t *testing.T, saved *view.Batch) *reboot {
 	sh(t, "ip link set lo up; mkdir -p /run/netns; ip netns add "+r.outside)
 	t.Cleanup(func() { sh(t, "ip netns del "+r.outside) })
 	log := slog.New(slog.DiscardHandler)
-	d, err := agent.OpenDrivers(&tunl0{t: t}, log)
+	in := inside(t)
+	d, err := agent.OpenDrivers(&tunl0{t: t}, in, log)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.Close() })
 	r.Agent = agent.New("worker-1", d, &announcer{}, nil, agent.Events{
 		LocalChanged: func([]state.Endpoint) {}, MTU: func(int) {}, Ready: func(why []string) { r.ready <- why },
 	}, log)
-	here, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 3)
 	within := func(run func() error) {
-		go func() {
-			runtime.LockOSThread()
-			if err := unix.Setns(here, unix.CLONE_NEWNET); err != nil {
-				ended <- err
-				return
-			}
-			ended <- run()
-		}()
+		go func() { ended <- in(run) }()
 	}
 	within(func() error { return r.Run(ctx) })
 	within(func() error { return d.Watch(ctx, r.Wake) })
@@ -68,7 +62,6 @@ func newReboot(t *testing.T, saved *view.Batch) *reboot {
 		for range cap(ended) {
 			require.NoError(t, <-ended)
 		}
-		_ = unix.Close(here)
 	})
 	if saved != nil {
 		r.SetBearers(ctx, map[string][]string{"hep": {"eth0"}})
@@ -168,8 +161,14 @@ func (r *reboot) flood() (arrived *atomic.Int64) {
 	return arrived
 }
 
-// After a reboot, with typha away, host endpoints are protected from the saved view before links come up.
+// After a reboot, with typha away, host endpoints are protected from the saved view before links come up, by either rule driver.
 func TestHostEndpointsAreProtectedBeforeLinksComeUp(t *testing.T) {
+	for driver, mode := range map[string]string{"nftables": "Enabled", "iptables": "Disabled"} {
+		t.Run(driver, func(t *testing.T) { protectedBeforeLinksComeUp(t, driver, mode) })
+	}
+}
+
+func protectedBeforeLinksComeUp(t *testing.T, driver, mode string) {
 	for name, e := range map[string]view.HostEndpoint{
 		"named":          {Name: "hep", Interface: "eth0", Normal: "l1"},
 		"all interfaces": {Name: "hep", Interface: "*", Normal: "l1"},
@@ -177,8 +176,13 @@ func TestHostEndpointsAreProtectedBeforeLinksComeUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			saved := hosted(e)
+			config := &api.FelixConfiguration{Spec: *api.EffectiveFelix()}
+			config.Name, config.Spec.NFTablesMode = "default", &mode
+			saved.Updates = append(saved.Updates, view.Resource{Object: config})
 			r := newReboot(t, &saved)
 			r.awaitReady()
+			tables := sh(t, "nft list tables")
+			require.Equal(t, driver == "nftables", strings.Contains(tables, "table ip calico"), tables)
 			r.listen(22, 80, 81)
 			arrived := r.flood()
 			r.linkUp()

@@ -28,7 +28,7 @@ func TestAPodStartsBesideWhatTheKernelRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			runtime.LockOSThread() // not unlocked: the thread and its namespace end with the test
 			require.NoError(t, unix.Unshare(unix.CLONE_NEWNET), "this test needs root")
-			d, err := agent.OpenDrivers(&tunl0{t: t}, slog.New(slog.DiscardHandler))
+			d, err := agent.OpenDrivers(&tunl0{t: t}, inside(t), slog.New(slog.DiscardHandler))
 			require.NoError(t, err)
 			defer d.Close()
 			d.Whole()

@@ -85,6 +85,11 @@ type Rule struct {
 	Comment string
 }
 
+// Decides tells whether what becomes of a packet may hang on the chain. One without rules may get some that do.
+func (c Chain) Decides() bool {
+	return !OfStaged(c.Name) && (len(c.Rules) == 0 || slices.ContainsFunc(c.Rules, Rule.Decides))
+}
+
 // Decides tells whether what becomes of a packet may hang on the rule. One that does not is left out where something that it names is
 // not known; one that does is a drop then.
 func (r Rule) Decides() bool { return r.Do != Count && (r.Do != Jump || !OfStaged(r.Target)) }

@@ -100,7 +100,8 @@ type Settings struct {
 	//	               MarkSent: the egress policy of the workload whose address is the source; if there is none: drop. To
 	//	               workloads: their ingress policy. Then Forward.Egress of host endpoints.
 	//
-	// Ports of the node itself (node ports) are the host's, and judged as such besides.
+	// What is accepted in INPUT still comes to others' rules there: kube-proxy's refuse what is no port of the service, which IPVS would
+	// leave to the node's own processes. Ports of the node itself (node ports) are the host's, and judged as such besides.
 	IPVS bool
 	// Floating are the outside addresses that lead to workloads, in an order of their own, each once (FloatingIPs).
 	Floating []Floating

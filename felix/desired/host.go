@@ -2,6 +2,7 @@ package desired
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/muslin-net/muslin/api/view"
 )
@@ -91,6 +92,10 @@ type Host struct {
 	Untracked, PreDNAT, Forward Ways
 	// Normal drops what is not established and no failsafe where it names no chain.
 	Normal Ways
+	// Counted are, by pass, chains of staged policies where no chain of the same endpoint judges. A packet goes through one before
+	// another endpoint's judges there, unless it is known to be established or invalid, or is a failsafe, and goes on as it came; no rule
+	// of the above that accepts or drops is there for it. A chain that is not there is left out.
+	Counted [Normal]Ways
 	// ClosedBecause says what is missing while Normal names no chains.
 	ClosedBecause string
 }
@@ -139,16 +144,23 @@ func Judges(l view.PolicyList, p HostPass, d Direction) bool {
 	return false
 }
 
+// Counts tells whether all that a list has to say in a pass and direction is what staged policies would decide. The Normal pass, which
+// always judges, counts on the way.
+func Counts(l view.PolicyList, p HostPass, d Direction) bool {
+	return !Judges(l, p, d) && (p != PreDNAT || d == Ingress) &&
+		slices.ContainsFunc(l.Tiers, func(t view.TierPolicies) bool { return len(policiesOf(t, d)) > 0 })
+}
+
 // PassChains are the chains that evaluate a policy list in a pass, ingress first; one where the list has nothing to say has
-// no rules. Only the Normal pass has profiles and ends in a drop; a chain of the others that ends without a decision leaves
+// no rules, and one that only counts leaves the marks alone. Only the Normal pass has profiles and ends in a drop; a chain of the others that ends without a decision leaves
 // the packet to what follows. Tiers of Untracked and PreDNAT decide nothing at their end either.
 func PassChains(l view.PolicyList, p HostPass) [2]Chain {
 	var out [2]Chain
 	for d := range out {
 		d := Direction(d)
 		c := Chain{Name: PassChain(l.ID, p, d), In: PassLayers(p, d)}
-		if Judges(l, p, d) {
-			c.Rules = listRules(l, p, d)
+		if judges := Judges(l, p, d); judges || Counts(l, p, d) {
+			c.Rules = slices.DeleteFunc(listRules(l, p, d), func(r Rule) bool { return !judges && r.Do == Reset })
 		}
 		out[d] = c
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -90,7 +91,12 @@ func TestPassesDecideAsTheSpecSays(t *testing.T) {
 				chains[c.Name] = c
 				require.Equal(t, PassChain("l", pass, d), c.Name)
 				require.Equal(t, PassLayers(pass, d), c.In)
-				require.Equal(t, Judges(l, pass, d), len(c.Rules) > 0)
+				require.Equal(t, Judges(l, pass, d) || Counts(l, pass, d), len(c.Rules) > 0)
+				require.False(t, Judges(l, pass, d) && Counts(l, pass, d))
+				if Counts(l, pass, d) {
+					require.False(t, c.Decides())
+					require.Equal(t, stagedIn(l, d), jumps(c), "each is gone through, in order, and nothing else is done")
+				}
 				if pass == PreDNAT && d == Egress {
 					require.Empty(t, c.Rules, "what leaves is translated already")
 					continue
@@ -108,6 +114,27 @@ func TestPassesDecideAsTheSpecSays(t *testing.T) {
 			}
 		}
 	}
+}
+
+// stagedIn are the chains of a list's policies in a direction, all of which are staged.
+func stagedIn(l view.PolicyList, d Direction) (out []string) {
+	for _, t := range l.Tiers {
+		for _, id := range policiesOf(t, d) {
+			out = append(out, PolicyChain(id, d))
+		}
+	}
+	return out
+}
+
+// jumps are the targets of a chain that does nothing but call others, whatever the state of the evaluation is.
+func jumps(c Chain) (out []string) {
+	for _, r := range c.Rules {
+		if r.Do != Jump || r.If != Always || !reflect.DeepEqual(r.Match, Match{}) {
+			return nil
+		}
+		out = append(out, r.Target)
+	}
+	return out
 }
 
 func TestFailsafeChains(t *testing.T) {

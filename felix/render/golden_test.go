@@ -160,6 +160,8 @@ func usualScenarios() map[string]*world {
 			})),
 		"hosts-before-addresses":  base().add(hosted()...).nic("eth0", 1500, false).bears("a-by-address", "eth0"),
 		"hosts-no-profile":        base().add(hostsOf(view.HostEndpoint{Name: "x", Interface: "eth0", Normal: "h-normal", Incomplete: []string{"profile x is not known"}})...),
+		"hosts-staged":            base().add(stagedHosts("h-prednat")...),
+		"hosts-staged-alone":      base().add(stagedHosts("h-staged-early")...),
 		"hosts-own-prednat":       base().add(hostsOf(view.HostEndpoint{Name: "all", Interface: "*", Normal: "h-normal", PreDNAT: "h-prednat"}, view.HostEndpoint{Name: "own", Interface: "eth0", Normal: "h-normal", Forward: "h-staged"})...),
 		"closed-leaving-endpoint": base().add(policed(leaving)...).wire(leaving),
 	}
@@ -243,6 +245,11 @@ func text(s *state.State) string {
 		for pass := desired.Untracked; pass <= desired.Normal; pass++ {
 			if ways := h.Of(pass); ways != (desired.Ways{}) {
 				out += fmt.Sprintf("; %s in %s out %s", pass, ways.Ingress, ways.Egress)
+			}
+		}
+		for pass, ways := range h.Counted {
+			if ways != (desired.Ways{}) {
+				out += fmt.Sprintf("; %s counted in %s out %s", desired.HostPass(pass), ways.Ingress, ways.Egress)
 			}
 		}
 		if h.ClosedBecause != "" {

@@ -38,10 +38,14 @@ func hosts(s *state.State, lacks func(list string) []string) map[string]desired.
 	}
 	if all, there := out[desired.AnyInterface]; there {
 		for name, h := range out {
-			if h.PreDNAT == (desired.Ways{}) {
-				h.PreDNAT = all.PreDNAT // an endpoint of its own counts in this pass only if it has policies of it
-				out[name] = h
+			if h.PreDNAT != (desired.Ways{}) {
+				continue
 			}
+			h.PreDNAT = all.PreDNAT // an endpoint of its own replaces it in this pass only if it has policies of it
+			if own := &h.Counted[desired.PreDNAT]; *own == (desired.Ways{}) {
+				*own = all.Counted[desired.PreDNAT]
+			}
+			out[name] = h
 		}
 	}
 	return out
@@ -96,7 +100,7 @@ func host(s *state.State, e view.HostEndpoint, lacks func(list string) []string)
 		if pass == desired.Untracked && e.Interface == desired.AnyInterface {
 			continue
 		}
-		*ways = waysOf(s, listsOf(e)[pass], pass)
+		*ways, h.Counted[pass] = waysOf(s, listsOf(e)[pass], pass), countedOf(s, listsOf(e)[pass], pass)
 	}
 	why := e.Incomplete
 	if len(why) == 0 {
@@ -121,6 +125,18 @@ func waysOf(s *state.State, list string, pass desired.HostPass) (w desired.Ways)
 		w.Ingress = desired.PassChain(list, pass, desired.Ingress)
 	}
 	if pass != desired.PreDNAT && (!known || desired.Judges(l, pass, desired.Egress)) {
+		w.Egress = desired.PassChain(list, pass, desired.Egress)
+	}
+	return w
+}
+
+// countedOf are the chains of a list in a pass that only count.
+func countedOf(s *state.State, list string, pass desired.HostPass) (w desired.Ways) {
+	l := s.Lists[list]
+	if desired.Counts(l, pass, desired.Ingress) {
+		w.Ingress = desired.PassChain(list, pass, desired.Ingress)
+	}
+	if desired.Counts(l, pass, desired.Egress) {
 		w.Egress = desired.PassChain(list, pass, desired.Egress)
 	}
 	return w

@@ -182,6 +182,29 @@ func hostsOf(endpoints ...view.HostEndpoint) []view.Item {
 	return items
 }
 
+// stagedHosts are an endpoint of all interfaces, with a list of its own before translation, and one of eth0 with staged policies alone;
+// bond7's has none.
+func stagedHosts(early string) []view.Item {
+	rules := []view.Rule{{Action: view.Deny, Protocol: 17}}
+	of := func(policy string, both bool) []view.TierPolicies {
+		t := view.TierPolicies{Name: "default", DefaultAction: view.Deny, Ingress: []string{policy}}
+		if both {
+			t.Egress = t.Ingress
+		}
+		return []view.TierPolicies{t}
+	}
+	return append(hostsOf(
+		view.HostEndpoint{Name: "all", Interface: "*", Normal: "h-normal", PreDNAT: early},
+		view.HostEndpoint{Name: "later", Interface: "bond7", Normal: "h-normal"},
+		view.HostEndpoint{Name: "own", Interface: "eth0", Normal: "h-normal", Untracked: "h-staged-raw", PreDNAT: "h-staged-early", Forward: "h-staged"},
+	),
+		view.Policy{ID: "sgnp/raw", Tier: "default", Staged: true, DoNotTrack: true, ApplyOnForward: true, Ingress: rules, Egress: rules},
+		view.Policy{ID: "sgnp/early", Tier: "default", Staged: true, PreDNAT: true, ApplyOnForward: true, Ingress: rules},
+		view.PolicyList{ID: "h-staged-raw", Tiers: of("sgnp/raw", true)},
+		view.PolicyList{ID: "h-staged-early", Tiers: of("sgnp/early", false)},
+	)
+}
+
 func path(dst string, hops ...string) state.Path {
 	p := state.Path{Prefix: prefix(dst), Ways: &state.Ways{}}
 	for _, h := range hops {

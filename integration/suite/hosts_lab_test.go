@@ -5,6 +5,7 @@ package suite
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,8 +15,11 @@ import (
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
+// unsavedView is there while felix has programmed more than it has saved.
+const unsavedView = "/run/calico/felix-view-unsaved"
+
 // TestHostEndpoints: nodes are put under policy by a host endpoint, while the cluster on them goes on. What policy forbids stays
-// forbidden while felix is away and when it starts with typha away.
+// forbidden while felix is away and when it starts with typha away, in either firewall.
 func TestHostEndpoints(t *testing.T) {
 	const openPort, shutPort = 7200, 7201
 	c := up(t, "suite-hosts", lab.ModeVXLAN, nil)
@@ -91,19 +95,31 @@ spec: {node: worker-2, expectedIPs: ["`+node("worker-2").String()+`"]}
 	near := c.add(t, "near", "worker-1")
 	require.True(t, near.Addresses[0].IsValid(), "typha and datastore can be reached")
 
-	felix := victim{"worker-1", "felix"}
-	c.kill(t, felix)
-	require.False(t, reaches("worker-2", "worker-1", shutPort), "felix is away")
-	typha := victim{"master", "typha"}
-	c.kill(t, typha)
-	c.sh(t, "worker-1", "nft delete table ip calico; rm -f /run/calico/felix-view-unsaved") // as a reboot does, also to /run
-	require.True(t, reaches("worker-2", "worker-1", shutPort), "there is no firewall")
-	c.start(t, felix)
-	awaitShut() // from the saved view
-	require.True(t, reaches("worker-2", "worker-1", openPort), "allowed")
-	c.start(t, typha)
-	c.awaitReady(t, "worker-1")
-	c.reachable(t)
+	felix, typha := victim{"worker-1", "felix"}, victim{"master", "typha"}
+	for _, mode := range []string{"Disabled", "Enabled"} {
+		c.useRules(t, mode)
+		eventually(t, patience, func() string {
+			if code, _ := c.try(t, "worker-1", "test", "-e", unsavedView); code == 0 {
+				return "felix has not saved what it has programmed"
+			}
+			return ""
+		})
+		c.kill(t, felix)
+		require.False(t, reaches("worker-2", "worker-1", shutPort), "felix is away")
+		c.kill(t, typha)
+		// As a reboot does, also to /run.
+		c.sh(t, "worker-1", removeOurs+"\nfor s in $(ipset list -n | sed -n /^cali/p); do ipset destroy $s; done; rm -f "+unsavedView)
+		require.Empty(t, c.sh(t, "worker-1", rulesOfOurs))
+		require.True(t, reaches("worker-2", "worker-1", shutPort), "there is no firewall")
+		c.start(t, felix)
+		awaitShut() // from the saved view
+		require.True(t, reaches("worker-2", "worker-1", openPort), "allowed")
+		rules := c.sh(t, "worker-1", rulesOfOurs)
+		assert.Equal(t, mode == "Enabled", strings.Contains(rules, byNFTables), "nftablesMode %s: %s", mode, rules)
+		c.start(t, typha)
+		c.awaitReady(t, "worker-1")
+		c.reachable(t)
+	}
 	c.del(t, "near")
 
 	c.run(t, "master", "calicoctl", "delete", "hostendpoint", "worker-1")

@@ -18,7 +18,6 @@ import (
 
 	"github.com/muslin-net/muslin/integration/k8s"
 	"github.com/muslin-net/muslin/integration/lab"
-	"github.com/muslin-net/muslin/integration/vm"
 )
 
 // proxied is a node on which kube-proxy runs.
@@ -40,15 +39,12 @@ var allowedService, deniedService = netip.MustParseAddrPort("10.96.0.80:80"), ne
 
 // TestBesideKubeProxy: next to the real kube-proxy by iptables and nftables, whoever starts first, a pod under policy reaches a
 // service whose endpoint policy lets it reach, and no other; what policy denies a pod is denied by its services; kube-proxy's
-// rules are what they are without us. IPVS, which needs the second kernel, takes longer there than a suite may.
+// rules are what they are without us. IPVS needs the second kernel, where each rule driver is tried beside it (rules.TestServicesByIPVS).
 func TestBesideKubeProxy(t *testing.T) {
 	proxies := []*proxied{
 		{node: "worker-1", pod: "pod-1", mode: "iptables", auto: byIPTables},
 		{node: "worker-2", pod: "pod-2", mode: "nftables", auto: byNFTables},
 		{node: "worker-3", pod: "pod-3", mode: "iptables", legacy: true, auto: byLegacy},
-	}
-	if vm.Inside() {
-		proxies = []*proxied{{node: "worker-1", pod: "pod-1", mode: "ipvs", auto: byIPTables}}
 	}
 	server, err := k8s.Start(within(t, 25*time.Minute), t.TempDir(), func(line string) { t.Log(line) })
 	require.NoError(t, err)

@@ -6,16 +6,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/muslin-net/muslin/felix/dataplane/rules/rulestest"
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
-// TestPolicyIsAccountable: operators see which policies apply to an endpoint and what each rule did, what policy would do to
+// TestPolicyIsAccountable: operators see which policies apply to an endpoint and what each rule did or logged, what policy would do to
 // a connection, and why a rule is there; on any node, by the same commands.
 func TestPolicyIsAccountable(t *testing.T) {
 	for driver, mode := range ruleDrivers {
@@ -48,6 +50,21 @@ spec:
   types: [Ingress]
   ingress:
   - {action: Deny, protocol: TCP, destination: {ports: [7200]}}
+---
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: loud, namespace: default}
+spec:
+  order: 1
+  selector: projectcalico.org/namespace == 'default'
+  types: [Ingress]
+  ingress:
+  - {action: Log, protocol: TCP, destination: {ports: [9997]}}
+---
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {nftablesMode: `+mode+`, logPrefix: "%t %k %p"}
 `)
 	type rule struct {
 		Policy string
@@ -106,6 +123,11 @@ spec:
 	assert.Positive(t, end.Packets, "the end of the tier")
 	assert.Equal(t, allowed.Packets, find(after, "snp/default/try", 0).Packets, "what a staged policy would have denied")
 	assert.Equal(t, "default", end.Tier)
+	t.Run("a line of the kernel's log", func(t *testing.T) {
+		log := rulestest.ListenToKernel(t)
+		_, _ = c.try(t, "pod-1", "sh", "-c", "timeout 2 bash -c 'echo > /dev/tcp/"+c.address(t, "pod-2").String()+"/9997'")
+		log.Await("^default np default/loud: IN=.* DST=" + regexp.QuoteMeta(c.address(t, "pod-2").String()) + " .*PROTO=TCP .*DPT=9997 ")
+	})
 	_, said := c.try(t, "master", "calicoctl", "policy", "show", c.address(t, "pod-2").String())
 	t.Log(said)
 	assert.Contains(t, said, "(end of tier)")

@@ -161,9 +161,9 @@ func (e Expr) NoTrack() Expr { return e.add("notrack", nil) }
 
 // Log writes a line to the kernel log at level info.
 func (e Expr) Log(prefix string) Expr {
-	const levelInfo, maxPrefix = 6, 127
+	const levelInfo = 6
 	return e.add("log", func(b []byte) []byte {
-		b = nlsock.AttrString(b, unix.NFTA_LOG_PREFIX, prefix[:min(len(prefix), maxPrefix)])
+		b = nlsock.AttrString(b, unix.NFTA_LOG_PREFIX, prefix)
 		return nlsock.AttrBE32(b, unix.NFTA_LOG_LEVEL, levelInfo)
 	})
 }

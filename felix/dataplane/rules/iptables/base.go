@@ -162,7 +162,7 @@ func (b *bases) forward() []rule {
 			out = append(out, b.workloads(w.match, "-j "+w.closed, w.way+" a closed workload")...)
 		}
 	}
-	if b.model.Needs(model.ForwardIn) || b.model.Needs(model.ForwardOut) {
+	if b.forwardJudged() {
 		out = append(out, rule{established, accept, "established"})
 	} else { // what is no workload's is no matter of ours
 		for _, match := range []string{"-i", "-o"} {
@@ -194,7 +194,10 @@ func (b *bases) accepted() (out []rule) {
 	return out
 }
 
-const established = "-m conntrack --ctstate RELATED,ESTABLISHED "
+const (
+	established    = "-m conntrack --ctstate RELATED,ESTABLISHED "
+	notEstablished = "-m conntrack ! --ctstate RELATED,ESTABLISHED "
+)
 
 // cutFlows comes before established flows, which is what they are.
 func (b *bases) cutFlows() []rule {

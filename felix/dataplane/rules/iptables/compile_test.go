@@ -117,9 +117,28 @@ func services() desired.FirewallDelta {
 	return d
 }
 
+// watched is a firewall with a host endpoint that has nothing but staged policies where it need not judge.
+func watched() (d desired.FirewallDelta) {
+	h := desired.Host{Endpoint: "node-eth0"}
+	deny := []view.Rule{{Action: view.Deny, Protocol: 6, Destination: view.Match{Ports: ports(80, 80)}}}
+	for pass := range desired.Normal {
+		p := view.Policy{ID: "sgnp/" + pass.String(), DoNotTrack: pass == desired.Untracked, PreDNAT: pass == desired.PreDNAT, Ingress: deny, Egress: deny}
+		list := view.PolicyList{ID: pass.String(), Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{p.ID}, Egress: []string{p.ID}}}}
+		chains := desired.PassChains(list, pass)
+		h.Counted[pass] = desired.Ways{Ingress: chains[desired.Ingress].Name, Egress: chains[desired.Egress].Name}
+		pair := desired.PolicyChains(p, "")
+		for _, c := range append(pair[:], chains[:]...) {
+			d.Chains.Put(c.Name, c)
+		}
+	}
+	h.Counted[desired.PreDNAT].Egress = ""
+	d.Hosts.Put("eth0", h)
+	return d
+}
+
 // TestInput compares what iptables-restore is told with texts for people to read.
 func TestInput(t *testing.T) {
-	for name, d := range map[string]desired.FirewallDelta{"shop": shop(), "crowd": crowd(20), "services": services(), "empty": {}} {
+	for name, d := range map[string]desired.FirewallDelta{"shop": shop(), "crowd": crowd(20), "services": services(), "watched": watched(), "empty": {}} {
 		t.Run(name, func(t *testing.T) {
 			ip4, ip6 := Compile(d)
 			got := "# IPv4\n" + ip4.text() + "# IPv6\n" + ip6.text()
@@ -277,19 +296,22 @@ func TestSavedIsWhatWasWritten(t *testing.T) {
 	c := newChain("cali-pi-x", []rule{{"-s 10.0.0.1 ", drop, `quoted " and \ and more`}, {"", "-g cali-allow", ""}})
 	top := newChain("FORWARD", []rule{{"", "-j cali-FORWARD", "felix"}})
 	text := "*filter\n:FORWARD ACCEPT [0:0]\n:DOCKER - [0:0]\n:cali-pi-x - [0:0]\n" +
-		"-A FORWARD " + top.spec(0) + "\n-A FORWARD -j DOCKER\n-A FORWARD -j cali-old\n-A DOCKER -j ACCEPT\n" +
+		"-A FORWARD " + top.spec(0) + "\n-A FORWARD -j DOCKER\n-A FORWARD -j cali-old\n" +
+		"-A FORWARD -m comment --comment \"see \\\"cali:0123456789abcdef\\\" and -j cali-old\" -j ACCEPT\n-A DOCKER -j ACCEPT\n" +
 		"-A cali-pi-x " + c.spec(0) + "\n-A cali-pi-x " + c.spec(1) + "\n-A cali-pi-x -j ACCEPT\nCOMMIT\n"
 	got, err := parseSave(strings.NewReader("# Generated\n" + text))
 	require.NoError(t, err)
 	filter := got["filter"]
 	assert.Equal(t, append(slices.Clone(c.hashes), ""), filter.chains["cali-pi-x"].hashes)
 	assert.Len(t, filter.chains, 1)
-	require.Len(t, filter.hooks["FORWARD"], 3)
+	require.Len(t, filter.hooks["FORWARD"], 4)
 	assert.Equal(t, top.hashes[0], filter.hooks["FORWARD"][0].hash)
 	assert.False(t, filter.hooks["FORWARD"][1].ours)
 	assert.True(t, filter.hooks["FORWARD"][2].ours, "a jump to a chain of ours, by whatever felix")
+	assert.False(t, filter.hooks["FORWARD"][3].ours, "a comment about us")
 }
 
+// FuzzParseSave: whatever iptables-save says, only chains and rules of ours are removed.
 func FuzzParseSave(f *testing.F) {
 	f.Add("*filter\n:FORWARD ACCEPT [0:0]\n:cali-x - [0:0]\n-A FORWARD -j cali-x\n-A cali-x -m comment --comment \"cali:abcdefghijklmnop x\" -j DROP\nCOMMIT\n")
 	f.Add("-A\n:\n*\nCOMMIT")
@@ -301,7 +323,20 @@ func FuzzParseSave(f *testing.F) {
 		for _, s := range tables {
 			k := newTable("filter")
 			k.take(s, nil, false)
-			k.plan(true, false)
+			ours := map[string]bool{}
+			for name := range s.chains {
+				ours[declared(name)], ours["-X "+name] = true, true
+			}
+			for name, rules := range s.hooks {
+				for _, r := range rules {
+					ours["-D "+name+" "+r.args] = r.ours
+				}
+			}
+			for _, u := range k.plan(true, false) {
+				for _, line := range u.lines {
+					require.True(t, ours[line], "%q: %q", text, line)
+				}
+			}
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/muslin-net/muslin/felix/dataplane"
+	"github.com/muslin-net/muslin/felix/desired"
 )
 
 // counting is a rule that decides something, as the kernel names it.
@@ -54,7 +55,7 @@ func (d *Driver) counting(f *family) map[counting][2]string {
 				continue
 			}
 			for i, r := range c.rules {
-				if decides(r.target) || c.idle {
+				if decides(r.target) || desired.OfStaged(name) {
 					out[counting{t.name, kernel, c.hashes[i]}] = [2]string{name, r.comment}
 				}
 			}

@@ -256,7 +256,7 @@ func (f *family) compile(m *model.Model) {
 			}
 			c.layer = layer
 			compiled := newChain(kernel, c.chain(want))
-			compiled.idle = desired.OfStaged(name)
+			compiled.idle = !want.Decides()
 			chains.SetDesired(kernel, compiled)
 		}
 		f.sets.own(kernel, c.owned)

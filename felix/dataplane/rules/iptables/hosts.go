@@ -42,15 +42,15 @@ func (b *bases) hostChains(layer desired.Layers, out map[string][]rule) {
 		targets := map[string]rule{}
 		var last []rule
 		for iface, h := range b.model.Hosts {
-			to := rule{"", "-j RETURN", h.Endpoint + " does not judge here"}
-			if s.Judges(h) {
+			to := rule{"", "-j RETURN", h.Endpoint + " has nothing to do here"}
+			if s.Stops(h) {
 				out[hostChain(s, iface)] = b.hostRules(s, h)
 				to = rule{"", "-g " + hostChain(s, iface), h.Endpoint}
 			}
 			switch {
 			case iface != desired.AnyInterface:
-				targets[iface] = to // one that does not judge here is not left to that of all interfaces
-			case s.Judges(h):
+				targets[iface] = to // one that has nothing to do here is not left to that of all interfaces
+			case s.Stops(h):
 				last = []rule{to}
 			}
 		}
@@ -67,8 +67,12 @@ func (b *bases) hostRules(s model.Station, h desired.Host) (out []rule) {
 		out = append(out, b.cutFlows()...)
 		out = append(out, rule{established, leave(s.Layer), "established"})
 	}
-	if s.Pass != desired.Untracked && s != model.NormalLater {
+	switch {
+	case s.Pass == desired.Untracked || s == model.NormalLater:
+	case s.Judges(h):
 		out = append(out, b.invalid()...)
+	case !b.settings().AcceptInvalid: // it would not come to policy in force
+		out = append(out, rule{"-m conntrack --ctstate INVALID ", "-j RETURN", "invalid"})
 	}
 	if safe := s.Failsafe(); safe != "" && b.hasChain(safe, s.Layer) {
 		if s.Pass == desired.Normal { // the other passes come upon clean marks
@@ -76,8 +80,13 @@ func (b *bases) hostRules(s model.Station, h desired.Host) (out []rule) {
 		}
 		out = append(out, rule{"", "-j " + kernelChain(safe), "failsafe ports"}, rule{ifAllowed, "-g " + chainFailsafe, "a failsafe port"})
 	}
+	if counts := s.Counts(h); b.hasChain(counts, s.Layer) {
+		out = append(out, rule{"", "-j " + kernelChain(counts), "staged policies of host endpoint " + h.Endpoint})
+	}
 	name := h.Of(s.Pass).Of(s.Dir)
 	switch {
+	case !s.Judges(h):
+		return out
 	case name == "":
 		return append(out, rule{"", drop, "host endpoint " + h.Endpoint + " is closed"})
 	case !b.hasChain(name, s.Layer):
@@ -107,7 +116,7 @@ var marksOfOthers = rule{"", clearMarks, "marks that others made"}
 
 // hostRaw puts what host endpoints need around the rules of raw PREROUTING.
 func (b *bases) hostRaw(rules []rule) []rule {
-	if b.model.Marked() {
+	if b.model.Early() {
 		rules = append([]rule{marksOfOthers}, rules...)
 	}
 	return append(rules, b.find(model.UntrackedIn)...)
@@ -127,7 +136,7 @@ func (b *bases) preDNAT() (out []rule) {
 		return nil
 	}
 	out = append(out, rule{established, leave(desired.Mangle), "established"})
-	if b.model.Needs(model.UntrackedIn) {
+	if b.model.Judges(model.UntrackedIn) {
 		out = append(out, rule{ifAllowed, leave(desired.Mangle), "accepted before"})
 	}
 	return append(out, b.find(model.PreDNATIn)...)
@@ -157,12 +166,21 @@ func (b *bases) tunnels(way string, peer side) (out []rule) {
 	return out
 }
 
+// forwardJudged tells whether host endpoints judge what is forwarded.
+func (b *bases) forwardJudged() bool {
+	return b.model.Judges(model.ForwardIn) || b.model.Judges(model.ForwardOut)
+}
+
 // throughHosts is the rule of FORWARD that has packets judged by the interface they came by, or leave by.
 func (b *bases) throughHosts(s model.Station) []rule {
 	if !b.model.Needs(s) {
 		return nil
 	}
-	return []rule{{"", "-j " + dispatch(s), "through host endpoints"}}
+	match := ""
+	if !b.forwardJudged() {
+		match = notEstablished // those are left to others
+	}
+	return []rule{{match, "-j " + dispatch(s), "through host endpoints"}}
 }
 
 var (
@@ -177,7 +195,7 @@ func (b *bases) hostOutput() (out []rule) {
 	if !b.model.Needs(model.NormalOut) {
 		return nil
 	}
-	if b.model.Needs(model.UntrackedOut) {
+	if b.model.Judges(model.UntrackedOut) {
 		out = append(out, rule{ifAllowed, accept, "accepted before"})
 	}
 	out = append(out,

@@ -17,14 +17,17 @@ var (
 	ifSent  = fmt.Sprintf("-m mark --mark %#x/%#x ", desired.MarkSent, desired.MarkSent)
 )
 
-// toService lets what workloads send to services go on to IPVS.
+// What comes to services goes on to others' rules of INPUT, of which kube-proxy's refuse what is no port of the service and would come to
+// the node's own processes, and then to IPVS.
+
+// toService lets what workloads send to services go on.
 func (b *bases) toService() []rule {
 	if !b.settings().IPVS {
 		return nil
 	}
 	return []rule{
 		{"", setSent, "sent by a workload, if IPVS leads it on"},
-		{b.inSet(destination, desired.SetServices, false), accept, "to a service, and so judged when IPVS has led it on"},
+		{b.inSet(destination, desired.SetServices, false), "-j RETURN", "to a service, and so judged when IPVS has led it on"},
 	}
 }
 
@@ -38,7 +41,7 @@ func (b *bases) throughService() (out []rule) {
 		r.match += service
 		out = append(out, r)
 	}
-	return append(out, rule{service, accept, "to a service"})
+	return append(out, rule{service, "-j RETURN", "to a service"})
 }
 
 // byIPVS sends what others sent, and leaves by OUTPUT all the same, to its chain.

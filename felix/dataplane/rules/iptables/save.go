@@ -33,6 +33,9 @@ var hashOf = regexp.MustCompile(`--comment "?` + hashMark + `([A-Za-z0-9_-]{16})
 // toOurs matches a rule that leads to a chain of ours.
 var toOurs = regexp.MustCompile(` -[jg] cali-\S`)
 
+// quoted is text in which anybody may say anything.
+var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+
 // parseSave reads the output of iptables-save.
 func parseSave(in io.Reader) (map[string]saved, error) {
 	out := map[string]saved{}
@@ -68,7 +71,7 @@ func parseSave(in io.Reader) (map[string]saved, error) {
 				table.chains[name] = c
 				texts[name].WriteString(args + "\n")
 			} else if rules, kernels := table.hooks[name]; kernels {
-				table.hooks[name] = append(rules, savedRule{ours: hash != "" || toOurs.MatchString(" "+args), hash: hash, args: args})
+				table.hooks[name] = append(rules, savedRule{ours: hash != "" || toOurs.MatchString(" "+quoted.ReplaceAllString(args, "")), hash: hash, args: args})
 			}
 		case line == "COMMIT":
 			for name, c := range table.chains {

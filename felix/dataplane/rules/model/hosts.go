@@ -60,18 +60,37 @@ func (s Station) Judges(h desired.Host) bool {
 	return s.Pass == desired.Normal || h.Of(s.Pass).Of(s.Dir) != ""
 }
 
-// Needs tells whether any host judges at a station.
-func (m *Model) Needs(s Station) bool {
+// Counts names the chain of staged policies at the station, if any.
+func (s Station) Counts(h desired.Host) string {
+	if s.Pass == desired.Normal {
+		return ""
+	}
+	return h.Counted[s.Pass].Of(s.Dir)
+}
+
+// Stops tells whether a host has anything to do at the station: to judge, or to count.
+func (s Station) Stops(h desired.Host) bool { return s.Judges(h) || s.Counts(h) != "" }
+
+// Needs tells whether any host has anything to do at a station.
+func (m *Model) Needs(s Station) bool { return m.any(s.Stops) }
+
+// Judges tells whether any host judges at a station.
+func (m *Model) Judges(s Station) bool { return m.any(s.Judges) }
+
+func (m *Model) any(is func(desired.Host) bool) bool {
 	for _, h := range m.Hosts {
-		if s.Judges(h) {
+		if is(h) {
 			return true
 		}
 	}
 	return false
 }
 
+// Early tells whether hosts have anything to do with packets that come in before these come to the filter layer.
+func (m *Model) Early() bool { return m.Needs(UntrackedIn) || m.Needs(PreDNATIn) }
+
 // Marked tells whether packets may have been accepted before they come to the filter layer.
-func (m *Model) Marked() bool { return m.Needs(UntrackedIn) || m.Needs(PreDNATIn) }
+func (m *Model) Marked() bool { return m.Judges(UntrackedIn) || m.Judges(PreDNATIn) }
 
 // SourcePorts is the part of a range of ports, by default the unprivileged ones, that translated UDP may come from while VXLAN
 // has a port: the wider one that leaves it out, since the answer would be taken for a tunnel packet and dropped.

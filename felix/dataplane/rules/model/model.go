@@ -150,6 +150,7 @@ func (m *Model) setHosts(c desired.Delta[string, desired.Host]) {
 	for _, h := range m.Hosts {
 		for _, s := range Stations() {
 			m.hostChains[h.Of(s.Pass).Of(s.Dir)] = struct{}{}
+			m.hostChains[s.Counts(h)] = struct{}{}
 			m.hostChains[s.Failsafe()] = struct{}{}
 		}
 	}

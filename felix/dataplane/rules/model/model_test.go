@@ -73,7 +73,7 @@ func compile(m *Model) compiled {
 		h.ClosedBecause = ""
 		out.once += fmt.Sprint(known, h)
 		for _, s := range Stations() {
-			out.once += fmt.Sprint(s.Judges(h), m.Has(h.Of(s.Pass).Of(s.Dir), s.Layer), known && m.Has(s.Failsafe(), s.Layer))
+			out.once += fmt.Sprint(m.Has(s.Counts(h), s.Layer), s.Judges(h), m.Has(h.Of(s.Pass).Of(s.Dir), s.Layer), known && m.Has(s.Failsafe(), s.Layer))
 		}
 	}
 	return out
@@ -113,7 +113,7 @@ func TestWhatIsCleanHasNotChanged(t *testing.T) {
 			case 7:
 				c.Workloads.Remove(pick("cali1", "cali2"))
 			case 8:
-				h := desired.Host{Normal: desired.Ways{Ingress: named()}, PreDNAT: desired.Ways{Ingress: named()}, ClosedBecause: pick("x", "y")}
+				h := desired.Host{Normal: desired.Ways{Ingress: named()}, PreDNAT: desired.Ways{Ingress: named()}, Counted: [desired.Normal]desired.Ways{desired.PreDNAT: {Ingress: named()}}, ClosedBecause: pick("x", "y")}
 				if r.IntN(2) == 0 {
 					c.Hosts.Put(pick("eth0", "*"), h)
 				} else {

@@ -62,7 +62,7 @@ type compiler struct {
 }
 
 func (c *compiler) chain(d desired.Chain) chain {
-	out := chain{rules: make([]rule, 0, len(d.Rules)), idle: desired.OfStaged(d.Name)}
+	out := chain{rules: make([]rule, 0, len(d.Rules)), idle: !d.Decides()}
 	for _, r := range d.Rules {
 		missing := c.missing(r)
 		if missing != "" && !r.Decides() {
@@ -121,7 +121,8 @@ func (c *compiler) action(e nft.Expr, r desired.Rule) nft.Expr {
 	case desired.Pass:
 		return setMark(e.Counter(), desired.MarkPass).Verdict(nft.Verdict{Code: nft.Return})
 	case desired.Log:
-		return e.Log(r.LogPrefix + ": ")
+		const longest = 127
+		return e.Log(r.LogPrefix[:min(len(r.LogPrefix), longest-2)] + ": ")
 	case desired.Jump:
 		return e.Verdict(nft.Verdict{Code: nft.Jump, Chain: layerChain(c.layer, r.Target)})
 	case desired.Return:

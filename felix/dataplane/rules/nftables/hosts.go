@@ -50,7 +50,7 @@ func interfaceOf(s model.Station) uint32 {
 func (b *bases) hostChains(out map[string]chain) {
 	for iface, h := range b.model.Hosts {
 		for _, s := range model.Stations() {
-			if s.Judges(h) {
+			if s.Stops(h) {
 				out[hostChain(s, iface)] = chain{rules: b.hostRules(s, h)}
 			}
 		}
@@ -68,8 +68,12 @@ func (b *bases) hostRules(s model.Station, h desired.Host) (out []rule) {
 		out = append(out, b.cutFlows()...)
 		out = append(out, established())
 	}
-	if s.Pass != desired.Untracked && s != model.NormalLater {
+	switch {
+	case s.Pass == desired.Untracked || s == model.NormalLater:
+	case s.Judges(h):
 		out = append(out, b.invalid()...)
+	case !b.model.Settings.AcceptInvalid: // it would not come to policy in force
+		out = append(out, newRule("invalid", ctState(nft.Expr{}, ctInvalid).Verdict(nft.Verdict{Code: nft.Return})))
 	}
 	if safe := s.Failsafe(); safe != "" && b.hasChain(safe, s.Layer) {
 		if s.Pass == desired.Normal { // the other passes come upon clean marks
@@ -78,7 +82,12 @@ func (b *bases) hostRules(s model.Station, h desired.Host) (out []rule) {
 		out = append(out, newRule("failsafe ports", jump(nft.Expr{}, s.Layer, safe)),
 			newRule("a failsafe port", clearMark(ifMark(nft.Expr{}, desired.MarkAccept, true)).Verdict(accept)))
 	}
+	if counts := s.Counts(h); b.hasChain(counts, s.Layer) {
+		out = append(out, newRule("staged policies of host endpoint "+h.Endpoint, jump(nft.Expr{}, s.Layer, counts)))
+	}
 	switch name := h.Of(s.Pass).Of(s.Dir); {
+	case !s.Judges(h):
+		return out
 	case name == "":
 		return append(out, newRule("host endpoint "+h.Endpoint+" is closed", nft.Expr{}.Counter().Verdict(drop)))
 	case !b.hasChain(name, s.Layer):
@@ -99,20 +108,20 @@ func (b *bases) find(s model.Station) []rule {
 		return nil
 	}
 	out := []rule{newRule("host endpoint by interface", nft.Expr{}.Meta(interfaceOf(s), nft.Reg).VerdictMap(verdictMap(s)))}
-	if h, any := b.model.Hosts[desired.AnyInterface]; any && s.Judges(h) {
+	if h, any := b.model.Hosts[desired.AnyInterface]; any && s.Stops(h) {
 		out = append(out, newRule("host endpoint of all interfaces", nft.Expr{}.Verdict(nft.Verdict{Code: nft.Goto, Chain: hostChain(s, desired.AnyInterface)})))
 	}
 	return out
 }
 
-// hostVerdicts are the elements of a station's verdict map. An interface with an endpoint that does not judge here is not
+// hostVerdicts are the elements of a station's verdict map. An interface with an endpoint that has nothing to do here is not
 // left to that of all interfaces.
 func hostVerdicts(s model.Station, hosts map[string]desired.Host) map[string]nft.Verdict {
 	out := map[string]nft.Verdict{}
 	for iface, h := range hosts {
 		switch {
 		case iface == desired.AnyInterface:
-		case s.Judges(h):
+		case s.Stops(h):
 			out[ifKey(iface)] = nft.Verdict{Code: nft.Goto, Chain: hostChain(s, iface)}
 		default:
 			out[ifKey(iface)] = nft.Verdict{Code: nft.Return}
@@ -123,7 +132,7 @@ func hostVerdicts(s model.Station, hosts map[string]desired.Host) map[string]nft
 
 // hostRaw puts what host endpoints need around the rules of raw-PREROUTING.
 func (b *bases) hostRaw(rules []rule) []rule {
-	if b.model.Marked() {
+	if b.model.Early() {
 		rules = append([]rule{newRule("marks that others made", clearMark(nft.Expr{}))}, rules...)
 	}
 	return append(rules, b.find(model.UntrackedIn)...)
@@ -143,7 +152,7 @@ func (b *bases) preDNAT() (out []rule) {
 		return nil
 	}
 	out = append(out, established())
-	if b.model.Needs(model.UntrackedIn) {
+	if b.model.Judges(model.UntrackedIn) {
 		out = append(out, accepted())
 	}
 	return append(out, b.find(model.PreDNATIn)...)
@@ -197,7 +206,7 @@ func (b *bases) hostOutput() (out []rule) {
 	if !b.model.Needs(model.NormalOut) {
 		return nil
 	}
-	if b.model.Needs(model.UntrackedOut) {
+	if b.model.Judges(model.UntrackedOut) {
 		out = append(out, accepted())
 	}
 	translated := nft.Expr{}.Ct(unix.NFT_CT_STATUS).Mask(word(ctTranslated), word(0)).Equal(word(0), true).

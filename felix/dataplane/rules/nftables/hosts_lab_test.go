@@ -29,6 +29,8 @@ func TestHostEndpointsOutliveRestarts(t *testing.T) {
 			desired.Untracked: {Ingress: []view.Rule{rulestest.AllowTo(udp, 53)}, Egress: []view.Rule{rulestest.AllowFrom(udp, 53)}},
 			desired.Normal:    {Ingress: []view.Rule{rulestest.AllowTo(tcp, 80)}, Egress: []view.Rule{rulestest.Anything}},
 		})
+		staged := view.Policy{Staged: true, Ingress: []view.Rule{rulestest.DenyTo(tcp, 80)}, Egress: []view.Rule{rulestest.DenyTo(tcp, 81)}}
+		rulestest.Protect(&c, "eth1", rulestest.Endpoint{desired.Untracked: staged, desired.PreDNAT: staged, desired.Forward: staged, desired.Normal: open})
 		return c
 	}
 	apply(t, open(t), all())
@@ -48,6 +50,7 @@ func TestHostEndpointsOutliveRestarts(t *testing.T) {
 	c := desired.FirewallDelta{}
 	c.Hosts.Remove("*")
 	c.Hosts.Remove("eth0")
+	c.Hosts.Remove("eth1")
 	again.Update(c)
 	require.NoError(t, again.Apply(context.Background()))
 	list := ns.Run(t, "nft list ruleset")

@@ -3,6 +3,7 @@
 package rulestest
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,7 +31,7 @@ func Protect(c *desired.FirewallDelta, iface string, e Endpoint) {
 		if !there && pass != desired.Normal {
 			continue
 		}
-		p.ID = "gnp/" + h.Endpoint + "." + pass.String()
+		p.ID = map[bool]string{false: "gnp/", true: "sgnp/"}[p.Staged] + h.Endpoint + "." + pass.String()
 		p.DoNotTrack, p.PreDNAT = pass == desired.Untracked, pass == desired.PreDNAT
 		tier := view.TierPolicies{Name: "default", DefaultAction: view.Deny}
 		if p.Ingress != nil {
@@ -40,17 +41,24 @@ func Protect(c *desired.FirewallDelta, iface string, e Endpoint) {
 			tier.Egress = []string{p.ID}
 		}
 		list := view.PolicyList{ID: h.Endpoint, Tiers: []view.TierPolicies{tier}}
-		var ways desired.Ways
+		var ways, counted desired.Ways
 		for d, chain := range desired.PassChains(list, pass) {
-			if !desired.Judges(list, pass, desired.Direction(d)) {
+			to := &ways
+			switch {
+			case len(chain.Rules) == 0:
 				continue
+			case desired.Counts(list, pass, desired.Direction(d)):
+				to = &counted
 			}
 			c.Chains.Put(chain.Name, chain)
 			if desired.Direction(d) == desired.Ingress {
-				ways.Ingress = chain.Name
+				to.Ingress = chain.Name
 			} else {
-				ways.Egress = chain.Name
+				to.Egress = chain.Name
 			}
+		}
+		if pass != desired.Normal {
+			h.Counted[pass] = counted
 		}
 		for d, chain := range desired.PolicyChains(p, "") {
 			if pass == desired.Normal && desired.Direction(d) == desired.Egress {
@@ -325,6 +333,100 @@ func (k Kind) testApplyOnForward(t *testing.T) {
 	deny.Workloads.Put("cali2", desired.Workload{})
 	w.Apply(deny)
 	w.Passes(w.Outside, AddrB+":81", false, "the workload's own policy counts nevertheless")
+}
+
+// Staged policies of the passes in which no other policy is asked are counted, and change no verdict: not of what is established or of
+// a failsafe port, and not what others' rules say.
+func (k Kind) testStagedThroughHostEndpoints(t *testing.T) {
+	w := k.NewWorld(t)
+	w.listenOn(w.Node, ":22", ":80", ":81")
+	w.listenOn(w.B, ":22", ":80")
+	w.listenOn(w.Outside, ":80", ":179")
+	beyond := labtest.New(t) // forwarded to by the node, and no workload
+	w.Wire(beyond, "up1", "eth0", "02:00:00:00:00:02")
+	w.Node.Run(t, "ip addr add 192.168.8.1/24 dev up1; ip link set up1 up")
+	beyond.Run(t, "ip addr add 192.168.8.2/24 dev eth0; ip link set eth0 up; ip route add default via 192.168.8.1")
+	w.Outside.Run(t, "ip route add 192.168.8.0/24 via 192.168.9.1")
+	w.listenOn(beyond, ":80", ":81")
+	// Others' rule, behind ours, on what is established.
+	others := "iptables-" + map[bool]string{false: "nft", true: "legacy"}[k.Name == "legacy"]
+	w.Node.Run(t, others+" -A FORWARD -i up1 -p tcp --sport 81 -m conntrack --ctstate ESTABLISHED -j DROP")
+
+	deny := []view.Rule{DenyTo(tcp, 80), DenyTo(tcp, 22), DenyTo(tcp, 179)}
+	staged := view.Policy{Staged: true, Ingress: deny, Egress: deny}
+	open := view.Policy{Ingress: []view.Rule{Anything}, Egress: []view.Rule{Anything}}
+	c := Hosting(map[string]Endpoint{
+		"up0": {desired.Untracked: staged, desired.PreDNAT: staged, desired.Forward: staged, desired.Normal: open},
+		"*":   {desired.PreDNAT: {Ingress: []view.Rule{DenyTo(tcp, 81)}}, desired.Normal: open},
+	})
+	w.Apply(c)
+	counted := func() map[string]uint64 {
+		all, err := w.Driver.Counters(t.Context())
+		require.NoError(t, err)
+		out := map[string]uint64{}
+		for _, c := range all {
+			if name, ours := strings.CutPrefix(c.Comment, "sgnp/hep-up0."); ours {
+				out[name] += c.Packets
+			}
+		}
+		return out
+	}
+	const (
+		untracked, untrackedOut = "untracked ingress 0", "untracked egress 0"
+		early                   = "prednat ingress 0"
+		forward, forwardOut     = "forward ingress 0", "forward egress 0"
+	)
+	for _, c := range []struct {
+		from *labtest.Namespace
+		to   string
+		by   []string
+	}{
+		{w.Outside, NodeAddr + ":80", []string{untracked, early}},
+		{w.Outside, nodeSix + ":80", []string{untracked, early}},
+		{w.Outside, AddrB + ":80", []string{untracked, early, forward}},
+		{w.Outside, "[" + SixB + "]:80", []string{untracked, early, forward}},
+		{w.Outside, "192.168.8.2:80", []string{untracked, early, forward}},
+		{w.A, OutsideAddr + ":80", []string{forwardOut}},
+		{w.Node, OutsideAddr + ":80", []string{untrackedOut}},
+		{w.Outside, NodeAddr + ":22", nil}, // failsafe ports
+		{w.Node, OutsideAddr + ":179", nil},
+		{w.Outside, AddrB + ":22", []string{"forward ingress 1"}}, // not of what is forwarded
+		{w.Outside, NodeAddr + ":81", nil},
+	} {
+		before := counted()
+		w.Passes(c.from, c.to, true, "staged")
+		after := counted()
+		for name := range after {
+			switch {
+			case slices.Contains(c.by, name):
+				assert.Greater(t, after[name], before[name], "%s: %s", c.to, name)
+			case name == untracked || name == untrackedOut: // which count each packet, late ones of connections of before too
+			default:
+				assert.Equal(t, before[name], after[name], "%s: %s", c.to, name)
+			}
+		}
+	}
+	w.Passes(w.Outside, "192.168.8.2:81", false, "others' rules on what is established hold")
+	established, err := Dial(w.Outside, AddrB+":80", Patience)
+	require.NoError(t, err)
+	defer established.Close()
+	before := counted()
+	require.True(t, Alive(established, Patience))
+	after := counted()
+	assert.Equal(t, before[forward], after[forward], "established")
+	assert.Equal(t, before[early], after[early], "established")
+	assert.Greater(t, after[untracked], before[untracked], "before connection tracking every packet counts")
+
+	// What render makes of an endpoint that only counts beside one of all interfaces in force.
+	both := desired.FirewallDelta{}
+	h := c.Hosts.Set["up0"]
+	h.PreDNAT = c.Hosts.Set["*"].PreDNAT
+	both.Hosts.Put("up0", h)
+	w.Apply(both)
+	before = counted()
+	w.Passes(w.Outside, NodeAddr+":80", true, "counted, and no rule about it")
+	assert.Greater(t, counted()[early], before[early])
+	w.Passes(w.Outside, NodeAddr+":81", false, "all interfaces")
 }
 
 // What a host sends itself and has translated (to a service) is judged by what it becomes, and by the interface it really

@@ -6,29 +6,32 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
-// RunServices runs what needs IPVS in the kernel: what goes to services is judged by where it is led.
-func (k Kind) RunServices(t *testing.T, by desired.Rules) {
+// rulesOfOthers prints the firewall's rules that are not ours, without counters and in no order of their making.
+const rulesOfOthers = `for p in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do
+	$p-save 2>/dev/null | sed "/cali/d; /^[#*C]/d; /^:[A-Z]* ACCEPT/d; s/ \\[[0-9:]*\\]$//; s/^/$p /" | sort
+done`
+
+// RunServices runs what needs IPVS in the kernel, beside the real kube-proxy, whoever was first: what goes to services is judged by where
+// it is led, and what kube-proxy refuses is refused. Its rules are what they are without us.
+func (k Kind) RunServices(t *testing.T, by desired.Rules, program string) {
 	w := k.NewWorld(t)
 	w.listenOn(w.Node, ":22")
 	w.listenOn(w.A, ":80")
 	w.listenOn(w.B, ":80", ":81")
 	w.listenOn(w.Outside, ":80", ":81")
-	// As kube-proxy does it: addresses of services are the node's own, a service that has no way back to its sender is masqueraded.
-	w.Node.Run(t, `
-		sysctl -qw net.ipv4.vs.conntrack=1
-		ip link add kube-ipvs0 type dummy; for i in 1 2 3 4; do ip addr add 10.96.0.$i/32 dev kube-ipvs0; done; ip addr add fd96::1/128 dev kube-ipvs0
-		ipvsadm -A -t 10.96.0.1:8000 -s rr; ipvsadm -a -t 10.96.0.1:8000 -r 10.0.1.2:80 -m
-		ipvsadm -A -t 10.96.0.2:8000 -s rr; ipvsadm -a -t 10.96.0.2:8000 -r 10.0.1.2:81 -m
-		ipvsadm -A -t 10.96.0.3:8000 -s rr; ipvsadm -a -t 10.96.0.3:8000 -r 192.168.9.2:80 -m
-		ipvsadm -A -t 10.96.0.4:8000 -s rr; ipvsadm -a -t 10.96.0.4:8000 -r 192.168.9.2:81 -m
-		ipvsadm -A -t '[fd96::1]:8000' -s rr; ipvsadm -a -t '[fd96::1]:8000' -r '[fd00:1::2]:80' -m
-		ipvsadm -A -t 192.168.9.1:30080 -s rr; ipvsadm -a -t 192.168.9.1:30080 -r 10.0.1.2:80 -m
-		ipvsadm -A -t 192.168.9.1:30081 -s rr; ipvsadm -a -t 192.168.9.1:30081 -r 10.0.1.2:81 -m`)
+	proxy := w.ipvsProxyFor(program,
+		service{"allowed", "10.96.0.1", AddrB, 8000, 80, 30080}, service{"denied", "10.96.0.2", AddrB, 8000, 81, 30081},
+		service{"outside", "10.96.0.3", OutsideAddr, 8000, 80, 0}, service{"outside-denied", "10.96.0.4", OutsideAddr, 8000, 81, 0},
+		service{"six", "fd96::1", SixB, 8000, 80, 0})
+	proxy.begin()
+	theirs := w.Node.Run(t, rulesOfOthers)
+	require.Contains(t, theirs, "KUBE-IPVS-FILTER")
 	w.Outside.Run(t, "ip route add 10.96.0.0/16 via 192.168.9.1")
 	web := view.Policy{ID: "np/s/web", Ingress: []view.Rule{AllowTo(tcp, 80)}}
 	client := view.Policy{ID: "np/s/client", Egress: []view.Rule{AllowTo(tcp, 80)}, Ingress: []view.Rule{Anything}}
@@ -42,6 +45,7 @@ func (k Kind) RunServices(t *testing.T, by desired.Rules) {
 	c.Sets.Put(desired.SetServices, desired.Set{Type: view.SetNet, Members: Members("10.96.0.1/32", "10.96.0.2/32", "10.96.0.3/32", "10.96.0.4/32", "fd96::1/128")})
 	w.Driver.Whole()
 	w.Apply(c)
+	assert.Equal(t, theirs, w.Node.Run(t, rulesOfOthers), "kube-proxy was first")
 
 	w.Passes(w.A, "10.96.0.1:8000", true, "both ends' policies allow it")
 	w.Passes(w.A, "[fd96::1]:8000", true, "both ends' policies allow it")
@@ -49,6 +53,8 @@ func (k Kind) RunServices(t *testing.T, by desired.Rules) {
 	w.Passes(w.A, "10.96.0.3:8000", true, "egress policy allows it, out of the cluster")
 	w.Passes(w.A, "10.96.0.4:8000", false, "egress policy denies it, out of the cluster")
 	w.Passes(w.A, NodeAddr+":22", false, "what is the node's own is judged as such")
+	w.Passes(w.A, "10.96.0.1:22", false, "kube-proxy refuses what is no port of the service: it is the node's own")
+	w.Passes(w.Outside, "10.96.0.1:22", false, "kube-proxy refuses what is no port of the service: it is the node's own")
 	w.Passes(w.A, NodeAddr+":30080", false, "and so is a node port")
 	w.Passes(w.Outside, "10.96.0.1:8000", true, "ingress policy allows it")
 	w.Passes(w.Outside, "10.96.0.2:8000", false, "ingress policy denies it")
@@ -61,6 +67,14 @@ func (k Kind) RunServices(t *testing.T, by desired.Rules) {
 		defer established.Close()
 		assert.True(t, Alive(established, Patience))
 	}
+	proxy.remove()
+	proxy.begin()
+	assert.Equal(t, theirs, w.Node.Run(t, rulesOfOthers), "we were first")
+	w.Passes(w.A, "10.96.0.1:8000", true, "both ends' policies allow it")
+	w.Passes(w.A, "10.96.0.2:8000", false, "denied to the port behind it")
+	w.Passes(w.Outside, NodeAddr+":30080", true, "ingress policy allows it, by a node port")
+	w.Passes(w.Outside, NodeAddr+":30081", false, "ingress policy denies it, by a node port")
+
 	closed := desired.FirewallDelta{}
 	closed.Workloads.Put("cali2", desired.Workload{Addresses: b.Addresses})
 	w.Apply(closed)

@@ -83,6 +83,7 @@ func (k Kind) Run(t *testing.T) {
 		{"connections that are cut", k.testCutFlows},
 		{"matches of every kind", k.testMatches},
 		{"counters", k.testCounters},
+		{"lines of the kernel's log", k.testLog},
 		{"a restart adopts without writing", k.testRestartAdoptsWithoutWriting},
 		{"any order of changes ends the same", k.testAnyOrderOfChangesEndsTheSame},
 		{"next to others", k.testNextToOthers},
@@ -91,6 +92,7 @@ func (k Kind) Run(t *testing.T) {
 		{"before the destination is translated", k.testPreDNAT},
 		{"without tracking", k.testDoNotTrack},
 		{"what is forwarded through host endpoints", k.testApplyOnForward},
+		{"staged through host endpoints", k.testStagedThroughHostEndpoints},
 		{"locally sent and translated", k.testLocallySentAndTranslated},
 		{"tunnels pass host endpoints", k.testTunnelsPassHostEndpoints},
 	} {
