@@ -24,7 +24,7 @@ func subscribeToRoutes(changed func(), failed func(error)) (stop func(), err err
 		familyAt   = unix.SizeofNlMsghdr // rtm_family of struct rtmsg
 		protocolAt = familyAt + 5        // rtm_protocol
 		attrsAt    = familyAt + unix.SizeofRtMsg
-		findAttr   = 1<<32 + unix.SKF_AD_OFF + unix.SKF_AD_NLATTR // where the attribute of type X is, from A on; 0: nowhere
+		findAttr   = 0xfffff000 + 12 // SKF_AD_OFF + SKF_AD_NLATTR: where the attribute of type X is, from A on; 0: nowhere
 		linkLocal  = 0xfe80
 		multicast  = 0xff00
 	)
