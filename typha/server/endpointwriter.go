@@ -33,7 +33,8 @@ const (
 // reports keeps what nodes report of their endpoints and brings the datastore to it.
 type reports struct {
 	store   datastore.Client
-	pods    bool // the datastore's endpoints are pods, which others make and delete
+	pods    bool               // the datastore's endpoints are pods, which others make and delete
+	known   func(api.Key) bool // whether the datastore has an object, as far as typha was told
 	log     *slog.Logger
 	metrics *metrics
 	slots   *semaphore.Weighted
@@ -72,9 +73,9 @@ type nodeReport struct {
 	agreed map[*api.WorkloadEndpoint]struct{}
 }
 
-func newReports(store datastore.Client, pods bool, log *slog.Logger, m *metrics) *reports {
+func newReports(store datastore.Client, pods bool, known func(api.Key) bool, log *slog.Logger, m *metrics) *reports {
 	return &reports{
-		store: store, pods: pods, log: log, metrics: m, slots: semaphore.NewWeighted(parallelWrites),
+		store: store, pods: pods, known: known, log: log, metrics: m, slots: semaphore.NewWeighted(parallelWrites),
 		news: make(chan struct{}, 1), nodes: map[string]*nodeReport{},
 	}
 }
@@ -205,7 +206,11 @@ func (r *reports) sync(ctx context.Context, n *nodeReport, desired map[api.Key]*
 		if r.pods && len(stored.Spec.IPNetworks) == 0 {
 			continue // a pod that is not wired
 		}
-		_, err := r.store.Delete(ctx, key, datastore.Precondition{Revision: stored.ResourceVersion, UID: string(stored.UID)})
+		pre := datastore.Precondition{Revision: stored.ResourceVersion}
+		if r.pods { // elsewhere the revision says which one it is, and the uid would have to be read
+			pre.UID = string(stored.UID)
+		}
+		_, err := r.store.Delete(ctx, key, pre)
 		if err == nil || errors.Is(err, datastore.ErrNotFound) {
 			delete(n.actual, key)
 			err = nil
