@@ -18,7 +18,6 @@ const (
 // latest is something that typha is told: always all of it, and only as it is now.
 type latest[T any] struct {
 	changed chan struct{}
-	pace    time.Duration // from the beginning of one telling to that of the next, at least
 
 	mu    sync.Mutex // guards the following
 	value T
@@ -47,19 +46,11 @@ func (l *latest[T]) Again() {
 func (l *latest[T]) run(ctx context.Context, log *slog.Logger, later string, tell func(context.Context, T) error) error {
 	timer := time.NewTimer(repeatReport)
 	defer timer.Stop()
-	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-l.changed:
-			if rest := l.pace - time.Since(last); rest > 0 {
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-time.After(rest):
-				}
-			}
 		case <-timer.C:
 		}
 		timer.Reset(repeatReport)
@@ -69,7 +60,6 @@ func (l *latest[T]) run(ctx context.Context, log *slog.Logger, later string, tel
 		if !known {
 			continue
 		}
-		last = time.Now()
 		if err := attempt(ctx, value, tell); err != nil {
 			log.Info(later, "error", err)
 			timer.Reset(retryReport)

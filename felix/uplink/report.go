@@ -3,7 +3,6 @@ package uplink
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -16,10 +15,6 @@ type Reports interface {
 	Report(ctx context.Context, r client.Report) (refused []client.RefusedEndpoint, stored bool, err error)
 }
 
-// reportPace is for how long pods that come and go in a burst are gathered, after a first one, before typha is told of them. To
-// take a report costs it about as much for one of them as for several.
-const reportPace = 20 * time.Millisecond
-
 // Reporter tells typha which endpoints are on the node.
 type Reporter struct {
 	latest[[]state.Endpoint]
@@ -31,9 +26,7 @@ type Reporter struct {
 
 // NewReporter returns a reporter that waits for its first Set.
 func NewReporter(typha Reports, log *slog.Logger) *Reporter {
-	r := &Reporter{latest: newLatest[[]state.Endpoint](), typha: typha, log: log, instance: uuid.NewString()}
-	r.pace = reportPace
-	return r
+	return &Reporter{latest: newLatest[[]state.Endpoint](), typha: typha, log: log, instance: uuid.NewString()}
 }
 
 // Set makes all the endpoints there are. It never blocks.
