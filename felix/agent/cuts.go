@@ -23,7 +23,7 @@ const (
 	staleMarks = 30 * time.Second
 	// Judging takes a share of a core at most: after some time of it there is a pause of idleShare times that, of longestPause
 	// at most.
-	idleShare    = 9
+	idleShare    = 29
 	longestPause = 500 * time.Millisecond
 )
 
