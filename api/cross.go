@@ -61,6 +61,9 @@ func CheckUpdate(old, updated Object, others Others) error {
 	return c.err()
 }
 
+// ChecksDelete tells whether CheckDelete has anything against objects of a kind.
+func ChecksDelete(kind string) bool { return kind == "Tier" || kind == "Profile" }
+
 // CheckDelete tells whether an object can go. It returns nil, Errors, or the error of others.
 func CheckDelete(o Object, others Others) error {
 	var c checker

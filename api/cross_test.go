@@ -166,7 +166,10 @@ func TestCheckDelete(t *testing.T) {
 		"anything else":     {policies[0], store(), ""},
 		"a policy's absent": {decode(t, "Profile", "{name: a}", "{}"), store(), ""},
 	} {
-		t.Run(name, func(t *testing.T) { requireError(t, c.want, api.CheckDelete(c.o, c.there)) })
+		t.Run(name, func(t *testing.T) {
+			requireError(t, c.want, api.CheckDelete(c.o, c.there))
+			require.True(t, c.want == "" || api.ChecksDelete(api.KeyOf(c.o).Kind), "it would not be asked")
+		})
 	}
 }
 

@@ -141,6 +141,7 @@ func (cfg Config) etcd() (*embed.Config, error) {
 	conf := embed.NewConfig()
 	conf.Name = memberName
 	conf.Dir = filepath.Join(cfg.Dir, "etcd")
+	conf.WarningUnaryRequestDuration = embed.DefaultWarningUnaryRequestDuration // else each request is written out to be warned of
 	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newLogger(cfg.Logger))
 
 	client := url.URL{Scheme: "http", Host: cfg.Listen}

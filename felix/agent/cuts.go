@@ -23,7 +23,7 @@ const (
 	staleMarks = 30 * time.Second
 	// Judging takes a share of a core at most: after some time of it there is a pause of idleShare times that, of longestPause
 	// at most.
-	idleShare    = 9
+	idleShare    = 29
 	longestPause = 500 * time.Millisecond
 )
 
@@ -54,7 +54,9 @@ type cuts struct {
 	there     bool                    // the rule is in the kernel
 	changed   chan struct{}           // something of the above has
 	addresses map[string][]netip.Addr // of workloads, by interface
-	gone      map[netip.Addr]struct{} // that workloads had, and whose connections are not deleted yet
+	gone      map[netip.Addr]uint64   // that workloads had, and whose connections are not deleted yet: with which change they left
+	noted     uint64                  // changes so far
+	inKernel  uint64                  // so many of them
 	cut       uint64                  // connections cut so far
 }
 
@@ -62,7 +64,7 @@ type cuts struct {
 func newCuts(ctx context.Context, table Connections, log *slog.Logger) (*cuts, error) {
 	c := &cuts{
 		table: table, log: log, wake: func() {}, changed: make(chan struct{}, 1),
-		addresses: map[string][]netip.Addr{}, gone: map[netip.Addr]struct{}{},
+		addresses: map[string][]netip.Addr{}, gone: map[netip.Addr]uint64{},
 	}
 	marked, err := c.marked(ctx)
 	c.wanted = len(marked) > 0
@@ -81,6 +83,7 @@ func (c *cuts) note(d desired.FirewallDelta) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.told = append(c.told, d)
+	c.noted++
 	for name := range d.Workloads.Removed {
 		c.lose(name, nil)
 		delete(c.addresses, name)
@@ -94,7 +97,7 @@ func (c *cuts) note(d desired.FirewallDelta) {
 func (c *cuts) lose(name string, kept []netip.Addr) {
 	for _, a := range c.addresses[name] {
 		if !slices.Contains(kept, a) {
-			c.gone[a] = struct{}{}
+			c.gone[a] = c.noted
 		}
 	}
 }
@@ -125,7 +128,7 @@ func (c *cuts) applied(rule bool) {
 	c.mu.Lock()
 	c.committed = append(c.committed, c.told...)
 	news := len(c.told) > 0 || c.there != rule
-	c.told, c.there = nil, rule
+	c.told, c.there, c.inKernel = nil, rule, c.noted
 	c.mu.Unlock()
 	if news {
 		c.signal()
@@ -139,16 +142,15 @@ func (c *cuts) signal() {
 	}
 }
 
-// forget deletes the connections of addresses that left their workloads, so that whoever gets an address next has none of
-// the former owner's. It is called when the rules let none of them pass any more, and before the address is free.
-func (c *cuts) forget(ctx context.Context) error {
-	c.mu.Lock()
-	gone := maps.Clone(c.gone)
-	c.mu.Unlock()
+// forget deletes the connections of addresses that left their workloads, once the rules let none of them pass any more, so that
+// whoever gets an address next has none of the former owner's. Addresses that a workload has again are not put off: that is done
+// before a route leads there. For the others it is, since each look goes through all connections: taken tells to leave them.
+func (c *cuts) forget(ctx context.Context, taken bool) error {
+	gone, until := c.left(taken)
 	if len(gone) == 0 {
 		return nil
 	}
-	flows, err := c.with(ctx, false, gone, func(f *conntrack.Flow) bool { return true })
+	flows, err := c.with(ctx, false, gone, func(*conntrack.Flow) bool { return true })
 	if err == nil {
 		err = c.table.Delete(ctx, flows)
 	}
@@ -157,10 +159,35 @@ func (c *cuts) forget(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for a := range gone {
-		delete(c.gone, a)
-	}
+	maps.DeleteFunc(c.gone, func(a netip.Addr, change uint64) bool {
+		_, done := gone[a]
+		return done && change <= until
+	})
 	return nil
+}
+
+// left are the addresses that left with the changes that are in the kernel, and how many changes these are; with taken only those
+// that a workload has now.
+func (c *cuts) left(taken bool) (out map[netip.Addr]struct{}, until uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out = map[netip.Addr]struct{}{}
+	for a, change := range c.gone {
+		if change <= c.inKernel && (!taken || c.has(a)) {
+			out[a] = struct{}{}
+		}
+	}
+	return out, c.inKernel
+}
+
+// has tells whether a workload has an address.
+func (c *cuts) has(a netip.Addr) bool {
+	for _, list := range c.addresses {
+		if slices.Contains(list, a) {
+			return true
+		}
+	}
+	return false
 }
 
 // with reads the connections in which addresses have part, or all; pick chooses among them.

@@ -271,20 +271,65 @@ func TestAddressesThatLeaveTakeTheirConnectionsAlong(t *testing.T) {
 	cuts, err := newCuts(t.Context(), c, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	cuts.note(world(80))
+	cuts.applied(false)
 	c.open("10.0.0.2", "10.0.0.9", 80, "")
 	c.open("10.0.0.9", "10.96.0.1", 81, "10.0.0.2")
 	c.open("10.0.0.9", "10.0.0.3", 81, "")
-	require.NoError(t, cuts.forget(t.Context()))
+	require.NoError(t, cuts.forget(t.Context(), false))
 	require.Len(t, c.flows, 3)
 	var d desired.FirewallDelta
 	d.Workloads.Put("calib", desired.Workload{Endpoint: "k8s/s/b/eth0"})
 	cuts.note(d)
-	c.fail = errors.New("no kernel")
-	require.ErrorContains(t, cuts.forget(t.Context()), "no kernel")
-	c.fail = nil
-	require.NoError(t, cuts.forget(t.Context()))
-	require.Len(t, c.flows, 1)
+	require.NoError(t, cuts.forget(t.Context(), false))
+	require.Len(t, c.flows, 3, "the rules may still let them in")
+	cuts.applied(false)
 	reads := c.readings()
-	require.NoError(t, cuts.forget(t.Context()))
+	require.NoError(t, cuts.forget(t.Context(), true))
+	require.Equal(t, reads, c.readings(), "nobody has the address")
+	c.fail = errors.New("no kernel")
+	require.ErrorContains(t, cuts.forget(t.Context(), false), "no kernel")
+	c.fail = nil
+	require.NoError(t, cuts.forget(t.Context(), false))
+	require.Len(t, c.flows, 1)
+	reads = c.readings()
+	require.NoError(t, cuts.forget(t.Context(), false))
 	require.Equal(t, reads, c.readings(), "once")
+}
+
+// Whoever gets an address does not wait for the next look at all connections.
+func TestAnAddressThatIsTakenAgainHasNoConnections(t *testing.T) {
+	c := &connections{rule: func() bool { return false }}
+	cuts, err := newCuts(t.Context(), c, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	cuts.note(world(80))
+	cuts.applied(false)
+	c.open("10.0.0.9", "10.0.0.2", 80, "")
+	var left, taken desired.FirewallDelta
+	left.Workloads.Remove("calib")
+	cuts.note(left)
+	cuts.applied(false)
+	require.NoError(t, cuts.forget(t.Context(), true))
+	require.Len(t, c.flows, 1)
+	taken.Workloads.Put("calic", desired.Workload{Endpoint: "k8s/s/c/eth0", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2")}})
+	cuts.note(taken)
+	cuts.applied(false)
+	require.NoError(t, cuts.forget(t.Context(), true))
+	require.Empty(t, c.flows)
+}
+
+// The loop looks by itself, a while after an address has left.
+func TestConnectionsOfThoseWhoLeftGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &connections{}
+		c.open("10.0.0.9", "10.0.0.2", 80, "")
+		n := startCuts(t, c)
+		n.commit(world(80))
+		time.Sleep(10 * time.Second)
+		assert.Equal(t, []bool{false}, c.states())
+		var left desired.FirewallDelta
+		left.Workloads.Remove("calib")
+		n.commit(left)
+		time.Sleep(time.Second)
+		assert.Empty(t, c.states())
+	})
 }

@@ -158,12 +158,12 @@ func (d *Drivers) applyRules(ctx context.Context) error {
 	return err
 }
 
-// forget ends the connections of those who left, once the firewall lets none of them in.
+// forget ends the connections of those whose addresses others have by now, once the firewall lets none of them in.
 func (d *Drivers) forget(ctx context.Context) error {
 	if !d.committed {
 		return nil
 	}
-	return d.cuts.forget(ctx)
+	return d.cuts.forget(ctx, true)
 }
 
 // Whole tells that all but routes is known.

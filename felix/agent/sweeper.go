@@ -30,6 +30,9 @@ func (s *sweeper) turn(ctx context.Context) (worked bool, err error) {
 	committed, wanted, there := s.committed, s.wanted, s.there
 	s.committed = nil
 	s.mu.Unlock()
+	if err := s.forget(ctx, false); err != nil {
+		return false, err
+	}
 	due := s.second
 	s.second = judge.Impact{}
 	for _, d := range committed {

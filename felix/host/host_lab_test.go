@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,4 +148,22 @@ func TestAddressesOnTheLoopback(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd00:9::1")}, h.Loopback)
 	require.Empty(t, h.Interfaces)
+}
+
+// Each pod's interface has routes to link-local and multicast addresses, which the kernel makes: they lead to no node.
+func TestRoutesOfPodsInterfacesAreNotHeard(t *testing.T) {
+	enter(t)
+	sh(t, "ip link set lo up")
+	var heard atomic.Int32
+	stop, err := subscribeToRoutes(func() { heard.Add(1) }, func(error) {})
+	require.NoError(t, err)
+	defer stop()
+	sh(t, `ip link add cali1 type veth peer name pod1; ip link set pod1 up; ip link set cali1 up
+		until ip -6 route show dev cali1 | grep -q fe80; do sleep 0.01; done
+		ip link del cali1
+		ip route add 203.0.113.0/24 dev lo`)
+	require.Eventually(t, func() bool { return heard.Load() >= 1 }, 20*time.Second, time.Millisecond)
+	sh(t, "ip -6 route add fd00:30::/64 dev lo")
+	require.Eventually(t, func() bool { return heard.Load() >= 2 }, 20*time.Second, time.Millisecond)
+	require.EqualValues(t, 2, heard.Load())
 }

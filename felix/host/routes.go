@@ -12,17 +12,37 @@ import (
 )
 
 // subscribeToRoutes calls changed for each change to the node's routes, but for those that felix makes itself: what it writes
-// changes no way to a next hop, and can be a hundred thousand routes at once, so the kernel is told to keep them back. An
-// error, to failed, ends it; stop does so, too.
+// changes no way to a next hop, and can be a hundred thousand routes at once, so the kernel is told to keep them back. So are
+// link-local and multicast routes of IPv6, some of which come and go with each pod's interface. An error, to failed, ends it;
+// stop does so, too.
 func subscribeToRoutes(changed func(), failed func(error)) (stop func(), err error) {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to routes: %w", err)
 	}
-	const protocolAt = unix.SizeofNlMsghdr + 5 // rtm_protocol of struct rtmsg
+	const (
+		familyAt   = unix.SizeofNlMsghdr // rtm_family of struct rtmsg
+		protocolAt = familyAt + 5        // rtm_protocol
+		attrsAt    = familyAt + unix.SizeofRtMsg
+		findAttr   = 0xfffff000 + 12 // SKF_AD_OFF + SKF_AD_NLATTR: where the attribute of type X is, from A on; 0: nowhere
+		linkLocal  = 0xfe80
+		multicast  = 0xff00
+	)
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: protocolAt},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: desired.ProtocolMuslin},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 13, K: desired.ProtocolMuslin},
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: familyAt},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 10, K: unix.AF_INET6},
+		{Code: unix.BPF_LDX | unix.BPF_IMM, K: unix.RTA_DST},
+		{Code: unix.BPF_LD | unix.BPF_IMM, K: attrsAt},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: findAttr},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 6, K: 0},
+		{Code: unix.BPF_MISC | unix.BPF_TAX},
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_IND, K: unix.SizeofRtAttr},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xffc0},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 3, K: linkLocal},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xff00},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: multicast},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 	}

@@ -141,19 +141,12 @@ func costOf(ctx context.Context, l *Lab, where string, pids ...int) (cost, error
 		if err != nil {
 			return sum, err
 		}
-		_, rest, ok := cutLast(text, ")")
-		f := strings.Fields(rest)
-		if !ok || len(f) < 22 { // the fields from the third on
-			return sum, fmt.Errorf("unexpected process state %q", text)
+		n, err := statFields(text, 14, 15, 24)
+		if err != nil {
+			return sum, err
 		}
-		var n [3]float64
-		for i, at := range []int{11, 12, 21} {
-			if n[i], err = strconv.ParseFloat(f[at], 64); err != nil {
-				return sum, err
-			}
-		}
-		sum.cpu += (n[0] + n[1]) / 100 // USER_HZ is 100 wherever Linux runs
-		sum.rss += n[2] * float64(os.Getpagesize()) / (1 << 20)
+		sum.cpu += float64(n[0]+n[1]) / userHZ
+		sum.rss += float64(n[2]) * float64(os.Getpagesize()) / (1 << 20)
 	}
 	return sum, nil
 }

@@ -1,10 +1,18 @@
 package lab
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -29,8 +37,15 @@ type wirer struct {
 
 // cniTimes are how long calls took as a container runtime sees them, program start included, in milliseconds.
 type cniTimes struct {
-	add, del []float64
-	rate     []float64 // ADDs per second of each round
+	add, del       []float64
+	rate           []float64 // ADDs per second of each round
+	addUse, delUse cniUse    // during all ADDs and all DELs
+}
+
+// cniUse is what a way to wire pods has used since it came up.
+type cniUse struct {
+	cpu   map[string]float64 // milliseconds of a processor, by program
+	calls float64            // requests for an address that had to wait for typha
 }
 
 // cni measures the plugin beside the CNI project's own, all in the same run and in turns.
@@ -40,6 +55,7 @@ func (b *bench) cni(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = alsoFailed(err, back()) }()
+	// typha's processor time is that of its etcd too, where that is embedded.
 	sides := []wirer{{"muslin", b.muslin, "worker-1"}, {"ptp+host-local", b.hand, "worker-1"}, {"bridge+host-local", b.hand, "worker-2"}}
 
 	cold, err := b.coldAdd(ctx)
@@ -98,8 +114,93 @@ func (b *bench) cniEach(ctx context.Context, sides []wirer, suffix string, worke
 			ours, its := median(times[0].rate), median(times[i].rate)
 			b.figure("cni.add"+suffix+".rate", ours, "ADD/s", ours/its, vs.name)
 		}
+		for _, f := range []struct {
+			name      string
+			ours, its cniUse
+		}{{"add", times[0].addUse, times[i].addUse}, {"del", times[0].delUse, times[i].delUse}} {
+			ours, its := f.ours.cpu[cniPlugin]/float64(len(times[0].add)), f.its.cpu[cniPlugin]/float64(len(times[i].add))
+			b.figure("cni."+f.name+suffix+".cpu."+cniPlugin, ours, "ms", ours/its, vs.name)
+		}
 	}
+	for _, f := range []struct {
+		name string
+		use  cniUse
+	}{{"add", times[0].addUse}, {"del", times[0].delUse}} {
+		for _, program := range slices.Sorted(maps.Keys(f.use.cpu)) {
+			if program != cniPlugin {
+				b.figure("cni."+f.name+suffix+".cpu."+program, f.use.cpu[program]/float64(len(times[0].add)), "ms", 0, "")
+			}
+		}
+	}
+	b.figure("cni.add"+suffix+".calls", times[0].addUse.calls/float64(len(times[0].add)), "/ADD", 0, "")
 	return nil
+}
+
+// cniPlugin names what the runtime starts: the plugins, and what they start.
+const cniPlugin = "plugin"
+
+// use tells what was used until now.
+func (s wirer) use(ctx context.Context) (u cniUse, err error) {
+	st, err := s.lab.Status(ctx)
+	if err != nil {
+		return u, err
+	}
+	u.cpu = map[string]float64{cniPlugin: milliseconds(st.Ended)}
+	for _, p := range st.Processes {
+		switch {
+		case p.Name == ProcessFelix && p.Node == s.node:
+			u.calls, err = s.lab.metric(ctx, s.node, healthAddr(ProcessFelix), "felix_ipam_reserve_misses_total")
+			fallthrough
+		case p.Name == ProcessTypha, p.Name == ProcessEtcd:
+			u.cpu[p.Name] += milliseconds(p.CPU)
+		}
+	}
+	return u, err
+}
+
+// add adds what was used between two moments.
+func (u *cniUse) add(from, to cniUse) {
+	if u.cpu == nil {
+		u.cpu = map[string]float64{}
+	}
+	for program, ms := range to.cpu {
+		u.cpu[program] += ms - from.cpu[program]
+	}
+	u.calls += to.calls - from.calls
+}
+
+// metric is the sum of a metric's values that a process on a node shows.
+func (l *Lab) metric(ctx context.Context, node string, at netip.AddrPort, name string) (sum float64, err error) {
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return l.Dial(ctx, node, at) },
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	found := false
+	in := bufio.NewScanner(resp.Body)
+	for in.Scan() {
+		text, value, _ := strings.Cut(in.Text(), " ")
+		if text, _, _ = strings.Cut(text, "{"); text != name {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %s of %s: %w", name, at, err)
+		}
+		sum, found = sum+v, true
+	}
+	if err := in.Err(); err != nil || found {
+		return sum, err
+	}
+	return 0, fmt.Errorf("%s on %s shows no metric %s", at, node, name)
 }
 
 // round adds pods, so many at a time, and deletes them.
@@ -109,8 +210,12 @@ func (s wirer) round(ctx context.Context, t *cniTimes, prefix string, pods, work
 		names[i] = fmt.Sprintf("%s-%d", prefix, i)
 	}
 	adds, dels := make([]float64, pods), make([]float64, pods)
+	atFirst, err := s.use(ctx)
+	if err != nil {
+		return err
+	}
 	began := time.Now()
-	err := inParallel(pods, workers, func(i int) error {
+	err = inParallel(pods, workers, func(i int) error {
 		st, err := s.lab.PodAdd(ctx, Pod{Name: names[i], Node: s.node})
 		adds[i] = milliseconds(st.Took)
 		return err
@@ -119,12 +224,22 @@ func (s wirer) round(ctx context.Context, t *cniTimes, prefix string, pods, work
 		return err
 	}
 	t.rate = append(t.rate, float64(pods)/time.Since(began).Seconds())
+	between, err := s.use(ctx)
+	if err != nil {
+		return err
+	}
 	err = inParallel(pods, workers, func(i int) error {
 		st, err := s.lab.podDel(ctx, names[i])
 		dels[i] = milliseconds(st.Took)
 		return err
 	})
 	t.add, t.del = append(t.add, adds...), append(t.del, dels...)
+	if err != nil {
+		return err
+	}
+	atLast, err := s.use(ctx)
+	t.addUse.add(atFirst, between)
+	t.delUse.add(between, atLast)
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,15 +36,40 @@ func startTime(pid int) (uint64, error) {
 	return parseStartTime(data)
 }
 
-// parseStartTime reads field 22 of a stat file. The second field, the program's name, may itself hold spaces and brackets.
 func parseStartTime(stat []byte) (uint64, error) {
-	_, rest, ok := cutLast(string(stat), ")")
-	fields := strings.Fields(rest)
-	const after = 22 - 2 // fields that follow the name, up to the one wanted
-	if !ok || len(fields) < after {
-		return 0, fmt.Errorf("unexpected process state %q", stat)
+	n, err := statFields(string(stat), 22)
+	return n[0], err
+}
+
+// cpuTime is what a process has used of a processor since it was started; 0 if it has ended.
+func cpuTime(pid int) time.Duration {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
 	}
-	return strconv.ParseUint(fields[after-1], 10, 64)
+	n, _ := statFields(string(data), 14, 15)
+	return time.Duration(n[0]+n[1]) * time.Second / userHZ
+}
+
+// userHZ is how many ticks of /proc a second has, wherever Linux runs.
+const userHZ = 100
+
+// statFields reads numbers of a stat file by their places, the first of which is 1. The second field, the program's name, may
+// itself hold spaces and brackets.
+func statFields(stat string, places ...int) ([]uint64, error) {
+	_, rest, ok := cutLast(stat, ")")
+	fields := strings.Fields(rest) // from the third on
+	out := make([]uint64, len(places))
+	for i, place := range places {
+		if !ok || len(fields) < place-2 {
+			return out, fmt.Errorf("unexpected process state %q", stat)
+		}
+		var err error
+		if out[i], err = strconv.ParseUint(fields[place-3], 10, 64); err != nil {
+			return out, fmt.Errorf("unexpected process state %q: %w", stat, err)
+		}
+	}
+	return out, nil
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {

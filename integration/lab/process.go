@@ -33,6 +33,8 @@ type ProcessStatus struct {
 	Since    time.Time    `json:"since"`              // when the state began
 	LastExit string       `json:"lastExit,omitempty"` // how it last ended
 	Log      string       `json:"log"`                // file with its output
+	// CPU is what it has used of a processor since it was started.
+	CPU time.Duration `json:"cpu,omitempty"`
 }
 
 // command is what to run.

@@ -19,6 +19,8 @@ type Status struct {
 	Nodes     []NodeStatus    `json:"nodes"`
 	Processes []ProcessStatus `json:"processes"`
 	Pods      []PodStatus     `json:"pods"`
+	// Ended is what all programs of the lab that have ended used of a processor, the CNI plugins among them.
+	Ended time.Duration `json:"ended"`
 }
 
 // NodeStatus is what the lab knows about a node.

@@ -279,7 +279,15 @@ func (s *supervisor) status() Status {
 		st.Nodes = append(st.Nodes, NodeStatus{Name: n.Name, Addresses: n.Addresses, Interface: n.Interface, Zone: n.Zone})
 	}
 	for _, p := range s.processes {
-		st.Processes = append(st.Processes, p.snapshot())
+		now := p.snapshot()
+		if now.PID != 0 {
+			now.CPU = cpuTime(now.PID)
+		}
+		st.Processes = append(st.Processes, now)
+	}
+	var ended unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &ended); err == nil {
+		st.Ended = time.Duration(ended.Utime.Nano() + ended.Stime.Nano())
 	}
 	s.mu.Lock()
 	for _, p := range s.pods {

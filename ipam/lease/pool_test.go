@@ -612,7 +612,7 @@ func TestReuseWaitsForAFreeUnderWay(t *testing.T) {
 			h.typha.hold = hold
 		})
 		require.NoError(t, h.Free("net.c1"))
-		time.Sleep(100 * time.Millisecond)
+		h.settle()
 		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		require.ErrorIs(t, h.Reuse(impatient, "net.c1"), context.DeadlineExceeded)

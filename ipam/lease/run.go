@@ -9,7 +9,7 @@ import (
 const (
 	callTime     = 10 * time.Second // one call's, at most
 	freeParallel = 8
-	gather       = 50 * time.Millisecond // that pods are started or ended in, before typha is told of all at once
+	gather       = 200 * time.Millisecond // that pods are started or ended in, before typha is told of all at once
 	diskRetry    = 5 * time.Second
 )
 

@@ -33,7 +33,8 @@ const (
 // reports keeps what nodes report of their endpoints and brings the datastore to it.
 type reports struct {
 	store   datastore.Client
-	pods    bool // the datastore's endpoints are pods, which others make and delete
+	pods    bool               // the datastore's endpoints are pods, which others make and delete
+	known   func(api.Key) bool // whether the datastore has an object, as far as typha was told
 	log     *slog.Logger
 	metrics *metrics
 	slots   *semaphore.Weighted
@@ -72,9 +73,9 @@ type nodeReport struct {
 	agreed map[*api.WorkloadEndpoint]struct{}
 }
 
-func newReports(store datastore.Client, pods bool, log *slog.Logger, m *metrics) *reports {
+func newReports(store datastore.Client, pods bool, known func(api.Key) bool, log *slog.Logger, m *metrics) *reports {
 	return &reports{
-		store: store, pods: pods, log: log, metrics: m, slots: semaphore.NewWeighted(parallelWrites),
+		store: store, pods: pods, known: known, log: log, metrics: m, slots: semaphore.NewWeighted(parallelWrites),
 		news: make(chan struct{}, 1), nodes: map[string]*nodeReport{},
 	}
 }
@@ -197,84 +198,118 @@ func (r *reports) sync(ctx context.Context, n *nodeReport, desired map[api.Key]*
 	}
 	r.metrics.unwritten.Add(float64(len(desired)))
 	defer r.metrics.unwritten.Sub(float64(len(desired)))
-	var errs []error
+	var due []*write
 	for key, stored := range n.actual {
-		if _, wanted := desired[key]; wanted {
-			continue
+		_, wanted := desired[key]
+		if !wanted && !(r.pods && len(stored.Spec.IPNetworks) == 0) { // the latter: a pod that is not wired
+			due = append(due, &write{key: key, stored: stored})
 		}
-		if r.pods && len(stored.Spec.IPNetworks) == 0 {
-			continue // a pod that is not wired
-		}
-		_, err := r.store.Delete(ctx, key, datastore.Precondition{Revision: stored.ResourceVersion, UID: string(stored.UID)})
-		if err == nil || errors.Is(err, datastore.ErrNotFound) {
-			delete(n.actual, key)
-			err = nil
-		}
-		errs = append(errs, r.note("deleted", err))
 	}
 	agreed := make(map[*api.WorkloadEndpoint]struct{}, len(desired))
 	for key, ep := range desired {
 		if _, known := n.agreed[ep]; !known {
-			if err := r.put(ctx, n, key, ep); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-		}
-		if n.actual[key] != nil { // and not of a pod that is gone
+			due = append(due, &write{key: key, stored: n.actual[key], want: ep})
+		} else if n.actual[key] != nil { // and not of a pod that is gone
 			agreed[ep] = struct{}{}
+		}
+	}
+	r.carryOut(ctx, due)
+	var errs []error
+	for _, w := range due {
+		if errs = append(errs, w.err); w.err != nil {
+			continue
+		}
+		if n.actual[w.key] = w.now; w.now == nil {
+			delete(n.actual, w.key)
+		} else {
+			agreed[w.want] = struct{}{}
 		}
 	}
 	n.agreed = agreed
 	return errors.Join(errs...)
 }
 
-func (r *reports) put(ctx context.Context, n *nodeReport, key api.Key, ep *api.WorkloadEndpoint) error {
-	if r.pods {
-		return r.putPod(ctx, n, key, ep)
+// write is what is to be done with one endpoint of the datastore, and its outcome.
+type write struct {
+	key          api.Key
+	stored, want *api.WorkloadEndpoint // nil: is not there, is to go
+	now          *api.WorkloadEndpoint // what the datastore has then, nil for nothing
+	err          error
+}
+
+// carryOut carries writes out, several at a time: the datastore synchronises its log once for those that come together.
+func (r *reports) carryOut(ctx context.Context, due []*write) {
+	var group errgroup.Group
+	group.SetLimit(parallelWrites)
+	for _, w := range due {
+		group.Go(func() error {
+			switch {
+			case w.want == nil:
+				w.err = r.remove(ctx, w)
+			case r.pods:
+				w.now, w.err = r.putPod(ctx, w)
+			default:
+				w.now, w.err = r.put(ctx, w)
+			}
+			return nil // each has its own outcome
+		})
 	}
-	var written api.Object
-	var err error
-	if stored := n.actual[key]; stored == nil {
-		if err = r.ensureProfiles(ctx, ep); err == nil {
-			written, err = r.store.Create(ctx, ep.DeepCopy())
+	_ = group.Wait()
+}
+
+func (r *reports) remove(ctx context.Context, w *write) error {
+	pre := datastore.Precondition{Revision: w.stored.ResourceVersion}
+	if r.pods { // elsewhere the revision says which one it is, and the uid would have to be read
+		pre.UID = string(w.stored.UID)
+	}
+	_, err := r.store.Delete(ctx, w.key, pre)
+	if errors.Is(err, datastore.ErrNotFound) {
+		err = nil
+	}
+	return r.note("deleted", err)
+}
+
+func (r *reports) put(ctx context.Context, w *write) (*api.WorkloadEndpoint, error) {
+	if w.stored == nil {
+		if err := r.ensureProfiles(ctx, w.want); err != nil {
+			return nil, r.note("written", err)
 		}
-	} else {
-		merged := merge(stored, ep)
-		if apiequality.Semantic.DeepEqual(merged, stored) {
-			return nil
-		}
-		written, err = r.store.Update(ctx, merged)
+		return r.written(r.store.Create(ctx, w.want.DeepCopy()))
 	}
-	if err == nil {
-		n.actual[key] = written.(*api.WorkloadEndpoint)
+	merged := merge(w.stored, w.want)
+	if apiequality.Semantic.DeepEqual(merged, w.stored) {
+		return w.stored, nil
 	}
-	return r.note("written", err)
+	return r.written(r.store.Update(ctx, merged))
 }
 
 // putPod notes on a pod how it is wired. A pod that is gone leaves nothing to be written, however long its node still has it.
-func (r *reports) putPod(ctx context.Context, n *nodeReport, key api.Key, ep *api.WorkloadEndpoint) error {
-	want := kubernetes.EndpointAnnotations(ep)
-	stored := n.actual[key]
-	if stored != nil && maps.Equal(kubernetes.EndpointAnnotations(stored), want) && (ep.UID == "" || ep.UID == stored.UID) {
-		return nil
+func (r *reports) putPod(ctx context.Context, w *write) (*api.WorkloadEndpoint, error) {
+	want := kubernetes.EndpointAnnotations(w.want)
+	if w.stored != nil && maps.Equal(kubernetes.EndpointAnnotations(w.stored), want) && (w.want.UID == "" || w.want.UID == w.stored.UID) {
+		return w.stored, nil
 	}
 	var written api.Object
 	var err error
-	ep = ep.DeepCopy()
-	if stored == nil {
+	ep := w.want.DeepCopy()
+	if w.stored == nil {
 		written, err = r.store.Create(ctx, ep)
 	} else {
-		ep.ResourceVersion = stored.ResourceVersion // whichever it is: nobody else writes this
+		ep.ResourceVersion = w.stored.ResourceVersion // whichever it is: nobody else writes this
 		written, err = r.store.Update(ctx, ep)
 	}
-	switch {
-	case errors.Is(err, datastore.ErrNotFound), errors.Is(err, datastore.ErrConflict): // the latter: another pod has its name by now
-		delete(n.actual, key)
-		return nil
-	case err == nil:
-		n.actual[key] = written.(*api.WorkloadEndpoint)
+	if errors.Is(err, datastore.ErrNotFound) || errors.Is(err, datastore.ErrConflict) { // the latter: another pod has its name by now
+		return nil, nil
 	}
-	return r.note("written", err)
+	return r.written(written, err)
+}
+
+// written counts a write.
+func (r *reports) written(o api.Object, err error) (*api.WorkloadEndpoint, error) {
+	if err = r.note("written", err); err != nil {
+		return nil, err
+	}
+	return o.(*api.WorkloadEndpoint), nil
 }
 
 func (r *reports) note(result string, err error) error {

@@ -19,7 +19,11 @@ func (r *reports) ensureProfiles(ctx context.Context, ep *api.WorkloadEndpoint) 
 		if strings.HasPrefix(name, "kns.") || strings.HasPrefix(name, "ksa.") || name == api.DefaultAllowProfile().Name {
 			continue
 		}
-		_, err := r.store.Create(ctx, networkProfile(name, ep.Spec.Orchestrator))
+		p := networkProfile(name, ep.Spec.Orchestrator)
+		if r.known(api.KeyOf(p)) {
+			continue
+		}
+		_, err := r.store.Create(ctx, p)
 		if err != nil && !errors.Is(err, datastore.ErrExists) {
 			return fmt.Errorf("profile of network %s: %w", name, err)
 		}

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/internal/daemon"
 	"github.com/muslin-net/muslin/internal/rpc"
@@ -146,7 +147,7 @@ func New(cfg Config) (*Server, error) {
 	s.replicas = newReplicas(cfg)
 	s.applied = newApplied(cfg, s.sessions, s.replicas.alone, s.log)
 	s.network = newNetwork(cfg, s.log)
-	s.reports = newReports(cmp.Or(cfg.Endpoints, cfg.Datastore), cfg.Kubernetes, s.log, s.metrics)
+	s.reports = newReports(cmp.Or(cfg.Endpoints, cfg.Datastore), cfg.Kubernetes, func(k api.Key) bool { return cfg.Cache.Snapshot().Get(k) != nil }, s.log, s.metrics)
 	s.nodes = newNodes(cfg.Datastore, cfg.Cache, cfg.Alloc, s.log)
 	s.nodes.kubernetes = cfg.Kubernetes
 	s.nodes.connected = s.sessions.nodes

@@ -56,6 +56,9 @@ func New(cfg Config) (*Driver, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("nftables driver: %w; is the kernel built with CONFIG_NF_TABLES?", err)
 	}
+	if err := events.Ignore(conn.Port()); err != nil {
+		return nil, errors.Join(fmt.Errorf("nftables driver: %w", err), conn.Close(), events.Close())
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

@@ -245,6 +245,9 @@ func (d *Driver) onDevice(e nlsock.Event) bool {
 		return false
 	}
 	d.guards.dirty = true
+	if c.After.Index == 0 { // gone; if its chain has gone along, the removal of that is refused, and all is read anew
+		return d.guards.lack == nil
+	}
 	for _, l := range []links.Link{c.Before, c.After} {
 		if _, guarded := d.guards.chains.Actual(guardPrefix + l.Name); guarded {
 			d.guards.stale = true // where chains go with their devices, nothing is said of it

@@ -21,9 +21,6 @@ func (d *Driver) Watch(ctx context.Context, wake dataplane.Wake) error {
 
 func (d *Driver) watchTables(ctx context.Context, wake dataplane.Wake) error {
 	return d.events.Listen(ctx, func(e nlsock.Event) {
-		if e.Port == d.conn.Port() {
-			return // our own doing
-		}
 		if c, ok := nft.ReadChange(e); ok && c.Table.Name == tableName {
 			if drift, ours := d.on(c); ours {
 				wake(drift)
