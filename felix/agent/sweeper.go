@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 
@@ -26,13 +27,17 @@ type sweeper struct {
 
 // turn does what is due; worked tells that something was judged that must be judged once more.
 func (s *sweeper) turn(ctx context.Context) (worked bool, err error) {
+	left := s.forget(ctx, false)
+	worked, err = s.judgeAll(ctx)
+	return worked, errors.Join(left, err)
+}
+
+// judgeAll judges the connections that what was committed since may concern.
+func (s *sweeper) judgeAll(ctx context.Context) (worked bool, err error) {
 	s.mu.Lock()
 	committed, wanted, there := s.committed, s.wanted, s.there
 	s.committed = nil
 	s.mu.Unlock()
-	if err := s.forget(ctx, false); err != nil {
-		return false, err
-	}
 	due := s.second
 	s.second = judge.Impact{}
 	for _, d := range committed {
