@@ -139,8 +139,8 @@ func TestRequestsOfAPod(t *testing.T) {
 	to := block.Owner{Handle: "k8s-pod-network.1", Attributes: map[string]string{api.OwnerNode: "n"}}
 	require.Equal(t, []string{"create IPAMHandle", "get IPAMBlock", "update IPAMBlock", "update IPAMHandle"},
 		count(func() error { return w.Reassign(ctx, got.Addrs[0].Addr(), "warm-n-1", to) }), "settle")
-	require.Equal(t, []string{"delete IPAMHandle", "get IPAMBlock", "update IPAMBlock"}, count(func() error {
-		_, err := w.Release(ctx, block.Release{Addr: got.Addrs[0].Addr(), Handle: "k8s-pod-network.1"})
+	require.Equal(t, []string{"delete IPAMHandle", "get IPAMBlock", "get IPAMHandle", "update IPAMBlock"}, count(func() error {
+		_, err := w.ReleaseHandles(ctx, func(block.Allocation, string) error { return nil }, to.Handle)
 		return err
 	}), "release")
 

@@ -49,12 +49,12 @@ func (w *world) follow(t *testing.T, part string, words ...string) {
 	w.types(t, strings.NewReplacer(words...).Replace(commands))
 }
 
-// types runs what an administrator types in the clone.
+// types runs what an administrator types in the clone, where calicoctl was told before which datastore there is.
 func (w *world) types(t *testing.T, commands string) {
 	t.Helper()
 	var said bytes.Buffer
 	code, err := w.Exec(within(t, installPatience), cluster.Control, lab.Command{
-		Args: []string{"sh", "-exc", "cd " + clone + "\n" + commands}, Env: append(cluster.Environment(), "HOME="+clone+"/home"), Stdout: &said, Stderr: &said,
+		Args: []string{"sh", "-exc", "cd " + clone + "\n" + commands}, Env: append(cluster.Environment(), "HOME="+clone+"/home", "DATASTORE_TYPE=kubernetes"), Stdout: &said, Stderr: &said,
 	})
 	require.NoError(t, err)
 	require.Zero(t, code, "%s", said.String())

@@ -37,23 +37,23 @@ func (w *world) overlays(t *testing.T) {
 	assert.Equal(t, []string{version}, w.versions(t))
 	w.importNext(t)
 	w.routePods(t)
-	apply := func(overlay string) func() {
-		return func() { w.types(t, "kubectl apply --server-side -k deploy/overlays/"+overlay) }
+	apply := func(overlay string) func(*testing.T) {
+		return func(t *testing.T) { w.types(t, "kubectl apply --server-side -k deploy/overlays/"+overlay) }
 	}
 	for _, step := range []struct {
 		name      string
-		apply     func()
+		apply     func(*testing.T)
 		pool      string // fields, set when all is rolled out; empty: before, by the guide
 		version   string
 		near, far string // by which device worker-1 sends to the others
 	}{
-		{"vxlan", func() { w.follow(t, "mode"); w.applyMine(t) }, "", nextVersion, "vxlan.calico", "vxlan.calico"},
-		{"ipip", func() { w.follow(t, "upgrade") }, `{"ipipMode": "Always", "vxlanMode": "Never"}`, version, "tunl0", "tunl0"},
+		{"vxlan", func(t *testing.T) { w.follow(t, "mode"); w.applyMine(t) }, "", nextVersion, "vxlan.calico", "vxlan.calico"},
+		{"ipip", func(t *testing.T) { w.follow(t, "upgrade") }, `{"ipipMode": "Always", "vxlanMode": "Never"}`, version, "tunl0", "tunl0"},
 		{"bgp", apply("bgp"), `{"ipipMode": "Never", "vxlanMode": "Never"}`, version, "eth0", "eth0"},
 		{"cross-subnet", apply("cross-subnet"), `{"ipipMode": "CrossSubnet", "vxlanMode": "Never"}`, version, "eth0", "tunl0"},
 	} {
 		t.Run(step.name, func(t *testing.T) {
-			step.apply()
+			step.apply(t)
 			w.run(t, ns, pod(step.name, cluster.Worker(1), "", "serve"))
 			w.awaitMuslin(t)
 			if step.pool != "" {
