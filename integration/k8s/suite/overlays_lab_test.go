@@ -43,19 +43,22 @@ func (w *world) overlays(t *testing.T) {
 	for _, step := range []struct {
 		name      string
 		apply     func(*testing.T)
-		pool      string // fields, set when all is rolled out; empty: before, by the guide
-		version   string
+		pool      string // fields, set afterwards; empty: before, by the guide
+		version   string // awaited on all nodes; empty: the next step comes while this one is still being rolled out
 		near, far string // by which device worker-1 sends to the others
 	}{
 		{"vxlan", func(t *testing.T) { w.follow(t, "mode"); w.applyMine(t) }, "", nextVersion, "vxlan.calico", "vxlan.calico"},
 		{"ipip", func(t *testing.T) { w.follow(t, "upgrade") }, `{"ipipMode": "Always", "vxlanMode": "Never"}`, version, "tunl0", "tunl0"},
-		{"bgp", apply("bgp"), `{"ipipMode": "Never", "vxlanMode": "Never"}`, version, "eth0", "eth0"},
+		{"bgp", apply("bgp"), `{"ipipMode": "Never", "vxlanMode": "Never"}`, "", "eth0", "eth0"},
 		{"cross-subnet", apply("cross-subnet"), `{"ipipMode": "CrossSubnet", "vxlanMode": "Never"}`, version, "eth0", "tunl0"},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			step.apply(t)
 			w.run(t, ns, pod(step.name, cluster.Worker(1), "", "serve"))
-			w.awaitMuslin(t)
+			if step.version != "" {
+				w.awaitMuslin(t)
+				assert.Equal(t, []string{step.version}, w.versions(t))
+			}
 			if step.pool != "" {
 				w.kubectl(t, "patch", "ippool", thePool, "--type=merge", "-p", `{"spec": `+step.pool+`}`)
 			}
@@ -70,7 +73,6 @@ func (w *world) overlays(t *testing.T) {
 				w.answers(t, ns, step.name, "get", "http://"+to.address+":8080")
 			}
 			talk.goesOn(t)
-			assert.Equal(t, []string{step.version}, w.versions(t))
 		})
 	}
 }
