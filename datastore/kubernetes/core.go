@@ -3,13 +3,9 @@ package kubernetes
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -153,23 +149,17 @@ func another(op string, key api.Key, o api.Object) error {
 	}
 }
 
-// annotate patches a resource's metadata through its status, for which a smaller right is enough than for the whole. One with another
-// uid is a conflict.
+// annotate patches a resource's metadata through its status, for which a smaller right is enough than for the whole.
 func (c *Client) annotate(ctx context.Context, op string, key api.Key, p *place, name string, meta map[string]any, into runtime.Object) error {
 	body, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return failed(op, key, err)
 	}
 	s := &p.sources[0]
-	err = c.do(ctx, op, key, func(ctx context.Context) error {
+	return c.do(ctx, op, key, func(ctx context.Context) error {
 		return s.client.Patch(types.StrategicMergePatchType).NamespaceIfScoped(key.Namespace, p.kind.Namespaced).Resource(s.resource).
 			Name(name).SubResource("status").Body(body).Do(ctx).Into(into)
 	})
-	if status, is := errors.AsType[apierrors.APIStatus](err); is && status.Status().Details != nil && slices.ContainsFunc(status.Status().Details.Causes,
-		func(c metav1.StatusCause) bool { return c.Field == "metadata.uid" }) {
-		return &datastore.Error{Op: op, Key: key, Reason: datastore.ErrConflict, Err: err}
-	}
-	return err
 }
 
 // different are the annotations that have to change. Empty ones go, if clear says so, or else are written empty.
