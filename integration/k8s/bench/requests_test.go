@@ -10,7 +10,9 @@ import (
 
 func TestCounted(t *testing.T) {
 	by, what := counted([]cluster.Request{
-		{Account: "typha", Verb: "patch", What: "pods/status"}, {Account: "typha", Verb: "watch", What: "pods"}, {Account: "typha", Verb: "watch", What: "pods"},
+		{Account: "typha", Verb: "patch", What: "pods/status"},
+		{Account: "typha", Verb: "watch", What: "pods"},
+		{Account: "typha", Verb: "watch", What: "pods"},
 		{Account: "kube-controllers", Verb: "update", What: "leases"},
 	})
 	assert.Equal(t, map[string]int{"typha": 3, "kube-controllers": 1}, by)
