@@ -80,18 +80,40 @@ func (w pods) note(ctx context.Context, op string, key api.Key, o api.Object) (a
 	return w.patch(ctx, op, key, p, it, pod, kubernetes.EndpointAnnotations(o.(*api.WorkloadEndpoint)))
 }
 
-// remove notes that a pod is no longer wired. One on which nothing is noted has no endpoint that could be removed.
+// remove notes that a pod is no longer wired. One on which nothing is noted has no endpoint that could be removed. Of one that is known
+// by its uid nothing has to be read.
 func (w pods) remove(ctx context.Context, key api.Key, pre datastore.Precondition) (api.Object, error) {
+	none := kubernetes.EndpointAnnotations(nil)
+	if pre.UID != "" {
+		return w.clear(ctx, key, types.UID(pre.UID), none)
+	}
 	p, it, pod, err := w.look(ctx, opDelete, key)
 	switch {
 	case err != nil:
 		return nil, err
-	case pre.UID != "" && types.UID(pre.UID) != it.object.GetUID():
-		return nil, another(opDelete, key, it.object)
 	case !kubernetes.IsWired(pod):
 		return nil, &datastore.Error{Op: opDelete, Key: key, Reason: datastore.ErrNotFound}
 	}
-	_, err = w.patch(ctx, opDelete, key, p, it, pod, kubernetes.EndpointAnnotations(nil))
+	_, err = w.patch(ctx, opDelete, key, p, it, pod, none)
+	return it.object, err
+}
+
+// clear writes annotations of the pod whose endpoint has that uid.
+func (w pods) clear(ctx context.Context, key api.Key, uid types.UID, annotations map[string]string) (api.Object, error) {
+	p, err := w.c.place(ctx, opDelete, kindEndpoint, key)
+	if err != nil {
+		return nil, err
+	}
+	name, err := kubernetes.PodOf(key)
+	if err != nil {
+		return nil, err
+	}
+	now := &corev1.Pod{}
+	meta := map[string]any{"annotations": annotations, "uid": kubernetes.ReversedUID(uid)}
+	if err := w.c.annotate(ctx, opDelete, key, p, name, meta, now); err != nil {
+		return nil, err
+	}
+	it, err := p.sources[0].read(now)
 	return it.object, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -62,6 +63,8 @@ func (c *Client) judge(key api.Key, err error) (reason, cause error) {
 		return nil, fmt.Errorf("a right is missing: %w; give it to the account (deploy/ has the roles that are needed)", err)
 	case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
 		return datastore.ErrCompacted, err
+	case isAnother(err):
+		return datastore.ErrConflict, err
 	case lacksKind(err):
 		return nil, fmt.Errorf("%s does not know the kind: %w; apply the CRDs, which are in deploy/chart/crds", c.host, err)
 	case apierrors.IsNotFound(err) && ofNamespace(err, key):
@@ -114,6 +117,14 @@ func isTLS(err error) bool {
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	return errors.As(err, &authority) || errors.As(err, &name) || errors.As(err, &invalid)
+}
+
+// isAnother tells whether a patch was refused because the resource has another uid: it was deleted and made anew.
+func isAnother(err error) bool {
+	status, is := errors.AsType[*apierrors.StatusError](err)
+	return is && status.ErrStatus.Details != nil && slices.ContainsFunc(status.ErrStatus.Details.Causes, func(c metav1.StatusCause) bool {
+		return c.Field == "metadata.uid"
+	})
 }
 
 // remedy says what to look at when the server cannot be reached.

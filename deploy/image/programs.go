@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,4 +30,37 @@ func Build(ctx context.Context, repository, dir, program, version, arch string) 
 		return "", fmt.Errorf("building %s: %w\n%s", program, err, out)
 	}
 	return path, nil
+}
+
+// Archive builds the programs of an image of the repository and writes its archive into dir, whole or not at all. m says what it is
+// made as; its Files follow from the contents. Programs are kept below dir.
+func Archive(ctx context.Context, repository, dir string, i Image, m Made) (archive, digest string, err error) {
+	m.Files = map[string]string{}
+	programs, err := filepath.Abs(filepath.Join(dir, "programs"))
+	if err != nil {
+		return "", "", err
+	}
+	for _, c := range i.Contents {
+		switch {
+		case c.File != "":
+			m.Files[c.Path] = filepath.Join(repository, c.File)
+		case c.Program != "":
+			if m.Files[c.Path], err = Build(ctx, repository, programs, c.Program, m.Tag, m.Arch); err != nil {
+				return "", "", err
+			}
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // there is no secret in it
+		return "", "", err
+	}
+	archive = filepath.Join(dir, i.Name+".tar")
+	f, err := os.Create(archive + ".new")
+	if err != nil {
+		return "", "", err
+	}
+	digest, err = Write(f, i, m)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return archive, digest, os.Rename(f.Name(), archive)
 }

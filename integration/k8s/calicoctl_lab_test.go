@@ -29,6 +29,7 @@ import (
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/datastore/embedded"
 	"github.com/muslin-net/muslin/datastore/kubernetes"
+	"github.com/muslin-net/muslin/integration/guide"
 )
 
 // cli runs calicoctl with the settings in a file.
@@ -123,7 +124,7 @@ func TestCalicoctl(t *testing.T) {
 	require.Contains(t, c.must("get", "profile"), "kns.shop")
 	require.Contains(t, c.must("get", "node", "-o", "wide"), "10.30.0.206/24")
 
-	install := guide{t, "install.md", map[string]cli{"": c}, ""}
+	install := manual{t, "install.md", map[string]cli{"": c}, ""}
 	for _, command := range append(install.commands("look"), install.commands("mode")...) {
 		install.follow(command)
 	}
@@ -205,31 +206,31 @@ func TestMigration(t *testing.T) {
 	_, err = from.run("", "datastore", "migrate", "export")
 	require.ErrorContains(t, err, "not locked")
 
-	guide := guide{t, "take-over.md", map[string]cli{"etcd.cfg": from, "kubernetes.cfg": to}, filepath.Join(t.TempDir(), "etcd-data")}
-	commands := guide.commands("migration")
+	page := manual{t, "take-over.md", map[string]cli{"etcd.cfg": from, "kubernetes.cfg": to}, filepath.Join(t.TempDir(), "etcd-data")}
+	commands := page.commands("migration")
 	at := slices.IndexFunc(commands, func(c string) bool { return strings.Contains(c, " import ") })
 	for _, c := range commands[:at] {
-		guide.follow(c)
+		page.follow(c)
 	}
-	_, err = to.run("", "datastore", "migrate", "import", "-f", guide.file)
+	_, err = to.run("", "datastore", "migrate", "import", "-f", page.file)
 	require.ErrorContains(t, err, "master, worker-1, worker-3")
 	s.join(ctx, t, "master", "worker-1", "worker-3")
-	guide.follow(commands[at])
+	page.follow(commands[at])
 	require.Equal(t, from.tables(), to.tables())
-	require.Contains(t, to.must("datastore", "migrate", "import", "-f", guide.file), "already")
+	require.Contains(t, to.must("datastore", "migrate", "import", "-f", page.file), "already")
 	_, err = to.run("", "datastore", "migrate", "export")
 	require.ErrorContains(t, err, "DATASTORE_TYPE=etcdv3")
 	for _, c := range commands[at+1:] {
-		guide.follow(c)
+		page.follow(c)
 	}
 	require.Contains(t, to.must("get", "clusterinfo"), "true")
-	for _, c := range guide.commands("policy names") {
-		guide.follow(c)
+	for _, c := range page.commands("policy names") {
+		page.follow(c)
 	}
 }
 
-// guide is a page of docs, whose commands are tried.
-type guide struct {
+// manual is a page of docs, whose commands are tried.
+type manual struct {
 	*testing.T
 	page string
 	at   map[string]cli // calicoctl, by the name of its file; "" is the one that needs none
@@ -237,20 +238,13 @@ type guide struct {
 }
 
 // commands are those of the parts of the guide that bear a name.
-func (g guide) commands(part string) (commands []string) {
+func (g manual) commands(part string) (commands []string) {
 	g.Helper()
-	page, err := os.ReadFile(filepath.Join("../../docs", g.page))
+	blocks, err := guide.Blocks(filepath.Join("../../docs", g.page), "tried: "+part)
 	require.NoError(g, err)
-	for i, text := range strings.Split(string(page), "<!-- tried: "+part+" -->") {
-		if i == 0 {
-			continue
-		}
-		_, block, _ := strings.Cut(text, "```console\n")
-		block, _, _ = strings.Cut(block, "```")
-		for line := range strings.SplitSeq(block, "\n") {
-			if command, ok := strings.CutPrefix(strings.TrimSpace(line), "$ calicoctl "); ok {
-				commands = append(commands, command)
-			}
+	for _, line := range guide.Commands(blocks...) {
+		if command, ok := strings.CutPrefix(line, "calicoctl "); ok {
+			commands = append(commands, command)
 		}
 	}
 	require.NotEmpty(g, commands, part)
@@ -261,7 +255,7 @@ func (g guide) commands(part string) (commands []string) {
 var word = regexp.MustCompile(`'[^']*'|\S+`)
 
 // follow runs a command of the guide, which has to succeed.
-func (g guide) follow(command string) {
+func (g manual) follow(command string) {
 	g.Helper()
 	command, redirected := strings.CutSuffix(command, " > etcd-data")
 	var words []string
@@ -363,9 +357,9 @@ func TestTakeOver(t *testing.T) {
 	}
 
 	c := onKubernetes(t, s)
-	guide := guide{t, "take-over.md", map[string]cli{"calico.cfg": c}, ""}
-	for _, command := range guide.commands("look") {
-		guide.follow(command)
+	page := manual{t, "take-over.md", map[string]cli{"calico.cfg": c}, ""}
+	for _, command := range page.commands("look") {
+		page.follow(command)
 	}
 	require.Contains(t, c.must("get", "ippool", "-o", "wide"), "192.168.0.0/16   true   Always     Never")
 	require.Contains(t, c.must("get", "ippool", "default-ipv4-ippool", "-o", "yaml"), "team: net")

@@ -55,9 +55,9 @@ type Follower[T any] struct {
 	Tell func(Told[T]) error
 	// Forbidden is called once if for a while nothing may be read from the start; nil goes on as with any trouble.
 	Forbidden func() error
-	// Absent says of an error whether it means that the cluster has no such kind, and at which revision. It is nil if every
-	// cluster has it.
-	Absent func(context.Context, error) (revision uint64, none bool)
+	// Absent says of an error whether it means that the cluster has no such kind, and at which revision, unless it is known already
+	// that there is none. It is nil if every cluster has it.
+	Absent func(ctx context.Context, err error, known bool) (revision uint64, none bool)
 	// Trouble, if set, is told each failure to follow, and nil once it goes on; the log says it no louder than Debug then.
 	Trouble func(error)
 	Log     *slog.Logger
@@ -91,7 +91,7 @@ type tellError struct{ error }
 func (f *follower[T]) run(ctx context.Context) error {
 	retry := backoff.Backoff{Min: 100 * time.Millisecond, Max: 10 * time.Second}
 	// A kind that the cluster lacks may come any time, and is looked for by all who would follow it, in all replicas.
-	absent := backoff.Backoff{Min: 100 * time.Millisecond, Max: time.Minute}
+	absent := backoff.Backoff{Min: 2 * time.Second, Max: time.Minute}
 	for relist := true; ; {
 		var err error
 		wait := &retry
@@ -232,7 +232,7 @@ func (f *follower[T]) seemsAbsent(ctx context.Context, err error) (revision uint
 	if err == nil || f.Absent == nil {
 		return 0, false
 	}
-	if revision, is = f.Absent(ctx, err); !is {
+	if revision, is = f.Absent(ctx, err, f.inSync && len(f.known) == 0); !is {
 		f.missing = time.Time{}
 		return 0, false
 	}

@@ -10,7 +10,7 @@
 //   - A handle is counted up before the block is written, and down after. Its counts may be too high, never too low, so
 //     that releasing by handle always finds every address.
 //
-// The package keeps nothing in memory between calls and starts nothing. It waits for nobody: serialising the requests of
+// The package keeps nothing in memory between calls but handles and blocks as it wrote them last, and starts nothing. It waits for nobody: serialising the requests of
 // one node is the caller's choice, not needed for safety.
 package alloc
 
@@ -45,14 +45,18 @@ type Options struct {
 type Allocator struct {
 	store
 	known   Known
-	handles *remembered
+	handles *remembered[*api.IPAMHandle]
+	written *remembered[*api.IPAMBlock]
 	now     func() time.Time
 	log     *slog.Logger
 }
 
 // New makes an allocator over a datastore.
 func New(client Datastore, opts Options) *Allocator {
-	a := &Allocator{store: store{client}, known: opts.Known, handles: &remembered{all: map[string]*api.IPAMHandle{}}, now: opts.Now, log: opts.Log}
+	a := &Allocator{
+		store: store{client}, known: opts.Known, now: opts.Now, log: opts.Log,
+		handles: &remembered[*api.IPAMHandle]{all: map[string]*api.IPAMHandle{}}, written: &remembered[*api.IPAMBlock]{all: map[string]*api.IPAMBlock{}},
+	}
 	if a.now == nil {
 		a.now = time.Now
 	}

@@ -302,6 +302,11 @@ func (s *search) ownBlock(ctx context.Context, aff *api.BlockAffinity) (b block.
 	if err != nil || s.reserved.Covers(cidr) {
 		return block.Block{}, err
 	}
+	if s.known && confirmed(aff) {
+		if b, ok := s.remembered(cidr); ok && b.Affinity() == s.who.String() {
+			return b, nil
+		}
+	}
 	p, _ := containing(s.pools, cidr.Addr())
 	err = retry(ctx, fmt.Sprintf("use block %s of %s", cidr, s.who), func() error {
 		if aff == nil {

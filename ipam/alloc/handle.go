@@ -15,34 +15,34 @@ func (s store) handle(ctx context.Context, id string) (*api.IPAMHandle, error) {
 	return get[*api.IPAMHandle](ctx, s.ds, api.Key{Kind: kindHandle, Name: id})
 }
 
-// remembered are handles as this process wrote them last. Whatever is done to a handle ends in a compare-and-swap, so that one
-// which somebody else has written since costs a lost race and nothing else. A handle that is taken is nobody else's to change.
-type remembered struct {
+// remembered are handles or blocks as this process wrote them last. Whatever is done to one ends in a compare-and-swap, so that one
+// which somebody else has written since costs a lost race and nothing else. One that is taken is nobody else's to change.
+type remembered[T api.Object] struct {
 	mu  sync.Mutex // guards all
-	all map[string]*api.IPAMHandle
+	all map[string]T
 }
 
 // mostRemembered bounds the memory: somewhat more than pods come and go at a time.
 const mostRemembered = 4096
 
-func (r *remembered) take(id string) *api.IPAMHandle {
+func (r *remembered[T]) take(id string) (o T, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	h := r.all[id]
+	o, ok = r.all[id]
 	delete(r.all, id)
-	return h
+	return o, ok
 }
 
-func (r *remembered) keep(h *api.IPAMHandle) {
+func (r *remembered[T]) keep(id string, o T) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for id := range r.all {
+	for other := range r.all {
 		if len(r.all) < mostRemembered {
 			break
 		}
-		delete(r.all, id)
+		delete(r.all, other)
 	}
-	r.all[h.Spec.HandleID] = h
+	r.all[id] = o
 }
 
 // changeHandle changes a handle until nobody was faster. change gets what is stored, nil if nothing is, and returns what to do with
@@ -52,7 +52,7 @@ func (o op) changeHandle(ctx context.Context, id, what string, isNew bool, chang
 	return retry(ctx, what, func() error {
 		var h *api.IPAMHandle
 		if first {
-			h = o.handles.take(id)
+			h, _ = o.handles.take(id)
 		}
 		if h == nil && (!first || !isNew) {
 			var err error
@@ -69,7 +69,7 @@ func (o op) changeHandle(ctx context.Context, id, what string, isNew bool, chang
 			return err
 		}
 		if len(h.Spec.Block) > 0 {
-			o.handles.keep(h)
+			o.handles.keep(id, h)
 		}
 		return nil
 	})

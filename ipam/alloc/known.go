@@ -10,7 +10,7 @@ import (
 
 // Known is what a watch has told of IPAMConfiguration, IPPools, IPReservations and Nodes, which are only read here. It may be a
 // moment old, as what is read from the datastore is by the time of the write that follows: none of these kinds is part of a
-// compare-and-swap. What is: blocks, affinities and handles, is always read from the datastore.
+// compare-and-swap. What is: blocks, affinities and handles, is read from the datastore, or was written by this process.
 //
 // A moment is longer with a watch, so nothing is refused because of what is known, and no block is claimed or given up: then all
 // is read anew. What is left is what happens all the time: addresses out of blocks that the node has, and back into the blocks

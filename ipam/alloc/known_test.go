@@ -134,13 +134,13 @@ func TestRequestsOfAPod(t *testing.T) {
 	require.NoError(t, err)
 
 	var got Assignment
-	require.Equal(t, []string{"get IPAMBlock", "list BlockAffinity", "update IPAMBlock", "update IPAMHandle"},
+	require.Equal(t, []string{"list BlockAffinity", "update IPAMBlock", "update IPAMHandle"},
 		count(func() (err error) { got, err = w.AutoAssign(ctx, warm); return err }), "reserve")
 	to := block.Owner{Handle: "k8s-pod-network.1", Attributes: map[string]string{api.OwnerNode: "n"}}
-	require.Equal(t, []string{"create IPAMHandle", "get IPAMBlock", "update IPAMBlock", "update IPAMHandle"},
+	require.Equal(t, []string{"create IPAMHandle", "update IPAMBlock", "update IPAMHandle"},
 		count(func() error { return w.Reassign(ctx, got.Addrs[0].Addr(), "warm-n-1", to) }), "settle")
-	require.Equal(t, []string{"delete IPAMHandle", "get IPAMBlock", "update IPAMBlock"}, count(func() error {
-		_, err := w.Release(ctx, block.Release{Addr: got.Addrs[0].Addr(), Handle: "k8s-pod-network.1"})
+	require.Equal(t, []string{"delete IPAMHandle", "get IPAMBlock", "get IPAMHandle", "update IPAMBlock"}, count(func() error {
+		_, err := w.ReleaseHandles(ctx, func(block.Allocation, string) error { return nil }, to.Handle)
 		return err
 	}), "release")
 
@@ -171,7 +171,7 @@ func TestRememberedHandleOfOthers(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, w.f.surplus())
 	for i := range mostRemembered + 10 {
-		w.Allocator.handles.keep(api.NewIPAMHandle(fmt.Sprint(i)))
+		w.Allocator.handles.keep(fmt.Sprint(i), api.NewIPAMHandle(fmt.Sprint(i)))
 	}
 	require.Len(t, w.Allocator.handles.all, mostRemembered)
 }

@@ -94,8 +94,17 @@ func (o op) reassign(ctx context.Context, cidr netip.Prefix, from string, list [
 		}
 	}()
 	var moved []Transfer
+	first := true
 	err := retry(ctx, fmt.Sprintf("give addresses of block %s to others", cidr), func() error {
-		b, err := o.block(ctx, cidr)
+		var b block.Block
+		var err error
+		old := false
+		if first {
+			b, old = o.remembered(cidr)
+		}
+		if first = false; !old {
+			b, err = o.block(ctx, cidr)
+		}
 		if err != nil {
 			return err
 		}
@@ -111,7 +120,10 @@ func (o op) reassign(ctx context.Context, cidr netip.Prefix, from string, list [
 				counts[t.To.Handle]++
 			}
 		}
-		if len(moved) == 0 {
+		switch {
+		case old && len(moved) < len(list):
+			return fmt.Errorf("%w: block %s, perhaps", errMoved, cidr)
+		case len(moved) == 0:
 			return nil
 		}
 		if err := o.count(ctx, cidr, counts, credit); err != nil {

@@ -127,7 +127,7 @@ func (o op) releaseFrom(ctx context.Context, in group) (unknown []netip.Addr, er
 // tryReleaseFrom is releaseFrom, but fails with errMoved if the block came to be while it was looked for.
 func (o op) tryReleaseFrom(ctx context.Context, in group) (unknown []netip.Addr, err error) {
 	exists := false
-	err = o.releaseWith(ctx, in.cidr, func(b block.Block) (map[string]int, error) {
+	err = o.releaseWith(ctx, in.cidr, block.Block{}, func(b block.Block) (map[string]int, error) {
 		if exists = b.IPAMBlock != nil; !exists {
 			return nil, nil
 		}
@@ -154,13 +154,16 @@ func (o op) tryReleaseFrom(ctx context.Context, in group) (unknown []netip.Addr,
 
 // releaseWith runs a release on a block and writes what comes of it: the block, then the handles by the counts that
 // release returns (nil: nothing was released), then the affinity if it has no reason any more. release gets the zero
-// Block if there is none.
-func (o op) releaseWith(ctx context.Context, cidr netip.Prefix, release func(block.Block) (map[string]int, error)) error {
+// Block if there is none. read is the block if it was just read, else the zero one.
+func (o op) releaseWith(ctx context.Context, cidr netip.Prefix, read block.Block, release func(block.Block) (map[string]int, error)) error {
 	var b block.Block
 	var counts map[string]int
 	err := retry(ctx, fmt.Sprintf("release addresses of block %s", cidr), func() error {
 		var err error
-		if b, err = o.block(ctx, cidr); err != nil && !errors.Is(err, datastore.ErrNotFound) {
+		if b, read = read, (block.Block{}); b.IPAMBlock == nil {
+			b, err = o.block(ctx, cidr)
+		}
+		if err != nil && !errors.Is(err, datastore.ErrNotFound) {
 			return err
 		}
 		if counts, err = release(b); err != nil || counts == nil {
@@ -219,7 +222,7 @@ func (a *Allocator) ReleaseByHandle(ctx context.Context, handle string) (release
 	var errs []error
 	for _, cidr := range handleBlocks(h) {
 		var gone []netip.Addr
-		err := o.releaseWith(ctx, cidr, func(b block.Block) (map[string]int, error) {
+		err := o.releaseWith(ctx, cidr, block.Block{}, func(b block.Block) (map[string]int, error) {
 			if b.IPAMBlock == nil {
 				return nil, nil
 			}
@@ -254,27 +257,66 @@ func handleBlocks(h *api.IPAMHandle) []netip.Prefix {
 
 // ByHandle returns the addresses of a handle, each with the prefix length of its block; none if there is no such handle.
 func (a *Allocator) ByHandle(ctx context.Context, handle string) (out []netip.Prefix, err error) {
-	err = a.eachHeld(ctx, []string{handle}, func(addr netip.Addr, _ string, cidr netip.Prefix) { out = append(out, sized(addr, cidr)) })
+	o, err := a.informed().begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	blocks, _, err := o.held(ctx, []string{handle})
+	for _, h := range blocks {
+		for _, r := range h.requests {
+			out = append(out, sized(r.Addr, h.cidr))
+		}
+	}
 	return out, err
 }
 
-// HeldBy is what releases all addresses of some handles. Those without any are left out.
-func (a *Allocator) HeldBy(ctx context.Context, handles ...string) (out []block.Release, err error) {
-	err = a.eachHeld(ctx, handles, func(addr netip.Addr, handle string, _ netip.Prefix) {
-		out = append(out, block.Release{Addr: addr, Handle: handle})
-	})
-	return out, err
-}
-
-// eachHeld calls f for all addresses of some handles. Each block is read once.
-func (a *Allocator) eachHeld(ctx context.Context, handles []string, f func(a netip.Addr, handle string, cidr netip.Prefix)) error {
+// ReleaseHandles releases all addresses of some handles, unless may refuses one of them, in a block with that affinity: then none, with
+// that error. Handles without any are left out.
+func (a *Allocator) ReleaseHandles(ctx context.Context, may func(has block.Allocation, affinity string) error, handles ...string) (released []netip.Addr, err error) {
 	if len(handles) == 0 {
-		return nil
+		return nil, nil
 	}
 	o, err := a.informed().begin(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	groups, read, err := o.held(ctx, handles)
+	if err != nil {
+		return nil, err
+	}
+	for i, g := range groups {
+		for _, r := range g.requests {
+			has, _ := read[i].Lookup(r.Addr)
+			if err := may(has, read[i].Affinity()); err != nil {
+				return nil, err
+			}
+			released = append(released, r.Addr)
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(parallel)
+	errs := make([]error, len(groups))
+	for i, in := range groups {
+		g.Go(func() error {
+			errs[i] = o.releaseWith(ctx, in.cidr, read[i], func(b block.Block) (map[string]int, error) {
+				if b.IPAMBlock == nil {
+					return nil, nil
+				}
+				done, err := b.Release(in.requests, o.now(), o.cooldown())
+				if err != nil || !done.Any {
+					return nil, err
+				}
+				return done.ByHandle, nil
+			})
+			return nil
+		})
+	}
+	_ = g.Wait() // the goroutines report through errs
+	return released, errors.Join(errs...)
+}
+
+// held is what releases all addresses of some handles, by block, and the blocks, each of which is read once.
+func (o op) held(ctx context.Context, handles []string) (groups []group, read []block.Block, err error) {
 	found := make([]*api.IPAMHandle, len(handles))
 	var g errgroup.Group
 	g.SetLimit(parallel)
@@ -288,31 +330,33 @@ func (a *Allocator) eachHeld(ctx context.Context, handles []string, f func(a net
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return err
+		return nil, nil, err
 	}
-	blocks := map[netip.Prefix]block.Block{}
+	at := map[netip.Prefix]int{}
 	for i, h := range found {
 		if h == nil {
 			continue
 		}
 		for _, cidr := range handleBlocks(h) {
-			b, read := blocks[cidr]
-			if !read {
-				if b, err = o.block(ctx, cidr); err != nil && !errors.Is(err, datastore.ErrNotFound) {
-					return err
+			n, known := at[cidr]
+			if !known {
+				b, err := o.block(ctx, cidr)
+				if err != nil && !errors.Is(err, datastore.ErrNotFound) {
+					return nil, nil, err
 				}
-				blocks[cidr] = b
+				n = len(groups)
+				at[cidr], groups, read = n, append(groups, group{cidr: cidr}), append(read, b)
 			}
-			if b.IPAMBlock == nil {
+			if read[n].IPAMBlock == nil {
 				continue
 			}
 			handle := block.CleanHandle(handles[i])
-			for _, addr := range b.ByHandle(handle) {
-				f(addr, handle, cidr)
+			for _, addr := range read[n].ByHandle(handle) {
+				groups[n].requests = append(groups[n].requests, block.Release{Addr: addr, Handle: handle})
 			}
 		}
 	}
-	return nil
+	return groups, read, nil
 }
 
 // Collect writes back every block in which a cool-down is over. Blocks in use are written soon anyway; this serves those

@@ -134,6 +134,17 @@ func (o op) block(ctx context.Context, cidr netip.Prefix) (block.Block, error) {
 	return o.open(obj)
 }
 
+// remembered is a block as this process wrote it last, if it is known. Nothing is refused because of what it says, and nothing left
+// undone: for that the block is read.
+func (o op) remembered(cidr netip.Prefix) (block.Block, bool) {
+	obj, ok := o.written.take(api.BlockName(cidr))
+	if !ok {
+		return block.Block{}, false
+	}
+	b, err := o.open(obj)
+	return b, err == nil
+}
+
 func (o op) open(obj *api.IPAMBlock) (block.Block, error) {
 	b, err := block.Of(obj)
 	if err == nil {
@@ -176,6 +187,9 @@ func (o op) blocks(ctx context.Context) (good []block.Block, damaged []netip.Pre
 func (o op) write(ctx context.Context, b block.Block, landed func(block.Block) bool) error {
 	b.Written()
 	err := o.update(ctx, b.IPAMBlock)
+	if err == nil {
+		o.written.keep(b.Name, b.DeepCopy())
+	}
 	if err == nil || errors.Is(err, errMoved) {
 		return err
 	}

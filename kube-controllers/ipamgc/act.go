@@ -23,6 +23,12 @@ const batch = 10_000
 // act does what was planned, as far as it goes: each part is tried whatever becomes of the others, and failed says that
 // something is left to be done.
 func (r *run) act(ctx context.Context, f facts, plan leak.Plan) (failed bool) {
+	if r.options.KeepEndpoints {
+		plan.Endpoints = nil
+	}
+	if len(plan.Ask)+len(plan.Endpoints)+len(plan.Lost)+len(plan.Nodes)+len(plan.Surplus) == 0 && !r.cooled(f) {
+		return false
+	}
 	fresh := freshLook{r.store, map[string]*api.Node{}}
 	try := func(what string, err error) {
 		if err != nil && ctx.Err() == nil {
@@ -37,9 +43,6 @@ func (r *run) act(ctx context.Context, f facts, plan leak.Plan) (failed bool) {
 	}
 	for node, question := range plan.Ask {
 		try("ask node "+node, r.ask(ctx, node, question))
-	}
-	if r.options.KeepEndpoints {
-		plan.Endpoints = nil
 	}
 	for _, ep := range plan.Endpoints {
 		try("delete an endpoint of a node that is gone", r.deleteEndpoint(ctx, fresh, ep))
@@ -236,18 +239,23 @@ func (r *run) giveBack(ctx context.Context, e leak.Empty) error {
 	return ignore(r.alloc.ReleaseAffinity(ctx, e.Node, e.CIDR, true), alloc.ErrNotEmpty)
 }
 
-// collect stores that addresses have cooled down, in blocks that nobody touches. Release times are wall clock, and those
-// who give addresses out mind them exactly; here it may be a little later.
-func (r *run) collect(ctx context.Context, f facts) error {
+// cooled tells whether addresses have cooled down in blocks that nobody touches, so that it should be stored. Release times are wall
+// clock, and those who give addresses out mind them exactly; here it may be a little later.
+func (r *run) cooled(f facts) bool {
 	const late = 10 * time.Second
-	if r.options.DryRun || !slices.ContainsFunc(f.Blocks, func(b block.Block) bool {
+	return !r.options.DryRun && slices.ContainsFunc(f.Blocks, func(b block.Block) bool {
 		for a := range b.All() {
 			if a.Cooling() && time.Since(a.Released) > f.cooldown+late {
 				return true
 			}
 		}
 		return false
-	}) {
+	})
+}
+
+// collect stores that addresses have cooled down.
+func (r *run) collect(ctx context.Context, f facts) error {
+	if !r.cooled(f) {
 		return nil
 	}
 	_, err := r.alloc.Collect(ctx)

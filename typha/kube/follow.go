@@ -21,7 +21,7 @@ type follower[T any] struct {
 	slim      func(runtime.Object) (name string, o *T)
 	tell      func(intake.Told[T]) error
 	forbidden func() error
-	absent    func(context.Context, error) (revision uint64, none bool)
+	absent    func(ctx context.Context, err error, known bool) (revision uint64, none bool)
 	api       API
 }
 

@@ -66,9 +66,9 @@ func (p *Policies) Policies(ctx context.Context, kind string, tell func(intake.T
 		return fmt.Errorf("there are no policies of kind %s", kind)
 	}
 	var strange string // versions of which the log has told
-	f.absent = func(ctx context.Context, err error) (uint64, bool) {
+	f.absent = func(ctx context.Context, err error, absent bool) (uint64, bool) {
 		// Where it is served in versions only that are not known here there may be policies.
-		revision, versions, known := p.whereServed(ctx, f.resource, err)
+		revision, versions, known := p.whereServed(ctx, f.resource, err, absent)
 		if others := strings.Join(versions, ", "); others != "" && others != strange && apierrors.IsNotFound(err) {
 			strange = others
 			p.api.Log.Warn("policies are served in versions only that are not known here: they cannot be read, and are not ignored; serve "+
@@ -90,14 +90,14 @@ func translated[T metav1.Object](translate func(T) (*api.GlobalNetworkPolicy, er
 
 // whereServed finds out in which versions a resource is served, as of a revision, when reading it was refused with an error.
 // Who may not read it learns nothing from that, but what is served in any version everyone may ask. It is not known if the
-// error or the server says nothing of it.
-func (p *Policies) whereServed(ctx context.Context, resource string, refused error) (revision uint64, versions []string, known bool) {
+// error or the server says nothing of it. The revision is left out if it was absent before: then it is of no interest.
+func (p *Policies) whereServed(ctx context.Context, resource string, refused error, absent bool) (revision uint64, versions []string, known bool) {
 	if !apierrors.IsNotFound(refused) && !apierrors.IsForbidden(refused) {
 		return 0, nil, false
 	}
 	// Another kind of the same store tells how far it is. It comes first: what is not served afterwards was not then.
 	var services corev1.ServiceList
-	if p.core.Get().Resource("services").VersionedParams(&metav1.ListOptions{Limit: 1}, metav1.ParameterCodec).
+	if !absent && p.core.Get().Resource("services").VersionedParams(&metav1.ListOptions{Limit: 1}, metav1.ParameterCodec).
 		Timeout(requestTimeout).Do(ctx).Into(&services) != nil {
 		return 0, nil, false
 	}

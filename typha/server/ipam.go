@@ -54,11 +54,11 @@ func (s ipamService) Reserve(ctx context.Context, m *typhav1.ReserveRequest) (*t
 	case m.GetCount4() > maxReserve || m.GetCount6() > maxReserve:
 		return nil, status.Errorf(codes.InvalidArgument, "at most %d addresses of a family are given at a time", maxReserve)
 	}
-	var addrs []netip.Addr
+	var found []allocation
 	if len(m.GetAddress()) > 0 {
-		addrs, err = s.reserveOne(ctx, node, handle, attributes, m.GetAddress())
+		found, err = s.reserveOne(ctx, node, handle, attributes, m.GetAddress())
 	} else {
-		addrs, err = s.reserveAny(ctx, node, handle, attributes, m)
+		found, err = s.reserveAny(ctx, node, handle, attributes, m)
 	}
 	if named := len(m.GetAddress()) + len(m.GetPools4()) + len(m.GetPools6()); named > 0 && errors.Is(err, alloc.ErrNoPool) {
 		return nil, refuse(refusedInvalid, codes.ResourceExhausted, "%v", err) // what was named is not to be had
@@ -66,29 +66,20 @@ func (s ipamService) Reserve(ctx context.Context, m *typhav1.ReserveRequest) (*t
 	if err != nil {
 		return nil, allocError(err)
 	}
-	found, err := s.lookup(ctx, addrs)
-	if err != nil {
-		return nil, allocError(err)
-	}
 	answer := &typhav1.ReserveResponse{}
-	for _, a := range addrs {
-		f := found[a]
-		if !f.block.IsValid() {
-			s.undoReserve(ctx, handle, addrs)
-			return nil, status.Errorf(codes.Aborted, "the pool of %s was removed while the address was taken; try again", a)
-		}
+	for _, f := range found {
 		if warm && f.affinity != string(api.AffinityHost)+":"+node {
-			s.undoReserve(ctx, handle, addrs)
+			s.undoReserve(ctx, handle, found)
 			return nil, status.Errorf(codes.ResourceExhausted,
 				"no address is left in the node's own blocks of pool %s; warm addresses are never taken from other nodes' blocks", f.pool)
 		}
 		answer.Reservations = append(answer.Reservations, &typhav1.Reservation{
-			Address: a.AsSlice(), Pool: f.pool, Block: wire.EncodePrefix(f.block), Sequence: f.Sequence,
+			Address: f.Addr.AsSlice(), Pool: f.pool, Block: wire.EncodePrefix(f.block), Sequence: f.Sequence,
 		})
 	}
 	if warm { // an epoch that ended meanwhile may have been tidied up before these were there
 		if err := s.checkEpoch(ctx, node, m.GetEpoch()); err != nil {
-			s.undoReserve(ctx, handle, addrs)
+			s.undoReserve(ctx, handle, found)
 			return nil, err
 		}
 	}
@@ -115,17 +106,27 @@ func badOwner(o *typhav1.Owner) error {
 // ownHandle are the handles of nodes' reserves and tunnels (warmHandle, alloc.Tunnel).
 var ownHandle = regexp.MustCompile(`^warm-.*-[0-9]+$|^(ipip|vxlan|vxlan-v6|wireguard|wireguard-v6)-tunnel-addr-`)
 
-func (s ipamService) reserveOne(ctx context.Context, node, handle string, attributes map[string]string, raw []byte) ([]netip.Addr, error) {
+func (s ipamService) reserveOne(ctx context.Context, node, handle string, attributes map[string]string, raw []byte) ([]allocation, error) {
 	a, err := wire.DecodeAddr(raw)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return []netip.Addr{a}, s.cfg.Alloc.AssignIP(ctx, alloc.Specific{
+	if err := s.cfg.Alloc.AssignIP(ctx, alloc.Specific{
 		Addr: a, Node: node, Handle: handle, Attributes: attributes, Use: api.UseWorkload, Refuse: s.refuse(node),
-	})
+	}); err != nil {
+		return nil, err
+	}
+	found, err := s.lookup(ctx, []netip.Addr{a})
+	f := found[a]
+	if err == nil && !f.block.IsValid() {
+		f.Addr = a
+		s.undoReserve(ctx, handle, []allocation{f})
+		err = status.Errorf(codes.Aborted, "the pool of %s was removed while the address was taken; try again", a)
+	}
+	return []allocation{f}, err
 }
 
-func (s ipamService) reserveAny(ctx context.Context, node, handle string, attributes map[string]string, m *typhav1.ReserveRequest) ([]netip.Addr, error) {
+func (s ipamService) reserveAny(ctx context.Context, node, handle string, attributes map[string]string, m *typhav1.ReserveRequest) ([]allocation, error) {
 	var requests []alloc.Request
 	for _, family := range []struct {
 		number int
@@ -143,17 +144,28 @@ func (s ipamService) reserveAny(ctx context.Context, node, handle string, attrib
 	if len(requests) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "no address is asked for: give counts, or an address")
 	}
+	pools, err := s.poolBlocks(ctx)
+	if err != nil {
+		return nil, err
+	}
 	got, err := s.cfg.Alloc.AssignAll(ctx, requests...)
 	if err != nil {
 		return nil, err
 	}
-	var addrs []netip.Addr
+	var out []allocation
 	for _, g := range got {
-		for _, p := range g.Addrs {
-			addrs = append(addrs, p.Addr())
+		for _, t := range g.Taken {
+			p, ok := poolOf(pools, t.Addr)
+			if !ok { // it may be newer than the cache
+				if newer, err := s.storedPools(ctx); err == nil {
+					pools = newer
+				}
+				p, _ = poolOf(pools, t.Addr)
+			}
+			out = append(out, allocation{Allocation: block.Allocation{Addr: t.Addr, Sequence: t.Sequence}, pool: p.name, block: t.Block, affinity: t.Affinity})
 		}
 	}
-	return addrs, nil
+	return out, nil
 }
 
 // refuse says of which pools a node gets no addresses for pods, since its kernel cannot carry their packets.
@@ -193,15 +205,15 @@ func (s *Server) refuseFor(node string, m *typhav1.ReserveRequest) func(*api.IPP
 }
 
 // undoReserve releases what was just reserved.
-func (s ipamService) undoReserve(ctx context.Context, handle string, addrs []netip.Addr) {
+func (s ipamService) undoReserve(ctx context.Context, handle string, list []allocation) {
 	var back []block.Release
-	for _, a := range addrs {
-		back = append(back, block.Release{Addr: a, Handle: handle})
+	for _, a := range list {
+		back = append(back, block.Release{Addr: a.Addr, Handle: handle})
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	if _, err := s.cfg.Alloc.Release(ctx, back...); err != nil {
-		s.log.Warn("addresses stay reserved", "handle", handle, "addresses", addrs, "error", err)
+		s.log.Warn("addresses stay reserved", "handle", handle, "addresses", len(list), "error", err)
 	}
 }
 
@@ -296,10 +308,7 @@ func (s ipamService) Release(ctx context.Context, m *typhav1.ReleaseRequest) (*t
 	if m.GetHandle() != "" {
 		handles = append([]string{m.GetHandle()}, handles...)
 	}
-	requests, err := s.cfg.Alloc.HeldBy(ctx, handles...)
-	if err != nil {
-		return nil, allocError(err)
-	}
+	var requests []block.Release
 	for _, r := range m.GetAddresses() {
 		a, err := wire.DecodeAddr(r.GetAddress())
 		if err != nil || !a.IsValid() {
@@ -311,11 +320,21 @@ func (s ipamService) Release(ctx context.Context, m *typhav1.ReleaseRequest) (*t
 		}
 		requests = append(requests, request)
 	}
-	released, err := s.release(ctx, node, requests)
+	own, err := s.own(ctx, node, requests)
 	if err != nil {
 		return nil, err
 	}
-	return &typhav1.ReleaseResponse{Released: wire.EncodeAddrs(released), Handles: uint32(len(m.GetHandles()))}, nil
+	released, err := s.cfg.Alloc.ReleaseHandles(ctx, func(has block.Allocation, affinity string) error {
+		return ownedBy(node, allocation{Allocation: has, affinity: affinity})
+	}, handles...)
+	if err != nil {
+		return nil, allocError(err)
+	}
+	freed, err := s.release(ctx, own)
+	if err != nil {
+		return nil, err
+	}
+	return &typhav1.ReleaseResponse{Released: wire.EncodeAddrs(append(released, freed...)), Handles: uint32(len(m.GetHandles()))}, nil
 }
 
 // Return gives back warm addresses. What is not the node's, or not warm any more, is left alone.
@@ -342,13 +361,13 @@ func (s ipamService) Return(ctx context.Context, m *typhav1.ReturnRequest) (*typ
 			continue // it was reserved anew since
 		}
 		switch f, ok := found[a]; {
-		case ok && f.Handle == handle:
+		case ok && f.Handle == handle && f.node() == node:
 			requests = append(requests, block.Release{Addr: a, Handle: handle, Sequence: &f.Sequence})
 		case ok && f.node() != node:
 			s.refusals.note(refusedAddress, caller(ctx), typhav1.IpamService_Return_FullMethodName, fmt.Errorf("address %s is allocated to node %q", a, f.node()))
 		}
 	}
-	if _, err := s.release(ctx, node, requests); err != nil {
+	if _, err := s.release(ctx, requests); err != nil {
 		return nil, err
 	}
 	return &typhav1.ReturnResponse{}, nil
@@ -362,9 +381,8 @@ func notMany(what string, n int) error {
 	return nil
 }
 
-// release frees what is the node's own and returns what was freed; one that is another node's is an error and nothing
-// is freed.
-func (s ipamService) release(ctx context.Context, node string, requests []block.Release) ([]netip.Addr, error) {
+// own are those requests to release that are of addresses in use, which all must be the node's.
+func (s ipamService) own(ctx context.Context, node string, requests []block.Release) ([]block.Release, error) {
 	var addrs []netip.Addr
 	for _, r := range requests {
 		addrs = append(addrs, r.Addr)
@@ -374,19 +392,34 @@ func (s ipamService) release(ctx context.Context, node string, requests []block.
 		return nil, allocError(err)
 	}
 	var own []block.Release
-	var freed []netip.Addr
 	for _, r := range requests {
 		f, assigned := found[r.Addr]
 		if !assigned {
 			continue
 		}
-		if f.node() != node {
-			return nil, status.Errorf(codes.PermissionDenied, "address %s is allocated to node %q; node %q cannot release it", r.Addr, f.node(), node)
+		if err := ownedBy(node, f); err != nil {
+			return nil, err
 		}
-		own, freed = append(own, r), append(freed, r.Addr)
+		own = append(own, r)
 	}
+	return own, nil
+}
+
+// ownedBy refuses what is not the node's.
+func ownedBy(node string, a allocation) error {
+	if a.node() == node {
+		return nil
+	}
+	return status.Errorf(codes.PermissionDenied, "address %s is allocated to node %q; node %q cannot release it", a.Addr, a.node(), node)
+}
+
+// release frees what is the node's own and returns what was freed.
+func (s ipamService) release(ctx context.Context, own []block.Release) (freed []netip.Addr, err error) {
 	if _, err := s.cfg.Alloc.Release(ctx, own...); err != nil {
 		return nil, allocError(err)
+	}
+	for _, r := range own {
+		freed = append(freed, r.Addr)
 	}
 	return freed, nil
 }

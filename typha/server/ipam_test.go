@@ -1,8 +1,12 @@
 package server_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +15,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/ipam/alloc"
 	"github.com/muslin-net/muslin/typha/client"
 	"github.com/muslin-net/muslin/typha/server"
 )
@@ -306,4 +311,94 @@ func TestWarmAddressesAreNotBorrowed(t *testing.T) {
 	require.ErrorIs(t, err, client.ErrExhausted)
 	_, err = w.store.Get(t.Context(), api.Key{Kind: "IPAMHandle", Name: warmHandle("n2", epoch)})
 	require.ErrorIs(t, err, datastore.ErrNotFound, "what was taken is given back")
+}
+
+// counting notes what address management asks of a datastore.
+type counting struct {
+	datastore.Client
+	mu   *sync.Mutex // guards made
+	made *[]string
+}
+
+func (c counting) note(op, kind string) {
+	if c.mu.Lock(); strings.HasPrefix(kind, "IPAM") || kind == "BlockAffinity" {
+		*c.made = append(*c.made, op+" "+kind)
+	}
+	c.mu.Unlock()
+}
+
+func (c counting) Get(ctx context.Context, key api.Key) (api.Object, error) {
+	c.note("get", key.Kind)
+	return c.Client.Get(ctx, key)
+}
+
+func (c counting) List(ctx context.Context, kind string, opts datastore.ListOptions) (datastore.List, error) {
+	c.note("list", kind)
+	return c.Client.List(ctx, kind, opts)
+}
+
+func (c counting) Create(ctx context.Context, o api.Object) (api.Object, error) {
+	c.note("create", api.KeyOf(o).Kind)
+	return c.Client.Create(ctx, o)
+}
+
+func (c counting) Update(ctx context.Context, o api.Object) (api.Object, error) {
+	c.note("update", api.KeyOf(o).Kind)
+	return c.Client.Update(ctx, o)
+}
+
+func (c counting) Delete(ctx context.Context, key api.Key, pre datastore.Precondition) (api.Object, error) {
+	c.note("delete", key.Kind)
+	return c.Client.Delete(ctx, key, pre)
+}
+
+// TestRequestsOfAddresses counts what the life of a pod's address costs the datastore, by the calls of its node.
+func TestRequestsOfAddresses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var mu sync.Mutex
+	var made []string
+	r := w.typha(func(c *server.Config) {
+		c.Datastore = counting{c.Datastore, &mu, &made}
+		c.Alloc = alloc.New(c.Datastore, alloc.Options{Known: c.Cache})
+	})
+	w.create(pool("default", "192.168.0.0/16"))
+	n1 := w.node("n1", r.address)
+	register(t, n1, client.Registration{IPv4: netip.MustParsePrefix("10.0.0.1/24")})
+	eventually(t, "typha knows pool and node", func() bool {
+		now := r.state.Snapshot()
+		return now.Len("IPPool") > 0 && now.Node("n1") != nil
+	})
+	entered, err := n1.Enter(t.Context(), 0, 0, nil)
+	require.NoError(t, err)
+	warm := client.Reserve{Count4: 1, Epoch: entered.Epoch}
+	_, err = n1.Reserve(t.Context(), warm) // claims the block
+	require.NoError(t, err)
+	asked := func(what func()) []string {
+		mu.Lock()
+		made = nil
+		mu.Unlock()
+		what()
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Sorted(slices.Values(made))
+	}
+	var got []client.Reservation
+	assert.Equal(t, []string{"list BlockAffinity", "update IPAMBlock", "update IPAMHandle"}, asked(func() {
+		got, err = n1.Reserve(t.Context(), warm)
+		require.NoError(t, err)
+		require.Len(t, got, 1)
+		assert.Equal(t, "default", got[0].Pool)
+	}), "reserve")
+	owner := client.Owner{Handle: "net.c1"}
+	assert.Equal(t, []string{"create IPAMHandle", "update IPAMBlock", "update IPAMHandle"}, asked(func() {
+		refused, err := n1.Settle(t.Context(), entered.Epoch, []client.Settlement{{Address: got[0].Address, Sequence: got[0].Sequence, Owner: owner}})
+		require.NoError(t, err)
+		assert.Empty(t, refused)
+	}), "settle")
+	assert.Equal(t, []string{"delete IPAMHandle", "get IPAMBlock", "get IPAMHandle", "update IPAMBlock"}, asked(func() {
+		freed, err := n1.ReleaseHandle(t.Context(), owner.Handle)
+		require.NoError(t, err)
+		assert.Equal(t, []netip.Addr{got[0].Address}, freed)
+	}), "release")
 }

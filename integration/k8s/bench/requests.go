@@ -1,30 +1,19 @@
 package bench
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
-	"strings"
 	"time"
-)
 
-// ours is what the names of all accounts of Muslin begin with.
-const ours = "system:serviceaccount:kube-system:calico-"
+	"github.com/muslin-net/muslin/integration/k8s/cluster"
+)
 
 // count has work done for a while, and counts what Muslin asks the API for meanwhile: by account, and in all.
 func (b *bench) count(ctx context.Context, name string, work func(context.Context) error) error {
-	log, err := os.Open(b.muslin.AuditLog())
+	from, err := b.muslin.AuditEnd()
 	if err != nil {
-		return err
-	}
-	defer log.Close()
-	if _, err := log.Seek(0, io.SeekEnd); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -34,10 +23,11 @@ func (b *bench) count(ctx context.Context, name string, work func(context.Contex
 		return err
 	}
 	minutes := time.Since(began).Minutes()
-	by, what, err := countRequests(log)
+	requests, err := b.muslin.Requests(from)
 	if err != nil {
 		return err
 	}
+	by, what := counted(requests)
 	all := 0
 	for _, account := range slices.Sorted(maps.Keys(by)) {
 		b.figure("requests."+name+"."+account, float64(by[account])/minutes, "requests/min", 0, "")
@@ -50,32 +40,12 @@ func (b *bench) count(ctx context.Context, name string, work func(context.Contex
 	return nil
 }
 
-// countRequests reads an audit log: how many requests each account of Muslin has made, and of what kind they were.
-func countRequests(log io.Reader) (by, what map[string]int, err error) {
+// counted is how many requests each account of Muslin has made, and of what kind they were.
+func counted(requests []cluster.Request) (by, what map[string]int) {
 	by, what = map[string]int{}, map[string]int{}
-	lines := bufio.NewReader(log)
-	for {
-		line, err := lines.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			return by, what, nil // a line that is not whole is counted next time
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		var e struct {
-			Verb, Stage string
-			User        struct{ Username string }
-			ObjectRef   struct{ Resource, Subresource string }
-		}
-		if err := json.Unmarshal(line, &e); err != nil {
-			return nil, nil, fmt.Errorf("audit log: %w", err)
-		}
-		account, is := strings.CutPrefix(e.User.Username, ours)
-		// Of a watch there is a line when it begins, and another when it ends.
-		if !is || e.Verb == "watch" && e.Stage != "ResponseStarted" {
-			continue
-		}
-		by[account]++
-		what[strings.TrimSuffix(account+" "+e.Verb+" "+e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource, "/")]++
+	for _, r := range requests {
+		by[r.Account]++
+		what[r.Account+" "+r.Verb+" "+r.What]++
 	}
+	return by, what
 }

@@ -1,25 +1,22 @@
 package bench
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
+
+	"github.com/muslin-net/muslin/integration/k8s/cluster"
 )
 
-func TestCountRequests(t *testing.T) {
-	by, what, err := countRequests(strings.NewReader(`{"stage":"ResponseComplete","verb":"patch","user":{"username":"system:serviceaccount:kube-system:calico-typha"},"objectRef":{"resource":"pods","subresource":"status"}}
-{"stage":"ResponseComplete","verb":"get","user":{"username":"system:node:worker-1"},"objectRef":{"resource":"pods"}}
-{"stage":"ResponseStarted","verb":"watch","user":{"username":"system:serviceaccount:kube-system:calico-typha"},"objectRef":{"resource":"pods"}}
-{"stage":"ResponseComplete","verb":"watch","user":{"username":"system:serviceaccount:kube-system:calico-typha"},"objectRef":{"resource":"pods"}}
-{"stage":"ResponseComplete","verb":"update","user":{"username":"system:serviceaccount:kube-system:calico-kube-controllers"},"objectRef":{"resource":"leases"}}
-{"stage":"Respon`))
-	require.NoError(t, err)
-	assert.Equal(t, map[string]int{"typha": 2, "kube-controllers": 1}, by)
-	assert.Equal(t, map[string]int{"typha patch pods/status": 1, "typha watch pods": 1, "kube-controllers update leases": 1}, what)
-	_, _, err = countRequests(strings.NewReader("oh\n"))
-	assert.ErrorContains(t, err, "audit log")
+func TestCounted(t *testing.T) {
+	by, what := counted([]cluster.Request{
+		{Account: "typha", Verb: "patch", What: "pods/status"},
+		{Account: "typha", Verb: "watch", What: "pods"},
+		{Account: "typha", Verb: "watch", What: "pods"},
+		{Account: "kube-controllers", Verb: "update", What: "leases"},
+	})
+	assert.Equal(t, map[string]int{"typha": 3, "kube-controllers": 1}, by)
+	assert.Equal(t, map[string]int{"typha patch pods/status": 1, "typha watch pods": 2, "kube-controllers update leases": 1}, what)
 }
 
 func TestQuantile(t *testing.T) {

@@ -205,8 +205,8 @@ func kubectl(args ...string) lab.Command {
 	return lab.Command{Args: append([]string{"kubectl"}, args...), Env: Environment()}
 }
 
-// AuditLog is the file, for this process, with a line for each request that the API has answered (audit.k8s.io/v1 Event).
-func (c *Cluster) AuditLog() string {
+// auditLog is the file, for this process, with a line for each request that the API has answered.
+func (c *Cluster) auditLog() string {
 	return filepath.Join(place(c.StateDir(), Control, filepath.Dir(auditLog)), filepath.Base(auditLog))
 }
 

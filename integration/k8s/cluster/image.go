@@ -27,7 +27,7 @@ const (
 // workload is what is in it.
 var workload = image.Image{
 	Name: workloadName, About: "what runs in the pods of tests", User: "0:0", Entrypoint: []string{workloadPath},
-	Contents: []image.Content{{Path: workloadPath, Program: "./integration/k8s/workload"}},
+	Contents: []image.Content{{Path: workloadPath, Program: "./integration/k8s/workload"}, {Path: "/bin/httpd", Link: workloadPath}, {Path: "/bin/nc", Link: workloadPath}},
 }
 
 // writeWorkloadImage builds the program of workloads, and puts an archive with an image of it in place, in a directory that is kept.

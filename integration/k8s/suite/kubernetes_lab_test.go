@@ -3,14 +3,12 @@
 package suite
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/integration/k8s/cluster"
 )
@@ -18,7 +16,7 @@ import (
 // TestKubernetes brings one cluster up, as a user would, and tries in it, one after the other, what Muslin promises. What disturbs
 // it most comes last.
 func TestKubernetes(t *testing.T) {
-	w := up(t, "kubernetes", "ipip")
+	w := up(t, "kubernetes")
 	for _, test := range []struct {
 		name string
 		fn   func(*testing.T)
@@ -27,12 +25,13 @@ func TestKubernetes(t *testing.T) {
 		{"NetworkPolicy", w.networkPolicy},
 		{"LoadBalancer", w.loadBalancer},
 		{"Volume", w.volume},
-		{"ModeOfThePool", w.modeOfThePool},
-		{"RollingUpdate", w.rollingUpdate},
+		{"FirstSteps", w.firstSteps},
+		{"Overlays", w.overlays},
 		{"TyphaKilled", w.typhaKilled},
 		{"CertificatesRotated", w.certificatesRotated},
 		{"WithoutTheAPI", w.withoutTheAPI},
 		{"DrainAndDelete", w.drainAndDelete},
+		{"Uninstalled", w.uninstalled},
 	} {
 		t.Run(test.name, test.fn)
 	}
@@ -156,58 +155,4 @@ spec: {policySyncPathPrefix: /var/run/nodeagent}
 		}
 		return err
 	})
-}
-
-// modeOfThePool: a pool that is edited from IP-in-IP to VXLAN, and back, while a connection is open between workers.
-func (w *world) modeOfThePool(t *testing.T) {
-	ns := w.namespace(t)
-	talk := w.talk(t, ns)
-	to := w.address(t, ns, "listener")
-	for _, mode := range []struct{ fields, device string }{
-		{`{"spec":{"ipipMode":"Never","vxlanMode":"Always"}}`, "vxlan.calico"},
-		{`{"spec":{"ipipMode":"Always","vxlanMode":"Never"}}`, "tunl0"},
-	} {
-		w.kubectl(t, "patch", "ippool", "default-ipv4-ippool", "--type=merge", "-p", mode.fields)
-		w.eventually(t, func() error {
-			route, err := w.Run(within(t, patience), cluster.Worker(1), "ip", "route", "get", to)
-			if err == nil && !strings.Contains(route, mode.device) {
-				err = errors.New(route)
-			}
-			return err
-		})
-		talk.goesOn(t)
-	}
-}
-
-// rollingUpdate: the DaemonSet is replaced on all workers under an open connection, while pods are made.
-func (w *world) rollingUpdate(t *testing.T) {
-	ns := w.namespace(t)
-	talk := w.talk(t, ns)
-	w.kubectl(t, "rollout", "restart", "daemonset/calico-node", "-n", "kube-system")
-	w.run(t, ns, pod("meanwhile", cluster.Worker(1), "", "serve"))
-	require.NoError(t, w.AwaitRollout(within(t, patience), "daemonset/calico-node"))
-	talk.goesOn(t)
-	w.answers(t, ns, "meanwhile", "get", "http://"+w.address(t, ns, "listener")+":8080")
-}
-
-// typhaKilled: all replicas are killed at once. Connections stay, and what is new comes to pass when they are back.
-func (w *world) typhaKilled(t *testing.T) {
-	ns := w.namespace(t)
-	talk := w.talk(t, ns)
-	w.kubectl(t, "delete", "pod", "-n", "kube-system", "-l", "k8s-app=calico-typha", "--grace-period=0", "--force")
-	talk.goesOn(t)
-	w.run(t, ns, pod("later", cluster.Worker(1), "", "serve"))
-	ask := []string{"get", "-timeout", "1s", "http://" + w.address(t, ns, "listener") + ":8080"}
-	w.answers(t, ns, "later", ask...)
-	w.apply(t, fmt.Sprintf(`
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: talkers, namespace: %s}
-spec:
-  podSelector: {matchLabels: {app: listener}}
-  ingress: [{from: [{podSelector: {matchLabels: {app: talker}}}]}]
-`, ns))
-	w.refused(t, ns, "later", ask...)
-	talk.goesOn(t)
-	require.NoError(t, w.AwaitRollout(within(t, patience), "deployment/calico-typha"))
 }

@@ -10,17 +10,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/muslin-net/muslin/integration/k8s"
@@ -29,7 +33,119 @@ import (
 )
 
 // apiAway is for how long the API is away, at least.
-const apiAway = 40 * time.Second
+const apiAway = 2 * time.Minute
+
+// typhaKilled: each replica is killed in turn while the others live, and all at once for good. Connections stay, nodes find another
+// replica or the one that is back, what is new comes to pass, and Kubernetes is never told that a node has no network.
+func (w *world) typhaKilled(t *testing.T) {
+	ns := w.namespace(t)
+	talk := w.talk(t, ns)
+	listener := w.address(t, ns, "listener")
+	known := w.networkKnown(t)
+	at := strings.Fields(w.kubectl(t, "get", "pods", "-n", "kube-system", "-l", "k8s-app=calico-typha", "-o", "jsonpath={.items[*].spec.nodeName}"))
+	require.Len(t, at, 2)
+	for _, worker := range at {
+		t.Logf("nodes are connected to %v; that on %s is killed", w.connected(t), worker)
+		w.kill(t, worker, "calico-typha")
+		w.newComesToPass(t, ns, "after-"+worker, listener)
+		talk.goesOn(t)
+	}
+	t.Logf("nodes are connected to %v; all are killed", w.connected(t))
+	w.kubectl(t, "delete", "pod", "-n", "kube-system", "-l", "k8s-app=calico-typha", "--grace-period=0", "--force")
+	talk.goesOn(t)
+	w.newComesToPass(t, ns, "later", listener)
+	talk.goesOn(t)
+	require.NoError(t, w.AwaitRollout(within(t, patience), "deployment/calico-typha"))
+	t.Logf("nodes are connected to %v", w.connected(t))
+	assert.Equal(t, known, w.networkKnown(t), "what Kubernetes is told of nodes' networks, and since when")
+}
+
+// newComesToPass: a new pod has a network, and a new policy of another node shuts it out, and lets it in again when it is gone.
+func (w *world) newComesToPass(t *testing.T, ns, name, listener string) {
+	t.Helper()
+	w.run(t, ns, pod(name, cluster.Worker(1), "", "serve"))
+	ask := []string{"get", "-timeout", "1s", "http://" + listener + ":8080"}
+	w.answers(t, ns, name, ask...)
+	w.apply(t, onlyFromTalkers(ns, "listener"))
+	w.refused(t, ns, name, ask...)
+	w.kubectl(t, "delete", "networkpolicy", "talkers", "-n", ns)
+	w.answers(t, ns, name, ask...)
+}
+
+// onlyFromTalkers is a policy by which only a talker may reach a pod.
+func onlyFromTalkers(ns, to string) string {
+	return fmt.Sprintf(`
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: talkers, namespace: %s}
+spec:
+  podSelector: {matchLabels: {app: %s}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: talker}}}]}]
+`, ns, to)
+}
+
+// kill kills a container of kube-system on a worker; its kubelet starts it again.
+func (w *world) kill(t *testing.T, worker, container string) {
+	t.Helper()
+	_, err := w.Run(within(t, patience), worker, "sh", "-ec", `ids=$(`+running("kube-system", "", container)+`); for id in $ids; do
+		ctr -n k8s.io tasks kill -s SIGKILL "$id"; done`)
+	require.NoError(t, err)
+}
+
+// running is a command for the running containers of a name, of a pod if that is named, by containerd: it needs no API.
+func running(namespace, pod, container string) string {
+	filter := fmt.Sprintf(`labels."io.kubernetes.pod.namespace"==%q,labels."io.kubernetes.container.name"==%q`, namespace, container)
+	if pod != "" {
+		filter += fmt.Sprintf(`,labels."io.kubernetes.pod.name"==%q`, pod)
+	}
+	return `found=; for id in $(ctr -n k8s.io containers ls -q '` + filter + `'); do
+		if ctr -n k8s.io tasks ls | grep -q "^$id .*RUNNING"; then found=1; echo "$id"; fi; done; [ "$found" ]`
+}
+
+// inside runs a program in a container on a worker without the API, and returns what it wrote.
+func (w *world) inside(t *testing.T, worker, namespace, pod, container string, args ...string) (string, error) {
+	t.Helper()
+	script := fmt.Sprintf(`id=$(%s); exec ctr -n k8s.io tasks exec --exec-id test-%d "$id" %s`, running(namespace, pod, container), time.Now().UnixNano(), strings.Join(args, " "))
+	return w.Run(within(t, patience), worker, "sh", "-ec", script)
+}
+
+// connected waits until all nodes are said to be connected to replicas of typha that are ready, and returns to which.
+func (w *world) connected(t *testing.T) map[string]string {
+	t.Helper()
+	const words = "felix is connected to "
+	to := map[string]string{}
+	w.eventually(t, func() error {
+		ready := strings.Fields(w.kubectl(t, "get", "pods", "-n", "kube-system", "-l", "k8s-app=calico-typha", "-o",
+			`jsonpath={range .items[?(@.status.containerStatuses[0].ready)]}{.status.podIP} {end}`))
+		for _, node := range w.Workers() {
+			var conditions []metav1.Condition
+			text := w.kubectl(t, "get", "node", node, "-o", `jsonpath={.metadata.annotations.muslin\.net/conditions}`)
+			if err := json.Unmarshal([]byte(text), &conditions); err != nil {
+				return fmt.Errorf("%s has the conditions %q: %w", node, text, err)
+			}
+			c := meta.FindStatusCondition(conditions, "Connected")
+			if c == nil || c.Status != metav1.ConditionTrue {
+				return fmt.Errorf("%s is not connected: %+v", node, c)
+			}
+			replica, err := netip.ParseAddrPort(strings.TrimPrefix(c.Message, words))
+			if err != nil || !slices.Contains(ready, replica.Addr().String()) {
+				return fmt.Errorf("%s: %q, of the replicas %v", node, c.Message, ready)
+			}
+			to[node] = replica.String()
+		}
+		return nil
+	})
+	return to
+}
+
+// networkKnown is what Kubernetes knows of the networks of nodes: that they are available, and since when.
+func (w *world) networkKnown(t *testing.T) string {
+	t.Helper()
+	known := w.kubectl(t, "get", "nodes", "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {range .status.conditions[?(@.type=="NetworkUnavailable")]}{.status} {.lastTransitionTime}{end}{"\n"}{end}`)
+	assert.Equal(t, workers, strings.Count(known, " False "), "%s", known)
+	return known
+}
 
 // certificatesRotated: the CA is replaced by another, as docs and typha's DESIGN.md say: trusted beside the old one first. A node
 // whose certificate is due gets one that the new one has signed. An open connection, and policy, do not notice.
@@ -75,14 +191,7 @@ func (w *world) certificatesRotated(t *testing.T) {
 	talk.goesOn(t)
 	ask := []string{"get", "-timeout", "1s", "http://" + w.address(t, ns, "listener") + ":8080"}
 	w.answers(t, ns, "stranger", ask...)
-	w.apply(t, fmt.Sprintf(`
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: talkers, namespace: %s}
-spec:
-  podSelector: {matchLabels: {app: listener}}
-  ingress: [{from: [{podSelector: {matchLabels: {app: talker}}}]}]
-`, ns))
+	w.apply(t, onlyFromTalkers(ns, "listener"))
 	w.refused(t, ns, "stranger", ask...)
 	talk.goesOn(t)
 }
@@ -90,50 +199,121 @@ spec:
 // staticPods is where a kubelet finds pods that it runs without the API.
 const staticPods = "/etc/kubernetes/manifests"
 
-// withoutTheAPI: while the API is away pods start, at once, reach others and end, and what was there before goes on. All of it is
-// accounted for when the API is back.
+// withoutTheAPI: while the API is away pods start, at once, reach others and end, on two workers, and what was there before goes on:
+// connections, policy, a felix that is killed and a typha that is. All of it is accounted for when the API is back, and nobody asks it
+// for everything again and again then.
 func (w *world) withoutTheAPI(t *testing.T) {
 	ns := w.namespace(t)
 	talk := w.talk(t, ns)
-	one := cluster.Worker(1)
+	one, two := cluster.Worker(1), cluster.Worker(2)
+	w.run(t, ns, pod("guarded", two, "", "serve"), pod("stranger", one, "", "serve"))
+	ask := []string{"get", "-timeout", "1s", "http://" + w.address(t, ns, "guarded") + ":8080"}
+	w.answers(t, ns, "stranger", ask...)
+	w.apply(t, onlyFromTalkers(ns, "guarded"))
+	w.refused(t, ns, "stranger", ask...)
 	listener := netip.AddrPortFrom(netip.MustParseAddr(w.address(t, ns, "listener")), 8080)
+	typha := w.kubectl(t, "get", "pods", "-n", "kube-system", "-l", "k8s-app=calico-typha", "-o", "jsonpath={.items[0].spec.nodeName}")
+	log, err := w.AuditEnd()
+	require.NoError(t, err)
+
 	require.NoError(t, w.Kill(within(t, patience), cluster.Control, string(k8s.APIServer)))
 	away := time.Now()
+	troubles := []struct{ worker, container string }{{one, "felix"}, {typha, "calico-typha"}, {one, "felix"}}
 	rounds := 0
-	for ; time.Since(away) < apiAway; rounds++ {
-		name := fmt.Sprintf("static-%d", rounds)
-		manifest := strings.TrimPrefix(pod(name, one, "", "serve"), "---\n")
-		write := fmt.Sprintf("mkdir -p %s && cat > %[1]s/%s.yaml <<'END'\n%s\nEND", staticPods, name, manifest)
-		_, err := w.Run(within(t, patience), one, "sh", "-ec", write)
+	for ; len(troubles) > 0 || time.Since(away) < apiAway; rounds++ {
+		if rounds%4 == 2 && len(troubles) > 0 {
+			w.kill(t, troubles[0].worker, troubles[0].container)
+			troubles = troubles[1:]
+		}
+		w.staticPod(t, fmt.Sprintf("static-%d", rounds), one, two)
+		for _, from := range w.Workers() {
+			w.eventually(t, func() error { return w.asks(from, listener) })
+		}
+		_, err := w.inside(t, one, ns, "talker", "workload", append([]string{"/workload"}, ask...)...)
 		require.NoError(t, err)
-		began := time.Now()
+		_, err = w.inside(t, one, ns, "stranger", "workload", append([]string{"/workload"}, ask...)...)
+		require.Error(t, err, "policy is not in force")
+	}
+	w.eventually(t, func() error {
+		_, err := w.inside(t, one, "kube-system", "", "felix", "/bin/calico-node", "-felix-ready")
+		return err
+	})
+	_, err = w.calicoctl(t, "get", "nodes")
+	require.ErrorContains(t, err, "datastore cannot be reached")
+
+	require.NoError(t, w.Start(within(t, patience), cluster.Control, string(k8s.APIServer)))
+	require.NoError(t, w.AwaitAPI(within(t, patience)))
+	t.Logf("the API was away for %.0f s, while %d pods came and went on each of two workers", time.Since(away).Seconds(), rounds)
+	talk.goesOn(t)
+	w.nothingLeaks(t)
+	w.run(t, ns, pod("after", one, "", "serve"))
+	w.answers(t, ns, "after", "get", "http://"+listener.String())
+	w.refused(t, ns, "after", ask...)
+	w.connected(t)
+	w.asksLittle(t, log)
+}
+
+// staticPod starts a pod on each of some workers by a file of its kubelet, has it reached from all workers, and ends it.
+func (w *world) staticPod(t *testing.T, name string, on ...string) {
+	t.Helper()
+	began := time.Now()
+	for _, worker := range on {
+		manifest := strings.TrimPrefix(pod(name, worker, "", "serve"), "---\n")
+		write := fmt.Sprintf("mkdir -p %s && cat > %[1]s/%s.yaml <<'END'\n%s\nEND", staticPods, name, manifest)
+		_, err := w.Run(within(t, patience), worker, "sh", "-ec", write)
+		require.NoError(t, err)
+	}
+	for _, worker := range on {
 		var address netip.Addr
 		w.eventually(t, func() (err error) {
-			address, err = w.addressByKubelet(t, one, name)
+			address, err = w.addressByKubelet(t, worker, name)
 			return err
 		})
 		for _, from := range w.Workers() {
 			w.eventually(t, func() error { return w.asks(from, netip.AddrPortFrom(address, 8080)) })
-			w.eventually(t, func() error { return w.asks(from, listener) })
 		}
-		t.Logf("%s has %s and serves after %.1f s", name, address, time.Since(began).Seconds())
-		_, err = w.Run(within(t, patience), one, "rm", staticPods+"/"+name+".yaml")
+		t.Logf("%s on %s has %s and serves after %.1f s", name, worker, address, time.Since(began).Seconds())
+	}
+	for _, worker := range on {
+		_, err := w.Run(within(t, patience), worker, "rm", staticPods+"/"+name+".yaml")
 		require.NoError(t, err)
+	}
+	for _, worker := range on {
 		w.eventually(t, func() error {
-			if _, err := w.addressByKubelet(t, one, name); !errors.Is(err, errNoAddress) {
+			if _, err := w.addressByKubelet(t, worker, name); !errors.Is(err, errNoAddress) {
 				return fmt.Errorf("%s is still there: %w", name, err)
 			}
 			return nil
 		})
 	}
-	assert.Positive(t, rounds)
-	require.NoError(t, w.Start(within(t, patience), cluster.Control, string(k8s.APIServer)))
-	require.NoError(t, w.AwaitAPI(within(t, patience)))
-	t.Logf("the API was away for %.0f s, while %d pods came and went", time.Since(away).Seconds(), rounds)
-	talk.goesOn(t)
-	w.nothingLeaks(t)
-	w.run(t, ns, pod("after", one, "", "serve"))
-	w.answers(t, ns, "after", "get", "http://"+listener.String())
+}
+
+// mostLists is how often a process may list what it follows after an API server that has forgotten all history is there: once, and
+// once more if that breaks off.
+const mostLists = 2
+
+// asksLittle looks through what the API was asked for since a place in its log: nodes ask nothing, and no process lists the same
+// again and again.
+func (w *world) asksLittle(t *testing.T, from int64) {
+	t.Helper()
+	requests, err := w.Requests(from)
+	require.NoError(t, err)
+	lists, all, second, total := map[string]int{}, map[string]int{}, map[time.Time]int{}, 0
+	for _, r := range requests {
+		assert.NotEqual(t, "node", r.Account, "%+v", r)
+		all[fmt.Sprintf("%s %s %d", r.Pod, r.Verb, r.Code)]++
+		if r.Verb != "list" || r.Code != http.StatusOK || r.Query.Get("continue") != "" || r.Query.Get("limit") == "1" { // a look at how far the server is
+			continue
+		}
+		lists[r.Pod+" "+r.Selection()]++
+		second[r.At.Truncate(time.Second)]++
+		total++
+	}
+	t.Logf("%d requests: %v", len(requests), all)
+	t.Logf("%d lists, at most %d in a second", total, slices.Max(slices.Collect(maps.Values(second))))
+	for what, n := range lists {
+		assert.LessOrEqual(t, n, mostLists, what)
+	}
 }
 
 var errNoAddress = errors.New("the kubelet knows no address of the pod")

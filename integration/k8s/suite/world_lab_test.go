@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,37 +20,44 @@ import (
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
-// patience bounds every wait. Nothing hangs on it but how soon a failure is told.
+// patience bounds every wait, installPatience those for all of Muslin to come up. Nothing hangs on them but how soon a failure is told.
 const (
-	patience = 3 * time.Minute
-	glance   = 200 * time.Millisecond
+	patience        = 3 * time.Minute
+	installPatience = 10 * time.Minute
+	glance          = 200 * time.Millisecond
 )
 
-// envCluster names a cluster that is up (bin/k8s up), to try single tests in it again and again.
+// envCluster names a cluster that is up (bin/k8s up --workers 3), to try single tests in it again and again.
 const envCluster = "MUSLIN_K8S"
 
-// source is the project's directory.
-const source = "../../.."
+// workers is how many machines run pods: worker-1 and worker-3 are in one subnet, worker-2 is in another.
+const workers = 3
 
 // world is the cluster that the tests share. Its methods fail the test rather than return errors.
 type world struct {
 	*cluster.Cluster
-	overlays string
+	source string                 // the project's directory
+	next   func() (string, error) // the archive of an image of the next version, once it is built
 }
 
-// up brings a cluster up with one of Muslin's overlays, and down at the end of the test, with what is wrong with it if that failed.
-func up(t *testing.T, name, overlay string) *world {
+// up brings a cluster up with Muslin in it, and down at the end of the test, with what is wrong with it if that failed.
+func up(t *testing.T, name string) *world {
 	t.Helper()
-	root, err := filepath.Abs(source)
+	source, err := filepath.Abs("../../..")
 	require.NoError(t, err)
+	building := within(t, 30*time.Minute)
+	next := sync.OnceValues(func() (string, error) { return buildNext(building, source) })
+	go func() { _, _ = next() }()
 	if name := os.Getenv(envCluster); name != "" {
 		c, err := cluster.Open(name)
 		require.NoError(t, err)
-		return &world{Cluster: c, overlays: filepath.Join(root, "deploy/overlays")}
+		w := &world{c, source, next}
+		w.prepare(t)
+		return w
 	}
 	began := time.Now()
 	c, err := cluster.Up(within(t, 30*time.Minute), cluster.Options{
-		Name: name, BinDir: filepath.Join(root, "bin"), Attached: true, Log: func(line string) { t.Log(line) },
+		Name: name, Workers: workers, BinDir: filepath.Join(source, "bin"), Attached: true, Log: func(line string) { t.Log(line) },
 		Progress: func(p lab.Progress) {
 			if p.Done {
 				t.Logf("%-40s %5.1f s", p.Step, p.Took.Seconds())
@@ -57,15 +65,15 @@ func up(t *testing.T, name, overlay string) *world {
 		},
 	})
 	require.NoError(t, err)
-	w := &world{Cluster: c, overlays: filepath.Join(root, "deploy/overlays")}
+	w := &world{c, source, next}
 	t.Cleanup(func() {
 		if t.Failed() {
 			w.explain(t)
 		}
 		assert.NoError(t, c.Down(context.Background()))
 	})
-	require.NoError(t, c.ImportMuslin(within(t, patience), root))
-	require.NoError(t, c.Install(within(t, 10*time.Minute), filepath.Join(w.overlays, overlay)))
+	w.prepare(t)
+	w.install(t)
 	t.Logf("the cluster is up after %.0f s", time.Since(began).Seconds())
 	return w
 }

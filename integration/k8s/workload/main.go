@@ -1,5 +1,6 @@
 // Command workload is what runs in the containers of tests: it serves, asks, and keeps a conversation going. Without arguments
-// it does nothing until it is told to end, as the first container of each pod does.
+// it does nothing until it is told to end, as the first container of each pod does. By the names httpd and nc it does what the guide
+// asks of busybox.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -19,10 +21,22 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(ctx, as(os.Args)); err != nil {
 		fmt.Fprintln(os.Stderr, "workload:", err)
 		os.Exit(1) //nolint:gocritic // nothing is left to be undone
 	}
+}
+
+// as are the arguments, in terms of this program's own.
+func as(args []string) []string {
+	last := len(args) - 1
+	switch filepath.Base(args[0]) {
+	case "httpd": // -f -p PORT
+		return []string{"serve", "-port", args[last]}
+	case "nc": // -z -w SECONDS HOST PORT
+		return []string{"open", "-timeout", args[last-2] + "s", net.JoinHostPort(args[last-1], args[last])}
+	}
+	return args[1:]
 }
 
 func run(ctx context.Context, args []string) error {
@@ -42,6 +56,12 @@ func run(ctx context.Context, args []string) error {
 		return serve(ctx, *port)
 	case "get":
 		return get(ctx, of, *timeout)
+	case "open":
+		c, err := net.DialTimeout("tcp", of, *timeout)
+		if err != nil {
+			return err
+		}
+		return c.Close()
 	case "udp":
 		return askUDP(of, *timeout)
 	case "talk":
@@ -59,7 +79,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("%q is none of serve, get URL, udp HOST:PORT, talk HOST:PORT, ls DIR, sleep DURATION", args[0])
+	return fmt.Errorf("%q is none of serve, get URL, open HOST:PORT, udp HOST:PORT, talk HOST:PORT, ls DIR, sleep DURATION", args[0])
 }
 
 // serve tells its host name and who asks by HTTP, and echoes what comes by TCP and UDP on the next port.

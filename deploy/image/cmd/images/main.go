@@ -4,12 +4,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"syscall"
@@ -58,42 +56,11 @@ func run(ctx context.Context, args []string) error {
 		if flags.NArg() > 0 && !slices.Contains(flags.Args(), i.Name) {
 			continue
 		}
-		if err := build(ctx, s, i); err != nil {
+		archive, digest, err := image.Archive(ctx, s.repository, s.dir, i, s.Made)
+		if err != nil {
 			return err
 		}
+		fmt.Printf("%s %s %s\n", archive, image.Reference(s.Prefix, i.Name, s.Tag), digest)
 	}
 	return nil
-}
-
-// build builds the programs of an image and writes its archive, which is there whole or not at all.
-func build(ctx context.Context, s settings, i image.Image) (err error) {
-	s.Files = map[string]string{}
-	programs, err := filepath.Abs(filepath.Join(s.dir, "programs"))
-	if err != nil {
-		return err
-	}
-	for _, c := range i.Contents {
-		switch {
-		case c.File != "":
-			s.Files[c.Path] = filepath.Join(s.repository, c.File)
-		case c.Program != "":
-			if s.Files[c.Path], err = image.Build(ctx, s.repository, programs, c.Program, s.Tag, s.Arch); err != nil {
-				return err
-			}
-		}
-	}
-	if err := os.MkdirAll(s.dir, 0o755); err != nil { //nolint:gosec // there is no secret in it
-		return err
-	}
-	archive := filepath.Join(s.dir, i.Name+".tar")
-	f, err := os.Create(archive + ".new")
-	if err != nil {
-		return err
-	}
-	digest, err := image.Write(f, i, s.Made)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	fmt.Printf("%s %s %s\n", archive, image.Reference(s.Prefix, i.Name, s.Tag), digest)
-	return os.Rename(f.Name(), archive)
 }
