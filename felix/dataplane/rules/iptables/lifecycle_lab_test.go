@@ -83,11 +83,17 @@ func TestRepairs(t *testing.T) {
 		}
 		for _, c := range mishaps {
 			const wait = " -w 5" // the driver may not be done yet
-			w.Node.Run(t, strings.NewReplacer("IP6T-restore", "ip6tables-"+k.Name+"-restore"+wait, "IPT-restore", "iptables-"+k.Name+"-restore"+wait,
-				"IPT", "iptables-"+k.Name+wait).Replace(c.do))
-			began := time.Now()
-			require.Eventually(t, func() bool { return listing(t, w.Node, k) == want }, rulestest.Patience, 10*time.Millisecond, c.name)
-			t.Logf("%s: repaired within %s", c.name, time.Since(began).Round(time.Millisecond)) // of which a part is looking
+			do := strings.NewReplacer("IP6T-restore", "ip6tables-"+k.Name+"-restore"+wait, "IPT-restore", "iptables-"+k.Name+"-restore"+wait,
+				"IPT", "iptables-"+k.Name+wait).Replace(c.do)
+			took := time.Hour
+			for try := 0; try < 3 && took > time.Second; try++ { // a busy machine may be slow once
+				w.Node.Run(t, do)
+				began := time.Now()
+				require.Eventually(t, func() bool { return listing(t, w.Node, k) == want }, rulestest.Patience, 10*time.Millisecond, c.name)
+				took = time.Since(began) // of which a part is looking
+			}
+			assert.LessOrEqual(t, took, time.Second, c.name)
+			t.Logf("%s: repaired within %s", c.name, took.Round(time.Millisecond))
 		}
 		w.Node.Run(t, "iptables-"+k.Name+" -w 5 -I FORWARD -j ACCEPT")
 		require.Eventually(t, func() bool {

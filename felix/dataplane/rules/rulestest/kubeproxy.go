@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -123,7 +124,10 @@ func unchanging(lists map[string][]object) http.Handler {
 	})
 }
 
-// begin starts kube-proxy, and waits until it has made all services.
+// madeByIPVS matches rules of kube-proxy's, two in each family.
+var madeByIPVS = regexp.MustCompile(`-A KUBE-(IPVS-FILTER .* -j REJECT|POSTROUTING .* -j MASQUERADE)`)
+
+// begin starts kube-proxy, and waits until it has made all services, and its rules.
 func (p *ipvsProxy) begin() {
 	t := p.w.t
 	t.Helper()
@@ -136,7 +140,9 @@ func (p *ipvsProxy) begin() {
 	for end := time.Now().Add(10 * time.Minute); ; {
 		out, err := p.w.Node.Try("ipvsadm -Ln")
 		if err == nil && !slices.ContainsFunc(p.leads, func(lead string) bool { return !strings.Contains(out, lead) }) {
-			return
+			if out = p.w.Node.Run(t, rulesOfOthers); len(madeByIPVS.FindAllString(out, -1)) == 4 {
+				return
+			}
 		}
 		select {
 		case <-p.ended:
