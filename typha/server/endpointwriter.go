@@ -200,10 +200,10 @@ func (r *reports) sync(ctx context.Context, n *nodeReport, desired map[api.Key]*
 	defer r.metrics.unwritten.Sub(float64(len(desired)))
 	var due []*write
 	for key, stored := range n.actual {
-		_, wanted := desired[key]
-		if !wanted && !(r.pods && len(stored.Spec.IPNetworks) == 0) { // the latter: a pod that is not wired
-			due = append(due, &write{key: key, stored: stored})
+		if _, wanted := desired[key]; wanted || r.pods && len(stored.Spec.IPNetworks) == 0 {
+			continue // the latter: a pod that is not wired
 		}
+		due = append(due, &write{key: key, stored: stored})
 	}
 	agreed := make(map[*api.WorkloadEndpoint]struct{}, len(desired))
 	for key, ep := range desired {
