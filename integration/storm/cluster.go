@@ -37,6 +37,7 @@ type Config struct {
 	Clients  int // of the first nodes, one each
 	Seed     uint64
 	Log      *slog.Logger
+	Prepare  func(*Follower) // if set, is given each client before it begins
 }
 
 // Cluster is etcd, replicas of typha, what the datastore holds, and clients.
@@ -243,7 +244,11 @@ func (c *Cluster) follower(node string, network *link.Network) (*Follower, error
 	if err != nil {
 		return nil, err
 	}
-	return newFollower(node, c.addresses(), files, network, c.writes, c.cfg.Log)
+	f, err := newFollower(node, c.addresses(), files, network, c.writes, c.cfg.Log)
+	if err == nil && c.cfg.Prepare != nil {
+		c.cfg.Prepare(f)
+	}
+	return f, err
 }
 
 // expected is a node's view as it must be.

@@ -2,9 +2,11 @@ package storm
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -25,14 +27,21 @@ type Follower struct {
 	network *link.Network
 	stop    func() // ends it and waits
 
+	before atomic.Bool // it speaks as the version of the protocol before did, from its next stream on
+
 	mu      sync.Mutex // guards all below
 	history *history.Client
 	streams []*Stream
 }
 
+// before is what programs of the version of the protocol before call themselves.
+const before = "before"
+
 // Stream is one stream that a follower had.
 type Stream struct {
 	Replica string // its address
+	Before  bool   // the client spoke as the version before
+	Typha   bool   // and so did typha
 	Resumed bool
 	First   int  // bytes of messages until something was handed over first
 	Synced  bool // that has happened
@@ -147,6 +156,7 @@ type recorder struct {
 	grpc.ClientStream
 	follower *Follower
 	replica  string
+	opened   history.Opened
 	named    history.Named
 	stream   *Stream
 }
@@ -157,13 +167,7 @@ func (r *recorder) SendMsg(m any) error {
 	f.mu.Lock()
 	switch m := m.(*typhav1.SyncRequest).GetRequest().(type) {
 	case *typhav1.SyncRequest_Hello:
-		opened := history.Opened{Point: wire.DecodeCheckpoint(m.Hello.GetCheckpoint())}
-		if digests, err := view.DigestsOf(m.Hello.GetDigests()); err == nil && digests != nil {
-			opened.Digests = *digests
-		}
-		r.stream = &Stream{Replica: r.replica}
-		f.streams = append(f.streams, r.stream)
-		f.history.Take(opened)
+		r.hello(m.Hello)
 	case *typhav1.SyncRequest_Named:
 		for _, h := range m.Named.GetHave() {
 			k, _ := wire.DecodeKey(h.GetKey())
@@ -175,6 +179,27 @@ func (r *recorder) SendMsg(m any) error {
 	}
 	f.mu.Unlock()
 	return r.ClientStream.SendMsg(m)
+}
+
+// hello takes a part of a hello. A client of the version before names all that it has in it.
+func (r *recorder) hello(m *typhav1.Hello) {
+	f := r.follower
+	if r.stream == nil {
+		r.opened.Point = wire.DecodeCheckpoint(m.GetCheckpoint())
+		if digests, err := view.DigestsOf(m.GetDigests()); err == nil && digests != nil {
+			r.opened.Digests = *digests
+		}
+		r.stream = &Stream{Replica: r.replica, Before: m.GetSoftware() == before}
+		f.streams = append(f.streams, r.stream)
+	}
+	for _, h := range m.GetHave() {
+		k, _ := wire.DecodeKey(h.GetKey())
+		v, _ := wire.DecodeVersion(h.GetVersion())
+		r.opened.Digests.Add(k, v)
+	}
+	if !m.GetMore() {
+		f.history.Take(r.opened)
+	}
 }
 
 // RecvMsg tells of what came.
@@ -195,12 +220,18 @@ func (r *recorder) RecvMsg(m any) error {
 	}
 	switch m := m.(*typhav1.SyncResponse).GetResponse().(type) {
 	case *typhav1.SyncResponse_Name:
+		if r.stream.Before {
+			r.stream.Ended = true
+			return errors.New("a client of the version before is asked what it does not know")
+		}
 		r.named.Parts = m.Name.GetParts()
 	case *typhav1.SyncResponse_Welcome:
-		r.stream.Resumed = m.Welcome.GetResumed()
+		r.stream.Resumed, r.stream.Typha = m.Welcome.GetResumed(), m.Welcome.GetSoftware() == before
 		f.history.Take(history.Welcomed{Resumed: m.Welcome.GetResumed()})
 	case *typhav1.SyncResponse_Chunk:
-		f.history.Take(sent(m.Chunk))
+		e := sent(m.Chunk)
+		e.Skewed = r.stream.Typha
+		f.history.Take(e)
 	}
 	return nil
 }

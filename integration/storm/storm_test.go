@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/integration/storm/link"
+	"github.com/muslin-net/muslin/typha/client"
 )
 
 var (
@@ -44,8 +45,9 @@ func TestStorms(t *testing.T) {
 	ctx := t.Context()
 	c, err := NewCluster(ctx, Config{
 		Typha: binary, Dir: t.TempDir(), Replicas: 3, Clients: *clients, Seed: *seed,
-		Size: Size{Nodes: *clients + 250, Pods: 8, Namespaces: 6, Policies: 6, Sets: 12}, // most nodes are only talked of
-		Log:  slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
+		Size:    Size{Nodes: *clients + 250, Pods: 8, Namespaces: 6, Policies: 6, Sets: 12}, // most nodes are only talked of
+		Prepare: func(f *Follower) { client.SpeakBefore(f.client, f.before.Load) },
+		Log:     slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -68,6 +70,7 @@ func TestStorms(t *testing.T) {
 		{"a replica is killed", (*storms).killed},
 		{"load is balanced", (*storms).balanced},
 		{"rolling restart", (*storms).rolling},
+		{"upgrade and rollback", (*storms).upgrade},
 		{"replicas are killed again and again", (*storms).kills},
 		{"etcd is frozen", (*storms).etcdFrozen},
 		{"etcd is killed", (*storms).etcdKilled},
