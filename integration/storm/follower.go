@@ -32,6 +32,7 @@ type Follower struct {
 	mu      sync.Mutex // guards all below
 	history *history.Client
 	streams []*Stream
+	point   view.Checkpoint // what was handed over last
 }
 
 // before is what programs of the version of the protocol before call themselves.
@@ -89,6 +90,7 @@ func (f *Follower) OnBatch(b client.Batch) {
 	}
 	f.mu.Lock()
 	f.history.Take(e)
+	f.point = b.Checkpoint
 	if n := len(f.streams); n > 0 {
 		f.streams[n-1].Synced = true
 	}
@@ -99,6 +101,13 @@ func (f *Follower) OnBatch(b client.Batch) {
 // OnQuery answers nothing.
 func (f *Follower) OnQuery(context.Context, client.Question, func([]byte) error) error {
 	return client.ErrUnserved
+}
+
+// reached tells whether the follower has what the datastore held at a revision.
+func (f *Follower) reached(revision int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.point["etcd"] >= uint64(revision)
 }
 
 // holds tells whether the follower's view is this one.
