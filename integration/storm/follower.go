@@ -35,8 +35,8 @@ type Follower struct {
 	point   view.Checkpoint // what was handed over last
 }
 
-// before is what programs of the version of the protocol before call themselves.
-const before = "before"
+// softwareBefore is what programs of the version of the protocol before call themselves.
+const softwareBefore = "before"
 
 // Stream is one stream that a follower had.
 type Stream struct {
@@ -198,7 +198,7 @@ func (r *recorder) hello(m *typhav1.Hello) {
 		if digests, err := view.DigestsOf(m.GetDigests()); err == nil && digests != nil {
 			r.opened.Digests = *digests
 		}
-		r.stream = &Stream{Replica: r.replica, Before: m.GetSoftware() == before}
+		r.stream = &Stream{Replica: r.replica, Before: m.GetSoftware() == softwareBefore}
 		f.streams = append(f.streams, r.stream)
 	}
 	for _, h := range m.GetHave() {
@@ -235,7 +235,7 @@ func (r *recorder) RecvMsg(m any) error {
 		}
 		r.named.Parts = m.Name.GetParts()
 	case *typhav1.SyncResponse_Welcome:
-		r.stream.Resumed, r.stream.Typha = m.Welcome.GetResumed(), m.Welcome.GetSoftware() == before
+		r.stream.Resumed, r.stream.Typha = m.Welcome.GetResumed(), m.Welcome.GetSoftware() == softwareBefore
 		f.history.Take(history.Welcomed{Resumed: m.Welcome.GetResumed()})
 	case *typhav1.SyncResponse_Chunk:
 		e := sent(m.Chunk)

@@ -19,7 +19,7 @@ func (s *storms) typhaBefore() string {
 	const module = "github.com/muslin-net/muslin"
 	path := filepath.Join(s.cfg.Dir, "typha-before")
 	build := exec.Command("go", "build", "-trimpath", "-o", path,
-		"-ldflags", "-s -w -X "+module+"/api/view.before=yes -X "+module+"/internal/daemon.version="+before, module+"/typha")
+		"-ldflags", "-s -w -X "+module+"/api/view.before=yes -X "+module+"/internal/daemon.version="+softwareBefore, module+"/typha")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	begin := time.Now()
 	out, err := build.CombinedOutput()
