@@ -67,21 +67,30 @@ func (e *etcd) raw(ctx context.Context, do func(context.Context, *clientv3.Clien
 	return do(ctx, conn)
 }
 
-// leader is the number of the member that leads, -1 if none of those that answer knows one.
-func (e *etcd) leader(ctx context.Context) (leads int) {
-	leads = -1
+// leader is the number of the member that leads, as all members say; -1 if they do not, or not all of them answer.
+func (e *etcd) leader(ctx context.Context) int {
+	numbers, said := map[uint64]int{}, map[uint64]bool{}
 	for i, url := range e.urls() {
-		_ = e.raw(ctx, func(ctx context.Context, c *clientv3.Client) error { // who is down leads nobody
+		err := e.raw(ctx, func(ctx context.Context, c *clientv3.Client) error {
 			ctx, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
 			s, err := c.Status(ctx, url)
-			if err == nil && s.Leader != 0 && s.Leader == s.Header.MemberId {
-				leads = i
+			if err == nil {
+				numbers[s.Header.MemberId] = i
+				said[s.Leader] = true
 			}
 			return err
 		})
+		if err != nil {
+			return -1
+		}
 	}
-	return leads
+	for id, number := range numbers {
+		if said[id] && len(said) == 1 {
+			return number
+		}
+	}
+	return -1
 }
 
 // revision is where the datastore is.

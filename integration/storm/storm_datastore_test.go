@@ -18,6 +18,7 @@ import (
 
 // TestStormsOfTheDatastore has an etcd of three members, with little space.
 func TestStormsOfTheDatastore(t *testing.T) {
+	t.Parallel()
 	pass(t, Config{
 		Members: 3, Quota: 64 << 20, Clients: min(*clients, 100),
 		Size: Size{Nodes: min(*clients, 100) + 20, Pods: 8, Namespaces: 6, Policies: 6, Sets: 12},
@@ -30,29 +31,14 @@ func TestStormsOfTheDatastore(t *testing.T) {
 	})
 }
 
-// leads waits until etcd has a leader, and returns its number.
+// leads waits until all members of etcd answer and have a leader, and returns its number.
 func (s *storms) leads() (at int) {
 	s.t.Helper()
-	require.NoError(s.t, s.until(s.ctx, "etcd has a leader", func() bool {
+	require.NoError(s.t, s.until(s.ctx, "all members of etcd follow one leader", func() bool {
 		at = s.etcd.leader(s.ctx)
 		return at >= 0
 	}))
 	return at
-}
-
-// wholeEtcd waits until every member of etcd answers.
-func (s *storms) wholeEtcd() {
-	s.t.Helper()
-	for i, url := range s.etcd.urls() {
-		require.NoError(s.t, s.until(s.ctx, s.etcd.members[i].Name+" answers", func() bool {
-			return s.etcd.raw(s.ctx, func(ctx context.Context, c *clientv3.Client) error {
-				one, cancel := context.WithTimeout(ctx, time.Second)
-				defer cancel()
-				_, err := c.Status(one, url)
-				return err
-			}) == nil
-		}))
-	}
 }
 
 // allReach waits until all clients have been told of a write that is made now, and returns how long etcd took to make it and how long
@@ -89,7 +75,6 @@ func (s *storms) leaderLost(how syscall.Signal) {
 	before := s.marks()
 	s.churning(func() {
 		for range 3 {
-			s.wholeEtcd()
 			leader := s.etcd.members[s.leads()]
 			if how == syscall.SIGSTOP {
 				require.True(s.t, leader.Signal(how))
@@ -105,7 +90,7 @@ func (s *storms) leaderLost(how syscall.Signal) {
 			}
 		}
 	})
-	s.wholeEtcd()
+	s.leads()
 	for f, n := range before {
 		assert.Zero(s.t, f.broken(n), "%s lost its stream over etcd's leader", f.node)
 	}
@@ -131,7 +116,7 @@ func (s *storms) majorityLost() {
 			require.NoError(s.t, s.until(s.ctx, r.Name+" reads again", func() bool { v, ok := r.metrics(s.ctx)[unreachable]; return ok && v == 0 }))
 		}
 	})
-	s.wholeEtcd()
+	s.leads()
 	for f, n := range before {
 		assert.Zero(s.t, f.broken(n), "%s lost its stream over etcd's trouble", f.node)
 	}
