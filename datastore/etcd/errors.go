@@ -36,7 +36,7 @@ func (c *Client) explain(caller context.Context, op string, key api.Key, err err
 	default:
 		e.Err = c.advise(err)
 	}
-	if e.Reason == datastore.ErrUnavailable && !errors.Is(err, errNotConnected) && (op == opCreate || op == opUpdate || op == opDelete) {
+	if errors.Is(e.Reason, datastore.ErrUnavailable) && !errors.Is(err, errNotConnected) && (op == opCreate || op == opUpdate || op == opDelete) {
 		e.Err = fmt.Errorf("%w; whether the %s was done is not known, read the object to see", e.Err, op)
 	}
 	return e

@@ -46,7 +46,8 @@ type storm struct {
 
 func TestStorms(t *testing.T) {
 	t.Parallel() // they mostly wait
-	pass(t, Config{Clients: *clients, Size: Size{Nodes: *clients + 250, Pods: 8, Namespaces: 6, Policies: 6, Sets: 12}}, []storm{ // most nodes are only talked of
+	// Most nodes are only talked of.
+	pass(t, Config{Clients: *clients, Size: Size{Nodes: *clients + 250, Pods: 8, Namespaces: 6, Policies: 6, Sets: 12}}, []storm{
 		{"all clients come", (*storms).begin},
 		{"all clients drop at once", (*storms).drop},
 		{"a replica is killed", (*storms).killed},
