@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -74,6 +75,11 @@ func (s *storms) clockJumps() {
 		if !jump.valid {
 			for _, r := range s.replicas {
 				require.NoError(s.t, s.until(s.ctx, r.Name+" tells of handshakes that it refused", func() bool { return r.metrics(s.ctx)[refused] > told[r.Name] }))
+				for line := range strings.Lines(r.Tail()) {
+					if contains(line, "refused a client") { // once for each reason
+						s.t.Log(strings.TrimSpace(line))
+					}
+				}
 			}
 			for _, f := range s.Followers {
 				assert.False(s.t, f.last().Synced, "%s got in with a certificate that is not valid", f.node)
