@@ -145,7 +145,7 @@ guest-test: root ## what this machine's kernel may lack, in a second one that is
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -timeout 60m $(GUESTS)
 
 .PHONY: storm-test
-storm-test: test-deps build ## a short share of the storms, 20 clients (3 minutes)
+storm-test: test-deps build ## a short share of the storms, 20 clients (4 minutes)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 15m ./integration/storm
 
 .PHONY: leaks
