@@ -146,8 +146,12 @@ guest-test: root ## what this machine's kernel may lack, in a second one that is
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -timeout 60m $(GUESTS)
 
 .PHONY: storm-test
-storm-test: test-deps build ## a short share of the storms, 20 clients (3 minutes)
+storm-test: test-deps build ## a short share of the storms, 20 clients (4 minutes)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 15m ./integration/storm
+
+.PHONY: leaks
+leaks: test-deps build root ## felix, and what it puts into the kernel, watched for leaks for an hour under churn, half of it with each rule driver; needs root
+	MUSLIN_LEAK_WATCH=30m $(LAB) -timeout 2h -v -run '^TestLeaks$$' $(CLUSTERS)
 
 STORM := -clients 1000 -for 10m -every 10s -rate 200 -watch 1h
 

@@ -52,6 +52,15 @@ func Prompt(c Reader) {
 	}
 }
 
+// Full asks a backend that bounds its space whether it is used up: nil, an ErrFull that says what to do, or another error if the backend
+// could not be asked.
+func Full(ctx context.Context, c Reader) error {
+	if f, ok := c.(interface{ Full(context.Context) error }); ok {
+		return f.Full(ctx)
+	}
+	return nil
+}
+
 // Remove deletes an internal object that was read before, if it is still as it was; a backend that reads it again for Delete does
 // not do so here. The errors are Delete's.
 func Remove(ctx context.Context, c Writer, o api.Object) error {
@@ -130,6 +139,7 @@ var (
 	ErrConflict    = errors.New("was changed by someone else since it was read; read it again and repeat")
 	ErrCompacted   = errors.New("revision is no longer held by the datastore")
 	ErrUnavailable = errors.New("datastore cannot be reached")
+	ErrFull        = errors.New("datastore has no space left and takes no writes")
 )
 
 // Error is an operation's failure on one object. errors.Is sees the sentinel in Reason and any cause in Err.

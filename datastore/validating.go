@@ -25,6 +25,9 @@ type validating struct{ Client }
 // Prompt passes the request on; see the function Prompt.
 func (v validating) Prompt() { Prompt(v.Client) }
 
+// Full passes the question on; see the function Full.
+func (v validating) Full(ctx context.Context) error { return Full(ctx, v.Client) }
+
 // Create stores a new object if it is valid.
 func (v validating) Create(ctx context.Context, o api.Object) (api.Object, error) {
 	key := api.KeyOf(o)

@@ -133,6 +133,10 @@ func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {
 	})
 	if !options.SourcePerKind { // Kubernetes ends its watches itself, and they tell
 		group.Go(func() error { return cluster.board.Keep(flow, "the datastore", store.Ready) })
+		group.Go(func() error {
+			full := func(ctx context.Context) error { return datastore.Full(ctx, store) }
+			return trouble.KeepFull(flow, "typha", full, func(text string) { d.Health.Note("what cannot be written", text) }, d.Metrics, d.Log)
+		})
 	}
 	group.Go(func() error { return identity.keep(flow) })
 	group.Go(func() error {

@@ -13,6 +13,20 @@ import (
 // field changes, never when one is added.
 const encoding = 1
 
+// before is set by the linker, -X github.com/muslin-net/muslin/api/view.before=yes, for tests of upgrades: the program is one of the
+// version before then.
+var before string
+
+// Before tells that this program does as the version of the protocol before did. That version names all that a client has in its hello,
+// knows no digests, and has no floating addresses of endpoints, neither in items nor in what their versions are made of.
+func Before() bool { return before != "" }
+
+// withoutNATs is an endpoint as the version before encodes it.
+type withoutNATs struct {
+	WorkloadEndpoint
+	NATs *struct{} `json:",omitempty"` // hides that of the endpoint
+}
+
 // Version identifies content: 16 bytes, equal for equal content on every replica.
 type Version [16]byte
 
@@ -29,6 +43,9 @@ func VersionOf(it Item) Version {
 	var canonical any = it
 	if r, ok := it.(Resource); ok {
 		canonical = r.Object
+	}
+	if w, ok := it.(WorkloadEndpoint); ok && Before() {
+		canonical = withoutNATs{WorkloadEndpoint: w}
 	}
 	return hash(it.Key().Kind, canonical)
 }

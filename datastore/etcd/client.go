@@ -25,10 +25,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/muslin-net/muslin/api"
@@ -97,6 +101,27 @@ func (c *Client) Ready(ctx context.Context) error {
 		_, err := conn.Get(ctx, ipamConfigPath, clientv3.WithCountOnly())
 		return err
 	})
+	return ofNone(err)
+}
+
+// Full answers whether etcd takes no more writes, because a member has used up its quota or its disk (the alarm NOSPACE).
+func (c *Client) Full(ctx context.Context) error {
+	err := c.do(ctx, opReady, api.Key{}, func(ctx context.Context, conn *clientv3.Client) error {
+		// By the connection that there is: the client's own Status makes one for each question.
+		status, err := etcdserverpb.NewMaintenanceClient(conn.ActiveConnection()).Status(ctx, &etcdserverpb.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(status.GetErrors(), func(e string) bool { return strings.Contains(e, etcdserverpb.AlarmType_NOSPACE.String()) }) {
+			return rpctypes.ErrNoSpace
+		}
+		return nil
+	})
+	return ofNone(err)
+}
+
+// ofNone is an error of an operation on no object.
+func ofNone(err error) error {
 	var e *datastore.Error
 	switch {
 	case !errors.As(err, &e):

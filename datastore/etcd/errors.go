@@ -31,10 +31,12 @@ func (c *Client) explain(caller context.Context, op string, key api.Key, err err
 		e.Err = caller.Err()
 	case isUnavailable(err):
 		e.Reason, e.Err = datastore.ErrUnavailable, errors.New(c.diagnose(err))
+	case isAnswer(err, rpctypes.ErrNoSpace):
+		e.Reason, e.Err = datastore.ErrFull, c.advise(err)
 	default:
 		e.Err = c.advise(err)
 	}
-	if e.Reason != nil && !errors.Is(err, errNotConnected) && (op == opCreate || op == opUpdate || op == opDelete) {
+	if errors.Is(e.Reason, datastore.ErrUnavailable) && !errors.Is(err, errNotConnected) && (op == opCreate || op == opUpdate || op == opDelete) {
 		e.Err = fmt.Errorf("%w; whether the %s was done is not known, read the object to see", e.Err, op)
 	}
 	return e

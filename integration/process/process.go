@@ -27,6 +27,7 @@ type Process struct {
 	Log    string   // file that all it says is added to
 	Stdin  *os.File // nil: nothing
 	Stdout *os.File // nil: the log
+	Cgroup string   // directory of the cgroup, of version 2, that it runs in; empty: this process's
 
 	mu    sync.Mutex // guards all below
 	cmd   *exec.Cmd
@@ -54,6 +55,14 @@ func (p *Process) Start() error {
 		cmd.Stdout = p.Stdout
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if p.Cgroup != "" {
+		group, err := os.Open(p.Cgroup)
+		if err != nil {
+			return err
+		}
+		defer group.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(group.Fd())
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s: %w", p.Name, err)
 	}
@@ -125,15 +134,32 @@ func (p *Process) Err() error {
 
 // Etcd is the etcd of the distribution, with one member on loopback and its data in dir, and where it is reached.
 func Etcd(dir string, more ...string) (p *Process, address string, err error) {
+	members, addresses, err := EtcdMembers(dir, 1, more...)
+	if err != nil {
+		return nil, "", err
+	}
+	return members[0], addresses[0], nil
+}
+
+// EtcdMembers is the same with so many members.
+func EtcdMembers(dir string, n int, more ...string) (members []*Process, addresses []string, err error) {
 	binary, err := exec.LookPath("etcd")
 	if err != nil {
-		return nil, "", errors.New("there is no etcd program; install the package etcd-server")
+		return nil, nil, errors.New("there is no etcd program; install the package etcd-server")
 	}
-	address = loopback.Address()
-	url, peer := "http://"+address, "http://"+loopback.Address()
-	return &Process{Name: "etcd", Path: binary, Log: filepath.Join(dir, "etcd.log"), Args: append([]string{
-		"--name", "one", "--data-dir", filepath.Join(dir, "etcd"), "--logger", "zap", "--log-level", "warn",
-		"--listen-client-urls", url, "--advertise-client-urls", url,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "one=" + peer,
-	}, more...)}, address, nil
+	var peers, cluster []string
+	for i := range n {
+		peers = append(peers, "http://"+loopback.Address())
+		cluster = append(cluster, fmt.Sprintf("etcd%d=%s", i, peers[i]))
+	}
+	for i, peer := range peers {
+		name, address := fmt.Sprintf("etcd%d", i), loopback.Address()
+		members = append(members, &Process{Name: name, Path: binary, Log: filepath.Join(dir, name+".log"), Args: append([]string{
+			"--name", name, "--data-dir", filepath.Join(dir, name), "--logger", "zap", "--log-level", "warn",
+			"--listen-client-urls", "http://" + address, "--advertise-client-urls", "http://" + address,
+			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", strings.Join(cluster, ","),
+		}, more...)})
+		addresses = append(addresses, address)
+	}
+	return members, addresses, nil
 }

@@ -33,10 +33,13 @@ type Config struct {
 	Typha    string // the program
 	Dir      string // for logs, certificates and the datastore
 	Replicas int
+	Members  int   // of etcd; 0 means one
+	Quota    int64 // of etcd, in bytes; 0 means more than is needed
 	Size     Size
 	Clients  int // of the first nodes, one each
 	Seed     uint64
 	Log      *slog.Logger
+	Prepare  func(*Follower) // if set, is given each client before it begins
 }
 
 // Cluster is etcd, replicas of typha, what the datastore holds, and clients.
@@ -74,13 +77,13 @@ func NewCluster(ctx context.Context, cfg Config) (c *Cluster, err error) {
 	if c.ca, err = pki.NewCA("storm", time.Now()); err != nil {
 		return c, err
 	}
-	if c.etcd, err = newEtcd(cfg.Dir); err != nil {
+	if c.etcd, err = newEtcd(cfg.Dir, cfg.Members, cfg.Quota); err != nil {
 		return c, err
 	}
-	if err = c.etcd.Start(); err != nil {
+	if err = c.etcd.startAll(); err != nil {
 		return c, err
 	}
-	if c.store, err = dsetcd.New(ctx, dsetcd.Config{Endpoints: []string{c.etcd.url}, BookmarkEvery: time.Second, Logger: cfg.Log}); err != nil {
+	if c.store, err = dsetcd.New(ctx, dsetcd.Config{Endpoints: c.etcd.urls(), BookmarkEvery: time.Second, Logger: cfg.Log}); err != nil {
 		return c, err
 	}
 	if err = c.until(ctx, "etcd answers", func() bool { return c.store.Ready(ctx) == nil }); err != nil {
@@ -118,9 +121,13 @@ func (c *Cluster) prepare(i int, r *Replica) error {
 	if err != nil {
 		return err
 	}
-	far, err := r.toEtcd.To(c.etcd.address)
-	if err != nil {
-		return err
+	var far []string
+	for _, a := range c.etcd.addresses {
+		through, err := r.toEtcd.To(a)
+		if err != nil {
+			return err
+		}
+		far = append(far, "http://"+through)
 	}
 	all := []string{r.address}
 	for _, o := range c.replicas {
@@ -132,7 +139,7 @@ func (c *Cluster) prepare(i int, r *Replica) error {
 		Name: fmt.Sprintf("typha%d", i), Path: c.cfg.Typha, Log: filepath.Join(c.cfg.Dir, fmt.Sprintf("typha%d.log", i)),
 		Args: []string{
 			"--listen", r.address, "--health", r.health, "--ca", files.CA, "--cert", files.Cert, "--key", files.Key,
-			"--replicas", strings.Join(all, ","), "--datastore", "etcdv3", "--datastore-endpoints", "http://" + far,
+			"--replicas", strings.Join(all, ","), "--datastore", "etcdv3", "--datastore-endpoints", strings.Join(far, ","),
 		},
 	}
 	return nil
@@ -243,7 +250,11 @@ func (c *Cluster) follower(node string, network *link.Network) (*Follower, error
 	if err != nil {
 		return nil, err
 	}
-	return newFollower(node, c.addresses(), files, network, c.writes, c.cfg.Log)
+	f, err := newFollower(node, c.addresses(), files, network, c.writes, c.cfg.Log)
+	if err == nil && c.cfg.Prepare != nil {
+		c.cfg.Prepare(f)
+	}
+	return f, err
 }
 
 // expected is a node's view as it must be.
@@ -322,7 +333,7 @@ func (c *Cluster) Close() {
 		c.store.Close()
 	}
 	if c.etcd != nil {
-		c.etcd.End(syscall.SIGKILL)
+		c.etcd.endAll()
 	}
 }
 
@@ -332,7 +343,9 @@ func (c *Cluster) logs() string {
 	for _, r := range c.replicas {
 		fmt.Fprintf(&out, "--- %s\n%s\n", r.Name, r.Tail())
 	}
-	fmt.Fprintf(&out, "--- etcd\n%s\n", c.etcd.Tail())
+	for _, m := range c.etcd.members {
+		fmt.Fprintf(&out, "--- %s\n%s\n", m.Name, m.Tail())
+	}
 	return out.String()
 }
 

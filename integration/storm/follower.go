@@ -2,9 +2,11 @@ package storm
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -25,14 +27,22 @@ type Follower struct {
 	network *link.Network
 	stop    func() // ends it and waits
 
+	before atomic.Bool // it speaks as the version of the protocol before did, from its next stream on
+
 	mu      sync.Mutex // guards all below
 	history *history.Client
 	streams []*Stream
+	point   view.Checkpoint // what was handed over last
 }
+
+// softwareBefore is what programs of the version of the protocol before call themselves.
+const softwareBefore = "before"
 
 // Stream is one stream that a follower had.
 type Stream struct {
 	Replica string // its address
+	Before  bool   // the client spoke as the version before
+	Typha   bool   // and so did typha
 	Resumed bool
 	First   int  // bytes of messages until something was handed over first
 	Synced  bool // that has happened
@@ -80,6 +90,7 @@ func (f *Follower) OnBatch(b client.Batch) {
 	}
 	f.mu.Lock()
 	f.history.Take(e)
+	f.point = b.Checkpoint
 	if n := len(f.streams); n > 0 {
 		f.streams[n-1].Synced = true
 	}
@@ -90,6 +101,13 @@ func (f *Follower) OnBatch(b client.Batch) {
 // OnQuery answers nothing.
 func (f *Follower) OnQuery(context.Context, client.Question, func([]byte) error) error {
 	return client.ErrUnserved
+}
+
+// reached tells whether the follower has what the datastore held at a revision.
+func (f *Follower) reached(revision int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.point["etcd"] >= uint64(revision)
 }
 
 // holds tells whether the follower's view is this one.
@@ -147,6 +165,7 @@ type recorder struct {
 	grpc.ClientStream
 	follower *Follower
 	replica  string
+	opened   history.Opened
 	named    history.Named
 	stream   *Stream
 }
@@ -157,13 +176,7 @@ func (r *recorder) SendMsg(m any) error {
 	f.mu.Lock()
 	switch m := m.(*typhav1.SyncRequest).GetRequest().(type) {
 	case *typhav1.SyncRequest_Hello:
-		opened := history.Opened{Point: wire.DecodeCheckpoint(m.Hello.GetCheckpoint())}
-		if digests, err := view.DigestsOf(m.Hello.GetDigests()); err == nil && digests != nil {
-			opened.Digests = *digests
-		}
-		r.stream = &Stream{Replica: r.replica}
-		f.streams = append(f.streams, r.stream)
-		f.history.Take(opened)
+		r.hello(m.Hello)
 	case *typhav1.SyncRequest_Named:
 		for _, h := range m.Named.GetHave() {
 			k, _ := wire.DecodeKey(h.GetKey())
@@ -175,6 +188,27 @@ func (r *recorder) SendMsg(m any) error {
 	}
 	f.mu.Unlock()
 	return r.ClientStream.SendMsg(m)
+}
+
+// hello takes a part of a hello. A client of the version before names all that it has in it.
+func (r *recorder) hello(m *typhav1.Hello) {
+	f := r.follower
+	if r.stream == nil {
+		r.opened.Point = wire.DecodeCheckpoint(m.GetCheckpoint())
+		if digests, err := view.DigestsOf(m.GetDigests()); err == nil && digests != nil {
+			r.opened.Digests = *digests
+		}
+		r.stream = &Stream{Replica: r.replica, Before: m.GetSoftware() == softwareBefore}
+		f.streams = append(f.streams, r.stream)
+	}
+	for _, h := range m.GetHave() {
+		k, _ := wire.DecodeKey(h.GetKey())
+		v, _ := wire.DecodeVersion(h.GetVersion())
+		r.opened.Digests.Add(k, v)
+	}
+	if !m.GetMore() {
+		f.history.Take(r.opened)
+	}
 }
 
 // RecvMsg tells of what came.
@@ -195,12 +229,18 @@ func (r *recorder) RecvMsg(m any) error {
 	}
 	switch m := m.(*typhav1.SyncResponse).GetResponse().(type) {
 	case *typhav1.SyncResponse_Name:
+		if r.stream.Before {
+			r.stream.Ended = true
+			return errors.New("a client of the version before is asked what it does not know")
+		}
 		r.named.Parts = m.Name.GetParts()
 	case *typhav1.SyncResponse_Welcome:
-		r.stream.Resumed = m.Welcome.GetResumed()
+		r.stream.Resumed, r.stream.Typha = m.Welcome.GetResumed(), m.Welcome.GetSoftware() == softwareBefore
 		f.history.Take(history.Welcomed{Resumed: m.Welcome.GetResumed()})
 	case *typhav1.SyncResponse_Chunk:
-		f.history.Take(sent(m.Chunk))
+		e := sent(m.Chunk)
+		e.Skewed = r.stream.Typha
+		f.history.Take(e)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-//go:build storm
+//go:build storm || secondkernel
 
 package storm
 

@@ -1,4 +1,4 @@
-//go:build storm
+//go:build storm || secondkernel
 
 package storm
 
@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/integration/storm/link"
+	"github.com/muslin-net/muslin/typha/client"
 )
 
 var (
@@ -37,37 +38,22 @@ type storms struct {
 	ctx context.Context
 }
 
+// storm is one of them.
+type storm struct {
+	name string
+	pass func(*storms)
+}
+
 func TestStorms(t *testing.T) {
-	binary, err := filepath.Abs(*program)
-	require.NoError(t, err)
-	require.True(t, exists(binary), "there is no %s; run make build, or give another by -args -typha", binary)
-	ctx := t.Context()
-	c, err := NewCluster(ctx, Config{
-		Typha: binary, Dir: t.TempDir(), Replicas: 3, Clients: *clients, Seed: *seed,
-		Size: Size{Nodes: *clients + 250, Pods: 8, Namespaces: 6, Policies: 6, Sets: 12}, // most nodes are only talked of
-		Log:  slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
-	})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(c.logs())
-			if dir := os.Getenv("STORM_LOGS"); dir != "" {
-				_ = os.CopyFS(dir, os.DirFS(c.cfg.Dir))
-			}
-		}
-		c.Close()
-	})
-	require.NoError(t, c.Follow())
-	s := &storms{Cluster: c, ctx: ctx}
-	for _, storm := range []struct {
-		name string
-		pass func(*storms)
-	}{
+	t.Parallel() // they mostly wait
+	// Most nodes are only talked of.
+	pass(t, Config{Clients: *clients, Size: Size{Nodes: *clients + 250, Pods: 8, Namespaces: 6, Policies: 6, Sets: 12}}, []storm{
 		{"all clients come", (*storms).begin},
 		{"all clients drop at once", (*storms).drop},
 		{"a replica is killed", (*storms).killed},
 		{"load is balanced", (*storms).balanced},
 		{"rolling restart", (*storms).rolling},
+		{"upgrade and rollback", (*storms).upgrade},
 		{"replicas are killed again and again", (*storms).kills},
 		{"etcd is frozen", (*storms).etcdFrozen},
 		{"etcd is killed", (*storms).etcdKilled},
@@ -79,7 +65,31 @@ func TestStorms(t *testing.T) {
 		{"one client reads a byte a second and one never acknowledges", (*storms).lazyClients},
 		{"memory is limited", (*storms).memory},
 		{"leaks", (*storms).leaks},
-	} {
+	})
+}
+
+// pass makes a cluster of three replicas and passes storms over it.
+func pass(t *testing.T, cfg Config, list []storm) {
+	binary, err := filepath.Abs(*program)
+	require.NoError(t, err)
+	require.True(t, exists(binary), "there is no %s; run make build, or give another by -args -typha", binary)
+	cfg.Typha, cfg.Dir, cfg.Replicas, cfg.Seed = binary, t.TempDir(), 3, *seed
+	cfg.Prepare = func(f *Follower) { client.SpeakBefore(f.client, f.before.Load) }
+	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
+	c, err := NewCluster(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(c.logs())
+			if dir := os.Getenv("STORM_LOGS"); dir != "" {
+				_ = os.CopyFS(dir, os.DirFS(c.cfg.Dir))
+			}
+		}
+		c.Close()
+	})
+	require.NoError(t, c.Follow())
+	s := &storms{Cluster: c, ctx: t.Context()}
+	for _, storm := range list {
 		ok := t.Run(storm.name, func(t *testing.T) {
 			s.t = t
 			begin := time.Now()

@@ -352,7 +352,7 @@ func (h *hand) rest(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	passing := []error{datastore.ErrUnavailable, datastore.ErrConflict, datastore.ErrExists, datastore.ErrNotFound, context.DeadlineExceeded}
+	passing := []error{datastore.ErrUnavailable, datastore.ErrFull, datastore.ErrConflict, datastore.ErrExists, datastore.ErrNotFound, context.DeadlineExceeded}
 	if !slices.ContainsFunc(passing, func(one error) bool { return errors.Is(err, one) }) {
 		return err
 	}

@@ -208,17 +208,19 @@ func (ch *churn) until(ctx context.Context, do func() error) {
 	}
 }
 
+// total is how many pods were added or deleted.
+func (ch *churn) total() int {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	return ch.done
+}
+
 // awaitMore waits until more has been done.
 func (ch *churn) awaitMore(t *testing.T, n int) {
 	t.Helper()
-	look := func() int {
-		ch.mu.Lock()
-		defer ch.mu.Unlock()
-		return ch.done
-	}
-	before := look()
+	before := ch.total()
 	eventually(t, 2*patience, func() string {
-		if now := look(); now < before+n {
+		if now := ch.total(); now < before+n {
 			return fmt.Sprintf("only %d pods were added or deleted", now-before)
 		}
 		return ""

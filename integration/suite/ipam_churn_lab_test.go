@@ -83,12 +83,7 @@ func TestAddressesOutliveChurn(t *testing.T) {
 // awaitTotal waits until so many pods were added or deleted, as long as it goes on.
 func (ch *churn) awaitTotal(t *testing.T, n int) {
 	t.Helper()
-	look := func() int {
-		ch.mu.Lock()
-		defer ch.mu.Unlock()
-		return ch.done
-	}
-	for look() < n {
+	for ch.total() < n {
 		ch.awaitMore(t, 1)
 	}
 }

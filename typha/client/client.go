@@ -94,7 +94,8 @@ type Client struct {
 	log      *slog.Logger
 	software string
 	replicas *replicas
-	saver    *saver // nil without a StatePath
+	saver    *saver               // nil without a StatePath
+	hello    func(*session) error // says who a new stream is of, and what is held
 
 	mu      sync.Mutex // guards all below
 	status  Status
@@ -116,7 +117,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		cfg: cfg, log: cfg.Log.With("part", "typha-client"), software: daemon.Version(),
-		replicas: newReplicas(cfg), ledger: newLedger(),
+		replicas: newReplicas(cfg), ledger: newLedger(), hello: (*session).hello,
 	}
 	if cfg.StatePath != "" {
 		c.saver = newSaver(cfg.StatePath, cfg.SaveDelay, c.log)

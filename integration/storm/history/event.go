@@ -27,8 +27,10 @@ type Named struct {
 // Welcomed is the replica's answer: whether it builds on what the client has.
 type Welcomed struct{ Resumed bool }
 
-// Sent is a chunk that came from the replica. Point is nil in all chunks of a batch but the last.
+// Sent is a chunk that came from the replica. Point is nil in all chunks of a batch but the last. The versions of a replica of
+// another version of the protocol are its own, and not those of what is in its items.
 type Sent struct {
+	Skewed  bool // the replica is of another version of the protocol
 	Batch   uint64
 	Items   []Item
 	Removes []view.Key
@@ -83,7 +85,7 @@ func content(items []Item, removes []view.Key, point view.Checkpoint, inSync boo
 // Item is what matters of an item for judging a history.
 type Item struct {
 	Key     view.Key
-	Version view.Version      // as the sender says; of what was handed over the version of its content
+	Version view.Version      // as the sender says
 	Content view.Version      // the version of what is in it; zero where that cannot be told from the item alone
 	From    view.Version      // of a change of a set: the version that it starts from
 	More    bool              // a part of a set, of which more follows

@@ -168,7 +168,7 @@ func (c *Client) open(e Opened) {
 	}
 	var has view.Digests
 	for k, it := range c.held {
-		has.Add(k, it.Content)
+		has.Add(k, it.Version)
 	}
 	if wrong := has.Differing(&e.Digests); len(wrong) > 0 {
 		c.fault(Faithful, "says of %d parts that it has something else than it has", len(wrong))
@@ -181,7 +181,7 @@ func (c *Client) name(e Named) {
 		if !slices.Contains(e.Parts, view.PartOf(k)) {
 			continue
 		}
-		if v, ok := e.Have[k]; !ok || v != it.Content {
+		if v, ok := e.Have[k]; !ok || v != it.Version {
 			c.fault(Faithful, "does not say, or says wrongly, that it has %v", k)
 			return
 		}
@@ -199,7 +199,7 @@ func (c *Client) send(e Sent) {
 		if it.Owner != "" && it.Owner != c.node {
 			c.fault(Own, "%v is node %s's and was sent", it.Key, it.Owner)
 		}
-		if it.Content != (view.Version{}) && it.From == (view.Version{}) && !it.More && !g.parts(it.Key) && it.Content != it.Version {
+		if !e.Skewed && it.Content != (view.Version{}) && it.From == (view.Version{}) && !it.More && !g.parts(it.Key) && it.Content != it.Version {
 			c.fault(Faithful, "%v was sent as version %s, and its content is %s", it.Key, it.Version, it.Content)
 		}
 		g.take(it, c.held)
@@ -228,6 +228,14 @@ func (c *Client) send(e Sent) {
 // isReplica tells whether a source of checkpoints is a replica's own: the others do not have it.
 func isReplica(source string) bool { return strings.HasPrefix(source, "typha/") }
 
+// is tells whether an item is what was sent. A set may have been sent as a change or in parts: its version tells all.
+func (it Item) is(sent Item) bool {
+	if it.Key.Kind == view.KindIPSet {
+		return it.Content == sent.Version
+	}
+	return it.Content == sent.Content && it.Version == sent.Version
+}
+
 // parts tells whether a set came in parts so far: what ends it is not all of it.
 func (g *gathering) parts(k view.Key) bool {
 	it, ok := g.puts[k]
@@ -240,7 +248,6 @@ func (g *gathering) take(it Item, held map[view.Key]Item) {
 		base, ok := g.puts[k]
 		if !ok && !g.fresh && !g.drops[k] {
 			base, ok = held[k]
-			base.Version = base.Content
 		}
 		if !ok || base.Version != it.From || g.owed[k] {
 			g.owed[k] = true // the client asks for it anew
@@ -275,6 +282,9 @@ func (c *Client) hand(e Handed) {
 	}
 	for _, it := range e.Updates {
 		c.drop(it.Key, touched, objects)
+		if as, ok := g.puts[it.Key]; ok { // the version by which the client knows it
+			it.Version = as.Version
+		}
 		c.put(it, touched, objects)
 	}
 	c.compare(e)
@@ -347,7 +357,7 @@ func (c *Client) put(it Item, touched map[view.Key]bool, objects map[string]bool
 func (c *Client) compare(e Handed) {
 	g := &c.next
 	for k, it := range g.puts {
-		if had, ok := c.held[k]; !ok || had.Content != it.Version {
+		if had, ok := c.held[k]; !ok || !had.is(it) {
 			c.fault(Faithful, "%v was sent at version %s and is not there like that", k, it.Version)
 		}
 	}

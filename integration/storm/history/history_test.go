@@ -273,6 +273,23 @@ func TestWhatIsNamedIsHeld(t *testing.T) {
 	assert.Empty(t, judge(names(whole(2)...)(good()), end()))
 }
 
+// A replica of another version of the protocol has versions of its own, by which the client knows what it has.
+func TestVersionsOfAnotherProtocolAreItsOwn(t *testing.T) {
+	skewed := items(policy(3))
+	skewed[0].Version[0]++
+	h := good()[:15]
+	h[13] = Sent{Skewed: true, Batch: 1, Items: skewed, Point: at(30, "b"), InSync: true}
+	has := digests(set(2), secondSet(2), list(), endpoint("n1", 2), node(2))
+	has.Add(skewed[0].Key, skewed[0].Version)
+	want := versions(set(2), secondSet(2), policy(3), list(), endpoint("n1", 2), node(2))
+	assert.Empty(t, judge(append(slices.Clone(h), Closed{}, Opened{Point: at(30, "b"), Digests: has}), want))
+
+	wrong := Opened{Point: at(30, "b"), Digests: digests(set(2), secondSet(2), policy(3), list(), endpoint("n1", 2), node(2))}
+	assert.NotEmpty(t, judge(append(slices.Clone(h), Closed{}, wrong), want), "it says it has the other version")
+	h[14] = Handed{Updates: items(policy(4)), Point: at(30, "b"), InSync: true}
+	assert.NotEmpty(t, judge(h, want), "another content")
+}
+
 func TestAnEmptyViewIsNotTakenForComplete(t *testing.T) {
 	c := NewClient("n1", nil)
 	assert.False(t, c.Holds(end()))
