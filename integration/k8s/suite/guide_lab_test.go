@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/muslin-net/muslin/deploy/image"
 	"github.com/muslin-net/muslin/integration/guide"
 	"github.com/muslin-net/muslin/integration/k8s/cluster"
 	"github.com/muslin-net/muslin/integration/lab"
@@ -90,7 +91,7 @@ func (w *world) firstSteps(t *testing.T) {
 	w.follow(t, "look")
 	w.types(t, "kubectl calico get nodes")
 	for _, worker := range w.Workers() { // there is no registry: the program of workloads goes by the names httpd and nc too
-		_, err := w.Run(within(t, patience), worker, "ctr", "-n", "k8s.io", "images", "tag", "docker.io/"+cluster.WorkloadImage, "docker.io/library/busybox:1.37")
+		_, err := w.Run(within(t, patience), worker, "ctr", "-n", "k8s.io", "images", "tag", image.Canonical(cluster.WorkloadImage), image.Canonical("busybox:1.37"))
 		require.NoError(t, err)
 	}
 	see := guide.Commands(w.blocks(t, "see")...)

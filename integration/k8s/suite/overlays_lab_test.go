@@ -122,7 +122,7 @@ func (w *world) importNext(t *testing.T) {
 	for _, worker := range w.Workers() {
 		for _, name := range []string{"typha", "kube-controllers"} {
 			reference := "muslin/" + name + ":" + render.Defaults().Image.Tag
-			_, err := w.Run(within(t, patience), worker, "ctr", "-n", "k8s.io", "images", "tag", "--force", "docker.io/"+reference, registry+"/"+reference)
+			_, err := w.Run(within(t, patience), worker, "ctr", "-n", "k8s.io", "images", "tag", "--force", image.Canonical(reference), registry+"/"+reference)
 			require.NoError(t, err)
 		}
 	}
