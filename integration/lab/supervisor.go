@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -144,6 +145,9 @@ func (s *supervisor) handle(w *wire) {
 	var r request
 	files, err := w.receive(&r)
 	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			s.log.Error("a request cannot be read", "error", err)
+		}
 		return
 	}
 	defer closeAll(files)
@@ -168,7 +172,9 @@ func (s *supervisor) handle(w *wire) {
 	if err != nil && !errors.Is(err, context.Canceled) {
 		s.log.Info("refused", "verb", r.Verb, "where", r.Where, "error", err)
 	}
-	_ = w.send(final(result, err), sent...)
+	if err := w.send(final(result, err), sent...); err != nil {
+		s.log.Warn("an answer did not reach who asked", "verb", r.Verb, "where", r.Where, "error", err)
+	}
 	closeAll(sent)
 }
 
