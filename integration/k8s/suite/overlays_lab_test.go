@@ -54,8 +54,8 @@ func (w *world) overlays(t *testing.T) {
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			step.apply(t)
-			w.run(t, ns, pod(step.name, cluster.Worker(1), "", "serve"))
 			if step.version != "" {
+				w.run(t, ns, pod(step.name, cluster.Worker(1), "", "serve"))
 				w.awaitMuslin(t)
 				assert.Equal(t, []string{step.version}, w.versions(t))
 			}
@@ -70,7 +70,7 @@ func (w *world) overlays(t *testing.T) {
 					}
 					return err
 				})
-				w.answers(t, ns, step.name, "get", "http://"+to.address+":8080")
+				w.answers(t, ns, "talker", "get", "http://"+to.address+":8080")
 			}
 			talk.goesOn(t)
 		})

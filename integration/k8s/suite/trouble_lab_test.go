@@ -178,11 +178,16 @@ func (w *world) certificatesRotated(t *testing.T) {
 			}
 			return nil
 		})
-		was := certificate(worker, "tls.crt")
+	}
+	was := map[string]string{}
+	for _, worker := range w.Workers() {
+		was[worker] = certificate(worker, "tls.crt")
 		_, err := w.Run(within(t, patience), worker, "rm", "/run/calico/pki/tls.crt")
 		require.NoError(t, err)
+	}
+	for _, worker := range w.Workers() {
 		w.eventually(t, func() error {
-			if is := certificate(worker, "tls.crt"); is == "" || is == was {
+			if is := certificate(worker, "tls.crt"); is == "" || is == was[worker] {
 				return fmt.Errorf("%s has no new certificate", worker)
 			}
 			return nil
@@ -361,15 +366,16 @@ func (w *world) addressByKubelet(t *testing.T, worker string, kubelet netip.Addr
 // kubelet is where a worker's kubelet serves.
 func (w *world) kubelet(t *testing.T, worker string) netip.AddrPort {
 	t.Helper()
+	if at, known := w.kubelets[worker]; known {
+		return at
+	}
 	st, err := w.Status(within(t, patience))
 	require.NoError(t, err)
 	for _, n := range st.Nodes {
-		if n.Name == worker {
-			return netip.AddrPortFrom(n.Addresses[0], 10250)
-		}
+		w.kubelets[n.Name] = netip.AddrPortFrom(n.Addresses[0], 10250)
 	}
-	require.Failf(t, "no such machine", "%s", worker)
-	return netip.AddrPort{}
+	require.Contains(t, w.kubelets, worker)
+	return w.kubelets[worker]
 }
 
 // asks sends one request from a machine to a server of the program of workloads.

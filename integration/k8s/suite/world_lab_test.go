@@ -5,6 +5,7 @@ package suite
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -36,8 +37,9 @@ const workers = 3
 // world is the cluster that the tests share. Its methods fail the test rather than return errors.
 type world struct {
 	*cluster.Cluster
-	source string                 // the project's directory
-	next   func() (string, error) // the archive of an image of the next version, once it is built
+	source   string                 // the project's directory
+	next     func() (string, error) // the archive of an image of the next version, once it is built
+	kubelets map[string]netip.AddrPort
 }
 
 // up brings a cluster up with Muslin in it, and down at the end of the test, with what is wrong with it if that failed.
@@ -51,7 +53,7 @@ func up(t *testing.T, name string) *world {
 	if name := os.Getenv(envCluster); name != "" {
 		c, err := cluster.Open(name)
 		require.NoError(t, err)
-		w := &world{c, source, next}
+		w := &world{c, source, next, map[string]netip.AddrPort{}}
 		w.prepare(t)
 		return w
 	}
@@ -65,7 +67,7 @@ func up(t *testing.T, name string) *world {
 		},
 	})
 	require.NoError(t, err)
-	w := &world{c, source, next}
+	w := &world{c, source, next, map[string]netip.AddrPort{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			w.explain(t)
