@@ -23,7 +23,7 @@ import (
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 )
 
-// How long to wait between attempts to write a node's endpoints, and how many nodes are written at a time.
+// How long to wait between attempts to write a node's endpoints, and how many nodes, and endpoints of each, are written at a time.
 const (
 	firstWriteRetry = 200 * time.Millisecond
 	lastWriteRetry  = 30 * time.Second
