@@ -269,10 +269,9 @@ func (w *world) staticPod(t *testing.T, name string, on ...string) {
 		require.NoError(t, err)
 	}
 	for _, worker := range on {
-		kubelet := w.kubelet(t, worker)
 		var address netip.Addr
 		w.eventually(t, func() (err error) {
-			address, err = w.addressByKubelet(t, worker, kubelet, name)
+			address, err = w.addressByKubelet(t, worker, name)
 			return err
 		})
 		for _, from := range w.Workers() {
@@ -285,9 +284,8 @@ func (w *world) staticPod(t *testing.T, name string, on ...string) {
 		require.NoError(t, err)
 	}
 	for _, worker := range on {
-		kubelet := w.kubelet(t, worker)
 		w.eventually(t, func() error {
-			if _, err := w.addressByKubelet(t, worker, kubelet, name); !errors.Is(err, errNoAddress) {
+			if _, err := w.addressByKubelet(t, worker, name); !errors.Is(err, errNoAddress) {
 				return fmt.Errorf("%s is still there: %w", name, err)
 			}
 			return nil
@@ -326,16 +324,17 @@ func (w *world) asksLittle(t *testing.T, from int64) {
 var errNoAddress = errors.New("the kubelet knows no address of the pod")
 
 // addressByKubelet asks a worker's kubelet itself for the address of a pod.
-func (w *world) addressByKubelet(t *testing.T, worker string, kubelet netip.AddrPort, name string) (netip.Addr, error) {
+func (w *world) addressByKubelet(t *testing.T, worker, name string) (netip.Addr, error) {
 	t.Helper()
 	config, err := w.Config()
 	require.NoError(t, err)
-	config.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return w.Dial(ctx, worker, kubelet) }
+	address := w.kubelet(t, worker)
+	config.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return w.Dial(ctx, worker, address) }
 	config.CAData, config.Insecure = nil, true
 	client, err := rest.HTTPClientFor(config)
 	require.NoError(t, err)
 	defer client.CloseIdleConnections()
-	r, err := http.NewRequestWithContext(within(t, 10*time.Second), http.MethodGet, "https://"+kubelet.String()+"/pods", nil)
+	r, err := http.NewRequestWithContext(within(t, 10*time.Second), http.MethodGet, "https://"+address.String()+"/pods", nil)
 	require.NoError(t, err)
 	answer, err := client.Do(r)
 	if err != nil {
