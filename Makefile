@@ -160,7 +160,7 @@ storm: test-deps build ## three typhas with 1,000 clients through kills, frozen 
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 5h -v ./integration/storm -args $(STORM)
 
 .PHONY: k8s-test
-k8s-test: k8s-deps build images ## Muslin in a real Kubernetes, and the manifests by kustomize and Helm; needs root (8 minutes; the first time 20 more to build Kubernetes and Helm)
+k8s-test: k8s-deps build images ## Muslin in a real Kubernetes, and the manifests by kustomize and Helm; needs root (10 minutes; the first time 20 more to build Kubernetes and Helm)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags k8s -p 1 -timeout 60m ./integration/k8s/suite ./integration/k8s/cluster ./deploy/render
 
 .PHONY: bench

@@ -55,7 +55,7 @@ type Allocator struct {
 func New(client Datastore, opts Options) *Allocator {
 	a := &Allocator{
 		store: store{client}, known: opts.Known, now: opts.Now, log: opts.Log,
-		handles: &remembered[*api.IPAMHandle]{all: map[string]*api.IPAMHandle{}}, written: &remembered[*api.IPAMBlock]{all: map[string]*api.IPAMBlock{}},
+		handles: newRemembered[*api.IPAMHandle](mostHandles), written: newRemembered[*api.IPAMBlock](mostBlocks),
 	}
 	if a.now == nil {
 		a.now = time.Now

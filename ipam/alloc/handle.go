@@ -18,12 +18,22 @@ func (s store) handle(ctx context.Context, id string) (*api.IPAMHandle, error) {
 // remembered are handles or blocks as this process wrote them last. Whatever is done to one ends in a compare-and-swap, so that one
 // which somebody else has written since costs a lost race and nothing else. One that is taken is nobody else's to change.
 type remembered[T api.Object] struct {
+	most int
+
 	mu  sync.Mutex // guards all
 	all map[string]T
 }
 
-// mostRemembered bounds the memory: somewhat more than pods come and go at a time.
-const mostRemembered = 4096
+// How many are remembered at most: handles of somewhat more pods than come and go at a time, and blocks, which are large, of nodes on
+// which they do.
+const (
+	mostHandles = 4096
+	mostBlocks  = 256
+)
+
+func newRemembered[T api.Object](most int) *remembered[T] {
+	return &remembered[T]{most: most, all: map[string]T{}}
+}
 
 func (r *remembered[T]) take(id string) (o T, ok bool) {
 	r.mu.Lock()
@@ -37,7 +47,7 @@ func (r *remembered[T]) keep(id string, o T) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for other := range r.all {
-		if len(r.all) < mostRemembered {
+		if len(r.all) < r.most {
 			break
 		}
 		delete(r.all, other)

@@ -170,10 +170,37 @@ func TestRememberedHandleOfOthers(t *testing.T) {
 	_, err = w.AutoAssign(t.Context(), r) // which remembers a handle that is gone
 	require.NoError(t, err)
 	require.Empty(t, w.f.surplus())
-	for i := range mostRemembered + 10 {
+	for i := range mostHandles + 10 {
 		w.Allocator.handles.keep(fmt.Sprint(i), api.NewIPAMHandle(fmt.Sprint(i)))
 	}
-	require.Len(t, w.Allocator.handles.all, mostRemembered)
+	require.Len(t, w.Allocator.handles.all, mostHandles)
+}
+
+// A block that somebody else has written is read again, and nobody is refused because of an old one.
+func TestRememberedBlockOfOthers(t *testing.T) {
+	objects := []api.Object{aPool("p", "10.0.0.0/28", 28), aNode("n")}
+	w := newWorld(t, objects...).knowing(objects...)
+	other := New(w.f, Options{Now: w.Now, Known: knowing(objects...)})
+	warm := Request{Node: "n", Family: 4, Count: 1, Handle: "warm-n-1", Use: api.UseWorkload}
+	_, err := w.AutoAssign(t.Context(), warm)
+	require.NoError(t, err)
+	theirs, err := other.AutoAssign(t.Context(), warm)
+	require.NoError(t, err)
+	require.NoError(t, w.Reassign(t.Context(), theirs.Addrs[0].Addr(), "warm-n-1", block.Owner{Handle: "pod"}), "of which the old block knows nothing")
+	_, err = other.ReleaseByHandle(t.Context(), "pod")
+	require.NoError(t, err)
+	require.ErrorIs(t, w.Reassign(t.Context(), theirs.Addrs[0].Addr(), "pod", block.Owner{Handle: "pod-2"}), ErrNotAssigned, "though the old block has it")
+	rest := warm
+	rest.Count = 15
+	got, err := other.AutoAssign(t.Context(), rest)
+	require.NoError(t, err)
+	require.Len(t, got.Addrs, 15)
+	_, err = other.ReleaseByHandle(t.Context(), "warm-n-1")
+	require.NoError(t, err)
+	got, err = w.AutoAssign(t.Context(), rest)
+	require.NoError(t, err)
+	require.Len(t, got.Addrs, 15)
+	require.Empty(t, w.f.surplus())
 }
 
 // A write that nobody knows the end of is not repeated with other addresses.
