@@ -47,6 +47,8 @@ type Kernel interface {
 	RoutesWhole()
 	// Resync has the next Apply read the kernel anew.
 	Resync()
+	// Forgotten waits until connections of addresses that left their workloads are deleted, beside the loop that calls the others.
+	Forgotten(ctx context.Context, addrs []netip.Addr) error
 	// Holds tells what of a local endpoint is not in the kernel as it should be; nothing means that it is programmed.
 	Holds(e state.Endpoint) error
 	// Entries lists everything, desired beside actual.

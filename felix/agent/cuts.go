@@ -23,7 +23,7 @@ const (
 	staleMarks = 30 * time.Second
 	// Judging takes a share of a core at most: after some time of it there is a pause of idleShare times that, of longestPause
 	// at most.
-	idleShare    = 29
+	idleShare    = 9
 	longestPause = 500 * time.Millisecond
 )
 
@@ -57,6 +57,7 @@ type cuts struct {
 	gone      map[netip.Addr]uint64   // that workloads had, and whose connections are not deleted yet: with which change they left
 	noted     uint64                  // changes so far
 	inKernel  uint64                  // so many of them
+	forgot    chan struct{}           // closed when some of gone are no more, and then another
 	cut       uint64                  // connections cut so far
 }
 
@@ -64,7 +65,7 @@ type cuts struct {
 func newCuts(ctx context.Context, table Connections, log *slog.Logger) (*cuts, error) {
 	c := &cuts{
 		table: table, log: log, wake: func() {}, changed: make(chan struct{}, 1),
-		addresses: map[string][]netip.Addr{}, gone: map[netip.Addr]uint64{},
+		addresses: map[string][]netip.Addr{}, gone: map[netip.Addr]uint64{}, forgot: make(chan struct{}),
 	}
 	marked, err := c.marked(ctx)
 	c.wanted = len(marked) > 0
@@ -163,7 +164,27 @@ func (c *cuts) forget(ctx context.Context, taken bool) error {
 		_, done := gone[a]
 		return done && change <= until
 	})
+	close(c.forgot)
+	c.forgot = make(chan struct{})
 	return nil
+}
+
+// forgotten waits until no connection of some addresses is left of what left their workloads.
+func (c *cuts) forgotten(ctx context.Context, addrs []netip.Addr) error {
+	for {
+		c.mu.Lock()
+		left := slices.ContainsFunc(addrs, func(a netip.Addr) bool { _, gone := c.gone[a]; return gone })
+		forgot := c.forgot
+		c.mu.Unlock()
+		if !left {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("connections of addresses that left are not deleted yet: %w", context.Cause(ctx))
+		case <-forgot:
+		}
+	}
 }
 
 // left are the addresses that left with the changes that are in the kernel, and how many changes these are; with taken only those

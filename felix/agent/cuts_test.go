@@ -328,8 +328,16 @@ func TestConnectionsOfThoseWhoLeftGo(t *testing.T) {
 		assert.Equal(t, []bool{false}, c.states())
 		var left desired.FirewallDelta
 		left.Workloads.Remove("calib")
+		addrs := []netip.Addr{netip.MustParseAddr("10.0.0.2")}
+		require.NoError(t, n.forgotten(t.Context(), addrs), "nobody has left")
 		n.commit(left)
-		time.Sleep(time.Second)
+		require.NoError(t, n.forgotten(t.Context(), addrs))
 		assert.Empty(t, c.states())
+
+		n.commit(world(80))
+		n.note(left) // and is not committed
+		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, n.forgotten(impatient, addrs), context.DeadlineExceeded)
 	})
 }

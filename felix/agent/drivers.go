@@ -166,6 +166,11 @@ func (d *Drivers) forget(ctx context.Context) error {
 	return d.cuts.forget(ctx, true)
 }
 
+// Forgotten waits until connections of addresses that left their workloads are deleted.
+func (d *Drivers) Forgotten(ctx context.Context, addrs []netip.Addr) error {
+	return d.cuts.forgotten(ctx, addrs)
+}
+
 // Whole tells that all but routes is known.
 func (d *Drivers) Whole() {
 	d.tunnels.Whole()

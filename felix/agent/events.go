@@ -78,6 +78,12 @@ func (a *Agent) DeleteLocal(ctx context.Context, iface string) error {
 	}, nil)
 }
 
+// Forgotten returns when no connection is left of addresses that a deleted endpoint had: whoever gets one of them next has none of
+// the former owner's.
+func (a *Agent) Forgotten(ctx context.Context, addrs []netip.Addr) error {
+	return a.kernel.Forgotten(ctx, addrs)
+}
+
 // Expect reports an endpoint that is being made, so that its policy is known when it is there. It does not wait.
 func (a *Agent) Expect(ctx context.Context, e state.Endpoint) {
 	a.post(ctx, event{do: func(*state.State) state.Section {

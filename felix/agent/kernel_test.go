@@ -119,6 +119,8 @@ func (k *kernel) Whole()       { k.mu.Lock(); k.whole = true; k.mu.Unlock() }
 func (k *kernel) RoutesWhole() { k.mu.Lock(); k.routesW = true; k.mu.Unlock() }
 func (k *kernel) Resync()      { k.mu.Lock(); k.resyncs++; k.mu.Unlock() }
 
+func (k *kernel) Forgotten(context.Context, []netip.Addr) error { return nil }
+
 func (k *kernel) Holds(e state.Endpoint) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

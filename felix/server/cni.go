@@ -263,10 +263,24 @@ func (s *Server) unwire(ctx context.Context, e state.Endpoint, podInterface stri
 	if err := s.Pods.Unwire(ctx, e, podInterface); err != nil {
 		return err
 	}
+	s.awaitForgotten(ctx, e)
 	if !s.release(e) {
 		return nil // the record is what a new felix would know of it by
 	}
 	return s.Records.Delete(recordName(e))
+}
+
+// forgetPatience is how long an endpoint on its way out waits for the end of its connections. A kernel that does not let them end
+// must not keep pods from ending.
+const forgetPatience = 5 * time.Second
+
+// awaitForgotten waits until nobody who gets an endpoint's addresses next has any of its connections, also if felix ends by then.
+func (s *Server) awaitForgotten(ctx context.Context, e state.Endpoint) {
+	ctx, cancel := context.WithTimeout(ctx, forgetPatience)
+	defer cancel()
+	if err := s.Agent.Forgotten(ctx, e.Addresses); err != nil {
+		s.Log.Warn("an endpoint is gone before its connections", "endpoint", e.ID, "error", err)
+	}
 }
 
 // release ends the use of an endpoint's addresses. It tells whether that is on the disk; a disk that takes no writes does

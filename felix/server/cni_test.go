@@ -151,7 +151,7 @@ func TestDeleteTakesEverythingAway(t *testing.T) {
 	before := len(w.steps)
 	_, err := s.Delete(t.Context(), del(pod("web-0", "c1")))
 	require.NoError(t, err)
-	require.Equal(t, []string{"Save", "DeleteLocal", "Unwire", "Release", "Delete"}, w.steps[before:])
+	require.Equal(t, []string{"Save", "DeleteLocal", "Unwire", "Forgotten", "Release", "Delete"}, w.steps[before:])
 	require.Empty(t, w.leftovers())
 	_, err = s.Delete(t.Context(), del(pod("web-0", "c1")))
 	require.NoError(t, err, "again, as the runtime may")
@@ -166,9 +166,10 @@ func TestDeleteOfTheUnknownSucceeds(t *testing.T) {
 	require.True(t, w.releases["net.c9"], "an address without endpoint is freed")
 }
 
-// A DEL that fails halfway is repeated by the runtime, and then finishes; a disk that takes no writes does not fail it.
+// A DEL that fails halfway is repeated by the runtime, and then finishes; a disk that takes no writes does not fail it, nor do
+// connections that stay.
 func TestDeleteThatFailsCanBeRepeated(t *testing.T) {
-	steps := []string{"Save", "DeleteLocal", "Unwire", "Release", "Delete"}
+	steps := []string{"Save", "DeleteLocal", "Unwire", "Forgotten", "Release", "Delete"}
 	for k, step := range steps {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s-after-%v", step, after), func(t *testing.T) {
@@ -178,7 +179,7 @@ func TestDeleteThatFailsCanBeRepeated(t *testing.T) {
 				w.failAt, w.after = len(w.steps)+k+1, after
 				_, err := s.Delete(t.Context(), del(pod("web-0", "c1")))
 				switch step {
-				case "Save":
+				case "Save", "Forgotten":
 					require.NoError(t, err)
 				case "Release":
 					require.NoError(t, err)

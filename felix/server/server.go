@@ -38,8 +38,10 @@ type Agent interface {
 	Foreseen(ctx context.Context, e state.Endpoint)
 	// SetLocal records an endpoint and returns when it is programmed: rules first, routes last.
 	SetLocal(ctx context.Context, e state.Endpoint) error
-	// DeleteLocal forgets an endpoint and returns when nothing of it is left in the kernel.
+	// DeleteLocal forgets an endpoint and returns when its route and rules are out of the kernel.
 	DeleteLocal(ctx context.Context, iface string) error
+	// Forgotten returns when no connection is left of addresses that a deleted endpoint had.
+	Forgotten(ctx context.Context, addrs []netip.Addr) error
 	// Verify reads the kernel anew, and tells what of an endpoint is not there as wanted.
 	Verify(ctx context.Context, e state.Endpoint) error
 	// PodCIDRs are the ranges that Kubernetes gave to the node.

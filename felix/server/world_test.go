@@ -120,6 +120,10 @@ func (a *agentOf) DeleteLocal(ctx context.Context, iface string) error {
 	return w.step(ctx, "DeleteLocal", func() { delete(w.local, iface); delete(w.expected, iface) })
 }
 
+func (a *agentOf) Forgotten(ctx context.Context, _ []netip.Addr) error {
+	return (*world)(a).step(ctx, "Forgotten", func() {})
+}
+
 func (a *agentOf) Asked(_ context.Context, e state.Endpoint) (*view.AddressRequest, error) {
 	return a.asked[e.UID], nil
 }
