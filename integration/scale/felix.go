@@ -153,6 +153,9 @@ func (k *kernel) RoutesWhole() {}
 // Resync does nothing.
 func (k *kernel) Resync() {}
 
+// Forgotten has no connections.
+func (k *kernel) Forgotten(context.Context, []netip.Addr) error { return nil }
+
 // Holds finds everything programmed.
 func (k *kernel) Holds(state.Endpoint) error { return nil }
 
