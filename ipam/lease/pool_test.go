@@ -418,6 +418,28 @@ func TestHalfAnHourWithoutTypha(t *testing.T) {
 	})
 }
 
+// Pods come and go all the time that typha is away. Each attempt to tell it of one leaves the fate of its address open; the next ones
+// must not leave those of more.
+func TestPodsComeAndGoWithoutTypha(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		h.lend("net.c0", four)
+		h.settle()
+		h.typha.change(func() { h.typha.away = true })
+		for i := range 50 {
+			handle := fmt.Sprint("net.a", i)
+			require.NotEmpty(t, h.lend(handle, four))
+			time.Sleep(35 * time.Second) // longer than attempts lie apart
+			require.NoError(t, h.Free(handle))
+			time.Sleep(time.Second)
+		}
+		require.LessOrEqual(t, h.phases()[lease.Settling], 1, "%v", h.phases())
+		h.typha.change(func() { h.typha.away = false })
+		time.Sleep(time.Minute)
+		require.Equal(t, map[string]int{warm(h.typha.present()): h.phases()[lease.Warm]}, h.typha.held())
+		require.Empty(t, h.lost)
+	})
+}
+
 func TestTrustEnds(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {
 		h.lend("net.c0", four)

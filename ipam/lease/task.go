@@ -161,18 +161,19 @@ func (c *Core) look() *Task {
 
 func (s Slot) claim(a netip.Addr) Claim { return Claim{a, s.Sequence, s.Handle, s.Attributes} }
 
-// settle takes what pods have and typha does not know of, longest first.
+// settle takes what pods have and typha does not know of, longest first. What it may have been told of already comes alone: so while
+// typha is away the addresses whose fate there is not known, which nobody gets, do not become more with each attempt.
 func (c *Core) settle() *Task {
-	t := &Task{Kind: DoSettle, Epoch: c.Epoch}
-	for _, a := range append(c.in(Settling), c.in(Lent)...) {
-		if len(t.Claims) == maxSettle {
-			break
-		}
-		slot := c.Slots[a]
-		t.Claims = append(t.Claims, slot.claim(a))
+	addrs := c.in(Settling)
+	if len(addrs) == 0 {
+		addrs = c.in(Lent)
 	}
-	if len(t.Claims) == 0 {
+	if len(addrs) == 0 {
 		return nil
+	}
+	t := &Task{Kind: DoSettle, Epoch: c.Epoch}
+	for _, a := range addrs[:min(len(addrs), maxSettle)] {
+		t.Claims = append(t.Claims, c.Slots[a].claim(a))
 	}
 	return t
 }
