@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,17 +20,26 @@ import (
 	"github.com/muslin-net/muslin/datastore/trouble"
 )
 
+// writer is a function that is written to.
+type writer func([]byte)
+
+func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
+
 func TestAFullDatastoreIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards the next three
 		var out bytes.Buffer
 		var notes []string
 		var now error
+		under := func(do func()) { mu.Lock(); defer mu.Unlock(); do() }
 		r := prometheus.NewPedanticRegistry()
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- trouble.KeepFull(ctx, "kube-controllers", func(context.Context) error { return now },
-				func(text string) { notes = append(notes, text) }, r, slog.New(slog.NewTextHandler(&out, nil)))
+			full := func(context.Context) (err error) { under(func() { err = now }); return err }
+			note := func(text string) { under(func() { notes = append(notes, text) }) }
+			log := slog.New(slog.NewTextHandler(writer(func(b []byte) { under(func() { out.Write(b) }) }), nil))
+			ended <- trouble.KeepFull(ctx, "kube-controllers", full, note, r, log)
 		}()
 		full := fmt.Errorf("etcd: %w: disarm it", datastore.ErrFull)
 		for _, step := range []struct {
@@ -45,14 +55,16 @@ func TestAFullDatastoreIsToldOnce(t *testing.T) {
 			{full, 1, []string{full.Error()}, 1},
 			{nil, 0, []string{full.Error(), ""}, 2},
 		} {
-			now = step.err
+			under(func() { now = step.err })
 			time.Sleep(15 * time.Second)
 			synctest.Wait()
 			require.NoError(t, testutil.GatherAndCompare(r, strings.NewReader(fmt.Sprintf(
 				"# HELP kube_controllers_datastore_full 1 if the datastore has no space left and takes no writes; what is known stays in force.\n"+
 					"# TYPE kube_controllers_datastore_full gauge\nkube_controllers_datastore_full %d\n", step.value))))
-			require.Equal(t, step.notes, notes)
-			require.Equal(t, step.lines, strings.Count(out.String(), "\n"), out.String())
+			under(func() {
+				require.Equal(t, step.notes, notes)
+				require.Equal(t, step.lines, strings.Count(out.String(), "\n"), out.String())
+			})
 		}
 		cancel()
 		require.NoError(t, <-ended)

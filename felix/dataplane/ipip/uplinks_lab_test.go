@@ -71,7 +71,8 @@ func TestSendsByTheLinkThatLeadsThere(t *testing.T) {
 		one, two, three := f.nodes[0], f.nodes[1], f.nodes[2]
 		f.second(t, "192.0.2.1/32") // the router sends all for the node by its first link
 		f.router.Run(t, "ip rule add iif p1 to 10.0.3.0/24 unreachable; ip rule add iif q1 to 10.0.2.0/24 unreachable")
-		one.Run(t, "ip route add 10.0.3.0/24 via 10.0.11.254 dev eth1")
+		// What comes back comes by the other link, which the kernel's own device minds, and takes the source of the route.
+		one.Run(t, "sysctl -qw net.ipv4.conf.eth0.rp_filter=2; ip route add 10.0.3.0/24 via 10.0.11.254 dev eth1 src 10.0.1.1")
 		one.by = map[netip.Addr]int{three.addr(): one.index(t, "eth1")}
 		f.uplinks(t, one, "eth0", "eth0 eth1")
 		both(t, one, two)
@@ -90,7 +91,7 @@ func TestSendsByTheLinkThatLeadsThere(t *testing.T) {
 		assert.Zero(t, one.d.Writes())
 
 		f.router.Run(t, "ip rule del iif p1 to 10.0.3.0/24 unreachable; ip rule del iif q1 to 10.0.2.0/24 unreachable; ip rule add iif p1 to 10.0.2.0/24 unreachable")
-		one.Run(t, "ip route del 10.0.3.0/24; ip route add 10.0.2.0/24 via 10.0.11.254 dev eth1")
+		one.Run(t, "ip route del 10.0.3.0/24; ip route add 10.0.2.0/24 via 10.0.11.254 dev eth1 src 10.0.1.1")
 		one.by = map[netip.Addr]int{two.addr(): one.index(t, "eth1")}
 		f.uplinks(t, one, "eth0", "eth0 eth1")
 		both(t, one, two)
