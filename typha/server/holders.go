@@ -104,6 +104,31 @@ func appendPool(list []poolBlocks, p *api.IPPool) []poolBlocks {
 	return append(list, poolBlocks{name: p.Name, cidr: cidr.Masked(), bits: full.Spec.BlockSize})
 }
 
+// poolFinder finds the pools of addresses: among those of the cache, and once among those of the datastore, which may be newer.
+type poolFinder struct {
+	server *Server
+	pools  []poolBlocks
+	stored bool
+}
+
+func (s *Server) poolFinder(ctx context.Context) (*poolFinder, error) {
+	pools, err := s.poolBlocks(ctx)
+	return &poolFinder{server: s, pools: pools}, err
+}
+
+// of is the pool of an address; ok is false if there is none.
+func (f *poolFinder) of(ctx context.Context, a netip.Addr) (p poolBlocks, ok bool, err error) {
+	if p, ok = poolOf(f.pools, a); ok || f.stored {
+		return p, ok, nil
+	}
+	if f.pools, err = f.server.storedPools(ctx); err != nil {
+		return p, false, err
+	}
+	f.stored = true
+	p, ok = poolOf(f.pools, a)
+	return p, ok, nil
+}
+
 // poolOf is the pool of an address.
 func poolOf(pools []poolBlocks, a netip.Addr) (poolBlocks, bool) {
 	i := slices.IndexFunc(pools, func(p poolBlocks) bool { return p.cidr.Contains(a) })

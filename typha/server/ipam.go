@@ -144,7 +144,7 @@ func (s ipamService) reserveAny(ctx context.Context, node, handle string, attrib
 	if len(requests) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "no address is asked for: give counts, or an address")
 	}
-	pools, err := s.poolBlocks(ctx)
+	pools, err := s.poolFinder(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -155,12 +155,9 @@ func (s ipamService) reserveAny(ctx context.Context, node, handle string, attrib
 	var out []allocation
 	for _, g := range got {
 		for _, t := range g.Taken {
-			p, ok := poolOf(pools, t.Addr)
-			if !ok { // it may be newer than the cache
-				if newer, err := s.storedPools(ctx); err == nil {
-					pools = newer
-				}
-				p, _ = poolOf(pools, t.Addr)
+			p, _, err := pools.of(ctx, t.Addr)
+			if err != nil {
+				s.log.Warn("an address is given without the name of its pool", "address", t.Addr, "error", err)
 			}
 			out = append(out, allocation{Allocation: block.Allocation{Addr: t.Addr, Sequence: t.Sequence}, pool: p.name, block: t.Block, affinity: t.Affinity})
 		}
@@ -447,20 +444,15 @@ func (s *Server) lookup(ctx context.Context, addrs []netip.Addr) (map[netip.Addr
 	if len(addrs) == 0 {
 		return out, nil
 	}
-	pools, err := s.poolBlocks(ctx)
+	pools, err := s.poolFinder(ctx)
 	if err != nil {
 		return nil, err
 	}
 	blocks := map[netip.Prefix]*block.Block{}
-	stored := false
 	for _, a := range addrs {
-		p, ok := poolOf(pools, a)
-		if !ok && !stored { // it may be newer than the cache
-			if pools, err = s.storedPools(ctx); err != nil {
-				return nil, err
-			}
-			stored = true
-			p, ok = poolOf(pools, a)
+		p, ok, err := pools.of(ctx, a)
+		if err != nil {
+			return nil, err
 		}
 		cidr := p.blockOf(a)
 		b, known := blocks[cidr]

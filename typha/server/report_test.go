@@ -1,12 +1,9 @@
 package server_test
 
 import (
-	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -108,48 +105,12 @@ func TestReportedEndpointsAreServedAndStored(t *testing.T) {
 	})
 }
 
-// countedStore counts what is asked of a datastore about some kinds.
-type countedStore struct {
-	datastore.Client
-	mu    *sync.Mutex // guards asked
-	asked map[string]int
-}
-
-func (r countedStore) note(what, kind string) {
-	if kind == "WorkloadEndpoint" || kind == "Profile" {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.asked[what+" "+kind]++
-	}
-}
-
-func (r countedStore) take() map[string]int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	defer clear(r.asked)
-	return maps.Clone(r.asked)
-}
-
-func (r countedStore) Get(ctx context.Context, k api.Key) (api.Object, error) {
-	r.note("get", k.Kind)
-	return r.Client.Get(ctx, k)
-}
-
-func (r countedStore) Create(ctx context.Context, o api.Object) (api.Object, error) {
-	r.note("create", api.KeyOf(o).Kind)
-	return r.Client.Create(ctx, o)
-}
-
-func (r countedStore) Delete(ctx context.Context, k api.Key, pre datastore.Precondition) (api.Object, error) {
-	r.note("delete", k.Kind)
-	return r.Client.Delete(ctx, k, pre)
-}
-
 // A pod's coming and its going cost the datastore one request each, once its network's profile is there.
 func TestAnEndpointIsOneRequest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	seen := countedStore{w.bare, &sync.Mutex{}, map[string]int{}}
+	seen := &counted{Client: w.bare, asked: map[string]int{}}
+	of := []string{"WorkloadEndpoint", "Profile"}
 	r := w.typha(func(c *server.Config) { c.Datastore = datastore.Validating(seen) })
 	w.create(pool("default", "192.168.0.0/16"))
 	n1 := w.node("n1", r.address)
@@ -166,11 +127,11 @@ func TestAnEndpointIsOneRequest(t *testing.T) {
 	}
 	stored(1, first)
 	eventually(t, "typha knows the profile", func() bool { return r.state.Snapshot().Get(api.Key{Kind: "Profile", Name: "net"}) != nil })
-	seen.take()
+	seen.take(of...)
 	stored(2, first, pod("c2", reserve(t, n1, "c2")), pod("c3", reserve(t, n1, "c3")))
-	assert.Equal(t, map[string]int{"create WorkloadEndpoint": 2}, seen.take())
+	assert.Equal(t, map[string]int{"create WorkloadEndpoint": 2}, seen.take(of...))
 	stored(3, first)
-	assert.Equal(t, map[string]int{"delete WorkloadEndpoint": 2}, seen.take())
+	assert.Equal(t, map[string]int{"delete WorkloadEndpoint": 2}, seen.take(of...))
 }
 
 func TestLateReportIsIgnored(t *testing.T) {
