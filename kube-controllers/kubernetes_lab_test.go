@@ -52,7 +52,7 @@ func newWorld(t *testing.T, roles ...string) *world {
 	s, err := k8s.Start(starting, t.TempDir(), func(line string) { t.Log(line) })
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Stop()) })
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	t.Cleanup(cancel)
 	w := &world{T: t, ctx: ctx, server: s}
 	for _, file := range roles {

@@ -68,14 +68,14 @@ func TestOneOfTwoLeads(t *testing.T) {
 		var ctx context.Context
 		ctx, p.stop = context.WithCancel(t.Context())
 		go func() {
-			p.code <- start(ctx, t.Output(), "--datastore", "etcdv3", "--datastore-endpoints", store.Endpoint(), "--health", p.address, "--lease", "3s", "--log-level", "warn")
+			p.code <- start(ctx, t.Output(), "--datastore", "etcdv3", "--datastore-endpoints", store.Endpoint(), "--health", p.address, "--lease", "15s", "--log-level", "warn")
 		}()
 		t.Cleanup(p.stop)
 		return p
 	}
 	soon := func(what string, ok func() bool) {
 		t.Helper()
-		require.Eventually(t, ok, 20*time.Second, 20*time.Millisecond, what)
+		require.Eventually(t, ok, time.Minute, 20*time.Millisecond, what)
 	}
 	first := launch()
 	soon("the first one leads", says(first.address, "/metrics", "kube_controllers_leader 1"))

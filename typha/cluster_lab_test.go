@@ -154,7 +154,7 @@ func (c *control) definitions() {
 // until waits for something.
 func (c *control) until(what string, holds func() bool) {
 	c.Helper()
-	require.Eventually(c, holds, 90*time.Second, 50*time.Millisecond, what)
+	require.Eventually(c, holds, 3*time.Minute, 50*time.Millisecond, what)
 }
 
 // typha is a running typha, as a pod has it.
@@ -337,7 +337,7 @@ func TestInAKubernetes(t *testing.T) {
 		}
 	}
 	c.until("the node has a network", available("False CalicoIsUp"))
-	require.True(t, node.Status().Pods)
+	c.until("it is told of its pods", func() bool { return node.Status().Pods })
 
 	t.Log("it learns of the replicas of the Service, and that one has gone")
 	const slices = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices"
@@ -422,5 +422,5 @@ func TestInAKubernetes(t *testing.T) {
 	late := c.pod("shop", "late", "n1", "default", nil)
 	c.until("n1 is told of a new pod", func() bool { return f.of("shop/late").UID == late })
 	require.NoError(t, node.Leave(c.ctx))
-	require.True(t, available("True CalicoIsDown")())
+	c.until("the node has none any more", available("True CalicoIsDown"))
 }

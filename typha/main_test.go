@@ -128,7 +128,7 @@ func TestTyphaWithItsOwnDatastore(t *testing.T) {
 		require.Eventually(t, func() bool {
 			got, err = c.Register(ctx, client.Registration{IPv4: netip.MustParsePrefix("10.0.0.1/24"), ReadOnly: round == "a restart"})
 			return err == nil
-		}, 20*time.Second, 20*time.Millisecond, "%s: %v", round, err)
+		}, time.Minute, 20*time.Millisecond, "%s: %v", round, err)
 		assert.Equal(t, "10.0.0.1/24", got.Node.Spec.BGP.IPv4Address, round)
 		require.NoError(t, c.Close())
 

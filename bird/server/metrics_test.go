@@ -80,7 +80,7 @@ func TestMetrics(t *testing.T) {
 	problems, err := testutil.CollectAndLint(c)
 	require.NoError(t, err)
 	require.Empty(t, problems)
-	require.Eventually(t, func() bool { return len(series(t, c, "bird_sessions_received")) > 0 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(series(t, c, "bird_sessions_received")) > 0 }, time.Minute, 5*time.Millisecond)
 	require.Equal(t, []string{
 		"bird_sessions{state=Active,type=global} 1", "bird_sessions{state=Established,type=mesh} 2",
 		"bird_sessions_accepted_prefixes{type=global} 8", "bird_sessions_accepted_prefixes{type=mesh} 16",

@@ -66,7 +66,7 @@ func startNode(t *testing.T, config *birdv1.Config, blocks ...string) []string {
 	feed.SnapshotEnd()
 	_, err = service.Apply(ctx, &birdv1.ApplyRequest{Config: config})
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return dials(birdSocket) }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return dials(birdSocket) }, time.Minute, 5*time.Millisecond)
 	return []string{"--bird-socket", birdSocket, "--felix-socket", felixSocket}
 }
 
@@ -117,7 +117,7 @@ func TestBGP(t *testing.T) {
 		require.Eventually(t, func() bool {
 			out, errs, _ = run(args...)
 			return strings.Contains(out+errs, want)
-		}, 15*time.Second, 50*time.Millisecond, "%v says %q", args, want)
+		}, time.Minute, 50*time.Millisecond, "%v says %q", args, want)
 		return out
 	}
 	columns := func(text, row string) []string {

@@ -69,7 +69,7 @@ func TestNodeDiags(t *testing.T) {
 	require.Eventually(t, func() bool {
 		out.Reset()
 		return Run(t.Context(), "v1.2.3", append([]string{"bgp", "routes"}, node...), strings.NewReader(""), &out, &errs) == 0 && strings.Contains(out.String(), "192.168.1.0/26")
-	}, 15*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	out.Reset()
 	code := Run(t.Context(), "v1.2.3", append([]string{
 		"node", "diags", "--log-dir", logs, "--pod-log-dir", pods, "--lib-dir", lib, "--typha", nobody, "--credentials", lib,

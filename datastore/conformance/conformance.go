@@ -74,7 +74,7 @@ const (
 )
 
 // patience bounds every wait. It is long, since it is only met by failures.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 func deadline(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -144,7 +144,7 @@ func prompted(t *testing.T, c *etcd.Client) {
 		case <-time.After(50 * time.Millisecond):
 		}
 		return false
-	}, 5*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	_, err = c.Delete(t.Context(), api.Key{Kind: "IPPool", Name: "there"}, datastore.Precondition{})
 	require.NoError(t, err)
 	for e := range w.Events() {

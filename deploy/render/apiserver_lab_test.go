@@ -66,17 +66,23 @@ func TestTheAPIServerTakesAllManifests(t *testing.T) {
 	defer func() { require.NoError(t, s.Stop()) }()
 
 	a := newApplier(t, s)
+	var defined []schema.GroupVersionResource
 	for _, f := range deploy.CRDs() {
 		for _, o := range objects(t, f.Text) {
 			a.apply(t, o, true)
 			a.apply(t, o, false)
+			if plural, ok, _ := unstructured.NestedString(o.Object, "spec", "names", "plural"); ok {
+				defined = append(defined, schema.GroupVersionResource{Group: "projectcalico.org", Version: "v3", Resource: plural})
+			}
 		}
 	}
-	pools := schema.GroupVersionResource{Group: "projectcalico.org", Version: "v3", Resource: "ippools"}
-	require.Eventually(t, func() bool { // the server serves a new kind when it has got round to it
-		_, err := a.client.Resource(pools).List(ctx, metav1.ListOptions{})
-		return err == nil
-	}, time.Minute, 50*time.Millisecond)
+	require.NotEmpty(t, defined)
+	for _, resource := range defined { // the server serves a new kind when it has got round to it
+		require.Eventually(t, func() bool {
+			_, err := a.client.Resource(resource).List(ctx, metav1.ListOptions{})
+			return err == nil
+		}, 3*time.Minute, 50*time.Millisecond, resource.Resource)
+	}
 
 	texts := map[string][]byte{}
 	for _, o := range overlays(t) {

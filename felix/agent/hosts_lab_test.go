@@ -27,6 +27,9 @@ import (
 	"github.com/muslin-net/muslin/felix/state"
 )
 
+// patience is for what must come: a busy machine rests for seconds.
+const patience = 30 * time.Second
+
 // reboot is a node that has just started: felix runs with what it has on disk, and there are no links yet.
 type reboot struct {
 	*agent.Agent
@@ -186,8 +189,8 @@ func protectedBeforeLinksComeUp(t *testing.T, driver, mode string) {
 			r.listen(22, 80, 81)
 			arrived := r.flood()
 			r.linkUp()
-			require.True(t, r.reaches(80, 5*time.Second), "allowed")
-			require.True(t, r.reaches(22, 5*time.Second), "failsafe")
+			require.True(t, r.reaches(80, patience), "allowed")
+			require.True(t, r.reaches(22, patience), "failsafe")
 			require.False(t, r.reaches(81, 300*time.Millisecond), "end of tier")
 			require.Zero(t, arrived.Load(), "from the first packet on")
 		})
@@ -209,7 +212,7 @@ func hosted(e view.HostEndpoint) view.Batch {
 func (r *reboot) connect(inward bool, port uint16) (here, there net.Conn) {
 	var l net.Listener
 	dial := func() (err error) {
-		here, err = net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+		here, err = net.DialTimeout("tcp", l.Addr().String(), patience)
 		return err
 	}
 	address := netip.AddrPortFrom(netip.MustParseAddr("192.168.9.2"), port)
@@ -263,8 +266,8 @@ func TestConnectionsOlderThanTheRules(t *testing.T) {
 		return all
 	}
 	require.NoError(t, table.Delete(t.Context(), flows(conntrack.Select{})))
-	require.True(t, hears(outThere, outHere, 5*time.Second))
-	require.True(t, hears(inHere, inThere, 5*time.Second))
+	require.True(t, hears(outThere, outHere, patience))
+	require.True(t, hears(inHere, inThere, patience))
 	older := flows(conntrack.Select{})
 	require.Len(t, older, 2)
 	for _, f := range older {
@@ -277,11 +280,11 @@ func TestConnectionsOlderThanTheRules(t *testing.T) {
 	require.Eventually(t, func() bool {
 		cut = flows(conntrack.Select{Marked: desired.ConnMarkCut})
 		return len(cut) > 0
-	}, 10*time.Second, 10*time.Millisecond)
+	}, patience, 10*time.Millisecond)
 	require.Len(t, cut, 1)
 	require.Equal(t, uint16(81), cut[0].Original.SourcePort)
-	require.True(t, hears(outThere, outHere, 5*time.Second))
-	require.True(t, hears(outHere, outThere, 5*time.Second))
+	require.True(t, hears(outThere, outHere, patience))
+	require.True(t, hears(outHere, outThere, patience))
 	require.False(t, hears(inThere, inHere, 300*time.Millisecond))
 	require.False(t, hears(inHere, inThere, 300*time.Millisecond))
 }
@@ -292,7 +295,7 @@ func TestWithoutAViewTheHostIsOpenAndPodsAreClosed(t *testing.T) {
 	require.NotEmpty(t, <-r.ready)
 	r.listen(81)
 	r.linkUp()
-	require.True(t, r.reaches(81, 5*time.Second))
+	require.True(t, r.reaches(81, patience))
 	require.ErrorContains(t, r.SetLocal(t.Context(), pod("web", "10.1.0.5")), "felix is not in sync")
 	require.NotContains(t, sh(t, "ip route"), "10.1.0.5")
 }

@@ -17,8 +17,9 @@ const (
 	patience  = time.Second
 	trips     = 4 // round trips to wait for an answer, and
 	least     = 100 * time.Millisecond
-	smallSize = 128 // bytes; fits everywhere
-	guesses   = 16  // sizes tried in one round
+	glance    = 10 * time.Millisecond // for what has come already
+	smallSize = 128                   // bytes; fits everywhere
+	guesses   = 16                    // sizes tried in one round
 )
 
 // pathResult is the outcome for one path.

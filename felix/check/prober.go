@@ -80,30 +80,22 @@ func (p *prober) close() {
 // seen so far; so it does once an answer came, if that is sooner.
 func (p *prober) round(ctx context.Context, sizes []int, limit time.Duration) (best int) {
 	clear(p.sent) // late answers to an earlier round say nothing about this one
-	begin := time.Now()
 	if limit == 0 {
 		limit = max(least, trips*p.trip)
 	}
-	p.send(sizes)
-	resent := false
-	for best < sizes[0] && ctx.Err() == nil {
-		until := limit / 2
-		if resent {
-			until = limit
-		}
-		size, answered := p.receive(begin.Add(until))
-		switch {
-		case answered:
-			if best == 0 {
-				limit = min(limit, time.Since(begin)+max(least, trips*p.trip))
+	for try := 0; try < 2 && best < sizes[0] && ctx.Err() == nil; try++ {
+		p.send(sizes)
+		sent := time.Now() // a process that did not get its turn waits as long
+		for best < sizes[0] && ctx.Err() == nil {
+			size, answered := p.receive(sent.Add(limit / 2))
+			if answered {
+				if best == 0 {
+					limit = min(limit, time.Since(sent)+max(least, trips*p.trip))
+				}
+				best = max(best, size)
+			} else if time.Since(sent) >= limit/2 { // else it was an ICMP error
+				break
 			}
-			best = max(best, size)
-		case time.Since(begin) < until: // an ICMP error
-		case resent:
-			return best
-		default:
-			resent = true
-			p.send(sizes)
 		}
 	}
 	return best
@@ -136,8 +128,11 @@ func (p *prober) send(sizes []int) {
 	}
 }
 
-// receive waits for one answer.
+// receive waits for one answer. One that has come already is taken whatever the deadline is: it may be this process that is late.
 func (p *prober) receive(deadline time.Time) (size int, ok bool) {
+	if now := time.Now().Add(glance); deadline.Before(now) {
+		deadline = now
+	}
 	if err := p.conn.SetReadDeadline(deadline); err != nil {
 		return 0, false
 	}

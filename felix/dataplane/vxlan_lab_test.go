@@ -147,6 +147,9 @@ func (x *node) apply(t *testing.T, c desired.Changes) {
 	require.NoError(t, x.routes.Apply(ctx))
 }
 
+// patience is for a machine on which much else runs.
+const patience = 30 * time.Second
+
 // TestPodsOfTwoNodesTalkThroughVXLAN puts all drivers together, and looks at the packets between the nodes.
 func TestPodsOfTwoNodesTalkThroughVXLAN(t *testing.T) {
 	t.Run("IPv4", func(t *testing.T) { talkThroughVXLAN(t, false, 24) })
@@ -170,10 +173,10 @@ func talkThroughVXLAN(t *testing.T, v6 bool, subnet int) {
 	require.Eventually(t, func() bool { // an IPv6 device takes a moment to be ready
 		_, err := a.pod.Try("ping -c 1 -W 1 " + b.addr(1).String())
 		return err == nil
-	}, 10*time.Second, time.Millisecond)
-	a.pod.Run(t, "ping -c 2 -i 0.1 -W 2 "+b.addr(1).String())
+	}, patience, time.Millisecond)
+	a.pod.Run(t, "ping -c 2 -i 0.1 -W 30 "+b.addr(1).String())
 	seen := map[string]bool{}
-	for timeout := time.After(2 * time.Second); len(seen) < 2; {
+	for timeout := time.After(patience); len(seen) < 2; {
 		select {
 		case p := <-packets:
 			if v, ok := parseVXLAN(p); ok {
@@ -188,14 +191,14 @@ func talkThroughVXLAN(t *testing.T, v6 bool, subnet int) {
 		fmt.Sprintf("%s>%s %s>%s", a.address(), b.address(), a.addr(1), b.addr(1)): true,
 		fmt.Sprintf("%s>%s %s>%s", b.address(), a.address(), b.addr(1), a.addr(1)): true,
 	}, seen)
-	a.ns.Run(t, "ping -c 1 -W 2 "+b.addr(1).String()) // a node, from its tunnel address
+	a.ns.Run(t, "ping -c 1 -i 0.2 -w 30 "+b.addr(1).String()) // a node, from its tunnel address
 
 	// Packets of the size that fits, but none larger, and a pod that is not there is no loop.
 	headers := 28
 	if v6 {
 		headers = 48
 	}
-	a.pod.Run(t, fmt.Sprintf("ping -c 1 -W 2 -M do -s %d %s", mtu-headers, b.addr(1)))
+	a.pod.Run(t, fmt.Sprintf("ping -c 1 -i 0.2 -w 30 -M do -s %d %s", mtu-headers, b.addr(1)))
 	_, err := a.pod.Try(fmt.Sprintf("ping -c 1 -W 1 -M do -s %d %s", mtu-headers+1, b.addr(1)))
 	assert.Error(t, err)
 	_, err = a.pod.Try("ping -c 1 -W 1 " + b.addr(9).String())

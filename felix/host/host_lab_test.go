@@ -56,7 +56,7 @@ func TestTheHostsNetworkIsToldAndFollowed(t *testing.T) {
 		"ip link del eth0",
 	}
 	var told []state.Host
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	settled := map[int]func(state.Host) bool{
 		1: func(h state.Host) bool { return len(h.Interfaces["eth0"].Addresses) == 3 },
@@ -101,7 +101,7 @@ func TestUplinksAreThoseReallyUsed(t *testing.T) {
 	w := New(slog.New(slog.DiscardHandler))
 	near, far := netip.MustParseAddr("10.30.0.56"), netip.MustParseAddr("10.30.1.66")
 	w.Peers([]netip.Addr{near, far}, false)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	stage := 0
 	require.NoError(t, w.Run(ctx, func(h state.Host) {
@@ -162,8 +162,8 @@ func TestRoutesOfPodsInterfacesAreNotHeard(t *testing.T) {
 		until ip -6 route show dev cali1 | grep -q fe80; do sleep 0.01; done
 		ip link del cali1
 		ip route add 203.0.113.0/24 dev lo`)
-	require.Eventually(t, func() bool { return heard.Load() >= 1 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return heard.Load() >= 1 }, time.Minute, time.Millisecond)
 	sh(t, "ip -6 route add fd00:30::/64 dev lo")
-	require.Eventually(t, func() bool { return heard.Load() >= 2 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return heard.Load() >= 2 }, time.Minute, time.Millisecond)
 	require.EqualValues(t, 2, heard.Load())
 }

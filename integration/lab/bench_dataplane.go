@@ -121,7 +121,7 @@ func (b *bench) v6() bool { return b.topology.Pools[0].CIDR.Addr().Is6() }
 // goes makes sure that a side does what is compared.
 func (b *bench) goes(ctx context.Context, l *Lab, mode Mode) error {
 	want := Expect(b.topology, nil, mode)("worker-1", "worker-2")
-	r, err := l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-2", IPv6: b.v6()})
+	r, err := l.Probe(ctx, ProbeRequest{From: "pod-1", To: "pod-2", IPv6: b.v6(), Timeout: AnswerPatience})
 	if err != nil {
 		return err
 	}

@@ -156,9 +156,7 @@ func (b *bench) linkUp(ctx context.Context) (time.Duration, error) {
 		return err
 	})
 	_, err = eventually(ctx, func() (time.Duration, error) {
-		try, cancel := context.WithTimeout(ctx, pingPatience)
-		defer cancel()
-		return b.muslin.ping(try, "pod-1", to, []byte("repaired"))
+		return b.muslin.ping(ctx, "pod-1", to, []byte("repaired"), pingPatience)
 	})
 	took := time.Since(began)
 	if err := errors.Join(err, g.Wait()); err != nil {

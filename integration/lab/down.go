@@ -15,7 +15,7 @@ import (
 )
 
 // endTimeout is how long the kernel may take to end a lab's processes, in milliseconds.
-const endTimeout = 10_000
+const endTimeout = 60_000
 
 // Down removes a lab, whatever state it is in, and returns when nothing of it is left: processes (and with the last one
 // the kernel removes the lab's namespaces, links and mounts), mounts below its directory, and the directory. It goes by

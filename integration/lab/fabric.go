@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -79,7 +80,33 @@ func (f *fabric) plug(subnet int, port string, m *space, iface string, addrs []n
 	if err := f.nl.LinkSetUp(veth); err != nil {
 		return err
 	}
-	return configure(m, iface, addrs)
+	if err := configure(m, iface, addrs); err != nil {
+		return err
+	}
+	return awaitLink(f.nl, port)
+}
+
+// linkPatience is how long the kernel may take to notice that a link has come up, and linkPoll how often to look.
+const (
+	linkPatience = time.Minute
+	linkPoll     = 5 * time.Millisecond
+)
+
+// awaitLink waits until an end of a link that was set up carries packets. The kernel notices that its peer is up some time
+// after the fact, and until then silently drops what is sent through it, or does not pass on what comes for a bridge.
+func awaitLink(h *netlink.Handle, name string) error {
+	for deadline := time.Now().Add(linkPatience); ; time.Sleep(linkPoll) {
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("link %s was set up and is %s after %s", name, link.Attrs().OperState, linkPatience)
+		}
+	}
 }
 
 // configure gives an interface its addresses and sets it up.
@@ -106,7 +133,10 @@ func configure(m *space, iface string, addrs []netip.Prefix) error {
 			return fmt.Errorf("give %s to %s of %s: %w", a, iface, m.name, err)
 		}
 	}
-	return h.LinkSetUp(link)
+	if err := h.LinkSetUp(link); err != nil {
+		return err
+	}
+	return awaitLink(h, iface)
 }
 
 // defaultRoutes sends what a node does not know to the gateways.

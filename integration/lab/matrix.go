@@ -19,13 +19,18 @@ type Matrix struct {
 // Expectation says which path a cell should take; PathNone means that the probe should not get through.
 type Expectation func(from, to string) Path
 
-// Matrix probes from all nodes and pods to all pods, by TCP over IPv4.
-func (l *Lab) Matrix(ctx context.Context) (Matrix, error) { return l.matrix(ctx, false) }
+// Matrix probes from all nodes and pods to all pods, by TCP over IPv4. It waits for AnswerPatience where an answer is
+// expected; want may be nil.
+func (l *Lab) Matrix(ctx context.Context, want Expectation) (Matrix, error) {
+	return l.matrix(ctx, want, false)
+}
 
 // MatrixIPv6 is Matrix over IPv6.
-func (l *Lab) MatrixIPv6(ctx context.Context) (Matrix, error) { return l.matrix(ctx, true) }
+func (l *Lab) MatrixIPv6(ctx context.Context, want Expectation) (Matrix, error) {
+	return l.matrix(ctx, want, true)
+}
 
-func (l *Lab) matrix(ctx context.Context, v6 bool) (Matrix, error) {
+func (l *Lab) matrix(ctx context.Context, want Expectation, v6 bool) (Matrix, error) {
 	st, err := l.Status(ctx)
 	if err != nil {
 		return Matrix{}, err
@@ -41,7 +46,11 @@ func (l *Lab) matrix(ctx context.Context, v6 bool) (Matrix, error) {
 	var rs []ProbeRequest
 	for _, from := range m.Sources {
 		for _, to := range m.Targets {
-			rs = append(rs, ProbeRequest{From: from, To: to, Kind: ProbeTCP, IPv6: v6})
+			r := ProbeRequest{From: from, To: to, Kind: ProbeTCP, IPv6: v6}
+			if want != nil && want(from, to) != PathNone {
+				r.Timeout = AnswerPatience
+			}
+			rs = append(rs, r)
 		}
 	}
 	m.Cells, err = l.Probes(ctx, rs)

@@ -88,7 +88,7 @@ func (e *echo) serve() {
 		}
 		go func() {
 			defer func() { _ = c.Close() }()
-			_ = c.SetDeadline(time.Now().Add(10 * time.Second)) // a client that vanished must not keep it
+			_ = c.SetDeadline(time.Now().Add(2 * AnswerPatience)) // a client that vanished must not keep it
 			_, _ = io.Copy(c, c)
 		}()
 	}
@@ -100,7 +100,7 @@ func (e *echo) close() {
 }
 
 // ping sends an echo request with the word as payload and waits for its reply.
-func (l *Lab) ping(ctx context.Context, from string, to netip.Addr, word []byte) (time.Duration, error) {
+func (l *Lab) ping(ctx context.Context, from string, to netip.Addr, word []byte, timeout time.Duration) (time.Duration, error) {
 	request, reply, proto, header := byte(8), byte(0), unix.IPPROTO_ICMP, true
 	if to.Is6() {
 		request, reply, proto, header = 128, 129, unix.IPPROTO_ICMPV6, false
@@ -119,11 +119,10 @@ func (l *Lab) ping(ctx context.Context, from string, to netip.Addr, word []byte)
 	if err != nil {
 		return 0, err
 	}
-	deadline, _ := ctx.Deadline()
-	if err := f.SetDeadline(deadline); err != nil {
+	began := time.Now()
+	if err := f.SetDeadline(began.Add(timeout)); err != nil {
 		return 0, err
 	}
-	began := time.Now()
 	var sent error
 	if err := raw.Control(func(fd uintptr) { sent = unix.Sendto(int(fd), msg, 0, sockaddr(netip.AddrPortFrom(to, 0))) }); err != nil || sent != nil {
 		return 0, fmt.Errorf("send an echo request to %s: %w", to, errors.Join(err, sent))

@@ -26,6 +26,10 @@ const probeTimeout = 3 * time.Second
 // patientProbe is the same where the processor is emulated: on a busy machine it may stand still for seconds.
 const patientProbe = 3 * probeTimeout
 
+// AnswerPatience is how long a probe whose answer is expected should wait for it: a busy machine may stand still for
+// seconds. A probe that should not get through can do with less: one that stands still does not answer either.
+const AnswerPatience = 30 * time.Second
+
 // probesAtOnce bounds how many probes are under way.
 const probesAtOnce = 32
 
@@ -75,9 +79,7 @@ func (l *Lab) Probes(ctx context.Context, rs []ProbeRequest) ([]ProbeResult, err
 	g.SetLimit(probesAtOnce)
 	for _, f := range flights {
 		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.request.Timeout, usual))
-			defer cancel()
-			f.latency, f.err = f.send(ctx, l)
+			f.latency, f.err = f.send(ctx, l, cmp.Or(f.request.Timeout, usual))
 			return nil
 		})
 	}
@@ -242,10 +244,11 @@ func (p *prober) close() {
 	}
 }
 
-// send sends the probe and returns its latency.
-func (f *flight) send(ctx context.Context, l *Lab) (time.Duration, error) {
+// send sends the probe and returns its latency. Its time begins when it has its socket: a probe that waited for the lab
+// must still be sent, since those that should be lost are counted where they are.
+func (f *flight) send(ctx context.Context, l *Lab, timeout time.Duration) (time.Duration, error) {
 	if f.request.Kind == ProbeICMP {
-		return l.ping(ctx, f.request.From, f.to.Addr(), f.word)
+		return l.ping(ctx, f.request.From, f.to.Addr(), f.word, timeout)
 	}
 	s, err := l.socket(ctx, f.request.From, familyOf(f.to.Addr()), unix.SOCK_STREAM, 0)
 	if err != nil {
@@ -255,8 +258,8 @@ func (f *flight) send(ctx context.Context, l *Lab) (time.Duration, error) {
 		s.Close()
 		return 0, err
 	}
-	deadline, _ := ctx.Deadline()
 	began := time.Now()
+	deadline := began.Add(timeout)
 	c, err := connectSocket(s, f.to, deadline)
 	if err != nil {
 		return 0, err

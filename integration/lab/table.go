@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// rowTimeout is how long a packet of a row may take to be answered: long enough for two tries of a handshake.
-const rowTimeout = 1200 * time.Millisecond
+// lostTimeout is how long a packet that a row says is lost is waited for: long enough for two tries of a handshake.
+const lostTimeout = 1200 * time.Millisecond
 
 // poolFile is where a pool is edited, on the first node. /run is the node's own.
 const poolFile = "/run/pool.yaml"
@@ -184,29 +184,29 @@ func (t *Table) run(ctx context.Context, where, command string, did func(Ran)) e
 }
 
 // Observe sends packets from the first pod to the two others, and looks at the wire, the drop counters and the first
-// node's routes.
-func (t *Table) Observe(ctx context.Context) (RowSeen, error) {
+// node's routes. It waits for AnswerPatience where the row says that they get through.
+func (t *Table) Observe(ctx context.Context, r Row) (RowSeen, error) {
 	var seen RowSeen
 	var err error
 	if seen.Table, err = t.lab.Run(ctx, t.from.Node, routeCommand(t.pool.CIDR)...); err != nil {
 		return seen, err
 	}
 	seen.Table = trimLines(seen.Table)
-	for _, r := range []struct {
+	for _, c := range []struct {
 		to  actor
 		way *string
 	}{{t.same, &seen.SameRoute}, {t.other, &seen.OtherRoute}} {
-		if *r.way, err = t.way(ctx, r.to.Block); err != nil {
+		if *c.way, err = t.way(ctx, c.to.Block); err != nil {
 			return seen, err
 		}
 	}
 	if seen.names, err = t.names(ctx); err != nil {
 		return seen, err
 	}
-	if seen.Same, err = t.cell(ctx, t.same); err != nil {
+	if seen.Same, err = t.cell(ctx, t.same, r.Same); err != nil {
 		return seen, err
 	}
-	if seen.Other, err = t.cell(ctx, t.other); err != nil {
+	if seen.Other, err = t.cell(ctx, t.other, r.Other); err != nil {
 		return seen, err
 	}
 	seen.Sessions, err = t.sessions(ctx)
@@ -254,12 +254,16 @@ func (t *Table) names(ctx context.Context) (map[string]string, error) {
 }
 
 // cell sends to one pod, between two looks at the drop counters.
-func (t *Table) cell(ctx context.Context, to actor) (CellSeen, error) {
+func (t *Table) cell(ctx context.Context, to actor, want Fate) (CellSeen, error) {
+	timeout := AnswerPatience
+	if want == Refused || want == Unroutable {
+		timeout = lostTimeout
+	}
 	before, err := t.lab.Fabric(ctx)
 	if err != nil {
 		return CellSeen{}, err
 	}
-	probe, err := t.lab.Probe(ctx, ProbeRequest{From: t.from.Pod, To: to.Pod, Kind: ProbeTCP, Timeout: rowTimeout})
+	probe, err := t.lab.Probe(ctx, ProbeRequest{From: t.from.Pod, To: to.Pod, Kind: ProbeTCP, Timeout: timeout})
 	if err != nil {
 		return CellSeen{}, err
 	}

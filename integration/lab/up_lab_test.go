@@ -70,7 +70,7 @@ func TestDownAfterCrash(t *testing.T) {
 			bin := standIns(t, "exec sleep 1000", "confd")
 			_, err := Up(testContext(t), Options{Name: "crash", StateDir: dir, BinDir: bin, Topology: topo})
 			require.NoError(t, err)
-			require.Eventually(t, func() bool { return len(look(t, dir).Processes) == 3 }, 10*time.Second, 10*time.Millisecond,
+			require.Eventually(t, func() bool { return len(look(t, dir).Processes) == 3 }, time.Minute, 10*time.Millisecond,
 				"init, supervisor and the stand-in, which is a shell's at first")
 			c.crash(t, dir)
 			require.NoError(t, Down(testContext(t), "crash", dir))
@@ -193,7 +193,7 @@ func TestTwoLabsAtOnce(t *testing.T) {
 	for _, l := range []*Lab{one, two} {
 		_, err := l.Run(ctx, "master", "sh", "-c", "echo "+l.Name()+" > /var/lib/calico/nodename; ip link add only-"+l.Name()+" type bridge")
 		require.NoError(t, err)
-		r, err := l.Probe(ctx, ProbeRequest{From: "worker-1", To: "worker-3"})
+		r, err := l.Probe(ctx, ProbeRequest{From: "worker-1", To: "worker-3", Timeout: AnswerPatience})
 		require.NoError(t, err)
 		assert.True(t, r.OK, r.Error)
 	}

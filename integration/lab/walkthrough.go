@@ -65,7 +65,7 @@ func (d *demo) row(ctx context.Context, table *Table, r Row) (RowSeen, error) {
 	if err != nil {
 		return RowSeen{}, err
 	}
-	seen, err := table.Observe(ctx)
+	seen, err := table.Observe(ctx, r)
 	if err != nil {
 		return RowSeen{}, fmt.Errorf("%s: %w", r.Title(), err)
 	}
@@ -104,7 +104,7 @@ func (d *demo) whole(ctx context.Context, table *Table, r Row) error {
 	if err != nil {
 		return err
 	}
-	m, err := d.lab.Matrix(ctx)
+	m, err := d.lab.Matrix(ctx, want)
 	if err != nil {
 		return err
 	}

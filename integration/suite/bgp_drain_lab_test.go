@@ -70,7 +70,7 @@ func (c *cluster) drainsAtToR(t *testing.T, tor *router) {
 	expect("at the beginning", all, all)
 	beats := c.beats(t, theClient, firstOf(c.pod(t, "pod-2"), false))
 
-	c.run(t, "worker-1", "calicoctl", "node", "drain-bgp", "--wait", "3s", "--detach")
+	c.run(t, "worker-1", "calicoctl", "node", "drain-bgp", "--wait", "10s", "--detach")
 	expect("draining", others, all)
 	require.Contains(t, c.run(t, "worker-1", "calicoctl", "node", "status"), "draining")
 	expect("drained", others, others)

@@ -363,7 +363,7 @@ func (s *beats) take(line string) {
 func (s *beats) goOn(t *testing.T) {
 	t.Helper()
 	before, _ := s.look()
-	eventually(t, 5*time.Second, func() string {
+	eventually(t, patience, func() string {
 		if now, lost := s.look(); now < before+20 {
 			return fmt.Sprintf("packets from %s to %s are not answered: %d were, %d were not", s.from, s.to, now, lost)
 		}
@@ -381,7 +381,7 @@ func (s *beats) look() (answers, lost int) {
 func (s *beats) lostNone(t *testing.T, when string) {
 	t.Helper()
 	s.goOn(t)
-	eventually(t, 5*time.Second, func() string {
+	eventually(t, patience, func() string {
 		if _, lost := s.look(); lost > 0 {
 			return fmt.Sprintf("%d packets from %s to %s were lost: %s", lost, s.from, s.to, when)
 		}

@@ -204,8 +204,7 @@ func TestLeakingToR(t *testing.T) {
 		})
 		local := c.run(t, "worker-1", "ip", "route", "get", host.Addr().String())
 		assert.Contains(t, local, pod1.HostInterface, "a pod of the node is reached on the node")
-		hops, _ := c.gateways(t, "worker-1", blockOf(pod2, false))
-		assert.Equal(t, []string{"10.30.0.56"}, hops, "the mesh's route to another node's block stays")
+		c.awaitRoute(t, "worker-1", blockOf(pod2, false), "10.30.0.56") // the mesh's to another node's block
 		hops, text := c.gateways(t, "worker-1", foreign)
 		assert.Equal(t, []string{"10.30.0.56"}, hops, "the foreign route stays: %s", text)
 		assert.Contains(t, text, "proto static")
@@ -250,7 +249,19 @@ func TestFlappingToR(t *testing.T) {
 		pod2 := c.pod(t, "pod-2")
 		mesh := c.awaitMesh(t, "worker-1")
 		require.NotEmpty(t, mesh)
-		before := c.sh(t, "worker-1", "ip route; ip -6 route show proto 80")
+		c.awaitRoute(t, "worker-1", blockOf(pod2, false), "10.30.0.56")
+		c.awaitRoute(t, "worker-1", blockOf(pod2, true), "fd00:30::56")
+		const routes = "ip route; ip -6 route show proto 80"
+		before, since := "", time.Now()
+		eventually(t, patience, func() string { // the rest of the mesh's come at about the same time
+			if now := c.sh(t, "worker-1", routes); now != before {
+				before, since = now, time.Now()
+			}
+			if time.Since(since) < 2*time.Second {
+				return "the routes still change"
+			}
+			return ""
+		})
 		ofOthers := c.deletions(t, "worker-1")
 		beats := c.beats(t, "pod-1", firstOf(pod2, false))
 		memory := c.memory(t, "worker-1")
@@ -273,7 +284,12 @@ func TestFlappingToR(t *testing.T) {
 		}
 		assert.Equal(t, mesh, c.meshRows(t, "worker-1"), "the mesh's sessions stay up")
 		assert.Empty(t, ofOthers.of(blockOf(pod2, false), blockOf(pod2, true), blockOf(c.pod(t, "pod-1"), false)))
-		assert.Equal(t, before, c.sh(t, "worker-1", "ip route; ip -6 route show proto 80"))
+		eventually(t, patience, func() string {
+			if now := c.sh(t, "worker-1", routes); now != before {
+				return "the routes are not as they were:\n" + before + "but:\n" + now
+			}
+			return ""
+		})
 		beats.lostNone(t, "the ToR flapped")
 		now := c.memory(t, "worker-1")
 		t.Logf("bird and felix hold %d and %d MiB, %d and %d before", now[lab.ProcessBird], now[lab.ProcessFelix], memory[lab.ProcessBird], memory[lab.ProcessFelix])

@@ -16,7 +16,7 @@ import (
 )
 
 // knownTime is how long it may take until everybody knows what a node's kernel lacks, or lacks no more.
-const knownTime = 5 * time.Second
+const knownTime = 30 * time.Second
 
 // TestCapability: a node that has no IP-in-IP in a cluster with an IP-in-IP pool. Pool and node say so, no pod of that pool
 // starts there, and all others work. With a pool that the node can serve everything is well again, and nobody was restarted.

@@ -53,8 +53,7 @@ func (c *cluster) unknownProfile(t *testing.T) {
 		}
 	}
 	assert.Empty(t, inside.packets(t, func(p lab.Packet) bool { return p.Inner.Dst == address && p.Inner.Proto != "arp" }), "packets to the pod")
-	tried := outside.packets(t, func(p lab.Packet) bool { return p.Inner.Dst == address && p.Inner.Proto != "arp" })
-	assert.NotEmpty(t, tried, "packets to the pod arrived at its node")
+	outside.awaitPackets(t, func(p lab.Packet) bool { return p.Inner.Dst == address && p.Inner.Proto != "arp" }, "packets to the pod at its node")
 	assert.Empty(t, outside.packets(t, func(p lab.Packet) bool { return p.Inner.Src == address && p.Inner.Proto != "arp" }), "packets of the pod on the wire")
 
 	c.apply(t, `
@@ -106,7 +105,7 @@ func (c *cluster) spoofedSource(t *testing.T) {
 				}
 			}
 			isPing := func(p lab.Packet) bool { return p.Inner.Src == source && p.Inner.Proto == "icmp" && !p.Outgoing }
-			assert.NotEmpty(t, node.packets(t, isPing), "the packets left the pod")
+			node.awaitPackets(t, isPing, "packets that left the pod")
 			leaked := wire.packets(t, func(p lab.Packet) bool { return p.Inner.Proto == "icmp" && p.Outgoing })
 			assert.Empty(t, leaked, "packets on the wire")
 			assert.Empty(t, local.packets(t, isPing), "packets to a pod of the same node")
@@ -174,6 +173,17 @@ func (c *cluster) capture(t *testing.T, where, iface string) *capture {
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, got.Close()) })
 	return &capture{Capture: got}
+}
+
+// awaitPackets waits until there are some that are wanted.
+func (c *capture) awaitPackets(t *testing.T, wanted func(lab.Packet) bool, what string) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		if len(c.packets(t, wanted)) == 0 {
+			return "there are no " + what
+		}
+		return ""
+	})
 }
 
 // packets are those seen so far that are wanted, as text.

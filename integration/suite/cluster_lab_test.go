@@ -248,11 +248,11 @@ func (c *cluster) log(t *testing.T, v victim) string {
 // reachable probes from everyone to all pods and requires what the mode promises.
 func (c *cluster) reachable(t *testing.T) {
 	t.Helper()
-	ctx := within(t, bound(30*time.Second))
+	ctx := within(t, 2*patience)
 	require.NoError(t, c.AwaitRoutes(ctx, c.topology, c.mode))
 	want, err := c.Expect(ctx, c.mode)
 	require.NoError(t, err)
-	m, err := c.Matrix(ctx)
+	m, err := c.Matrix(ctx, want)
 	require.NoError(t, err)
 	require.Empty(t, m.Wrong(want))
 }

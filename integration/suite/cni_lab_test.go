@@ -326,7 +326,7 @@ func (c *cluster) cniHostPorts(t *testing.T) {
 	}()
 	port := netip.AddrPortFrom(c.nodeAddress("worker-1"), 8088)
 	eventually(t, patience, func() string {
-		conn, err := c.Dial(within(t, 5*time.Second), "worker-2", port)
+		conn, err := c.Dial(within(t, bound(5*time.Second)), "worker-2", port)
 		if err != nil {
 			return err.Error()
 		}

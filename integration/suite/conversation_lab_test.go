@@ -125,7 +125,7 @@ func (cs conversations) goOn(t *testing.T, when string) {
 	t.Helper()
 	for _, c := range cs {
 		before, _ := c.look()
-		eventually(t, bound(5*time.Second), func() string {
+		eventually(t, patience, func() string {
 			now, err := c.look()
 			switch {
 			case err != nil:

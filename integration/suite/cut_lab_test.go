@@ -95,7 +95,7 @@ func (x *exchange) counts() [2]uint64 {
 func (x *exchange) flows(t *testing.T) {
 	t.Helper()
 	before := x.counts()
-	eventually(t, bound(10*time.Second), func() string {
+	eventually(t, patience, func() string {
 		if now := x.counts(); now[0] < before[0]+5 || now[1] < before[1]+5 {
 			return x.name + " does not flow both ways"
 		}
@@ -243,7 +243,7 @@ END`, service, c.address(t, "pod-3")))
 	c.apply(t, policyOf(freePort))
 	written := time.Now()
 	silent := bound(5 * time.Second)
-	eventually(t, bound(time.Minute), func() string {
+	eventually(t, 2*patience, func() string {
 		for _, x := range forbidden {
 			if time.Since(x.stopped()) < silent {
 				return x.name + " goes on"

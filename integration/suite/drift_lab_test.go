@@ -18,7 +18,7 @@ import (
 
 // repairTime is how long what was removed by hand may stay away on a machine that has other things to do. How long it takes is
 // measured by bin/lab bench repair.
-const repairTime = 5 * time.Second
+const repairTime = 20 * time.Second
 
 // damage is something that a user, or a program of the host, does to a node.
 type damage struct {

@@ -42,7 +42,7 @@ func TestDualStack(t *testing.T) {
 		{"both in VXLAN", lab.ModeVXLAN, lab.ModeVXLAN},
 	} {
 		t.Run(modes.name, func(t *testing.T) {
-			ctx := within(t, time.Minute)
+			ctx := within(t, 5*patience)
 			talks.takeLongest()
 			for i, mode := range []lab.Mode{modes.v4, modes.v6} {
 				require.NoError(t, c.SetMode(ctx, c.topology.Pools[i].Name, mode))
@@ -52,14 +52,14 @@ func TestDualStack(t *testing.T) {
 			talks.goOn(t, modes.name)
 			bulk.goesOn(t, modes.name)
 			t.Logf("longest wait for an answer over IPv6: %s", talks.takeLongest().Round(time.Millisecond))
-			v4, err := c.Matrix(ctx)
-			require.NoError(t, err)
 			want, err := c.Expect(ctx, modes.v4)
 			require.NoError(t, err)
-			assert.Empty(t, v4.Wrong(want), "IPv4")
-			v6, err := c.MatrixIPv6(ctx)
+			v4, err := c.Matrix(ctx, want)
 			require.NoError(t, err)
+			assert.Empty(t, v4.Wrong(want), "IPv4")
 			want, err = c.Expect(ctx, modes.v6)
+			require.NoError(t, err)
+			v6, err := c.MatrixIPv6(ctx, want)
 			require.NoError(t, err)
 			assert.Empty(t, v6.Wrong(want), "IPv6")
 			for _, cell := range v6.Cells {

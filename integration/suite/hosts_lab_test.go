@@ -4,6 +4,7 @@ package suite
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -33,11 +34,11 @@ func TestHostEndpoints(t *testing.T) {
 		return netip.Addr{}
 	}
 	reaches := func(from, to string, port uint16) bool {
-		ctx, cancel := context.WithTimeout(t.Context(), bound(time.Second))
-		defer cancel()
-		ln, err := c.Listen(ctx, to, netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+		ln, err := c.Listen(within(t, patience), to, netip.AddrPortFrom(netip.IPv4Unspecified(), port))
 		require.NoError(t, err)
 		defer ln.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), bound(time.Second))
+		defer cancel()
 		conn, err := c.Dial(ctx, from, netip.AddrPortFrom(node(to), port))
 		if err != nil {
 			return false
@@ -46,14 +47,23 @@ func TestHostEndpoints(t *testing.T) {
 	}
 	awaitShut := func() {
 		t.Helper()
-		eventually(t, bound(30*time.Second), func() string {
+		eventually(t, patience, func() string {
 			if reaches("worker-2", "worker-1", shutPort) {
 				return "worker-1 is open"
 			}
 			return ""
 		})
 	}
-	require.True(t, reaches("worker-2", "worker-1", shutPort), "no host endpoint, no policy")
+	isOpen := func(from, to string, port uint16, why string) {
+		t.Helper()
+		eventually(t, patience, func() string {
+			if !reaches(from, to, port) {
+				return fmt.Sprintf("port %d of %s is not open to %s, though %s", port, to, from, why)
+			}
+			return ""
+		})
+	}
+	isOpen("worker-2", "worker-1", shutPort, "no host endpoint, no policy")
 
 	c.apply(t, `
 apiVersion: projectcalico.org/v3
@@ -80,9 +90,9 @@ metadata: {name: worker-2, labels: {role: node}}
 spec: {node: worker-2, expectedIPs: ["`+node("worker-2").String()+`"]}
 `)
 	awaitShut()
-	require.True(t, reaches("worker-2", "worker-1", openPort), "allowed")
-	require.True(t, reaches("worker-2", "master", shutPort), "no host endpoint there")
-	eventually(t, bound(30*time.Second), func() string {
+	isOpen("worker-2", "worker-1", openPort, "it is allowed")
+	isOpen("worker-2", "master", shutPort, "no host endpoint is there")
+	eventually(t, patience, func() string {
 		if reaches("worker-1", "worker-2", shutPort) {
 			return "worker-2, whose interface is found by its address, is open"
 		}
@@ -110,10 +120,10 @@ spec: {node: worker-2, expectedIPs: ["`+node("worker-2").String()+`"]}
 		// As a reboot does, also to /run.
 		c.sh(t, "worker-1", removeOurs+"\nfor s in $(ipset list -n | sed -n /^cali/p); do ipset destroy $s; done; rm -f "+unsavedView)
 		require.Empty(t, c.sh(t, "worker-1", rulesOfOurs))
-		require.True(t, reaches("worker-2", "worker-1", shutPort), "there is no firewall")
+		isOpen("worker-2", "worker-1", shutPort, "there is no firewall")
 		c.start(t, felix)
 		awaitShut() // from the saved view
-		require.True(t, reaches("worker-2", "worker-1", openPort), "allowed")
+		isOpen("worker-2", "worker-1", openPort, "it is allowed")
 		rules := c.sh(t, "worker-1", rulesOfOurs)
 		assert.Equal(t, mode == "Enabled", strings.Contains(rules, byNFTables), "nftablesMode %s: %s", mode, rules)
 		c.start(t, typha)
@@ -123,11 +133,6 @@ spec: {node: worker-2, expectedIPs: ["`+node("worker-2").String()+`"]}
 	c.del(t, "near")
 
 	c.run(t, "master", "calicoctl", "delete", "hostendpoint", "worker-1")
-	eventually(t, bound(30*time.Second), func() string {
-		if !reaches("worker-2", "worker-1", shutPort) {
-			return "worker-1 is not open again"
-		}
-		return ""
-	})
+	isOpen("worker-2", "worker-1", shutPort, "its host endpoint was deleted")
 	assert.NotContains(t, c.sh(t, "worker-1", "nft list table ip calico"), "filter-OUTPUT", "no host endpoint, no cost")
 }

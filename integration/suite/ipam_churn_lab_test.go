@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/integration/lab"
@@ -51,8 +52,9 @@ func TestAddressesOutliveChurn(t *testing.T) {
 				return
 			case <-time.After(time.Duration(500+rand.IntN(1500)) * time.Millisecond): // the pace of the trouble; nothing waits for it
 			}
-			c.kill(t, v)
-			c.start(t, v)
+			if !assert.NoError(t, c.Kill(t.Context(), v.node, v.process)) || !assert.NoError(t, c.Start(t.Context(), v.node, v.process)) {
+				return
+			}
 			kills.Add(1)
 		}
 	}()

@@ -80,7 +80,7 @@ func (c *cluster) watchLeaks(t *testing.T, watch time.Duration) {
 	started := map[string]float64{}
 	begin := time.Now()
 	pause := max(time.Second, watch/300)
-	for changes := 0; time.Since(begin) < watch; {
+	for changes := 0; time.Since(begin) < watch || churning.total() <= int(watch.Seconds()); { // so few tell nothing
 		for next := time.Now().Add(pause); time.Now().Before(next); changes++ {
 			c.change(t, random, changes%policies)
 		}
@@ -101,8 +101,7 @@ func (c *cluster) watchLeaks(t *testing.T, watch time.Duration) {
 	}
 	churning.end()
 	done := churning.total()
-	t.Logf("%d pods were added or deleted in %v", done, watch)
-	require.Greater(t, done, int(watch.Seconds()), "so few tell nothing")
+	t.Logf("%d pods were added or deleted in %v", done, time.Since(begin).Round(time.Second))
 	for _, key := range slices.Sorted(maps.Keys(points)) {
 		_, name, _ := strings.Cut(key, " ")
 		trend, err := slope.Judge(key, points[key], leakless[name])

@@ -53,7 +53,7 @@ func TestModes(t *testing.T) {
 		t.Run(row.Title(), func(t *testing.T) {
 			took, err := table.Enter(within(t, 3*time.Minute), row, nil)
 			require.NoError(t, err)
-			seen, err := table.Observe(within(t, 3*time.Minute))
+			seen, err := table.Observe(within(t, 3*time.Minute), row)
 			require.NoError(t, err)
 			assert.Empty(t, row.Wrong(seen))
 			t.Logf("routes after %s: %s; %s; %s", took.Round(time.Millisecond), seen.Same.Fate(), seen.Other.Fate(), seen.OtherRoute)
@@ -154,7 +154,7 @@ func (c *cluster) travels(t *testing.T, pod string, mode lab.Mode) {
 	if path == lab.PathNone {
 		path = lab.PathDirect
 	}
-	got, err := c.Probe(within(t, patience), lab.ProbeRequest{From: "pod-1", To: pod})
+	got, err := c.Probe(within(t, patience), lab.ProbeRequest{From: "pod-1", To: pod, Timeout: lab.AnswerPatience})
 	require.NoError(t, err)
 	assert.Equal(t, path, got.Path, "pod-1 to %s, %s: %s %s", pod, mode, got.Error, got.Sample)
 }

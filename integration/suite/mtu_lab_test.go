@@ -19,8 +19,9 @@ import (
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
-// followTime is how long devices, pods and routes may take to follow the network below.
-const followTime = 5 * time.Second
+// followTime is how long devices, pods and routes may take to follow the network below, on a machine that rests for seconds
+// now and then.
+const followTime = 20 * time.Second
 
 // tunnel is what a tunnel adds to a packet, in bytes, and its device.
 type tunnel struct {
@@ -123,17 +124,21 @@ func (c *cluster) fits(t *testing.T, size int, v6 bool) {
 	// While some nodes have changed and others have not, pods are told, and rightly so, of paths that are smaller than their
 	// device; the kernel believes it for ten minutes.
 	c.sh(t, "pod-1", flush)
-	ping := func(to string, size int) string {
-		return fmt.Sprintf("ping -c1 -W%.0f -M do -s %d %s 2>&1", bound(time.Second).Seconds(), size-headers, firstOf(c.pod(t, to), v6))
+	ping := func(to string, size int, how string) string {
+		return fmt.Sprintf("ping -c1 -M do -s %d %s %s 2>&1", size-headers, how, firstOf(c.pod(t, to), v6))
 	}
+	const (
+		answered = "-i0.2 -w60" // the first one may be lost while a neighbour is found
+		once     = "-W10"       // what says no says so at once
+	)
 	for _, to := range []string{"pod-2", "pod-3"} {
-		c.sh(t, "pod-1", ping(to, size))
-		larger := c.sh(t, "pod-1", "! "+ping(to, size+1))
+		c.sh(t, "pod-1", ping(to, size, answered))
+		larger := c.sh(t, "pod-1", "! "+ping(to, size+1, once))
 		assert.Regexp(t, "(?i)message too long", larger, "the pod's own device says so")
 	}
 	// A pod that thinks its device takes more is told how much by its node.
 	c.sh(t, "pod-1", "ip link set eth0 mtu "+itoa(size+4))
-	told := c.sh(t, "pod-1", "! "+ping("pod-2", size+1))
+	told := c.sh(t, "pod-1", "! "+ping("pod-2", size+1, once))
 	c.sh(t, "pod-1", "ip link set eth0 mtu "+itoa(size)+"; "+flush)
 	assert.Regexp(t, fmt.Sprintf("mtu ?= ?%d\\b", size), told)
 }
@@ -184,7 +189,7 @@ func (c *cluster) stream(t *testing.T, from, to string, v6 bool) *stream {
 func (s *stream) goesOn(t *testing.T, when string) {
 	t.Helper()
 	before := s.received.Load()
-	took := eventually(t, bound(5*time.Second), func() string {
+	took := eventually(t, patience, func() string {
 		if now := s.received.Load(); now < before+1<<20 {
 			return fmt.Sprintf("only %d bytes came (%s)", now-before, when)
 		}

@@ -94,8 +94,8 @@ func (c *cluster) heard(t *testing.T, pod lab.PodStatus, from ...string) {
 	var g errgroup.Group
 	for _, place := range from {
 		g.Go(func() error {
-			for {
-				try := within(t, 100*time.Millisecond)
+			for wait := 100 * time.Millisecond; ; wait = min(2*wait, patience) {
+				try := within(t, wait)
 				conn, err := c.Dial(try, place, at)
 				if err == nil {
 					return conn.Close()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -136,9 +135,7 @@ func TestOperators(t *testing.T) {
 			c.sh(t, n.Name, "true")
 		}
 	}
-	began := time.Now()
-	c.run(t, "worker-3", "calico-node", "-bird-ready", "-bird-live", "--threshold-time=30s")
-	assert.Less(t, time.Since(began), 25*time.Second, "it does not wait for the threshold")
+	c.run(t, "worker-3", "calico-node", "-bird-ready", "-bird-live", "--threshold-time=1h") // which it does not wait for
 }
 
 // peerOfMaster is a BGPPeer of the master.

@@ -71,7 +71,7 @@ spec:
 	for _, p := range pairs { // where nothing listens and nothing is forbidden, a connection is refused at once
 		to := netip.AddrPortFrom(c.address(t, p[1]), stormPort-1)
 		eventually(t, patience, func() string {
-			ctx, cancel := context.WithTimeout(t.Context(), bound(time.Second))
+			ctx, cancel := context.WithTimeout(t.Context(), bound(3*time.Second))
 			defer cancel()
 			if _, err := c.Dial(ctx, p[0], to); errors.Is(err, syscall.ECONNREFUSED) {
 				return "policy is not there yet from " + p[0] + " to " + p[1]

@@ -20,8 +20,9 @@ import (
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
-// moveTime is how long a cluster may take to follow a node to another address, over all nodes.
-const moveTime = 10 * time.Second
+// moveTime is how long a cluster may take to follow a node to another address, over all nodes, on a machine
+// that rests for seconds now and then.
+const moveTime = 30 * time.Second
 
 // monitored has each node's registration follow its addresses, as the DaemonSet's nodes do.
 func monitored(topo *lab.Topology) {
@@ -126,10 +127,11 @@ func (c *cluster) readdress(t *testing.T, node string, to ...string) {
 
 	st, err := c.Status(within(t, patience))
 	require.NoError(t, err)
-	for _, matrix := range []func(context.Context) (lab.Matrix, error){c.Matrix, c.MatrixIPv6}[:len(has)] {
-		m, err := matrix(within(t, time.Minute))
+	want := lab.Expect(c.topology, st.Pods, c.mode)
+	for _, matrix := range []func(context.Context, lab.Expectation) (lab.Matrix, error){c.Matrix, c.MatrixIPv6}[:len(has)] {
+		m, err := matrix(within(t, 2*patience), want)
 		require.NoError(t, err)
-		assert.Empty(t, m.Wrong(lab.Expect(c.topology, st.Pods, c.mode)))
+		assert.Empty(t, m.Wrong(want))
 		for _, cell := range m.Cells {
 			for _, seen := range cell.Seen {
 				require.NotContains(t, gone, seen.Outer.Src, "%s", seen.Packet)

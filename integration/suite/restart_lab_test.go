@@ -17,8 +17,8 @@ import (
 )
 
 // longestGap is for how long a route may be missing, and a connection may wait, when processes die. Like all such times here it
-// is no measurement, for which there are benchmarks: a starved machine rests for a second now and then.
-const longestGap = 3 * time.Second
+// is no measurement, for which there are benchmarks: a starved machine rests for seconds now and then.
+const longestGap = 10 * time.Second
 
 // nodeProcesses are all that a worker runs.
 var nodeProcesses = []victim{{"worker-1", lab.ProcessBird}, {"worker-1", lab.ProcessFelix}, {"worker-1", lab.ProcessConfd}}
@@ -111,7 +111,7 @@ func (c *cluster) burst(t *testing.T, victims []victim) {
 	names := []string{"burst-1", "burst-2", "burst-3", "burst-4", "burst-5", "burst-6"}
 	failed := make([]error, len(names))
 	begun := make(chan struct{}, len(names))
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, 2*patience)
 	var adding sync.WaitGroup
 	for i, name := range names {
 		adding.Go(func() {
@@ -185,7 +185,7 @@ func (c *cluster) awaitPaths(t *testing.T) {
 // probe requires that a connection can be opened.
 func (c *cluster) probe(t *testing.T, from, to string) {
 	t.Helper()
-	r, err := c.Probe(within(t, patience), lab.ProbeRequest{From: from, To: to})
+	r, err := c.Probe(within(t, patience), lab.ProbeRequest{From: from, To: to, Timeout: lab.AnswerPatience})
 	require.NoError(t, err)
 	require.True(t, r.OK, "%s to %s: %s", from, to, r.Error)
 }

@@ -39,7 +39,7 @@ const shopRanges = `serviceClusterIPs: [{cidr: 10.96.0.0/16}, {cidr: "fd96::/112
 // endpoints, and pods see the client; with Cluster they come by every node, and end at every endpoint. In place of
 // kube-proxy the nodes have rules that the test writes.
 func (c *cluster) servesOutside(t *testing.T, server *k8s.Server, v vendor) {
-	ctx := within(t, 5*patience)
+	ctx := within(t, 15*patience)
 	do := func(err error) {
 		t.Helper()
 		require.NoError(t, err)

@@ -122,7 +122,7 @@ func ask(t *testing.T, address string, files rpc.Files, serverName string) error
 }
 
 func call(conn *grpc.ClientConn) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 	return err

@@ -226,7 +226,6 @@ func TestChangeOfModeWaitsForAllNodes(t *testing.T) {
 	require.Equal(t, view.TunnelNone, begin.Send)
 
 	w.setMode("default", api.IPIPNever, api.VXLANAlways)
-	changed := time.Now()
 	both := []view.Tunnel{view.TunnelNone, view.TunnelVXLAN}
 	first, b := route(slow)
 	assert.Equal(t, view.TunnelNone, first.Send, "receivers first")
@@ -243,13 +242,17 @@ func TestChangeOfModeWaitsForAllNodes(t *testing.T) {
 			quiet = nil
 		}
 	}
+	applied := time.Now()
 	b.Applied()
 	second, b := route(slow)
+	took := time.Since(applied)
 	assert.Equal(t, view.TunnelVXLAN, second.Send)
 	assert.Equal(t, both, second.Receive)
+	applied = time.Now()
 	b.Applied()
 	third, b := route(slow)
+	took = min(took, time.Since(applied)) // the machine may rest in one of them
 	assert.Equal(t, []view.Tunnel{view.TunnelVXLAN}, third.Receive)
 	b.Applied()
-	assert.Less(t, time.Since(changed), 9*time.Second, "not by the clock, which takes 5 s for each step")
+	assert.Less(t, took, 4*time.Second, "not by the clock, which takes 5 s for each step")
 }

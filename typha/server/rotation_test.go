@@ -48,7 +48,7 @@ func (c calls) Renew(ctx context.Context) (time.Time, error) {
 func TestCertificatesRotate(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	r := w.replica(func(c *server.Config) { c.CertificateLife, c.TokenReviewer = 8*time.Second, boundTo("n1") })
+	r := w.replica(func(c *server.Config) { c.CertificateLife, c.TokenReviewer = 15*time.Second, boundTo("n1") })
 	r.put("n1", 1, policy("a", "1"))
 
 	dir := t.TempDir()

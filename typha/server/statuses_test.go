@@ -185,7 +185,7 @@ func TestStatusesSettle(t *testing.T) {
 		if now := versions(); !assert.ObjectsAreEqual(last, now) {
 			last, since = now, time.Now()
 		}
-		return time.Since(since) > 1500*time.Millisecond && r.state.Snapshot().InSync() // pools are written once a second at most
+		return time.Since(since) > 4*time.Second && r.state.Snapshot().InSync() // pools are written once a second at most, by a machine that has the time
 	})
 	// Something else of the pool's kind happens; what is right stays untouched.
 	w.create(pool("b", "10.78.0.0/16"))

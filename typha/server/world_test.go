@@ -34,7 +34,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // world is what tests run in: a certificate authority and a datastore.
 type world struct {

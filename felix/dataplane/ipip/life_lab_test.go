@@ -43,7 +43,7 @@ func TestRestartAdopts(t *testing.T) {
 		const packets = 300
 		pinged := make(chan string, 1)
 		go func() {
-			out, _ := one.pod.Try(fmt.Sprintf("ping -n -i 0.005 -c %d -W 2 %s", packets, two.podAddr()))
+			out, _ := one.pod.Try(fmt.Sprintf("ping -n -i 0.005 -c %d -W 30 %s", packets, two.podAddr()))
 			pinged <- out
 		}()
 		require.NoError(t, one.d.Close())

@@ -101,7 +101,7 @@ func TestOuterHeader(t *testing.T) {
 				"congested before the tunnel": {df: "do", tos: 0x03, out: 0x02},
 			} {
 				t.Run(name, func(t *testing.T) {
-					one.pod.Run(t, fmt.Sprintf("ping -n -c 1 -W 2 -t 33 -M %s -Q %d -s 100 %s", is.df, is.tos, two.podAddr()))
+					one.pod.Run(t, fmt.Sprintf("ping -n -c 1 -W 30 -t 33 -M %s -Q %d -s 100 %s", is.df, is.tos, two.podAddr()))
 					p := c.next(t, func(p gopacket.Packet) bool {
 						return tunnelled(p) && headers(p)[0].SrcIP.Equal(one.addr().AsSlice())
 					})
@@ -190,7 +190,7 @@ func packet(src, dst netip.Addr, h layers.IPv4, zeros int, payload ...byte) []by
 // inject has the router send a packet to a node, as if it had come from elsewhere.
 func (f *fabric) inject(t *testing.T, to *node, packet []byte) {
 	t.Helper()
-	f.router.Run(t, fmt.Sprintf("ping -n -c 1 -W 2 %s", to.addr())) // so that the neighbour is known
+	f.router.Run(t, fmt.Sprintf("ping -n -c 1 -i 0.2 -w 60 %s", to.addr())) // so that the neighbour is known
 	f.router.Do(t, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
 		if err != nil {
@@ -261,7 +261,7 @@ func TestWhatDoesNotFit(t *testing.T) {
 			require.Error(t, err)
 			require.Contains(t, out, "mtu = 1480")
 			// Without DF the node cuts it before the tunnel.
-			one.pod.Run(t, fmt.Sprintf("ip route flush cache; ping -n -c 1 -W 2 -M dont -s 3000 %s", two.podAddr()))
+			one.pod.Run(t, fmt.Sprintf("ip route flush cache; ping -n -c 1 -i 0.2 -w 60 -M dont -s 3000 %s", two.podAddr()))
 			if backend == ipip.Kernel {
 				return
 			}
@@ -300,6 +300,7 @@ func TestSegmentsOfUDP(t *testing.T) {
 		require.NoError(t, raw.Control(func(fd uintptr) {
 			require.NoError(t, unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT, segment))
 		}))
+		one.pod.Run(t, ping(100, two.podAddr())) // so that neighbours are known
 		_, err = c.Write(make([]byte, segment*count))
 		require.NoError(t, err)
 		require.NoError(t, l.SetReadDeadline(time.Now().Add(patience)))

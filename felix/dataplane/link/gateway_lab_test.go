@@ -27,7 +27,7 @@ func TestGatewaysOfASpeakingPod(t *testing.T) {
 	node.Run(t, "ip addr add 10.30.0.1/32 dev lo; ip -6 addr add fd30::1/128 dev lo nodad")
 	four := p.Addresses[0].String()
 	node.Run(t, "ip route replace "+four+" dev "+host+" scope link src 10.30.0.1; ip -6 route replace "+p.Addresses[1].String()+" dev "+host)
-	pod.Run(t, "ping -c 1 -W 5 169.254.8.1; ping -c 1 -W 5 fd00:8::1")
+	pod.Run(t, "ping -c 1 -i 0.2 -w 30 169.254.8.1; ping -c 1 -i 0.2 -w 30 fd00:8::1")
 	require.Contains(t, node.Run(t, "ip route get "+p.Addresses[1].String()), "src fd30::1")
 
 	// A restart finds all as it is wanted, and writes nothing.

@@ -75,8 +75,8 @@ func TestAPodIsWiredAsItsUsersKnowIt(t *testing.T) {
 	require.NoError(t, d.Check(ctx, p))
 
 	// The pod reaches its host's address through the gateway that answers by proxy.
-	node.Run(t, "ip route add 192.168.1.7/32 dev "+host+"; ip addr add 10.9.9.9/32 dev lo; ping -c1 -W2 192.168.1.7")
-	pod.Run(t, "ping -c1 -W2 10.9.9.9")
+	node.Run(t, "ip route add 192.168.1.7/32 dev "+host+"; ip addr add 10.9.9.9/32 dev lo; ping -c1 -i0.2 -w30 192.168.1.7")
+	pod.Run(t, "ping -c1 -i0.2 -w30 10.9.9.9")
 }
 
 func TestAPodMayForward(t *testing.T) {
@@ -196,7 +196,7 @@ func TestLinksAreRepairedAndWaitedFor(t *testing.T) {
 			select {
 			case <-woken:
 				require.NoError(t, errors.Join(d.Apply(ctx), d.Grow(ctx)))
-			case <-time.After(5 * time.Second):
+			case <-time.After(30 * time.Second):
 				t.Fatal("nobody woke: " + broken)
 			}
 		}

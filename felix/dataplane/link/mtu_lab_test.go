@@ -37,7 +37,7 @@ func TestBothEndsFollowTheMTU(t *testing.T) {
 		require.Contains(t, node.Run(t, "ip link show "+host), size)
 		require.Contains(t, pod.Run(t, "ip link show eth0"), size)
 		node.Run(t, "ip route replace 192.168.1.7/32 dev "+host+"; ip addr replace 10.9.9.9/32 dev lo")
-		full := fmt.Sprintf("ping -c1 -W2 -M do -s %d ", mtu-28) // less the IP and ICMP headers
+		full := fmt.Sprintf("ping -c1 -i0.2 -w30 -M do -s %d ", mtu-28) // less the IP and ICMP headers
 		node.Run(t, full+"192.168.1.7")
 		pod.Run(t, full+"10.9.9.9")
 		_, err := pod.Try(strings.Replace(full, fmt.Sprint(mtu-28), fmt.Sprint(mtu-27), 1) + "10.9.9.9")

@@ -111,10 +111,8 @@ func newBench(t *testing.T) *bench {
 	b.node.Run(t, `
 		ip addr add 192.168.9.1/32 dev eth0; ip addr add fd00:9::1/128 dev eth0 nodad
 		ip route add default via 192.168.9.2 dev eth0 onlink; ip -6 route add default via fd00:9::2 dev eth0 onlink`)
-	// The kernel has links work some time after they are up, and drops what is sent by them before.
-	for _, ns := range []*labtest.Namespace{b.node, b.ends} {
-		require.Eventually(t, func() bool { return !strings.Contains(ns.Run(t, "ip link show up"), " qdisc noop ") }, time.Minute, 10*time.Millisecond)
-	}
+	b.node.AwaitLinks(t)
+	b.ends.AwaitLinks(t)
 	b.ends.Do(t, func() error {
 		var err error
 		if b.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(bigEndian(unix.ETH_P_ALL))); err != nil {
@@ -258,7 +256,7 @@ func (b *bench) send(batch []*probe) []*probe {
 			}
 		}
 	}
-	const patience, quiet = 10 * time.Second, 20 * time.Millisecond
+	const patience, quiet = rulestest.Patience, 20 * time.Millisecond
 	for end := time.Now().Add(patience); time.Now().Before(end); {
 		wait := time.Until(end)
 		if due == 0 {

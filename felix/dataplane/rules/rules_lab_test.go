@@ -147,7 +147,7 @@ func TestMovingUnderTraffic(t *testing.T) {
 	assert.Zero(t, leaked.Load(), "forbidden connections")
 	assert.Positive(t, allowed.Load())
 	t.Logf("%d allowed connections", allowed.Load())
-	w.Node.Run(t, "iptables-legacy -F cali-FORWARD")
+	w.Node.Run(t, "iptables-legacy -w 60 -F cali-FORWARD")
 	require.Eventually(t, func() bool {
 		out, err := w.Node.Try("iptables-legacy-save | grep 'A cali-FORWARD'")
 		return err == nil && out != ""

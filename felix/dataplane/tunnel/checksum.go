@@ -26,7 +26,7 @@ func (e *ChecksumError) Error() string {
 }
 
 // checksumPatience is how long a packet of the probe may take over a few devices of one machine.
-const checksumPatience = time.Second
+const checksumPatience = 5 * time.Second
 
 // Addresses of the probe, for documentation (RFC 5737); they are in a namespace of their own.
 var (
@@ -93,7 +93,7 @@ func sendThroughVXLAN(undone bool) error {
 		return err
 	}
 	defer func() { _ = unix.Close(capture) }()
-	if err := sendSYN(); err != nil {
+	if err := sendSYN(probeOverPeer); err != nil {
 		return err
 	}
 	return judge(capture)
@@ -159,15 +159,15 @@ func capturing(index int) (int, error) {
 	return fd, nil
 }
 
-// sendSYN has the kernel send the first packet of a connection through the tunnel.
-func sendSYN() error {
+// sendSYN has the kernel send the first packet of a connection, through the tunnel, to an address.
+func sendSYN(address net.IP) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
 	to := &unix.SockaddrInet4{Port: 80}
-	copy(to.Addr[:], probeOverPeer)
+	copy(to.Addr[:], address.To4())
 	if err := unix.Connect(fd, to); err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return fmt.Errorf("send a packet: %w", err)
 	}

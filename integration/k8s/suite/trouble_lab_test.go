@@ -234,9 +234,11 @@ func (w *world) withoutTheAPI(t *testing.T) {
 		for _, from := range w.Workers() {
 			w.eventually(t, func() error { return w.asks(from, listener) })
 		}
-		_, err := w.inside(t, one, ns, "talker", "workload", append([]string{"/workload"}, ask...)...)
-		require.NoError(t, err)
-		_, err = w.inside(t, one, ns, "stranger", "workload", append([]string{"/workload"}, ask...)...)
+		w.eventually(t, func() error {
+			_, err := w.inside(t, one, ns, "talker", "workload", append([]string{"/workload"}, ask...)...)
+			return err
+		})
+		_, err := w.inside(t, one, ns, "stranger", "workload", append([]string{"/workload"}, ask...)...)
 		require.Error(t, err, "policy is not in force")
 	}
 	w.eventually(t, func() error {

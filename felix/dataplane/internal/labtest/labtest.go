@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -93,6 +94,20 @@ func (n *Namespace) Run(t testing.TB, command string) string {
 	out, err := n.Try(command)
 	require.NoError(t, err, "%s\n%s", command, out)
 	return out
+}
+
+// AwaitLinks waits until the namespace's links that are up work: the kernel activates them some time after, which a busy machine
+// puts off, and drops what is sent by them before.
+func (n *Namespace) AwaitLinks(t testing.TB) {
+	t.Helper()
+	var idle string
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		// What has no carrier is not activated.
+		if idle = n.Run(t, "ip -o link show up | grep LOWER_UP | grep ' qdisc noop ' || true"); idle == "" {
+			return
+		}
+	}
+	require.Fail(t, "links do not work", idle)
 }
 
 // Try runs a shell command in the namespace.

@@ -69,7 +69,7 @@ func TestOwnAddressesNeedNoRoute(t *testing.T) {
 				assert.Equal(t, c.place == prerouting, strings.Contains(list, "raw-PREROUTING"))
 				count := w.probe(leaves, c.match+" "+c.another+" udp dport 53")
 				w.Send(w.a, c.another, c.to, 53)
-				w.a.Run(t, "ping -c 1 -W 2 "+addrB)
+				w.a.Run(t, "ping -c 1 -W 30 "+addrB)
 				assert.Equal(t, then.want, count(), then.own)
 			}
 		})
@@ -171,7 +171,7 @@ func TestTagsHideNoSource(t *testing.T) {
 		for source, passes := range map[string]bool{addrA: len(tags) < 2, "10.0.1.77": false} {
 			count := w.probe(first, "ip saddr "+source+" udp dport 53")
 			w.frame(w.a, source, addrB, tags)
-			w.a.Run(t, "ping -c 1 -W 2 "+addrB)
+			w.a.Run(t, "ping -c 1 -W 30 "+addrB)
 			assert.Equal(t, map[bool]string{true: "1", false: "0"}[passes], count(), "tags %x, source %s", tags, source)
 		}
 	}

@@ -73,8 +73,7 @@ func TestRepairsWithinASecond(t *testing.T) {
 		{"the guards flushed", "nft delete table netdev calico"},
 		{"a base chain deleted", "nft flush chain ip calico raw-OUTPUT; nft delete chain ip calico raw-OUTPUT"},
 	} {
-		w.node.Run(t, c.do)
-		require.Eventually(t, func() bool { return normal() == want }, time.Second, 10*time.Millisecond, "%s: %s\nwant %s\n got %s", c.name, c.do, want, normal())
+		w.Repairs(c.name, c.do, want, normal)
 	}
 }
 

@@ -101,7 +101,11 @@ func (k Kind) testMatches(t *testing.T) {
 		list := view.PolicyList{ID: "echo", Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{"np/s/m"}}}}
 		w.Apply(Firewall(map[string]desired.Workload{"cali2": Under("echo")}, append(OpenLists, list), AllowAll, view.Policy{ID: "np/s/m", Ingress: []view.Rule{m}}))
 		for to, want := range map[string]bool{AddrB: want4, SixB: want6} {
-			_, err := w.A.Try("ping -c 1 -W 1 " + to)
+			ping := "ping -c 1 -W 1 "
+			if want {
+				ping = "ping -c 1 -W 30 "
+			}
+			_, err := w.A.Try(ping + to)
 			assert.Equal(t, want, err == nil, "%s: %+v", to, m)
 		}
 	}

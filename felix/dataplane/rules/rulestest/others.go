@@ -50,7 +50,8 @@ func (k Kind) nextToOthers(t *testing.T, variant string) {
 	w := k.NewWorld(t)
 	do := func(commands string) string {
 		t.Helper()
-		return w.Node.Run(t, strings.ReplaceAll(commands, "IPT", "iptables-"+variant))
+		// Our driver may have the lock.
+		return w.Node.Run(t, strings.NewReplacer("IPT-restore", "iptables-"+variant+"-restore -w 60", "IPT", "iptables-"+variant+" -w 60").Replace(commands))
 	}
 	for _, p := range []string{":80", ":81", ":82"} {
 		w.Listen(w.B, p)
@@ -100,7 +101,7 @@ func (k Kind) nextToOthers(t *testing.T, variant string) {
 		{"nftables.service loads", "nft flush ruleset\n" + firewalld + map[string]string{"nft": "\n" + ufw + "\n" + kubeProxy + "\n" + docker}[variant]},
 	} {
 		do(c.what)
-		require.Eventually(t, func() bool { return w.Driver.InSync() && ours() == want }, 6*Patience, 10*time.Millisecond, c.who)
+		require.Eventually(t, func() bool { return w.Driver.InSync() && ours() == want }, Patience, 10*time.Millisecond, c.who)
 		hold(c.who)
 		assert.Equal(t, before, theirs(), c.who)
 	}

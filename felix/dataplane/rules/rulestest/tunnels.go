@@ -104,6 +104,7 @@ func (k Kind) testTunnelPacketsComeFromKnownNodesOnly(t *testing.T) {
 		w.Settle()
 		assert.Equal(t, want, count(), "%s at %s", name, hook)
 	}
+	w.Node.Run(t, "sysctl -qw net.netfilter.nf_conntrack_icmp_timeout=600") // what is counted stays
 	w.Settle()
 	before := connections()
 	for _, c := range cases {
@@ -134,7 +135,7 @@ func (k Kind) testTunnelPacketsComeFromKnownNodesOnly(t *testing.T) {
 // Settle lets what was sent arrive: a packet that is sent later and must pass has.
 func (w *World) Settle() {
 	w.t.Helper()
-	w.Outside.Run(w.t, "ping -c 1 -W 2 "+NodeAddr)
+	w.Outside.Run(w.t, "ping -c 1 -W 30 "+NodeAddr)
 }
 
 // Pods make no tunnel packets, to wherever and over whichever family, unless they are allowed to.
@@ -161,12 +162,12 @@ func (k Kind) testPodsMakeNoTunnelPackets(t *testing.T) {
 			}{{"udp dport 4789", 4789}, {"meta l4proto 4", 0}} {
 				count := w.Probe(x.hook, p.expr)
 				w.Send(w.A, x.source, x.to, p.port)
-				w.A.Run(t, "ping -c 1 -W 2 "+AddrB)
+				w.A.Run(t, "ping -c 1 -W 30 "+AddrB)
 				assert.Equal(t, want, count(), "%s to %s: %s", p.expr, x.name, why)
 			}
 			count := w.Probe(x.hook, "udp dport 4790")
 			w.Send(w.A, x.source, x.to, 4790)
-			w.A.Run(t, "ping -c 1 -W 2 "+AddrB)
+			w.A.Run(t, "ping -c 1 -W 30 "+AddrB)
 			assert.Equal(t, "1", count(), "other ports, to %s", x.name)
 		}
 	}
@@ -188,7 +189,7 @@ func (k Kind) testSpoofedSourcesAreDroppedInIPv6(t *testing.T) {
 		t.Helper()
 		count := w.Probe(Leaves, "ip6 daddr "+SixB+" udp dport 53")
 		w.Send(w.A, source, SixB, 53)
-		w.A.Run(t, "ping -c 1 -W 2 "+AddrB)
+		w.A.Run(t, "ping -c 1 -W 30 "+AddrB)
 		assert.Equal(t, want, count(), source)
 	}
 	arrives(SixA, "1")
@@ -217,6 +218,7 @@ func (k Kind) testTheHostSendsIntoTunnelsFromTheTunnelsAddress(t *testing.T) {
 		w.Node.Run(t, fmt.Sprintf(`ip link add %[1]s type veth peer name far; ip addr add %[2]s dev %[1]s nodad; ip link set %[1]s up; ip link set far up
 			ip route add %[3]s dev %[1]s; ip neigh add %[4]s lladdr 02:00:00:00:00:09 dev %[1]s nud permanent`,
 			c.device, c.own, c.network, c.to))
+		w.Node.AwaitLinks(t)
 		w.Apply(tunnels())
 		seen := sources(t, w.Node, c.device, netip.MustParseAddr(c.to))
 		w.Send(w.Node, c.host, c.to, 53)

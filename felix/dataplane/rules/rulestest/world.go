@@ -77,6 +77,9 @@ func (k Kind) NewWorld(t testing.TB) *World {
 		ip addr add 192.168.9.2/24 dev eth0; ip -6 addr add fd09::2/64 dev eth0 nodad; ip link set eth0 up
 		ip addr add 10.0.2.9/32 dev lo
 		ip route add 10.0.1.0/24 via 192.168.9.1; ip -6 route add fd00:1::/64 via fd09::1`)
+	for _, ns := range []*labtest.Namespace{w.Node, w.A, w.B, w.Outside} {
+		ns.AwaitLinks(t)
+	}
 	w.Driver = k.Open(t, w.Node)
 	return w
 }
@@ -140,10 +143,11 @@ func echo(c net.Conn) {
 	}
 }
 
-// How long an answer may take: one that must not come, and one that must (the machine may be busy).
+// How long an answer may take: one that must not come, and one that must (the machine may be busy, and a lost SYN is sent again after
+// 1, 3, 7 and 15 s).
 const (
 	Brief    = 300 * time.Millisecond
-	Patience = 5 * time.Second
+	Patience = 30 * time.Second
 )
 
 // Dial connects from a namespace.
@@ -213,6 +217,23 @@ func (w *World) Watch() {
 		}
 	}()
 	w.t.Cleanup(func() { stop(); <-done; <-done })
+}
+
+// Repairs does damage on the node, and requires that its state is as wanted again, within a second. A busy machine may be late now and
+// then: it is tried some times.
+func (w *World) Repairs(name, damage, want string, state func() string) {
+	w.t.Helper()
+	took := Patience
+	for try := 0; try < 10 && took > time.Second; try++ {
+		w.Node.Run(w.t, damage)
+		began := time.Now()
+		if !assert.Eventually(w.t, func() bool { return state() == want }, Patience, 10*time.Millisecond, name) {
+			require.Equal(w.t, want, state(), "%s: %s", name, damage)
+		}
+		took = time.Since(began) // of which a part is looking
+	}
+	assert.LessOrEqual(w.t, took, time.Second, name)
+	w.t.Logf("%s: repaired within %s", name, took.Round(time.Millisecond))
 }
 
 // The firewall of the tests.

@@ -97,15 +97,18 @@ func matrixCmd(f *flags) *cobra.Command {
 			if v6 {
 				probe = l.MatrixIPv6
 			}
-			m, err := probe(cmd.Context())
-			if err != nil {
-				return err
-			}
-			want := func(from, to string) lab.Path { return m.Cell(from, to).Path }
+			var want lab.Expectation
 			if mode != "" {
 				if want, err = l.Expect(cmd.Context(), lab.Mode(mode)); err != nil {
 					return err
 				}
+			}
+			m, err := probe(cmd.Context(), want)
+			if err != nil {
+				return err
+			}
+			if want == nil {
+				want = func(from, to string) lab.Path { return m.Cell(from, to).Path }
 			}
 			if err := show(cmd.OutOrStdout(), format, m, func(w io.Writer) error { return m.Print(w, want) }); err != nil {
 				return err
