@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/muslin-net/muslin/deploy/image"
+	"github.com/muslin-net/muslin/deploy/render"
 	"github.com/muslin-net/muslin/integration/guide"
 	"github.com/muslin-net/muslin/integration/k8s/cluster"
 	"github.com/muslin-net/muslin/integration/lab"
@@ -89,6 +91,9 @@ func (w *world) install(t *testing.T) {
 func (w *world) firstSteps(t *testing.T) {
 	w.follow(t, "calicoctl", "make build && ", "") // it was, before all tests
 	w.follow(t, "look")
+	said, err := w.calicoctl(t, "version")
+	require.NoError(t, err)
+	assert.Regexp(t, `(?m)^Cluster Version: +`+regexp.QuoteMeta(render.Defaults().Image.Tag)+`\nCluster Type: +k8s,bgp,typha,kdd$`, said)
 	w.types(t, "kubectl calico get nodes")
 	for _, worker := range w.Workers() { // there is no registry: the program of workloads goes by the names httpd and nc too
 		_, err := w.Run(within(t, patience), worker, "ctr", "-n", "k8s.io", "images", "tag", image.Canonical(cluster.WorkloadImage), image.Canonical("busybox:1.37"))
