@@ -57,7 +57,7 @@ func (w *world) types(t *testing.T, commands string) {
 	t.Helper()
 	var said bytes.Buffer
 	code, err := w.Exec(within(t, installPatience), cluster.Control, lab.Command{
-		Args: []string{"sh", "-exc", "cd " + clone + "\n" + commands}, Env: append(cluster.Environment(), "HOME="+clone+"/home", "DATASTORE_TYPE=kubernetes"), Stdout: &said, Stderr: &said,
+		Args: []string{"sh", "-exc", "cd " + clone + "\n" + commands}, Env: append(w.datastore, "HOME="+clone+"/home"), Stdout: &said, Stderr: &said,
 	})
 	require.NoError(t, err)
 	require.Zero(t, code, "%s", said.String())
@@ -66,6 +66,21 @@ func (w *world) types(t *testing.T, commands string) {
 
 // install brings images onto all workers and installs Muslin, as the guide says.
 func (w *world) install(t *testing.T) {
+	t.Helper()
+	w.bringImages(t)
+	w.follow(t, "apply")
+	w.awaitInstalled(t)
+}
+
+// awaitInstalled waits until all of Muslin, and with it all nodes, are ready.
+func (w *world) awaitInstalled(t *testing.T) {
+	t.Helper()
+	w.awaitMuslin(t)
+	require.NoError(t, w.AwaitNodes(within(t, installPatience)))
+}
+
+// bringImages brings images onto all workers, as the guide says.
+func (w *world) bringImages(t *testing.T) {
 	t.Helper()
 	var all errgroup.Group
 	for _, worker := range w.Workers() {
@@ -82,9 +97,6 @@ func (w *world) install(t *testing.T) {
 		})
 	}
 	require.NoError(t, all.Wait())
-	w.follow(t, "apply")
-	require.NoError(t, w.AwaitRollout(within(t, installPatience), "deployment/calico-kube-controllers"))
-	require.NoError(t, w.AwaitNodes(within(t, installPatience)))
 }
 
 // firstSteps: what the guide says to try first.

@@ -16,7 +16,7 @@ import (
 // TestKubernetes brings one cluster up, as a user would, and tries in it, one after the other, what Muslin promises. What disturbs
 // it most comes last.
 func TestKubernetes(t *testing.T) {
-	w := up(t, "kubernetes")
+	w := shared(t)
 	for _, test := range []struct {
 		name string
 		fn   func(*testing.T)
@@ -100,7 +100,7 @@ spec:
 	w.answers(t, ns, "friend", ask...)
 	w.kubectl(t, "delete", "networkpolicy", "friends", "-n", ns)
 	w.answers(t, ns, "stranger", ask...)
-	w.apply(t, fmt.Sprintf(`
+	w.applyResource(t, fmt.Sprintf(`
 apiVersion: projectcalico.org/v3
 kind: NetworkPolicy
 metadata: {name: silence, namespace: %s}
