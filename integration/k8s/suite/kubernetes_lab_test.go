@@ -86,7 +86,7 @@ func (w *world) networkPolicy(t *testing.T) {
 	one, two := cluster.Worker(1), cluster.Worker(2)
 	w.run(t, ns, pod("server", two, "", "serve"), pod("friend", one, "", "serve"), pod("stranger", one, "", "serve"))
 	ask := []string{"get", "-timeout", "1s", "http://" + w.address(t, ns, "server") + ":8080"}
-	w.answers(t, ns, "friend", ask...)
+	assert.Equal(t, "server "+w.address(t, ns, "friend"), w.answers(t, ns, "friend", ask...), "the server sees the pod's own address")
 	w.answers(t, ns, "stranger", ask...)
 	w.apply(t, fmt.Sprintf(`
 apiVersion: networking.k8s.io/v1
