@@ -26,7 +26,7 @@ type ClusterInformationSpec struct {
 	ClusterGUID string `json:"clusterGUID,omitempty"`
 	// ClusterType lists what the cluster is made of, separated by commas ("k8s,bgp").
 	ClusterType string `json:"clusterType,omitempty"`
-	// CalicoVersion is the version of the newest component that started.
+	// CalicoVersion is the version of the kube-controllers that lead.
 	CalicoVersion string `json:"calicoVersion,omitempty"`
 	// DatastoreReady false stops everything that writes, during a migration.
 	DatastoreReady *bool `json:"datastoreReady,omitempty"`

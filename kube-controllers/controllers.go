@@ -13,6 +13,7 @@ import (
 	"github.com/muslin-net/muslin/kube-controllers/compaction"
 	"github.com/muslin-net/muslin/kube-controllers/finalizers"
 	"github.com/muslin-net/muslin/kube-controllers/hostendpoints"
+	"github.com/muslin-net/muslin/kube-controllers/information"
 	"github.com/muslin-net/muslin/kube-controllers/ipamgc"
 	"github.com/muslin-net/muslin/kube-controllers/kube"
 	"github.com/muslin-net/muslin/kube-controllers/loadbalancer"
@@ -27,6 +28,7 @@ func all(d *daemon.Daemon, on cluster, store *loop.Store, k *kube.API, cfg setti
 	collector := ipamgc.New(store, ipamgc.Options{DryRun: cfg.DryRun, KeepEndpoints: on.custom != nil}, d.Log, d.Metrics)
 	reflectors := reflector.New(store, reflector.Options{Overlap: cfg.Overlap, Lost: cfg.Lost}, d.Log, d.Metrics)
 	list := everywhere(store, reflectors, collector, d.Log)
+	list = append(list, informer(store, on, cfg.Type, d.Log))
 	if on.etcd != nil {
 		list = append(list, compactor(on.etcd, d.Log))
 	}
@@ -144,6 +146,17 @@ func native(store *loop.Store, is func(context.Context) (bool, error), log *slog
 		{Name: "ippool", Part: always, Run: where(finalizers.Pools)},
 		{Name: "tier", Part: always, Run: where(finalizers.Tiers)},
 	}
+}
+
+// informer says what the cluster is.
+func informer(store *loop.Store, on cluster, types string, log *slog.Logger) board.Controller {
+	facts := information.Facts{Version: daemon.Version(), Types: information.Types(types, "typha")}
+	if on.custom != nil {
+		facts.Types = append(facts.Types, "kdd")
+	}
+	return board.Controller{Name: "information", Part: always, Run: func(ctx context.Context, _ *board.Spec) error {
+		return information.Run(ctx, store, facts, log)
+	}}
 }
 
 // compactor has etcd forget.

@@ -26,6 +26,7 @@ import (
 	"github.com/muslin-net/muslin/datastore/embedded"
 	"github.com/muslin-net/muslin/datastore/kubernetes"
 	"github.com/muslin-net/muslin/integration/k8s"
+	"github.com/muslin-net/muslin/internal/daemon"
 	"github.com/muslin-net/muslin/internal/kubefollow"
 	"github.com/muslin-net/muslin/internal/loopback"
 	"github.com/muslin-net/muslin/ipam/alloc"
@@ -240,7 +241,8 @@ func TestWithEtcd(t *testing.T) {
 	mine := &api.Profile{}
 	mine.Name = "mine"
 	w.create(mine)
-	w.run("--datastore", "etcdv3", "--datastore-endpoints", etcd.Endpoint())
+	w.run("--datastore", "etcdv3", "--datastore-endpoints", etcd.Endpoint(), "--cluster-type", "k8s,bgp")
+	w.informed("k8s,bgp,typha")
 
 	w.do(w.server.Create(w.ctx, "/api/v1/namespaces", object{"metadata": object{"name": "shop", "labels": object{"team": "a"}}}))
 	profile := func(name string) map[string]string {
@@ -370,7 +372,8 @@ func TestWithCustomResources(t *testing.T) {
 		return true
 	})
 	w.do(datastore.Init(w.ctx, w.store))
-	w.run("--datastore", "kubernetes")
+	w.run("--datastore", "kubernetes", "--cluster-type", "k8s")
+	w.informed("k8s,typha,kdd")
 	w.soon("the configuration and what runs", func() bool {
 		k := get[*api.KubeControllersConfiguration](w, "KubeControllersConfiguration", "", "default")
 		return k != nil && k.Status.RunningConfig != nil && k.Status.RunningConfig.Controllers.Policy == nil && k.Status.RunningConfig.Controllers.LoadBalancer != nil
@@ -389,6 +392,15 @@ func TestWithCustomResources(t *testing.T) {
 	})
 	w.do(w.server.Delete(w.ctx, "/api/v1/nodes/n1"))
 	w.soon("none without the node", func() bool { return get[*api.HostEndpoint](w, "HostEndpoint", "", "n1-auto-hep") == nil })
+}
+
+// informed waits until the cluster says which version it is of, and what it is made of.
+func (w *world) informed(types string) {
+	w.Helper()
+	w.soon("the version", func() bool {
+		info := get[*api.ClusterInformation](w, "ClusterInformation", "", "default")
+		return info.Spec.CalicoVersion == daemon.Version() && info.Spec.ClusterType == types && info.Spec.ClusterGUID != "" && !info.Locked()
+	})
 }
 
 // forbidden has one more process run, with an account that has no role: it says so.

@@ -24,6 +24,7 @@ type settings struct {
 	Datastore  string        `flag:"datastore" usage:"etcdv3 or kubernetes [$DATASTORE_TYPE]"`
 	Endpoints  string        `flag:"datastore-endpoints" usage:"URLs of etcd; certificates come from the environment as for calicoctl [$ETCD_ENDPOINTS]"`
 	Lease      time.Duration `flag:"lease" default:"15s" usage:"how long the leader may be silent before another takes its place"`
+	Type       string        `flag:"cluster-type" env:"CLUSTER_TYPE" usage:"what the cluster is made of, separated by commas, as ClusterInformation shall say it; k8s,bgp for example"`
 	Overlap    time.Duration `flag:"reflector-overlap" env:"REFLECTOR_OVERLAP" default:"30s" usage:"for how long BGP sessions stay beside those that come in their place"`
 	DryRun     bool          `flag:"ipam-dry-run" env:"IPAM_DRY_RUN" usage:"tell which lost addresses would be released, and release none"`
 	Lost       time.Duration `flag:"reflector-lost" env:"REFLECTOR_LOST" default:"30s" usage:"how long a route reflector may be away before another takes its place"`

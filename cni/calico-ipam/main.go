@@ -8,5 +8,5 @@ import (
 )
 
 func main() {
-	skel.PluginMainFuncs(plugin.IPAM(), plugin.Versions(), "Muslin calico-ipam CNI plugin")
+	skel.PluginMainFuncs(plugin.IPAM(plugin.RestartTime), plugin.Versions(), "Muslin calico-ipam CNI plugin")
 }

@@ -8,5 +8,5 @@ import (
 )
 
 func main() {
-	skel.PluginMainFuncs(plugin.Main(), plugin.Versions(), "Muslin calico CNI plugin")
+	skel.PluginMainFuncs(plugin.Main(plugin.RestartTime), plugin.Versions(), "Muslin calico CNI plugin")
 }

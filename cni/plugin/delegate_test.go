@@ -55,7 +55,7 @@ func TestAddressesOfAnotherIPAMPlugin(t *testing.T) {
 	call("CHECK", "1.0.0").with("prevResult", prev).succeed(t)
 
 	// While felix cannot unwire the pod its address is not given to another.
-	f.set(status.Error(codes.Unavailable, "felix is stopping"))
+	f.set(status.Error(codes.Aborted, "felix is stopping"))
 	require.Equal(t, uint(11), call("DEL", "1.0.0").fail(t).Code)
 	require.Equal(t, []string{"10.9.8.2"}, leased(t, data))
 	f.set(nil)
@@ -65,14 +65,14 @@ func TestAddressesOfAnotherIPAMPlugin(t *testing.T) {
 	require.Contains(t, e.Msg+e.Details, "host-local", "the other plugin checks too")
 
 	// An ADD that fails gives back what it took.
-	f.set(status.Error(codes.Unavailable, "felix is not in sync"))
+	f.set(status.Error(codes.Aborted, "felix is not in sync"))
 	e = call("ADD", "1.0.0").fail(t)
 	require.Equal(t, uint(11), e.Code)
 	require.Contains(t, e.Details, "felix is not in sync")
 	require.Empty(t, leased(t, data))
 
 	// If that fails too, both are said.
-	f.set(status.Error(codes.Unavailable, "felix is not in sync"))
+	f.set(status.Error(codes.Aborted, "felix is not in sync"))
 	broken := call("ADD", "1.0.0")
 	broken.path = withBrokenDel(t, path)
 	e = broken.fail(t)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/stretchr/testify/require"
@@ -25,12 +26,15 @@ import (
 // starts a process for each call, and so do the tests.
 const asPlugin = "MUSLIN_TEST_PLUGIN"
 
+// restart is for how long the plugins of these tests wait for felix.
+const restart = time.Second
+
 func TestMain(m *testing.M) {
 	switch os.Getenv(asPlugin) {
 	case "calico":
-		skel.PluginMainFuncs(plugin.Main(), plugin.Versions(), "calico")
+		skel.PluginMainFuncs(plugin.Main(restart), plugin.Versions(), "calico")
 	case "calico-ipam":
-		skel.PluginMainFuncs(plugin.IPAM(), plugin.Versions(), "calico-ipam")
+		skel.PluginMainFuncs(plugin.IPAM(restart), plugin.Versions(), "calico-ipam")
 	default:
 		os.Exit(m.Run())
 	}
@@ -42,6 +46,7 @@ type felix struct {
 	felixv1.UnimplementedIpamServiceServer
 
 	socket string
+	during func(context.Context) // what Add does before it answers; may be nil
 
 	mu       sync.Mutex
 	err      error // of every call
@@ -63,6 +68,13 @@ var addresses = [][]byte{
 func serve(t *testing.T) *felix {
 	t.Helper()
 	f := &felix{socket: filepath.Join(t.TempDir(), "felix.sock")}
+	f.serve(t)
+	return f
+}
+
+// serve starts it. It ends with the test, or when the returned function is called.
+func (f *felix) serve(t *testing.T) (stop func()) {
+	t.Helper()
 	l, err := rpc.ListenUnix(f.socket)
 	require.NoError(t, err)
 	g := grpc.NewServer()
@@ -70,11 +82,12 @@ func serve(t *testing.T) *felix {
 	felixv1.RegisterIpamServiceServer(g, f)
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(l) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		g.Stop()
 		require.NoError(t, <-done)
 	})
-	return f
+	t.Cleanup(stop)
+	return stop
 }
 
 func (f *felix) set(err error, reasons ...string) {
@@ -91,7 +104,10 @@ func took[M any](f *felix, at *M, m M) error {
 	return f.err
 }
 
-func (f *felix) Add(_ context.Context, m *felixv1.AddRequest) (*felixv1.AddResponse, error) {
+func (f *felix) Add(ctx context.Context, m *felixv1.AddRequest) (*felixv1.AddResponse, error) {
+	if f.during != nil {
+		f.during(ctx)
+	}
 	given := addresses
 	if own := m.GetConfig().GetAddresses(); len(own) > 0 {
 		given = own

@@ -3,6 +3,7 @@
 package plugin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,15 +33,21 @@ const (
 	backTime = 10 * time.Second
 )
 
-// Main returns the verbs of the calico plugin.
-func Main() skel.CNIFuncs {
+// RestartTime is for how long ADD, DEL and GC wait for a felix that is away: pods start and end while it is restarted, and where
+// it does not come back the runtime is told soon. CHECK and STATUS do not wait.
+const RestartTime = 10 * time.Second
+
+// Main returns the verbs of the calico plugin, which wait as long as restart for felix.
+func Main(restart time.Duration) skel.CNIFuncs {
+	with := caller(restart).with
 	return skel.CNIFuncs{
 		Add: with(conf.Parse, add), Del: with(conf.Read, del), Check: with(conf.Parse, check), Status: with(conf.Parse, status), GC: with(conf.Read, gc),
 	}
 }
 
 // IPAM returns the verbs of the calico-ipam plugin, for networks whose main plugin is another one.
-func IPAM() skel.CNIFuncs {
+func IPAM(restart time.Duration) skel.CNIFuncs {
+	with := caller(restart).with
 	return skel.CNIFuncs{
 		Add: with(conf.ParseIPAM, assign), Del: with(conf.Read, unassign), Check: with(conf.Read, nothing), Status: with(conf.ParseIPAM, status), GC: with(conf.Read, nothing),
 	}
@@ -54,8 +61,11 @@ type call struct {
 	felix   cni.Felix
 }
 
+// caller is for how long the verbs wait for felix.
+type caller time.Duration
+
 // with reads the input and turns errors into those of the specification.
-func with(read func([]byte) (*conf.Network, error), verb func(context.Context, call) error) func(*skel.CmdArgs) error {
+func (restart caller) with(read func([]byte) (*conf.Network, error), verb func(context.Context, call) error) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
 		network, err := read(args.StdinData)
 		if err != nil {
@@ -65,13 +75,10 @@ func with(read func([]byte) (*conf.Network, error), verb func(context.Context, c
 		if err != nil {
 			return types.NewError(codeBadEnvironment, "invalid CNI_ARGS", err.Error())
 		}
-		socket := network.FelixSocket
-		if socket == "" {
-			socket = cni.DefaultSocket
-		}
+		felix := cni.Felix{Socket: cmp.Or(network.FelixSocket, cni.DefaultSocket), Patience: time.Duration(restart)}
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		return wrap(verb(ctx, call{CmdArgs: args, network: network, pairs: pairs, felix: cni.Felix(socket)}))
+		return wrap(verb(ctx, call{CmdArgs: args, network: network, pairs: pairs, felix: felix}))
 	}
 }
 

@@ -1,6 +1,7 @@
 package plugin_test
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -10,11 +11,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/muslin-net/muslin/internal/rpc"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 )
 
@@ -145,7 +148,8 @@ func TestCheckComparesWithThePreviousResult(t *testing.T) {
 // 999 anything else.
 func TestErrors(t *testing.T) {
 	f := serve(t)
-	nobody := f.ask("ADD", "1.0.0").with("felix_socket", filepath.Join(t.TempDir(), "nobody"))
+	socket := filepath.Join(t.TempDir(), "nobody")
+	nobody := f.ask("ADD", "1.0.0").with("felix_socket", socket)
 	badArgs, badIP := f.ask("ADD", "1.0.0"), f.ask("ADD", "1.0.0")
 	badArgs.args, badIP.args = "nonsense", "IP=10.0.0"
 	noContainer, badVerb := f.ask("ADD", "1.0.0"), f.ask("FROB", "1.0.0")
@@ -156,10 +160,10 @@ func TestErrors(t *testing.T) {
 		code uint
 		says string
 	}{
-		"felix is down":                {nobody, nil, 11, "is felix running on this node?"},
-		"felix is down, DEL":           {invocationOf(nobody, "DEL"), nil, 11, "is felix running on this node?"},
-		"felix is down, STATUS":        {invocationOf(nobody, "STATUS").with("cniVersion", "1.1.0"), nil, 50, "is felix running on this node?"},
-		"felix is not ready":           {f.ask("ADD", "1.0.0"), status.Error(codes.Unavailable, "typha has not sent the node's view"), 11, "typha has not sent"},
+		"felix is down":                {nobody, nil, 11, ": connect: no such file or directory; is felix running on this node?"},
+		"felix is down, DEL":           {invocationOf(nobody, "DEL"), nil, 11, "felix has not answered on " + socket + " for "},
+		"felix is down, STATUS":        {invocationOf(nobody, "STATUS").with("cniVersion", "1.1.0"), nil, 50, "felix has not answered on " + socket + ": dial"},
+		"felix is not ready":           {f.ask("ADD", "1.0.0"), status.Error(codes.Unavailable, "typha has not sent the node's view"), 11, " s: typha has not sent the node's view"},
 		"felix fails":                  {f.ask("ADD", "1.0.0"), status.Error(codes.Internal, "route 10.0.0.1: no such device"), 999, "no such device"},
 		"felix cannot ever":            {f.ask("ADD", "1.0.0"), status.Error(codes.InvalidArgument, "interface cali1 is that of another"), 7, "that of another"},
 		"mtu":                          {f.ask("ADD", "1.0.0").with("mtu", -3), nil, 7, "mtu -3 is out of range"},
@@ -175,7 +179,7 @@ func TestErrors(t *testing.T) {
 		"CHECK before it existed":      {f.ask("CHECK", "0.3.1").with("prevResult", map[string]any{}), nil, 1, "CHECK"},
 		"STATUS before it existed":     {f.ask("STATUS", "1.0.0"), nil, 1, "STATUS"},
 		"no such IPAM plugin":          {f.ask("ADD", "1.0.0").with("ipam", map[string]any{"type": "no-such"}), nil, 999, "no-such"},
-		"calico-ipam, felix not ready": {ipam(f.ask("ADD", "1.0.0")), status.Error(codes.Unavailable, "typha cannot be reached"), 11, "typha cannot be reached"},
+		"calico-ipam, no typha":        {ipam(f.ask("ADD", "1.0.0")), status.Error(codes.Aborted, "typha cannot be reached"), 11, "typha cannot be reached"},
 		"calico-ipam, network's name":  {ipam(f.ask("ADD", "1.0.0")).with("ipam", map[string]any{"assign_ipv4": "maybe"}), nil, 7, "assign_ipv4"},
 		"calico-ipam, pools exhausted": {ipam(f.ask("ADD", "1.0.0")), status.Error(codes.Internal, "pool default-ipv4-ippool is full"), 999, "is full"},
 	} {
@@ -210,6 +214,69 @@ func TestDeleteMindsNothingThatItDoesNotNeed(t *testing.T) {
 		i.succeed(t)
 		require.NotNil(t, f.del, name)
 	}
+}
+
+// While felix is restarted, calls that can be repeated wait for it: where nobody listens yet, where the felix before listened, and
+// where that one ended in the middle of the call.
+func TestVerbsWaitForAFelixThatIsRestarted(t *testing.T) {
+	f := &felix{socket: filepath.Join(t.TempDir(), "felix.sock")}
+	for name, call := range map[string]invocation{
+		"ADD": f.ask("ADD", "1.1.0"), "DEL": f.ask("DEL", "1.1.0"), "GC": f.ask("GC", "1.1.0"),
+		"calico-ipam ADD": ipam(f.ask("ADD", "1.1.0")), "calico-ipam DEL": ipam(f.ask("DEL", "1.1.0")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, before := range []string{"none", "killed", "starting"} {
+				require.NoError(t, os.RemoveAll(f.socket))
+				f.set(nil)
+				switch before {
+				case "killed": // its socket is still there
+					l, err := rpc.ListenUnix(f.socket)
+					require.NoError(t, err)
+					require.NoError(t, l.Close())
+				case "starting":
+					f.set(status.Error(codes.Unavailable, "the routes of the node are not read yet"))
+					f.serve(t)
+				}
+				done := make(chan string, 1)
+				go func() {
+					out, ok := call.run(t)
+					if ok {
+						out = ""
+					}
+					done <- out
+				}()
+				select {
+				case said := <-done:
+					require.Fail(t, "the call ended while felix was away", "%s: %s", before, said)
+				case <-time.After(restart / 4):
+				}
+				stop := func() {}
+				if f.set(nil); before != "starting" {
+					stop = f.serve(t)
+				}
+				require.Empty(t, <-done, before)
+				stop()
+			}
+		})
+	}
+}
+
+func TestAddIsRepeatedWhenFelixEndsInTheMiddle(t *testing.T) {
+	begun := make(chan struct{})
+	f := &felix{socket: filepath.Join(t.TempDir(), "felix.sock"), during: func(ctx context.Context) {
+		begun <- struct{}{}
+		<-ctx.Done()
+	}}
+	stop, done := f.serve(t), make(chan string, 1)
+	go func() {
+		out, _ := f.ask("ADD", "1.0.0").run(t)
+		done <- out
+	}()
+	<-begun
+	stop()
+	f.during = nil
+	f.serve(t)
+	require.Contains(t, <-done, "192.168.226.64/32")
 }
 
 func TestAddTellsFelixWhatThePodAsksFor(t *testing.T) {

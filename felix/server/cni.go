@@ -204,7 +204,7 @@ func (s *Server) awaitPolicy(ctx context.Context, e state.Endpoint, cfg *felixv1
 		return false, nil
 	case cfg.GetRequirePolicy():
 		err := s.unwire(context.WithoutCancel(ctx), e, e.ID.Endpoint)
-		return false, status.Error(codes.Unavailable, errors.Join(missing, err).Error())
+		return false, status.Error(codes.Aborted, errors.Join(missing, err).Error())
 	}
 	s.Log.Warn("pod starts closed", "endpoint", e.ID, "interface", e.Interface, "because", missing)
 	return true, nil

@@ -68,7 +68,7 @@ func wrap(what string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, client.ErrUnavailable), errors.Is(err, client.ErrTimeout):
-		return status.Error(codes.Unavailable, fmt.Sprintf("%s: %v", what, err))
+		return status.Error(codes.Aborted, fmt.Sprintf("%s: %v", what, err)) // not Unavailable: felix itself is there
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }

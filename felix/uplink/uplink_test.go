@@ -243,9 +243,9 @@ func TestIPAMAsksTypha(t *testing.T) {
 	for _, away := range []error{client.ErrUnavailable, client.ErrTimeout} {
 		y.err = fmt.Errorf("dial: %w", away)
 		_, err = ipam.Assign(t.Context(), server.Want{})
-		require.Equal(t, codes.Unavailable, status.Code(err), "the runtime shall try again")
+		require.Equal(t, codes.Aborted, status.Code(err), "the runtime shall try again")
 		require.ErrorContains(t, err, "no address: dial: ")
-		require.Equal(t, codes.Unavailable, status.Code(ipam.Release(t.Context(), "net.c1")))
+		require.Equal(t, codes.Aborted, status.Code(ipam.Release(t.Context(), "net.c1")))
 	}
 	y.err = client.ErrExhausted
 	_, err = ipam.Assign(t.Context(), server.Want{})

@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/muslin-net/muslin/integration/lab"
 )
@@ -34,6 +35,7 @@ func TestCNI(t *testing.T) {
 	t.Run("CHECK finds what is not as it was made", c.cniCheck)
 	t.Run("GC removes what is of no pod", c.cniCollect)
 	t.Run("sandboxes come and go out of order", c.cniSandboxes)
+	t.Run("felix is restarted", c.cniRestart)
 	t.Run("bad input", c.cniBadInput)
 	t.Run("exhausted pool", c.cniExhausted)
 	t.Run("annotations", c.cniAnnotations)
@@ -189,6 +191,26 @@ func (c *cluster) cniSandboxes(t *testing.T) {
 	}
 	out, code = c.plugin(t, "worker-1", "DEL", "never-was", "", "never", nil)
 	require.Zero(t, code, out)
+}
+
+// cniRestart: pods start and end while felix is restarted, without the runtime's trying again; and STATUS says that it is away.
+func (c *cluster) cniRestart(t *testing.T) {
+	c.add(t, "leaves", "worker-1")
+	c.kill(t, felix)
+	status, code := c.plugin(t, "worker-1", "STATUS", "", "", "", map[string]any{"cniVersion": "1.1.0"})
+	require.NotZero(t, code)
+	require.Contains(t, status, `"code": 50`)
+	require.Contains(t, status, "felix has not answered on ")
+	var calls errgroup.Group
+	calls.Go(func() error {
+		_, err := c.PodAdd(within(t, patience), lab.Pod{Name: "comes", Node: "worker-1"})
+		return err
+	})
+	calls.Go(func() error { return c.PodDel(within(t, patience), "leaves") })
+	c.start(t, felix)
+	require.NoError(t, calls.Wait())
+	c.reaches(t, "pod-2", c.address(t, "comes"))
+	c.del(t, "comes")
 }
 
 func (c *cluster) cniBadInput(t *testing.T) {

@@ -28,14 +28,16 @@ const (
 	InvalidArgument    Code = 3
 	DeadlineExceeded   Code = 4
 	FailedPrecondition Code = 9
+	Aborted            Code = 10
 	Internal           Code = 13
 	Unavailable        Code = 14
 )
 
 // Error is a call that failed: the server's own status, or Unavailable where no answer came.
 type Error struct {
-	Code    Code
-	Message string
+	Code       Code
+	Message    string
+	Unanswered bool // nobody listens, or the connection broke before the answer: the call may have been carried out
 }
 
 // Error is the message.
@@ -56,9 +58,9 @@ func Call(ctx context.Context, socket, method string, request []byte) ([]byte, e
 	case err == nil || errors.As(err, &failed):
 		return answer, err
 	case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded), passed(ctx):
-		return nil, &Error{DeadlineExceeded, "no answer in time"}
+		return nil, &Error{Code: DeadlineExceeded, Message: "no answer in time"}
 	}
-	return nil, &Error{Unavailable, err.Error()}
+	return nil, &Error{Code: Unavailable, Message: err.Error(), Unanswered: true}
 }
 
 // passed tells that the time is over, which the timer of ctx may not know yet.
@@ -98,13 +100,13 @@ func call(ctx context.Context, socket, method string, request []byte) ([]byte, e
 		return nil, err
 	}
 	if len(message) > prefixLen+maxMessage {
-		return nil, &Error{Internal, fmt.Sprintf("the answer is longer than %d bytes", maxMessage)}
+		return nil, &Error{Code: Internal, Message: fmt.Sprintf("the answer is longer than %d bytes", maxMessage)}
 	}
 	if err := statusOf(resp); err != nil {
 		return nil, err
 	}
 	if len(message) < prefixLen || message[0] != 0 || int(binary.BigEndian.Uint32(message[1:])) != len(message)-prefixLen {
-		return nil, &Error{Internal, "the answer is not one whole message"}
+		return nil, &Error{Code: Internal, Message: "the answer is not one whole message"}
 	}
 	return message[prefixLen:], nil
 }
@@ -123,5 +125,5 @@ func statusOf(resp *http.Response) error {
 	if err != nil {
 		text = said("Grpc-Message")
 	}
-	return &Error{Code(code), cmp.Or(text, fmt.Sprintf("the server failed with code %d", code))}
+	return &Error{Code: Code(code), Message: cmp.Or(text, fmt.Sprintf("the server failed with code %d", code))}
 }

@@ -117,7 +117,7 @@ var ignored = []Variable{
 	{Name: "ETCD_CERT_FILE", Does: noDatastore},
 	{Name: "ETCD_KEY_FILE", Does: noDatastore},
 	{Name: "ETCD_DISCOVERY_SRV", Does: noDatastore},
-	{Name: "CLUSTER_TYPE", Does: "nothing depends on it"},
+	{Name: "CLUSTER_TYPE", Does: "kube-controllers write the type of the cluster; set it there"},
 	{Name: "USE_POD_CIDR", Does: "the ranges that Kubernetes gives to nodes are known always; `usePodCidr` in the CNI configuration uses them"},
 	{Name: "CALICO_DISABLE_FILE_LOGGING", Does: noFiles},
 	{Name: "CALICO_MANAGE_CNI", Does: "the CNI plugin has no credential to renew"},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/muslin-net/muslin/api/annotation"
+	"github.com/muslin-net/muslin/internal/backoff"
 	"github.com/muslin-net/muslin/internal/unary"
 )
 
@@ -27,8 +28,18 @@ var ErrInvalid = errors.New("not valid")
 // ErrMismatch means that what was checked is not as it should be.
 var ErrMismatch = errors.New("not as it was set up")
 
-// Felix is a felix by its socket.
-type Felix string
+// Felix is a felix by its socket. Its calls that change something can be repeated, and are: while felix is away or not ready,
+// as it is for a few seconds when it is restarted, for as long as Patience. Those that only ask tell at once how it is.
+type Felix struct {
+	Socket   string
+	Patience time.Duration
+}
+
+// A felix that is away is asked again this far apart.
+const (
+	glance     = 50 * time.Millisecond
+	longGlance = 500 * time.Millisecond
+)
 
 // Attachment names one interface of one sandbox.
 type Attachment struct {
@@ -73,7 +84,7 @@ func (f Felix) Add(ctx context.Context, at Attachment, netns string, args map[st
 	m.text(2, netns)
 	m.pairs(3, args)
 	m.message(4, cfg.encode())
-	answer, err := f.call(ctx, "CniService/Add", m)
+	answer, err := f.insist(ctx, "CniService/Add", m)
 	if err != nil {
 		return Added{}, err
 	}
@@ -101,7 +112,7 @@ func (f Felix) Delete(ctx context.Context, at Attachment, netns string, args map
 	m.message(1, at.encode())
 	m.text(2, netns)
 	m.pairs(3, args)
-	_, err := f.call(ctx, "CniService/Delete", m)
+	_, err := f.insist(ctx, "CniService/Delete", m)
 	return err
 }
 
@@ -148,13 +159,13 @@ func (f Felix) GC(ctx context.Context, network string, valid []Attachment) error
 	for _, at := range valid {
 		m.message(2, at.encode())
 	}
-	_, err := f.call(ctx, "CniService/Gc", m)
+	_, err := f.insist(ctx, "CniService/Gc", m)
 	return err
 }
 
 // PodCIDRs are the ranges that Kubernetes gave to the node.
 func (f Felix) PodCIDRs(ctx context.Context) (out []netip.Prefix, err error) {
-	answer, err := f.call(ctx, "CniService/Node", nil)
+	answer, err := f.insist(ctx, "CniService/Node", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +186,7 @@ func (f Felix) Assign(ctx context.Context, at Attachment, args map[string]string
 	m.message(1, at.encode())
 	m.pairs(2, args)
 	m.message(3, cfg.encode())
-	answer, err := f.call(ctx, "IpamService/Assign", m)
+	answer, err := f.insist(ctx, "IpamService/Assign", m)
 	if err != nil {
 		return nil, err
 	}
@@ -192,28 +203,62 @@ func (f Felix) Assign(ctx context.Context, at Attachment, args map[string]string
 func (f Felix) Unassign(ctx context.Context, at Attachment) error {
 	var m message
 	m.message(1, at.encode())
-	_, err := f.call(ctx, "IpamService/Unassign", m)
+	_, err := f.insist(ctx, "IpamService/Unassign", m)
 	return err
 }
 
-// call makes one call and turns a status into an error that says what to do.
+// call makes one call.
 func (f Felix) call(ctx context.Context, method string, request message) (message, error) {
-	answer, err := unary.Call(ctx, string(f), "/muslin.felix.v1."+method, request)
-	var failed *unary.Error
-	if !errors.As(err, &failed) {
-		return answer, err
+	return f.try(ctx, method, request, 0)
+}
+
+// insist makes a call again and again while felix is away or not ready, until its patience ends. A call that a felix which was
+// killed may have carried out is made again too.
+func (f Felix) insist(ctx context.Context, method string, request message) (message, error) {
+	return f.try(ctx, method, request, f.Patience)
+}
+
+func (f Felix) try(ctx context.Context, method string, request message, patience time.Duration) (message, error) {
+	pause := backoff.Backoff{Min: glance, Max: longGlance}
+	var away time.Time // since when felix is; zero: it is not
+	for {
+		answer, err := unary.Call(ctx, f.Socket, "/muslin.felix.v1."+method, request)
+		var failed *unary.Error
+		if !errors.As(err, &failed) {
+			return answer, err
+		}
+		if away.IsZero() {
+			away = time.Now()
+		}
+		waited := time.Since(away)
+		if failed.Code != unary.Unavailable || waited >= patience || pause.Wait(ctx) != nil {
+			return nil, f.explain(failed, waited)
+		}
+	}
+}
+
+// explain turns a status into an error that says what to do.
+func (f Felix) explain(failed *unary.Error, waited time.Duration) error {
+	since := ""
+	if waited >= time.Second {
+		since = fmt.Sprintf(" for %.0f s", waited.Seconds())
 	}
 	switch failed.Code {
 	case unary.Unavailable:
-		return nil, fmt.Errorf("%w: felix at %s: %s; is felix running on this node?", ErrTryAgain, f, failed.Message)
+		if failed.Unanswered {
+			return fmt.Errorf("%w: felix has not answered on %s%s: %s; is felix running on this node?", ErrTryAgain, f.Socket, since, failed.Message)
+		}
+		return fmt.Errorf("%w: felix on %s has not been ready%s: %s", ErrTryAgain, f.Socket, since, failed.Message)
 	case unary.DeadlineExceeded:
-		return nil, fmt.Errorf("%w: felix at %s did not answer in time", ErrTryAgain, f)
+		return fmt.Errorf("%w: felix at %s did not answer in time", ErrTryAgain, f.Socket)
+	case unary.Aborted:
+		return fmt.Errorf("%w: %s", ErrTryAgain, failed.Message)
 	case unary.InvalidArgument:
-		return nil, fmt.Errorf("%w: %s", ErrInvalid, failed.Message)
+		return fmt.Errorf("%w: %s", ErrInvalid, failed.Message)
 	case unary.FailedPrecondition:
-		return nil, fmt.Errorf("%w: %s", ErrMismatch, failed.Message)
+		return fmt.Errorf("%w: %s", ErrMismatch, failed.Message)
 	}
-	return nil, errors.New(failed.Message)
+	return errors.New(failed.Message)
 }
 
 func (a Attachment) encode() (m message) {

@@ -82,7 +82,7 @@ func serve(t *testing.T) (*felix, cni.Felix) {
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(l) }()
 	t.Cleanup(func() { g.Stop(); require.NoError(t, <-done) })
-	return f, cni.Felix(socket)
+	return f, cni.Felix{Socket: socket}
 }
 
 var (
@@ -179,12 +179,12 @@ func TestAnswersAreRead(t *testing.T) {
 func TestStatusesBecomeWhatACallerCanDo(t *testing.T) {
 	f, client := serve(t)
 	for code, want := range map[codes.Code]error{
-		codes.Unavailable: cni.ErrTryAgain, codes.DeadlineExceeded: cni.ErrTryAgain, codes.InvalidArgument: cni.ErrInvalid, codes.FailedPrecondition: cni.ErrMismatch,
+		codes.Unavailable: cni.ErrTryAgain, codes.Aborted: cni.ErrTryAgain, codes.DeadlineExceeded: cni.ErrTryAgain, codes.InvalidArgument: cni.ErrInvalid, codes.FailedPrecondition: cni.ErrMismatch,
 	} {
 		f.err = status.Error(code, "because")
 		require.ErrorIs(t, client.Unassign(t.Context(), at), want)
 	}
 	f.err = status.Error(codes.Internal, "route: no such device")
 	require.EqualError(t, client.Unassign(t.Context(), at), "route: no such device")
-	require.ErrorContains(t, cni.Felix("/nonexistent/felix.sock").Status(t.Context()), "is felix running on this node?")
+	require.ErrorContains(t, cni.Felix{Socket: "/nonexistent/felix.sock"}.Status(t.Context()), "is felix running on this node?")
 }

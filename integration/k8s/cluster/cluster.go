@@ -40,6 +40,8 @@ type Options struct {
 	Name string
 	// Workers is how many machines run pods, default 2. They are in two subnets in turn.
 	Workers int
+	// NodeRanges has Kubernetes give each worker a range of PodRange for its pods.
+	NodeRanges bool
 	// BinDir holds Muslin's binaries, default the directory of the running program. Of these the cluster needs lab.
 	BinDir string
 	// Archives are images to bring onto all workers, beside that of workloads.
@@ -86,7 +88,7 @@ func Up(ctx context.Context, o Options) (_ *Cluster, err error) {
 	}
 	s.Lab, err = lab.Up(ctx, lab.Options{
 		Name: o.Name, StateDir: stateDir(o.Name), BinDir: o.BinDir, Attached: o.Attached, Progress: o.Progress,
-		Topology: topology(o.Workers, s.paths),
+		Topology: topology(o, s.paths),
 	})
 	if err != nil {
 		return nil, err

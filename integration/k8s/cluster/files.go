@@ -35,6 +35,8 @@ func writeFiles(cgroups, stateDir string, workers int) error {
 			DNS: []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc"}, IPs: []netip.Addr{serverAddress, serviceOne, netip.MustParseAddr("127.0.0.1")},
 		}},
 		{Control, "service-accounts", pki.Role{CommonName: "service-accounts"}},
+		{Control, "resources", pki.Role{CommonName: "etcd", Server: true, IPs: []netip.Addr{serverAddress}}},
+		{Control, "resources-client", pki.Role{CommonName: "muslin"}},
 		{Control, "admin", pki.Role{CommonName: "admin", Group: "system:masters"}},
 		{Control, "controllers", pki.Role{CommonName: "system:kube-controller-manager"}},
 		{Control, "scheduler", pki.Role{CommonName: "system:kube-scheduler"}},

@@ -28,8 +28,15 @@ const (
 // Programs of machines, as the lab calls them (lab.Kill, lab.Start), beside those of k8s.Program.
 const (
 	Etcd       = "etcd"
+	Resources  = "etcd-resources"
 	Containerd = "containerd"
 )
+
+// ResourcesURL is where an etcd is for resources, which wants certificates: Resources, which nobody starts but who wants it.
+var ResourcesURL = "https://" + netip.AddrPortFrom(serverAddress, 2381).String()
+
+// ResourcesFile is a file of who may use that etcd, on the machine of the control plane: ca.crt, tls.crt or tls.key.
+func ResourcesFile(name string) string { return confDir + "/resources-client/" + name }
 
 var (
 	serverAddress = netip.MustParseAddr("10.40.0.10")
@@ -48,7 +55,7 @@ func workerAddress(number int) netip.Addr {
 func zone(number int) string { return fmt.Sprintf("zone-%d", (number-1)%2+1) }
 
 // topology says what machines a cluster has, and what they run: pure, but for the paths that it is told.
-func topology(workers int, paths map[k8s.Program]string) lab.Topology {
+func topology(o Options, paths map[k8s.Program]string) lab.Topology {
 	t := lab.Topology{
 		Subnets: []lab.Subnet{
 			{Name: "zone-1", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.40.0.0/24")}},
@@ -56,10 +63,10 @@ func topology(workers int, paths map[k8s.Program]string) lab.Topology {
 		},
 		Nodes: []lab.Node{{
 			Name: Control, Addresses: []netip.Addr{serverAddress}, Interface: "eth0",
-			Machine: &lab.Machine{Dirs: []string{confDir, "/var/lib/etcd", "/var/log/kubernetes"}, Programs: controlPrograms(paths)},
+			Machine: &lab.Machine{Dirs: []string{confDir, "/var/lib/etcd", "/var/log/kubernetes"}, Programs: controlPrograms(o, paths)},
 		}},
 	}
-	for i := 1; i <= workers; i++ {
+	for i := 1; i <= o.Workers; i++ {
 		t.Nodes = append(t.Nodes, lab.Node{
 			Name: Worker(i), Addresses: []netip.Addr{workerAddress(i)}, Interface: "eth0",
 			Machine: &lab.Machine{
@@ -71,13 +78,22 @@ func topology(workers int, paths map[k8s.Program]string) lab.Topology {
 	return t.WithDefaults()
 }
 
-func controlPrograms(paths map[k8s.Program]string) []lab.Program {
+func controlPrograms(o Options, paths map[k8s.Program]string) []lab.Program {
 	const etcd = "http://127.0.0.1:2379"
 	pki := func(of, file string) string { return confDir + "/" + of + "/" + file }
+	var ranges []string
+	if o.NodeRanges {
+		ranges = []string{"--allocate-node-cidrs", "--cluster-cidr", PodRange}
+	}
 	return []lab.Program{
 		{Name: Etcd, Args: []string{
 			"/usr/bin/etcd", "--data-dir", "/var/lib/etcd/data", "--unsafe-no-fsync", "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
 			"--listen-peer-urls", "http://127.0.0.1:2380", "--logger", "zap", "--log-level", "warn",
+		}},
+		{Name: Resources, Args: []string{
+			"/usr/bin/etcd", "--data-dir", "/var/lib/etcd/resources", "--unsafe-no-fsync", "--listen-client-urls", ResourcesURL, "--advertise-client-urls", ResourcesURL,
+			"--cert-file", pki("resources", "tls.crt"), "--key-file", pki("resources", "tls.key"), "--trusted-ca-file", pki("resources", "ca.crt"), "--client-cert-auth",
+			"--listen-peer-urls", "http://127.0.0.1:2382", "--logger", "zap", "--log-level", "warn",
 		}},
 		{Name: string(k8s.APIServer), Args: []string{
 			paths[k8s.APIServer], "--etcd-servers", etcd, "--advertise-address", serverAddress.String(), "--secure-port", fmt.Sprint(apiPort),
@@ -88,11 +104,11 @@ func controlPrograms(paths map[k8s.Program]string) []lab.Program {
 			"--service-account-key-file", pki("service-accounts", "tls.crt"), "--service-account-signing-key-file", pki("service-accounts", "tls.key"),
 			"--allow-privileged=true", "--audit-policy-file", confDir + "/audit.yaml", "--audit-log-path", auditLog, "--v", "1",
 		}},
-		{Name: string(k8s.ControllerManager), Args: []string{
+		{Name: string(k8s.ControllerManager), Args: append([]string{
 			paths[k8s.ControllerManager], "--kubeconfig", pki("controllers", "kubeconfig"), "--use-service-account-credentials",
 			"--service-account-private-key-file", pki("service-accounts", "tls.key"), "--root-ca-file", pki("server", "ca.crt"),
 			"--leader-elect=false", "--bind-address", "127.0.0.1", "--v", "1",
-		}},
+		}, ranges...)},
 		{Name: string(k8s.Scheduler), Args: []string{
 			paths[k8s.Scheduler], "--kubeconfig", pki("scheduler", "kubeconfig"), "--leader-elect=false", "--bind-address", "127.0.0.1", "--v", "1",
 		}},

@@ -26,11 +26,11 @@ func TestTopology(t *testing.T) {
 		paths[p] = "/programs/" + string(p)
 	}
 	for workers := 1; workers < 20; workers++ {
-		topo := topology(workers, paths)
+		topo := topology(Options{Workers: workers}, paths)
 		require.NoError(t, topo.Validate())
 		assert.Len(t, topo.Nodes, workers+1)
 	}
-	topo := topology(3, paths)
+	topo := topology(Options{Workers: 3}, paths)
 	assert.Equal(t, "10.40.0.11", topo.Nodes[1].Addresses[0].String())
 	assert.Equal(t, "10.40.1.12", topo.Nodes[2].Addresses[0].String())
 	assert.Equal(t, "10.40.0.13", topo.Nodes[3].Addresses[0].String())
@@ -42,7 +42,7 @@ func TestTopology(t *testing.T) {
 // TestFiles: every path of a configuration or certificate that a program is told is one that is written, and all of it is YAML.
 func TestFiles(t *testing.T) {
 	dir := t.TempDir()
-	topo := topology(2, map[k8s.Program]string{})
+	topo := topology(Options{Workers: 2}, map[k8s.Program]string{})
 	for _, n := range topo.Nodes {
 		require.NoError(t, os.MkdirAll(place(dir, n.Name, confDir), 0o755))
 	}

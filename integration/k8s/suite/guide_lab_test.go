@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/muslin-net/muslin/deploy/image"
+	"github.com/muslin-net/muslin/deploy/render"
 	"github.com/muslin-net/muslin/integration/guide"
 	"github.com/muslin-net/muslin/integration/k8s/cluster"
 	"github.com/muslin-net/muslin/integration/lab"
@@ -54,7 +56,7 @@ func (w *world) types(t *testing.T, commands string) {
 	t.Helper()
 	var said bytes.Buffer
 	code, err := w.Exec(within(t, installPatience), cluster.Control, lab.Command{
-		Args: []string{"sh", "-exc", "cd " + clone + "\n" + commands}, Env: append(cluster.Environment(), "HOME="+clone+"/home", "DATASTORE_TYPE=kubernetes"), Stdout: &said, Stderr: &said,
+		Args: []string{"sh", "-exc", "cd " + clone + "\n" + commands}, Env: append(w.datastore, "HOME="+clone+"/home"), Stdout: &said, Stderr: &said,
 	})
 	require.NoError(t, err)
 	require.Zero(t, code, "%s", said.String())
@@ -63,6 +65,21 @@ func (w *world) types(t *testing.T, commands string) {
 
 // install brings images onto all workers and installs Muslin, as the guide says.
 func (w *world) install(t *testing.T) {
+	t.Helper()
+	w.bringImages(t)
+	w.follow(t, "apply")
+	w.awaitInstalled(t)
+}
+
+// awaitInstalled waits until all of Muslin, and with it all nodes, are ready.
+func (w *world) awaitInstalled(t *testing.T) {
+	t.Helper()
+	w.awaitMuslin(t)
+	require.NoError(t, w.AwaitNodes(within(t, installPatience)))
+}
+
+// bringImages brings images onto all workers, as the guide says.
+func (w *world) bringImages(t *testing.T) {
 	t.Helper()
 	var all errgroup.Group
 	for _, worker := range w.Workers() {
@@ -79,15 +96,15 @@ func (w *world) install(t *testing.T) {
 		})
 	}
 	require.NoError(t, all.Wait())
-	w.follow(t, "apply")
-	require.NoError(t, w.AwaitRollout(within(t, installPatience), "deployment/calico-kube-controllers"))
-	require.NoError(t, w.AwaitNodes(within(t, installPatience)))
 }
 
 // firstSteps: what the guide says to try first.
 func (w *world) firstSteps(t *testing.T) {
 	w.follow(t, "calicoctl", "make build && ", "") // it was, before all tests
 	w.follow(t, "look")
+	said, err := w.calicoctl(t, "version")
+	require.NoError(t, err)
+	assert.Regexp(t, `(?m)^Cluster Version: +`+regexp.QuoteMeta(render.Defaults().Image.Tag)+`\nCluster Type: +k8s,bgp,typha,kdd$`, said)
 	w.types(t, "kubectl calico get nodes")
 	for _, worker := range w.Workers() { // there is no registry: the program of workloads goes by the names httpd and nc too
 		_, err := w.Run(within(t, patience), worker, "ctr", "-n", "k8s.io", "images", "tag", image.Canonical(cluster.WorkloadImage), image.Canonical("busybox:1.37"))

@@ -16,7 +16,7 @@ import (
 // TestKubernetes brings one cluster up, as a user would, and tries in it, one after the other, what Muslin promises. What disturbs
 // it most comes last.
 func TestKubernetes(t *testing.T) {
-	w := up(t, "kubernetes")
+	w := shared(t)
 	for _, test := range []struct {
 		name string
 		fn   func(*testing.T)
@@ -86,7 +86,7 @@ func (w *world) networkPolicy(t *testing.T) {
 	one, two := cluster.Worker(1), cluster.Worker(2)
 	w.run(t, ns, pod("server", two, "", "serve"), pod("friend", one, "", "serve"), pod("stranger", one, "", "serve"))
 	ask := []string{"get", "-timeout", "1s", "http://" + w.address(t, ns, "server") + ":8080"}
-	w.answers(t, ns, "friend", ask...)
+	assert.Equal(t, "server "+w.address(t, ns, "friend"), w.answers(t, ns, "friend", ask...), "the server sees the pod's own address")
 	w.answers(t, ns, "stranger", ask...)
 	w.apply(t, fmt.Sprintf(`
 apiVersion: networking.k8s.io/v1
@@ -100,7 +100,7 @@ spec:
 	w.answers(t, ns, "friend", ask...)
 	w.kubectl(t, "delete", "networkpolicy", "friends", "-n", ns)
 	w.answers(t, ns, "stranger", ask...)
-	w.apply(t, fmt.Sprintf(`
+	w.applyResource(t, fmt.Sprintf(`
 apiVersion: projectcalico.org/v3
 kind: NetworkPolicy
 metadata: {name: silence, namespace: %s}

@@ -410,7 +410,7 @@ func (w *world) nothingLeaks(t *testing.T) {
 // calicoctl runs it as an administrator of the cluster does.
 func (w *world) calicoctl(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	return w.Run(within(t, patience), cluster.Control, append([]string{"env", "DATASTORE_TYPE=kubernetes", "KUBECONFIG=/etc/kubernetes/admin/kubeconfig", "calicoctl"}, args...)...)
+	return w.Run(within(t, patience), cluster.Control, append(append(append([]string{"env"}, w.datastore...), "calicoctl"), args...)...)
 }
 
 // drainAndDelete: a worker is drained, its machine ends and its Node is deleted. Its addresses are free then, and the worker can come

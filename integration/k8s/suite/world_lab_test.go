@@ -3,6 +3,7 @@
 package suite
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
@@ -37,47 +38,74 @@ const workers = 3
 // world is the cluster that the tests share. Its methods fail the test rather than return errors.
 type world struct {
 	*cluster.Cluster
-	source   string                 // the project's directory
-	next     func() (string, error) // the archive of an image of the next version, once it is built
-	kubelets map[string]netip.AddrPort
+	source    string                 // the project's directory
+	next      func() (string, error) // the archive of an image of the next version, once it is built
+	datastore []string               // the environment by which calicoctl reaches it, on the machine of the control plane
+	kubelets  map[string]netip.AddrPort
 }
 
-// up brings a cluster up with Muslin in it, and down at the end of the test, with what is wrong with it if that failed.
-func up(t *testing.T, name string) *world {
+// shared is the cluster of TestKubernetes, with Muslin in it: one that is up already, or a new one.
+func shared(t *testing.T) *world {
 	t.Helper()
-	source, err := filepath.Abs("../../..")
-	require.NoError(t, err)
+	source := project(t)
 	building := within(t, 30*time.Minute)
 	next := sync.OnceValues(func() (string, error) { return buildNext(building, source) })
 	go func() { _, _ = next() }()
+	var w *world
 	if name := os.Getenv(envCluster); name != "" {
 		c, err := cluster.Open(name)
 		require.NoError(t, err)
-		w := &world{c, source, next, map[string]netip.AddrPort{}}
-		w.prepare(t)
-		return w
+		w = newWorld(t, c)
+	} else {
+		w = up(t, cluster.Options{Name: "kubernetes", Workers: workers}, (*world).install)
 	}
+	w.next = next
+	return w
+}
+
+// up brings a cluster up, has Muslin installed in it, and brings it down at the end of the test, with what is wrong with it if that
+// failed.
+func up(t *testing.T, o cluster.Options, install func(*world, *testing.T)) *world {
+	t.Helper()
 	began := time.Now()
-	c, err := cluster.Up(within(t, 30*time.Minute), cluster.Options{
-		Name: name, Workers: workers, BinDir: filepath.Join(source, "bin"), Attached: true, Log: func(line string) { t.Log(line) },
-		Progress: func(p lab.Progress) {
-			if p.Done {
-				t.Logf("%-40s %5.1f s", p.Step, p.Took.Seconds())
-			}
-		},
-	})
+	o.BinDir, o.Attached, o.Log = filepath.Join(project(t), "bin"), true, func(line string) { t.Log(line) }
+	o.Progress = func(p lab.Progress) {
+		if p.Done {
+			t.Logf("%-40s %5.1f s", p.Step, p.Took.Seconds())
+		}
+	}
+	c, err := cluster.Up(within(t, 30*time.Minute), o)
 	require.NoError(t, err)
-	w := &world{c, source, next, map[string]netip.AddrPort{}}
+	var w *world
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() && w != nil {
 			w.explain(t)
 		}
 		assert.NoError(t, c.Down(context.Background()))
 	})
-	w.prepare(t)
-	w.install(t)
+	w = newWorld(t, c)
+	install(w, t)
 	t.Logf("the cluster is up after %.0f s", time.Since(began).Seconds())
 	return w
+}
+
+// newWorld is a cluster with Kubernetes as the datastore, and the clone that guides are followed in.
+func newWorld(t *testing.T, c *cluster.Cluster) *world {
+	t.Helper()
+	w := &world{
+		Cluster: c, source: project(t), kubelets: map[string]netip.AddrPort{},
+		datastore: append(cluster.Environment(), "DATASTORE_TYPE=kubernetes"),
+	}
+	w.prepare(t)
+	return w
+}
+
+// project is the project's directory.
+func project(t *testing.T) string {
+	t.Helper()
+	source, err := filepath.Abs("../../..")
+	require.NoError(t, err)
+	return source
 }
 
 // explain shows what people look at first.
@@ -126,6 +154,17 @@ func (w *world) apply(t *testing.T, documents string) {
 		_, err := w.Kubectl(within(t, patience), documents, "apply", "-f", "-")
 		return err
 	})
+}
+
+// applyResource applies a document with calicoctl, which finds the datastore that there is.
+func (w *world) applyResource(t *testing.T, document string) {
+	t.Helper()
+	var said bytes.Buffer
+	code, err := w.Exec(within(t, patience), cluster.Control, lab.Command{
+		Args: []string{"calicoctl", "apply", "-f", "-"}, Env: w.datastore, Stdin: strings.NewReader(document), Stdout: &said, Stderr: &said,
+	})
+	require.NoError(t, err)
+	require.Zero(t, code, "%s", said.String())
 }
 
 // eventually waits until there is no error any more.

@@ -192,7 +192,7 @@ type NetworkConfig struct {
 	Labels map[string]string `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// How long to wait for the pod's policy before the pod starts closed; 2 s if absent.
 	PolicyWait *durationpb.Duration `protobuf:"bytes,13,opt,name=policy_wait,json=policyWait,proto3" json:"policy_wait,omitempty"`
-	// Answer UNAVAILABLE instead of starting a pod closed.
+	// Answer ABORTED instead of starting a pod closed.
 	RequirePolicy bool `protobuf:"varint,14,opt,name=require_policy,json=requirePolicy,proto3" json:"require_policy,omitempty"`
 	// Destinations, CIDRs, that pods get routes to instead of the default route of the same family.
 	Routes []string `protobuf:"bytes,15,rep,name=routes,proto3" json:"routes,omitempty"`

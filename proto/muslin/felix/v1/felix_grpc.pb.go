@@ -34,10 +34,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// CniService carries out the verbs of the CNI specification (1.1.0). The plugin only translates.
+// CniService carries out the verbs of the CNI specification (1.1.0). The plugin only translates. UNAVAILABLE means that felix is
+// not ready, as when it starts: the plugin repeats the call for a while. It and ABORTED are CNI error 11 (try again later).
 type CniServiceClient interface {
 	// Add wires a pod and returns when its route and policy are in the kernel. It is idempotent for one container id and
-	// interface. UNAVAILABLE is CNI error 11 (try again later).
+	// interface.
 	Add(ctx context.Context, in *AddRequest, opts ...grpc.CallOption) (*AddResponse, error)
 	// Delete unwires a pod. What is not there is no error; what typha cannot be told now is told later.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
@@ -123,10 +124,11 @@ func (c *cniServiceClient) Node(ctx context.Context, in *NodeRequest, opts ...gr
 // All implementations must embed UnimplementedCniServiceServer
 // for forward compatibility.
 //
-// CniService carries out the verbs of the CNI specification (1.1.0). The plugin only translates.
+// CniService carries out the verbs of the CNI specification (1.1.0). The plugin only translates. UNAVAILABLE means that felix is
+// not ready, as when it starts: the plugin repeats the call for a while. It and ABORTED are CNI error 11 (try again later).
 type CniServiceServer interface {
 	// Add wires a pod and returns when its route and policy are in the kernel. It is idempotent for one container id and
-	// interface. UNAVAILABLE is CNI error 11 (try again later).
+	// interface.
 	Add(context.Context, *AddRequest) (*AddResponse, error)
 	// Delete unwires a pod. What is not there is no error; what typha cannot be told now is told later.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
@@ -340,9 +342,10 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// IpamService is for IPAM plugins that are called by a plugin other than ours: it assigns addresses without wiring.
+// IpamService is for IPAM plugins that are called by a plugin other than ours: it assigns addresses without wiring. Its errors are
+// those of CniService.
 type IpamServiceClient interface {
-	// Assign gives the attachment its addresses, the same ones when asked again. UNAVAILABLE is CNI error 11.
+	// Assign gives the attachment its addresses, the same ones when asked again.
 	Assign(ctx context.Context, in *AssignRequest, opts ...grpc.CallOption) (*AssignResponse, error)
 	// Unassign frees them. What is free already is no error.
 	Unassign(ctx context.Context, in *UnassignRequest, opts ...grpc.CallOption) (*UnassignResponse, error)
@@ -380,9 +383,10 @@ func (c *ipamServiceClient) Unassign(ctx context.Context, in *UnassignRequest, o
 // All implementations must embed UnimplementedIpamServiceServer
 // for forward compatibility.
 //
-// IpamService is for IPAM plugins that are called by a plugin other than ours: it assigns addresses without wiring.
+// IpamService is for IPAM plugins that are called by a plugin other than ours: it assigns addresses without wiring. Its errors are
+// those of CniService.
 type IpamServiceServer interface {
-	// Assign gives the attachment its addresses, the same ones when asked again. UNAVAILABLE is CNI error 11.
+	// Assign gives the attachment its addresses, the same ones when asked again.
 	Assign(context.Context, *AssignRequest) (*AssignResponse, error)
 	// Unassign frees them. What is free already is no error.
 	Unassign(context.Context, *UnassignRequest) (*UnassignResponse, error)
