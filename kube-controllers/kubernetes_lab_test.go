@@ -399,7 +399,7 @@ func (w *world) informed(types string) {
 	w.Helper()
 	w.soon("the version", func() bool {
 		info := get[*api.ClusterInformation](w, "ClusterInformation", "", "default")
-		return info.Spec.CalicoVersion == daemon.Version() && info.Spec.ClusterType == types && info.Spec.ClusterGUID != "" && !info.Locked()
+		return info != nil && info.Spec.CalicoVersion == daemon.Version() && info.Spec.ClusterType == types && info.Spec.ClusterGUID != "" && !info.Locked()
 	})
 }
 

@@ -2,6 +2,7 @@ package plugin_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,15 +27,21 @@ import (
 // starts a process for each call, and so do the tests.
 const asPlugin = "MUSLIN_TEST_PLUGIN"
 
-// restart is for how long the plugins of these tests wait for felix.
-const restart = time.Second
+// asPatient is the one by which a plugin is told for how long to wait for felix.
+const asPatient = "MUSLIN_TEST_PATIENCE"
+
+const (
+	restart = time.Second // for how long plugins wait for a felix that does not come
+	patient = time.Minute // and for one that comes
+)
 
 func TestMain(m *testing.M) {
+	wait, _ := time.ParseDuration(os.Getenv(asPatient))
 	switch os.Getenv(asPlugin) {
 	case "calico":
-		skel.PluginMainFuncs(plugin.Main(restart), plugin.Versions(), "calico")
+		skel.PluginMainFuncs(plugin.Main(wait), plugin.Versions(), "calico")
 	case "calico-ipam":
-		skel.PluginMainFuncs(plugin.IPAM(restart), plugin.Versions(), "calico-ipam")
+		skel.PluginMainFuncs(plugin.IPAM(wait), plugin.Versions(), "calico-ipam")
 	default:
 		os.Exit(m.Run())
 	}
@@ -151,6 +158,7 @@ func (f *felix) Unassign(_ context.Context, m *felixv1.UnassignRequest) (*felixv
 type invocation struct {
 	plugin, verb, args, netns, container, ifname, path string
 	conf                                               map[string]any
+	patience                                           time.Duration // with felix; 0: restart
 }
 
 // ask is a call with everything that a runtime gives, for the stub.
@@ -182,7 +190,7 @@ func (i invocation) run(t *testing.T) (stdout string, ok bool) {
 	require.NoError(t, err)
 	cmd := exec.CommandContext(t.Context(), self)
 	cmd.Env = []string{
-		asPlugin + "=" + i.plugin, "CNI_COMMAND=" + i.verb, "CNI_CONTAINERID=" + i.container, "CNI_NETNS=" + i.netns,
+		asPlugin + "=" + i.plugin, asPatient + "=" + cmp.Or(i.patience, restart).String(), "CNI_COMMAND=" + i.verb, "CNI_CONTAINERID=" + i.container, "CNI_NETNS=" + i.netns,
 		"CNI_IFNAME=" + i.ifname, "CNI_ARGS=" + i.args, "CNI_PATH=" + i.path,
 		"CNI_NETNS_OVERRIDE=true",  // the namespace is felix's business; here there is none
 		"GORACE=atexit_sleep_ms=0", // the race detector lets each process sleep for a second at its end otherwise

@@ -224,6 +224,7 @@ func TestVerbsWaitForAFelixThatIsRestarted(t *testing.T) {
 		"ADD": f.ask("ADD", "1.1.0"), "DEL": f.ask("DEL", "1.1.0"), "GC": f.ask("GC", "1.1.0"),
 		"calico-ipam ADD": ipam(f.ask("ADD", "1.1.0")), "calico-ipam DEL": ipam(f.ask("DEL", "1.1.0")),
 	} {
+		call.patience = patient
 		t.Run(name, func(t *testing.T) {
 			for _, before := range []string{"none", "killed", "starting"} {
 				require.NoError(t, os.RemoveAll(f.socket))
@@ -269,7 +270,9 @@ func TestAddIsRepeatedWhenFelixEndsInTheMiddle(t *testing.T) {
 	}}
 	stop, done := f.serve(t), make(chan string, 1)
 	go func() {
-		out, _ := f.ask("ADD", "1.0.0").run(t)
+		call := f.ask("ADD", "1.0.0")
+		call.patience = patient
+		out, _ := call.run(t)
 		done <- out
 	}()
 	<-begun
