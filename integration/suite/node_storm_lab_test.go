@@ -26,7 +26,7 @@ import (
 // envNodeStorm says for how long the nodes are under the storm, if not for nodeStorm.
 const (
 	envNodeStorm = "MUSLIN_NODE_STORM"
-	nodeStorm    = 75 * time.Second
+	nodeStorm    = 45 * time.Second
 )
 
 const (
@@ -43,8 +43,8 @@ var stormTurns = []string{"!has(turn)", "turn == 'a'", "turn == 'b'", "turn == '
 // stormModes are those of the pool of whoever talks: over all of them each pod reaches each other one.
 var stormModes = []lab.Mode{lab.ModeVXLAN, lab.ModeIPIP, lab.ModeVXLANCrossSubnet, lab.ModeIPIPCrossSubnet}
 
-// TestNodeStorm: on eight nodes, half of them with each rule driver, felix, bird, confd and calico-node are killed at random
-// moments while pods and pools come and go, pools change their mode, pods' labels change, and policies change. What policy
+// TestNodeStorm: on eight nodes, half of them with each rule driver, felix, bird, confd, calico-node and typha are killed at
+// random moments while pods and pools come and go, pools change their mode, pods' labels change, and policies change. What policy
 // never allows never arrives at a pod, not one packet; what is established and was never forbidden is never cut; and at the end
 // the kernels hold what felix, typha and bird program from nothing.
 func TestNodeStorm(t *testing.T) {
@@ -139,8 +139,9 @@ func stormDriver(n int) string {
 }
 
 // eightNodes adds as many nodes as there are, and has both rule drivers in each subnet. On all of them calico-node follows the
-// node's address.
+// node's address. Users reach the datastore also while typha is away.
 func eightNodes(topo *lab.Topology) {
+	onEtcd(topo)
 	for i, address := range []string{"10.30.0.60", "10.30.0.61", "10.30.1.62", "10.30.1.63"} {
 		name := "worker-" + itoa(4+i)
 		topo.Nodes = append(topo.Nodes, lab.Node{Name: name, Addresses: []netip.Addr{netip.MustParseAddr(address)}})
@@ -164,8 +165,9 @@ func (c *cluster) stormPairs() (pairs [][2]string) {
 	return pairs
 }
 
-// stormVictims are all processes of all nodes, and felix, which has most to lose, twice.
+// stormVictims are all processes of all nodes, and felix, which has most to lose, twice; so is typha, of which there is one.
 func (c *cluster) stormVictims() (all []victim) {
+	all = append(all, typha, typha)
 	for _, n := range c.topology.Nodes {
 		for _, process := range []string{lab.ProcessFelix, lab.ProcessFelix, lab.ProcessBird, lab.ProcessConfd, lab.ProcessStartup, lab.ProcessMonitor} {
 			all = append(all, victim{n.Name, process})
