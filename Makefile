@@ -164,9 +164,11 @@ leaks: test-deps build root ## felix, and what it puts into the kernel, watched 
 	MUSLIN_LEAK_WATCH=30m $(LAB) -timeout 2h -v -run '^TestLeaks$$' $(CLUSTERS)
 
 STORM := -clients 1000 -for 10m -every 10s -rate 200 -watch 1h
+NODE_STORM := 10m
 
 .PHONY: storm
-storm: test-deps build ## three typhas with 1,000 clients through kills, frozen datastores and bad networks, judged by what each client is sent (2 hours); STORM="-clients 100 -watch 10m" for less
+storm: test-deps build root ## eight nodes whose processes are killed under traffic; then three typhas with 1,000 clients through kills, frozen datastores and bad networks, judged by what each client is sent; needs root (2 hours); STORM="-clients 100 -watch 10m" NODE_STORM=2m for less
+	MUSLIN_NODE_STORM=$(NODE_STORM) $(LAB) -timeout 5h -v -run '^TestNodeStorm$$' $(CLUSTERS)
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 5h -v ./integration/storm -args $(STORM)
 
 .PHONY: k8s-test

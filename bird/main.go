@@ -43,7 +43,7 @@ func main() {
 }
 
 func run(ctx context.Context, d *daemon.Daemon, cfg settings) error {
-	daemon.Thrifty()
+	daemon.Thrifty(daemon.NodeShare)
 	if backend, err := api.ParseBackend(cfg.Backend); err != nil {
 		return fmt.Errorf("setting backend: %w", err)
 	} else if !backend.BGP() {

@@ -47,7 +47,7 @@ func main() {
 }
 
 func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
-	daemon.Thrifty()
+	daemon.Thrifty(daemon.NodeShare)
 	if cfg.Node == "" {
 		return fmt.Errorf("setting node: the name of this node is missing; give it by --node")
 	}

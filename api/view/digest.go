@@ -63,7 +63,7 @@ func (d *Digests) Bytes() []byte {
 
 // DigestsOf reads what Bytes wrote; nil are those of nothing.
 func DigestsOf(b []byte) (*Digests, error) {
-	if len(b) == 0 {
+	if len(b) == 0 || before != "" {
 		return nil, nil
 	}
 	var d Digests

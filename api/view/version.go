@@ -14,12 +14,9 @@ import (
 const encoding = 1
 
 // before is set by the linker, -X github.com/muslin-net/muslin/api/view.before=yes, for tests of upgrades: the program is one of the
-// version before then.
+// version of the protocol before then, as far as it is asked for views. That version knows no digests (DigestsOf), and endpoints have no
+// floating addresses in what their versions are made of.
 var before string
-
-// Before tells that this program does as the version of the protocol before did. That version names all that a client has in its hello,
-// knows no digests, and has no floating addresses of endpoints, neither in items nor in what their versions are made of.
-func Before() bool { return before != "" }
 
 // withoutNATs is an endpoint as the version before encodes it.
 type withoutNATs struct {
@@ -44,7 +41,7 @@ func VersionOf(it Item) Version {
 	if r, ok := it.(Resource); ok {
 		canonical = r.Object
 	}
-	if w, ok := it.(WorkloadEndpoint); ok && Before() {
+	if w, ok := it.(WorkloadEndpoint); ok && before != "" {
 		canonical = withoutNATs{WorkloadEndpoint: w}
 	}
 	return hash(it.Key().Kind, canonical)

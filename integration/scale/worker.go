@@ -23,7 +23,7 @@ import (
 
 // Serve is a worker's life: it does what comes in by standard input, until that ends.
 func Serve() error {
-	daemon.Thrifty() // as felix: what one of its clients takes is measured here too
+	daemon.Thrifty(daemon.NodeShare) // as felix: what one of its clients takes is measured here too
 	server := rpc.NewServer()
 	if err := server.RegisterName("Worker", &Worker{}); err != nil {
 		return err

@@ -200,12 +200,16 @@ func (c *cluster) churn(t *testing.T, nodes ...string) *churn {
 func (ch *churn) until(ctx context.Context, do func() error) {
 	for ctx.Err() == nil {
 		if do() == nil {
-			ch.mu.Lock()
-			ch.done++
-			ch.mu.Unlock()
+			ch.count()
 			return
 		}
 	}
+}
+
+func (ch *churn) count() {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	ch.done++
 }
 
 // total is how many pods were added or deleted.

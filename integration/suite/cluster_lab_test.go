@@ -4,6 +4,7 @@ package suite
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -168,12 +169,20 @@ func (c *cluster) sh(t *testing.T, where, command string) string {
 // apply stores a resource as a user does.
 func (c *cluster) apply(t *testing.T, doc string) {
 	t.Helper()
+	require.NoError(t, c.applies(t, doc))
+}
+
+// applies is apply where no test may fail at once.
+func (c *cluster) applies(t *testing.T, doc string) error {
+	t.Helper()
 	said := &strings.Builder{}
 	code, err := c.Exec(within(t, patience), "master", lab.Command{
 		Args: []string{"calicoctl", "apply", "-f", "-"}, Stdin: strings.NewReader(doc), Stderr: said,
 	})
-	require.NoError(t, err)
-	require.Zero(t, code, said.String())
+	if err == nil && code != 0 {
+		err = errors.New(said.String())
+	}
+	return err
 }
 
 func (c *cluster) kill(t *testing.T, v victim) {

@@ -120,6 +120,22 @@ func (c *conversation) takeLongest() time.Duration {
 	return d
 }
 
+// haveTalked tells which of them have had no answer since this was asked for.
+func (cs conversations) haveTalked() func() string {
+	before := make([]int, len(cs))
+	for i, c := range cs {
+		before[i], _ = c.look()
+	}
+	return func() string {
+		for i, c := range cs {
+			if now, err := c.look(); err != nil || now == before[i] {
+				return fmt.Sprintf("no answer from %s: %v", c.name, err)
+			}
+		}
+		return ""
+	}
+}
+
 // goOn requires that all connections are alive: more answers come.
 func (cs conversations) goOn(t *testing.T, when string) {
 	t.Helper()

@@ -190,14 +190,20 @@ metadata: {name: default}
 spec: {nftablesMode: %s}
 `, mode))
 	for _, n := range c.topology.Nodes {
-		eventually(t, patience, func() string {
-			_, ours := c.try(t, n.Name, "nft", "list", "table", "ip", "calico")
-			if strings.Contains(ours, "filter-FORWARD") == (mode == "Enabled") {
-				return ""
-			}
-			return "the rules of " + n.Name + " have not moved"
-		})
+		c.awaitRules(t, n.Name, mode)
 	}
+}
+
+// awaitRules waits until a node's rules are those of the driver that a mode chooses.
+func (c *cluster) awaitRules(t *testing.T, node, mode string) {
+	t.Helper()
+	eventually(t, patience, func() string {
+		_, ours := c.try(t, node, "nft", "list", "table", "ip", "calico")
+		if strings.Contains(ours, "filter-FORWARD") == (mode == "Enabled") {
+			return ""
+		}
+		return "the rules of " + node + " have not moved"
+	})
 }
 
 func establishedConnectionsAreCut(t *testing.T, driver, mode string) {

@@ -118,7 +118,7 @@ spec: {node: worker-2, expectedIPs: ["`+node("worker-2").String()+`"]}
 		require.False(t, reaches("worker-2", "worker-1", shutPort), "felix is away")
 		c.kill(t, typha)
 		// As a reboot does, also to /run.
-		c.sh(t, "worker-1", removeOurs+"\nfor s in $(ipset list -n | sed -n /^cali/p); do ipset destroy $s; done; rm -f "+unsavedView)
+		c.sh(t, "worker-1", removeOurs+removeSets+"\nrm -f "+unsavedView)
 		require.Empty(t, c.sh(t, "worker-1", rulesOfOurs))
 		isOpen("worker-2", "worker-1", shutPort, "there is no firewall")
 		c.start(t, felix)

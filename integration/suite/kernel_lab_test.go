@@ -28,10 +28,20 @@ for device in vxlan.calico vxlan-v6.calico; do
 	bridge fdb show dev $device | sed "s/^/fdb $device /"
 	ip neigh show dev $device nud permanent | sed "s/^/neighbour $device /"
 done
-nft -s list table netdev calico | awk '/^\tchain/ { chain = $2 } /^\t\t/ { print "guard", chain, $0 }'
-nft -s list table ip calico`
+for device in ens5 tunl0; do
+	for way in ingress egress; do
+		tc filter show dev $device $way 2>/dev/null | sed "s/ id [0-9]* / /; s/^/filter $device $way /"
+	done
+done
+(` + saved + `) | sed -n '/cali/p'
+ipset save | sed -n '/ cali/ { s/ hashsize [0-9]*//; s/ bucketsize [0-9]*//; s/ initval [^ ]*//; s/^/ipset /; p }'
+nft list tables | sed -n '/ calico$/p' | while read -r _ family table; do nft -s list table $family $table; done`
 
-var elements = regexp.MustCompile(`(?s)elements = \{(.*?)\}`)
+var (
+	nftTable     = regexp.MustCompile(`(?m)^table \w+ calico \{$`)
+	elements     = regexp.MustCompile(`(?s)elements = \{(.*?)\}`)
+	iptablesRule = regexp.MustCompile(`^ip6?tables-\w+ \*\w+ -A \S+`)
+)
 
 // kernel is what the kernel of each node holds, in an order that does not depend on when it was written.
 type kernel map[string][]string
@@ -57,14 +67,18 @@ func (c *cluster) kernel(t *testing.T) (kernel, error) {
 	return k, err
 }
 
-// normalized sorts what has no order of its own: lines outside the table, chains and sets in it, elements in a set.
+// normalized sorts what has no order of its own: lines outside tables of nftables, chains and sets in these, elements in a set,
+// and tables and chains of iptables.
 func normalized(text string) []string {
-	text, table, _ := strings.Cut(text, "table ip calico {\n")
-	lines := strings.Split(strings.TrimSpace(text), "\n")
+	at := len(text)
+	if found := nftTable.FindStringIndex(text); found != nil {
+		at = found[0]
+	}
+	lines := strings.Split(strings.TrimSpace(text[:at]), "\n")
 	for i, l := range lines {
 		lines[i] = strings.Join(strings.Fields(l), " ")
 	}
-	table = elements.ReplaceAllStringFunc(table, func(s string) string {
+	tables := elements.ReplaceAllStringFunc(text[at:], func(s string) string {
 		list := strings.Split(elements.FindStringSubmatch(s)[1], ",")
 		for i := range list {
 			list[i] = strings.TrimSpace(list[i])
@@ -72,12 +86,15 @@ func normalized(text string) []string {
 		slices.Sort(list)
 		return "elements = { " + strings.Join(list, ", ") + " }"
 	})
-	for block := range strings.SplitSeq(table, "\n\n") {
-		name, rest, _ := strings.Cut(strings.TrimSpace(block), " {")
-		for l := range strings.SplitSeq(rest, "\n") {
-			if l = strings.TrimSpace(l); l != "" && l != "}" {
-				lines = append(lines, "nft "+name+": "+l)
-			}
+	var family, block string
+	for l := range strings.SplitSeq(tables, "\n") {
+		switch name, opens := strings.CutSuffix(strings.TrimSpace(l), " {"); {
+		case opens && strings.HasPrefix(name, "table "):
+			family = strings.Fields(name)[1]
+		case opens:
+			block = name
+		case name != "" && name != "}":
+			lines = append(lines, "nft "+family+" "+block+": "+name)
 		}
 	}
 	slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(subject(a), subject(b)) })
@@ -89,6 +106,9 @@ func subject(line string) string {
 	if strings.HasPrefix(line, "nft ") {
 		name, _, _ := strings.Cut(line, ": ")
 		return name
+	}
+	if rule := iptablesRule.FindString(line); rule != "" {
+		return rule
 	}
 	return line
 }
@@ -113,6 +133,61 @@ func (k kernel) difference(now kernel) string {
 	}
 	slices.Sort(out)
 	return strings.Join(out, "\n")
+}
+
+// TestNormalized: what has no order of its own makes no difference; rules of a chain have one.
+func TestNormalized(t *testing.T) {
+	const text = `link b
+link   a
+iptables-nft *filter :cali-x - [0:0]
+iptables-nft *filter -A cali-y -j DROP
+iptables-nft *filter -A cali-x -j RETURN
+iptables-nft *filter -A cali-x -j DROP
+table netdev calico {
+	set two {
+		elements = { 10.0.0.2,
+			     10.0.0.1 }
+	}
+
+	chain one {
+		drop
+		accept
+	}
+}
+table ip calico {
+	chain one {
+		return
+	}
+}
+`
+	require.Equal(t, []string{
+		"iptables-nft *filter -A cali-x -j RETURN", "iptables-nft *filter -A cali-x -j DROP", "iptables-nft *filter -A cali-y -j DROP",
+		"iptables-nft *filter :cali-x - [0:0]", "link a", "link b", "nft ip chain one: return",
+		"nft netdev chain one: drop", "nft netdev chain one: accept", "nft netdev set two: elements = { 10.0.0.1, 10.0.0.2 }",
+	}, normalized(text))
+}
+
+// size is how many lines it has.
+func (k kernel) size() (n int) {
+	for _, lines := range k {
+		n += len(lines)
+	}
+	return n
+}
+
+// passing names what goes by itself: rules that cut connections, and tunnels that a pool has had before it had the one of the
+// given device.
+func (k kernel) passing(tunnel string) string {
+	for node, lines := range k {
+		for _, l := range lines {
+			device, isLink := strings.CutPrefix(l, "link ")
+			device, _, _ = strings.Cut(device, " ")
+			if strings.Contains(l, "has come to forbid") || isLink && device != tunnel && (device == "tunl0" || device == "vxlan.calico") {
+				return node + " still has " + l
+			}
+		}
+	}
+	return ""
 }
 
 // settled reads the kernels of a cluster that is at rest: two looks in a row are equal.

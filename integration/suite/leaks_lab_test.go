@@ -50,12 +50,7 @@ var leakless = map[string]slope.Allowance{
 // TestLeaks: pods come and go on two nodes, and policies, sets and labels change all the time. Neither what the felixes hold nor what
 // they have put into their kernels grows.
 func TestLeaks(t *testing.T) {
-	watch := leakWatch
-	if text := os.Getenv(envLeakWatch); text != "" {
-		var err error
-		watch, err = time.ParseDuration(text)
-		require.NoError(t, err, "%s is to be a time such as 10m", envLeakWatch)
-	}
+	watch := lasting(t, envLeakWatch, leakWatch)
 	for driver, mode := range ruleDrivers {
 		t.Run(driver, func(t *testing.T) {
 			c := up(t, "leaks-"+driver, lab.ModeVXLAN, nil)
@@ -64,6 +59,18 @@ func TestLeaks(t *testing.T) {
 			c.watchLeaks(t, watch)
 		})
 	}
+}
+
+// lasting is how long a test takes by the environment, or by itself.
+func lasting(t *testing.T, variable string, otherwise time.Duration) time.Duration {
+	t.Helper()
+	text := os.Getenv(variable)
+	if text == "" {
+		return otherwise
+	}
+	d, err := time.ParseDuration(text)
+	require.NoError(t, err, "%s is to be a time such as 10m", variable)
+	return d
 }
 
 func (c *cluster) watchLeaks(t *testing.T, watch time.Duration) {

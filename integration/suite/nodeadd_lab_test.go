@@ -69,9 +69,7 @@ func (c *cluster) takeOut(t *testing.T, node string) {
 	for _, process := range []string{lab.ProcessConfd, lab.ProcessFelix, lab.ProcessBird} {
 		c.kill(t, victim{node, process})
 	}
-	c.sh(t, node, `rm -rf /var/lib/calico/* /run/calico/*; nft flush ruleset; ip route flush proto 80
-		tc qdisc del dev ens5 clsact 2>/dev/null || true
-		for dev in tunl0 vxlan.calico; do ip link del $dev 2>/dev/null || ip link set $dev down 2>/dev/null || true; done`)
+	c.sh(t, node, "rm -rf /var/lib/calico/* /run/calico/*\n"+removeAll)
 	c.run(t, "master", "calicoctl", "delete", "node", node)
 }
 

@@ -207,8 +207,8 @@ func (c *cluster) hold(t *testing.T, when string, attempts ...attempt) {
 	}
 }
 
-// rulesOfOthers prints all rules of a node but ours, without counters; rulesOfOurs prints ours. In which order things were made
-// is no matter.
+// rulesOfOthers prints all rules of a node but ours, without counters; rulesOfOurs prints ours, and removeOurs removes them. In which
+// order things were made is no matter.
 const (
 	saved = `for p in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do
 		$p-save 2>/dev/null | awk -v p=$p '/^#/ || /^COMMIT/ { next } /^\*/ { t = $0; next } /^:[A-Z]+ ACCEPT/ { next } { sub(/ \[[0-9]+:[0-9]+\]$/, ""); print p, t, $0 }'
@@ -224,6 +224,14 @@ const (
 			if $p-save 2>/dev/null | grep -q cali; then $p-save 2>/dev/null | sed '/cali/d' | $p-restore; fi
 		done
 		nft list tables | sed -n '/ calico$/p' | while read -r _ family table; do nft delete table $family $table; done`
+	removeSets = `
+		for s in $(ipset list -n | sed -n /^cali/p); do ipset destroy $s; done`
+	// removeAll takes all that felix programs from a node's kernel, but for the interfaces of pods.
+	removeAll = removeOurs + removeSets + `
+		ip route flush proto 80
+		ip -6 route flush proto 80
+		tc qdisc del dev ens5 clsact 2>/dev/null || true
+		for dev in tunl0 vxlan.calico vxlan-v6.calico; do ip link del $dev 2>/dev/null || ip link set $dev down 2>/dev/null || true; done`
 )
 
 // rulesOfOthers are the rules of a node that are not ours, once they do not change any more.

@@ -99,6 +99,9 @@ func ServerTLS(f Files) (*tls.Config, error) {
 			}
 			return &tls.Config{
 				MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
+				// No client of ours resumes sessions, and small records for who waits for a page's first bytes are so many more
+				// writes to who waits for a whole view.
+				SessionTicketsDisabled: true, DynamicRecordSizingDisabled: true,
 				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
 				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.pair() },
 			}, nil

@@ -17,7 +17,7 @@ type index struct {
 	matched, unmatched func(*selection, *subject)
 
 	selections map[string]*selection // by id of the selector
-	subjects   map[*subject]struct{}
+	subjects   subjects
 	keys       map[string]*keyIndex
 	loose      map[*selection]struct{} // those that require nothing
 	numbers    uint64
@@ -29,7 +29,7 @@ type selection struct {
 	selector *selector.Selector
 	filed    *selector.Requirement // nil if loose or impossible
 	never    bool                  // cannot match anything
-	subjects map[*subject]struct{}
+	subjects subjects
 
 	policies map[*policy]struct{} // those that apply to what it selects
 	sets     map[*ipset]struct{}  // those whose members it selects
@@ -46,14 +46,13 @@ type keyIndex struct {
 // valueIndex is one value of a label key.
 type valueIndex struct {
 	selections map[*selection]struct{}
-	subjects   map[*subject]struct{}
+	subjects   subjects
 }
 
 func newIndex(matched, unmatched func(*selection, *subject)) *index {
 	return &index{
 		matched: matched, unmatched: unmatched,
 		selections: map[string]*selection{},
-		subjects:   map[*subject]struct{}{},
 		keys:       map[string]*keyIndex{},
 		loose:      map[*selection]struct{}{},
 	}
@@ -68,7 +67,6 @@ func (x *index) selection(s *selector.Selector) *selection {
 	sel := &selection{
 		number:   x.numbers,
 		selector: s,
-		subjects: map[*subject]struct{}{},
 		policies: map[*policy]struct{}{},
 		sets:     map[*ipset]struct{}{},
 		peerings: map[*peering]struct{}{},
@@ -77,10 +75,11 @@ func (x *index) selection(s *selector.Selector) *selection {
 	x.file(sel)
 	x.candidates(sel, func(s *subject) {
 		if sel.selector.MatchesLabels(s) {
-			sel.subjects[s] = struct{}{}
+			sel.subjects = append(sel.subjects, s)
 			s.matches = insert(s.matches, sel)
 		}
 	})
+	slices.SortFunc(sel.subjects, bySubject)
 	return sel
 }
 
@@ -89,7 +88,7 @@ func (x *index) release(sel *selection) {
 	if len(sel.policies) > 0 || len(sel.sets) > 0 || len(sel.peerings) > 0 {
 		return
 	}
-	for s := range sel.subjects {
+	for _, s := range sel.subjects {
 		s.matches = without(s.matches, sel)
 	}
 	x.unfile(sel)
@@ -172,7 +171,7 @@ func (x *index) key(key string) *keyIndex {
 	}
 	k := &keyIndex{values: map[string]*valueIndex{}, any: map[*selection]struct{}{}}
 	x.keys[key] = k
-	for s := range x.subjects {
+	for _, s := range x.subjects {
 		if v, ok := s.Get(key); ok {
 			k.add(v, s)
 		}
@@ -183,19 +182,19 @@ func (x *index) key(key string) *keyIndex {
 func (k *keyIndex) value(v string) *valueIndex {
 	vi := k.values[v]
 	if vi == nil {
-		vi = &valueIndex{selections: map[*selection]struct{}{}, subjects: map[*subject]struct{}{}}
+		vi = &valueIndex{selections: map[*selection]struct{}{}}
 		k.values[v] = vi
 	}
 	return vi
 }
 
 func (k *keyIndex) add(v string, s *subject) {
-	k.value(v).subjects[s] = struct{}{}
+	k.value(v).subjects.add(s)
 }
 
 func (k *keyIndex) remove(v string, s *subject) {
 	if vi := k.values[v]; vi != nil {
-		delete(vi.subjects, s)
+		vi.subjects.remove(s)
 		k.tidy(v)
 	}
 }
@@ -211,19 +210,19 @@ func (x *index) candidates(sel *selection, f func(*subject)) {
 	switch {
 	case sel.never:
 	case sel.filed == nil:
-		for s := range x.subjects {
+		for _, s := range x.subjects {
 			f(s)
 		}
 	case sel.filed.AnyValue:
 		for _, vi := range x.keys[sel.filed.Key].values {
-			for s := range vi.subjects {
+			for _, s := range vi.subjects {
 				f(s)
 			}
 		}
 	default:
 		for _, v := range sel.filed.Values {
 			if vi := x.keys[sel.filed.Key].values[v]; vi != nil {
-				for s := range vi.subjects {
+				for _, s := range vi.subjects {
 					f(s)
 				}
 			}
@@ -234,7 +233,7 @@ func (x *index) candidates(sel *selection, f func(*subject)) {
 // add enters a subject with its present labels, and tells what matches it now and what no longer does. A subject whose
 // labels change is forgotten before and added after.
 func (x *index) add(s *subject) {
-	x.subjects[s] = struct{}{}
+	x.subjects.add(s)
 	var now []*selection
 	try := func(sel *selection) {
 		if sel.selector.MatchesLabels(s) {
@@ -263,7 +262,7 @@ func (x *index) add(s *subject) {
 
 // forget takes a subject out of the postings, with the labels it still has. Its matches stay until add or remove.
 func (x *index) forget(s *subject) {
-	delete(x.subjects, s)
+	x.subjects.remove(s)
 	s.each(func(key, value string) {
 		if k := x.keys[key]; k != nil {
 			k.remove(value, s)
@@ -284,11 +283,11 @@ func (x *index) replace(s *subject, now []*selection) {
 	for len(was) > 0 || len(now) > 0 {
 		switch {
 		case len(now) == 0 || len(was) > 0 && was[0].number < now[0].number:
-			delete(was[0].subjects, s)
+			was[0].subjects.remove(s)
 			x.unmatched(was[0], s)
 			was = was[1:]
 		case len(was) == 0 || now[0].number < was[0].number:
-			now[0].subjects[s] = struct{}{}
+			now[0].subjects.add(s)
 			x.matched(now[0], s)
 			now = now[1:]
 		default:

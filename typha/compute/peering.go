@@ -67,7 +67,7 @@ func (e *Engine) setSpeaker(name string, o *api.BGPConfiguration) {
 
 // endpointsIn has the endpoints of a selection computed anew.
 func (e *Engine) endpointsIn(sel *selection) {
-	for s := range sel.subjects {
+	for _, s := range sel.subjects {
 		e.touch(s)
 	}
 }

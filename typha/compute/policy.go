@@ -193,7 +193,7 @@ func (e *Engine) setPolicy(key api.Key, now *policy) {
 
 // listsIn has what applies to the endpoints of a selection computed anew.
 func (e *Engine) listsIn(sel *selection) {
-	for s := range sel.subjects {
+	for _, s := range sel.subjects {
 		e.touchList(s)
 	}
 }

@@ -147,7 +147,7 @@ func (e *Engine) fillSet(set *ipset) {
 	}
 	set.selection = e.index.selection(set.spec.selector)
 	set.selection.sets[set] = struct{}{}
-	for s := range set.selection.subjects {
+	for _, s := range set.selection.subjects {
 		e.count(set, s, +1)
 	}
 }

@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -15,8 +16,34 @@ import (
 // labelOrchestrator tells Kubernetes pods from everything else.
 const labelOrchestrator = "projectcalico.org/orchestrator"
 
+// subjects is a set of them, as a list in the order of their numbers: a map takes three times as much memory, and there are several
+// entries for each endpoint of a cluster.
+type subjects []*subject
+
+func bySubject(a, b *subject) int { return cmp.Compare(a.number, b.number) }
+
+// add adds one, if it is not there.
+func (l *subjects) add(s *subject) {
+	if i, found := slices.BinarySearchFunc(*l, s, bySubject); !found {
+		*l = slices.Insert(*l, i, s)
+	}
+}
+
+// remove removes one, if it is there. Of a list that has become much shorter the memory is given back.
+func (l *subjects) remove(s *subject) {
+	i, found := slices.BinarySearchFunc(*l, s, bySubject)
+	if !found {
+		return
+	}
+	*l = slices.Delete(*l, i, i+1)
+	if n := len(*l); n < cap(*l)/4 {
+		*l = append(make(subjects, 0, 2*n), *l...)
+	}
+}
+
 // subject is what selectors select: an endpoint or a network set.
 type subject struct {
+	number   uint64 // later ones have higher numbers; says nothing else
 	key      api.Key
 	traits   *cache.Traits  // own labels, profiles in order and what labels of the system are made of
 	inherits []*profile     // the profiles, filled in by the engine
@@ -54,7 +81,7 @@ type profile struct {
 	name     string
 	known    bool
 	labels   map[string]string
-	subjects map[*subject]struct{}
+	subjects subjects
 }
 
 // Get implements selector.Labels: labels of the system first, then own ones, then those of the profiles in order.
@@ -136,6 +163,8 @@ func (e *Engine) setSubject(key api.Key, now *subject) {
 	}
 	now.key = key
 	if was == nil {
+		e.born++
+		now.number = e.born
 		e.subjects[key] = now
 		e.resurrect(now)
 		e.inherit(now)
@@ -201,14 +230,14 @@ func (e *Engine) inherit(s *subject) {
 	s.inherits = make([]*profile, len(s.traits.Profiles))
 	for i, name := range s.traits.Profiles {
 		p := e.profile(name)
-		p.subjects[s] = struct{}{}
+		p.subjects.add(s)
 		s.inherits[i] = p
 	}
 }
 
 func (e *Engine) disinherit(s *subject) {
 	for _, p := range s.inherits {
-		delete(p.subjects, s)
+		p.subjects.remove(s)
 		e.forgetProfile(p)
 	}
 	s.inherits = nil
@@ -217,7 +246,7 @@ func (e *Engine) disinherit(s *subject) {
 func (e *Engine) profile(name string) *profile {
 	p := e.profiles[name]
 	if p == nil {
-		p = &profile{name: name, subjects: map[*subject]struct{}{}}
+		p = &profile{name: name}
 		e.profiles[name] = p
 	}
 	return p
@@ -243,18 +272,18 @@ func (e *Engine) setProfile(name string, o *api.Profile) {
 		labels = o.Spec.LabelsToApply
 	}
 	if !maps.Equal(labels, p.labels) {
-		for s := range p.subjects {
+		for _, s := range p.subjects {
 			e.index.forget(s)
 		}
 		p.labels = labels
-		for s := range p.subjects {
+		for _, s := range p.subjects {
 			e.index.add(s)
 			e.touch(s)
 		}
 	}
 	if known != p.known {
 		p.known = known
-		for s := range p.subjects {
+		for _, s := range p.subjects {
 			e.touch(s)
 		}
 	}

@@ -175,9 +175,6 @@ func readHello(stream typhav1.SyncService_SyncServer) (greeting, error) {
 			if g.digests, err = view.DigestsOf(hello.GetDigests()); err != nil {
 				return greeting{}, status.Errorf(codes.InvalidArgument, "hello: %v", err)
 			}
-			if view.Before() {
-				g.digests = nil
-			}
 		}
 		if err := takeHave(g.have, hello.GetHave()); err != nil {
 			return greeting{}, err

@@ -276,9 +276,6 @@ func encodeWorkload(e view.WorkloadEndpoint) *typhav1.WorkloadEndpoint {
 	if p := e.Peering; p != nil {
 		m.Peering = &typhav1.Peering{BgpPeers: p.BGPPeers, Port: uint32(p.Port), Gateways: EncodeAddrs(p.Gateways)}
 	}
-	if view.Before() {
-		e.NATs = nil
-	}
 	for _, n := range e.NATs {
 		m.Nats = append(m.Nats, &typhav1.Nat{External: n.External.AsSlice(), Internal: n.Internal.AsSlice()})
 	}
