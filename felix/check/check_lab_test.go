@@ -122,7 +122,7 @@ func TestPathsAreMeasured(t *testing.T) {
 		return out
 	}
 	whole := map[string]int{"two 10.0.2.2": 1500, "three 10.0.3.2": 1500, "two fd00:2::2": 1500, "three fd00:3::2": 1500, "gone 10.0.2.99": 0}
-	got, took := run(t, all)
+	got, _ := run(t, all)
 	require.Equal(t, whole, fits(got), "%+v", got)
 	for _, p := range got {
 		require.Equal(t, "vxlan", p.By)
@@ -144,7 +144,7 @@ func TestPathsAreMeasured(t *testing.T) {
 		ip netns exec router nft -f - <<-E
 			table ip6 quiet { chain out { type filter hook output priority 0; icmpv6 type packet-too-big drop; }; }
 		E`)
-	got, took = run(t, all)
+	got, took := run(t, all)
 	whole["three 10.0.3.2"], whole["three fd00:3::2"] = 1412, 1412
 	require.Equal(t, whole, fits(got))
 	t.Logf("took %s", took.Round(time.Millisecond))
