@@ -107,6 +107,8 @@ func (w *world) firstSteps(t *testing.T) {
 	require.NoError(t, err)
 	assert.Regexp(t, `(?m)^Cluster Version: +`+regexp.QuoteMeta(render.Defaults().Image.Tag)+`\nCluster Type: +k8s,bgp,typha,kdd$`, said)
 	w.types(t, "kubectl calico get nodes")
+	// By the first command kubectl learns of the new kinds, and of their category.
+	w.types(t, "kubectl get ippools && kubectl get calico")
 	for _, worker := range w.Workers() { // there is no registry: the program of workloads goes by the names httpd and nc too
 		_, err := w.Run(within(t, patience), worker, "ctr", "-n", "k8s.io", "images", "tag", image.Canonical(cluster.WorkloadImage), image.Canonical("busybox:1.37"))
 		require.NoError(t, err)
