@@ -2,6 +2,7 @@ package ipamgc_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -144,11 +145,15 @@ func TestOff(t *testing.T) {
 	w.assign("a", "c1")
 	require.NoError(t, datastore.Init(t.Context(), w.store))
 	change := func(key api.Key, change func(api.Object)) {
-		o, err := w.store.Get(t.Context(), key)
-		require.NoError(t, err)
-		change(o)
-		_, err = w.store.Update(t.Context(), o)
-		require.NoError(t, err)
+		for {
+			o, err := w.store.Get(t.Context(), key)
+			require.NoError(t, err)
+			change(o)
+			if _, err = w.store.Update(t.Context(), o); !errors.Is(err, datastore.ErrConflict) {
+				require.NoError(t, err)
+				return
+			}
+		}
 	}
 	info, config := api.Key{Kind: "ClusterInformation", Name: "default"}, api.Key{Kind: "KubeControllersConfiguration", Name: "default"}
 	lock := func(ready bool) {

@@ -272,12 +272,7 @@ func TestWhatIsNotFitForPodsAnyMore(t *testing.T) {
 	w.create(reservation)
 	why("an IPReservation has it")
 	w.remove("IPReservation", "r")
-	change := func(do func(*api.IPPool)) {
-		p := get[*api.IPPool](w, "IPPool", "default")
-		do(p)
-		_, err := w.store.Update(t.Context(), p)
-		require.NoError(t, err)
-	}
+	change := func(do func(*api.IPPool)) { modify(w, "IPPool", "default", do) }
 	change(func(p *api.IPPool) { p.Spec.Disabled = true })
 	why("pool default is disabled")
 	_, err = n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: epoch})

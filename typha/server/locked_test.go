@@ -19,11 +19,7 @@ func TestLockedDatastore(t *testing.T) {
 	lock := func(ready bool) {
 		t.Helper()
 		key := api.Key{Kind: "ClusterInformation", Name: "default"}
-		o, err := w.store.Get(t.Context(), key)
-		require.NoError(t, err)
-		o.(*api.ClusterInformation).Spec.DatastoreReady = &ready
-		_, err = w.store.Update(t.Context(), o)
-		require.NoError(t, err)
+		modify(w, key.Kind, key.Name, func(info *api.ClusterInformation) { info.Spec.DatastoreReady = &ready })
 		eventually(t, "typha knows", func() bool {
 			info, ok := r.state.Snapshot().Get(key).(*api.ClusterInformation)
 			return ok && info.Locked() == !ready

@@ -15,15 +15,12 @@ import (
 // ask puts a question to a node, as kube-controllers do, and waits until typha has seen it.
 func (w *world) ask(r *replica, node, question string) {
 	w.t.Helper()
-	o, err := w.store.Get(w.t.Context(), api.Key{Kind: "Node", Name: node})
-	require.NoError(w.t, err)
-	n := o.(*api.Node)
-	if n.Annotations == nil {
-		n.Annotations = map[string]string{}
-	}
-	n.Annotations[api.AnnotationEndpointsAsked] = question
-	_, err = w.store.Update(w.t.Context(), n)
-	require.NoError(w.t, err)
+	modify(w, "Node", node, func(n *api.Node) {
+		if n.Annotations == nil {
+			n.Annotations = map[string]string{}
+		}
+		n.Annotations[api.AnnotationEndpointsAsked] = question
+	})
 	eventually(w.t, "the question is known", func() bool {
 		seen := r.state.Snapshot().Node(node)
 		return seen != nil && seen.Annotations[api.AnnotationEndpointsAsked] == question
