@@ -1,0 +1,60 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+)
+
+// listing is what one Apply reads of all links, once and when it first asks: with a listing for each link, those of a node of a
+// thousand pods would be a million answers, and pods that start meanwhile would overtake them.
+type listing struct {
+	addrs  func() (map[int][]netlink.Addr, error) // single addresses, by the index of their link
+	queues func() (map[int]*netlink.Tbf, error)   // our root queues, by the index of their link
+}
+
+func newListing(h *netlink.Handle) listing {
+	return listing{
+		addrs:  sync.OnceValues(func() (map[int][]netlink.Addr, error) { return singleAddresses(h) }),
+		queues: sync.OnceValues(func() (map[int]*netlink.Tbf, error) { return queuesOf(h) }),
+	}
+}
+
+func singleAddresses(h *netlink.Handle) (map[int][]netlink.Addr, error) {
+	all, err := settled(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
+	out := map[int][]netlink.Addr{}
+	for _, a := range all {
+		if prefixOf(a.IPNet).IsSingleIP() {
+			out[a.LinkIndex] = append(out[a.LinkIndex], a)
+		}
+	}
+	return out, err
+}
+
+// queuesOf are our root queues in a namespace, by the index of their link.
+func queuesOf(h *netlink.Handle) (map[int]*netlink.Tbf, error) {
+	all, err := settled(func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
+	if err != nil {
+		return nil, fmt.Errorf("queues: %w", err)
+	}
+	out := map[int]*netlink.Tbf{}
+	for _, q := range all {
+		if tbf, ok := q.(*netlink.Tbf); ok && tbf.Handle == shapeHandle && tbf.Parent == netlink.HANDLE_ROOT {
+			out[tbf.LinkIndex] = tbf
+		}
+	}
+	return out, nil
+}
+
+// settled lists until nothing changed meanwhile, a few times at most: of a listing that was overtaken, anything may be missing.
+func settled[T any](list func() ([]T, error)) (all []T, err error) {
+	const attempts = 10
+	for range attempts {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
