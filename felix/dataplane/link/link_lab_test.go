@@ -265,6 +265,7 @@ func TestManyPairsAtOnce(t *testing.T) {
 			}
 		})
 	}
+	defer workers.Wait()
 	go func() { workers.Wait(); close(made) }()
 	done := []string{}
 	for p := range made {

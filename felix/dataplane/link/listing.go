@@ -1,11 +1,12 @@
 package link
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/muslin-net/muslin/internal/dump"
 )
 
 // listing is what one Apply reads of all links, once and when it first asks: with a listing for each link, those of a node of a
@@ -23,7 +24,7 @@ func newListing(h *netlink.Handle) listing {
 }
 
 func singleAddresses(h *netlink.Handle) (map[int][]netlink.Addr, error) {
-	all, err := settled(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
+	all, err := dump.Whole(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
 	out := map[int][]netlink.Addr{}
 	for _, a := range all {
 		if prefixOf(a.IPNet).IsSingleIP() {
@@ -35,7 +36,7 @@ func singleAddresses(h *netlink.Handle) (map[int][]netlink.Addr, error) {
 
 // queuesOf are our root queues in a namespace, by the index of their link.
 func queuesOf(h *netlink.Handle) (map[int]*netlink.Tbf, error) {
-	all, err := settled(func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
+	all, err := dump.Whole(func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
 	if err != nil {
 		return nil, fmt.Errorf("queues: %w", err)
 	}
@@ -46,15 +47,4 @@ func queuesOf(h *netlink.Handle) (map[int]*netlink.Tbf, error) {
 		}
 	}
 	return out, nil
-}
-
-// settled lists until nothing changed meanwhile, a few times at most: of a listing that was overtaken, anything may be missing.
-func settled[T any](list func() ([]T, error)) (all []T, err error) {
-	const attempts = 10
-	for range attempts {
-		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return all, err
 }
