@@ -92,6 +92,42 @@ func TestCheckCreate(t *testing.T) {
 	}
 }
 
+// A set of networks may not be larger than the smallest set of a node that may use iptables.
+func TestASetOfNetworksBeyondTheLimit(t *testing.T) {
+	const twoOfEach, twoNets, threeNets, threeOfSix = "{nets: [10.0.0.1, 10.0.0.2, \"fd00::1\", \"fd00::2\"]}", "{nets: [10.0.0.1, 10.0.0.2, \"fd00::1\"]}", "{nets: [10.0.0.1, 10.0.0.2, 10.0.0.3/32]}", "{nets: [\"fd00::1\", \"fd00::2\", \"fd00::3\"]}"
+	config := func(name, spec string) api.Object { return decode(t, "FelixConfiguration", "{name: "+name+"}", spec) }
+	cluster := config("default", "{maxIpsetSize: 2}")
+	refused := func(family, of string) string {
+		return "spec.nets: 3: is the number of networks of " + family + ", but maxIpsetSize of FelixConfiguration(" + of + ") is 2, and nodes with iptables program no larger set: " +
+			"rules that select it would drop; raise maxIpsetSize, or split the networks over sets with other labels"
+	}
+	for name, c := range map[string]struct {
+		configs []api.Object
+		spec    string
+		want    string
+	}{
+		"no limit is set":                    {nil, threeNets, ""},
+		"as many as may be":                  {[]api.Object{cluster}, twoNets, ""},
+		"too many":                           {[]api.Object{cluster}, threeNets, refused("IPv4", "default")},
+		"too many of IPv6":                   {[]api.Object{cluster}, threeOfSix, refused("IPv6", "default")},
+		"a node takes fewer":                 {[]api.Object{config("default", "{}"), config("node.a", "{maxIpsetSize: 2}")}, threeNets, refused("IPv4", "node.a")},
+		"all use nftables":                   {[]api.Object{config("default", "{maxIpsetSize: 2, nftablesMode: Enabled}")}, threeNets, ""},
+		"one does not use nftables":          {[]api.Object{config("default", "{maxIpsetSize: 2, nftablesMode: Enabled}"), config("node.a", "{nftablesMode: Disabled}")}, threeNets, refused("IPv4", "default")},
+		"who takes fewer uses nftables":      {[]api.Object{config("node.a", "{maxIpsetSize: 2, nftablesMode: enabled}")}, threeNets, ""},
+		"a node takes more than the cluster": {[]api.Object{cluster, config("node.a", "{maxIpsetSize: 3}")}, threeNets, refused("IPv4", "default")},
+	} {
+		for kind, meta := range map[string]string{"NetworkSet": "{name: a, namespace: b}", "GlobalNetworkSet": "{name: a}"} {
+			t.Run(name+", "+kind, func(t *testing.T) {
+				large, there := decode(t, kind, meta, c.spec), store(c.configs...)
+				requireError(t, c.want, api.CheckCreate(large, there))
+				requireError(t, c.want, api.CheckUpdate(decode(t, kind, meta, "{nets: [10.0.0.1]}"), large, there))
+				requireError(t, "", api.CheckUpdate(large, large, there)) // it was accepted before
+				requireError(t, c.want, api.CheckUpdate(decode(t, kind, meta, twoOfEach), large, there))
+			})
+		}
+	}
+}
+
 func TestCheckUpdate(t *testing.T) {
 	there := store(decode(t, "Tier", "{name: security}", "{order: 1}"))
 	for name, c := range map[string]struct{ kind, meta, old, new, want string }{

@@ -4,43 +4,40 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
+	"maps"
+	"slices"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 )
 
-// warnOfLimit says that a set of networks has more of them than nodes with iptables program into one set: rules that select it
-// would drop. It is no reason to refuse it, as nftables has no such limit, and rules may select less.
+// warnOfLimit says that the sets of networks with a label of one that was written have together more networks than nodes with
+// iptables program into one set: rules that select that label would drop. It is no reason to refuse the set, as rules may select
+// less; one that alone is too large is refused by the datastore layer.
 func warnOfLimit(ctx context.Context, c datastore.Client, o api.Object, out io.Writer) error {
-	var nets []string
-	switch s := o.(type) {
-	case *api.NetworkSet:
-		nets = s.Spec.Nets
-	case *api.GlobalNetworkSet:
-		nets = s.Spec.Nets
-	}
-	if len(nets) == 0 {
+	if len(api.NetsOf(o)) == 0 || len(o.GetLabels()) == 0 {
 		return nil
 	}
-	list, err := c.List(ctx, "FelixConfiguration", datastore.ListOptions{})
-	if err != nil {
-		return err
-	}
-	limit, of := *api.EffectiveFelix().MaxIpsetSize, "by default"
-	for _, o := range list.Items {
-		if f, is := o.(*api.FelixConfiguration); is && f.Spec.MaxIpsetSize != nil && (of == "by default" && f.Name == "default" || *f.Spec.MaxIpsetSize < limit) {
-			limit, of = *f.Spec.MaxIpsetSize, "of FelixConfiguration("+f.Name+")"
+	var all [][]api.Object
+	for _, kind := range []string{"FelixConfiguration", "NetworkSet", "GlobalNetworkSet"} {
+		list, err := c.List(ctx, kind, datastore.ListOptions{})
+		if err != nil {
+			return err
 		}
+		all = append(all, list.Items)
 	}
-	count := map[bool]int{}
-	for _, n := range nets {
-		count[strings.Contains(n, ":")]++
-	}
-	for _, six := range []bool{false, true} {
-		if n := count[six]; n > limit {
-			fmt.Fprintf(out, "Warning: %s: spec.nets has %d networks of %s, and maxIpsetSize %s is %d: on nodes with iptables, rules that select it drop; raise maxIpsetSize, or split the set\n",
-				api.KeyOf(o), n, map[bool]string{false: "IPv4", true: "IPv6"}[six], of, limit)
+	limit := api.SetLimitOf(all[0])
+	for _, key := range slices.Sorted(maps.Keys(o.GetLabels())) {
+		value := o.GetLabels()[key]
+		var nets []string
+		for _, set := range slices.Concat(all[1:]...) {
+			if v, has := set.GetLabels()[key]; has && v == value {
+				nets = append(nets, api.NetsOf(set)...)
+			}
+		}
+		if family, n := limit.Exceeded(nets); n > 0 {
+			fmt.Fprintf(out, "Warning: %s: sets with label %s=%s have together %d networks of %s, and %s: on nodes with iptables, rules that select them all drop; raise maxIpsetSize, or give them other labels\n",
+				api.KeyOf(o), key, value, n, family, limit)
 		}
 	}
 	return nil

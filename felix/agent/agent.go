@@ -137,11 +137,12 @@ type event struct {
 	ack   func() // called after the first turn that succeeds; nil if nobody waits
 }
 
-// waiter waits for an endpoint to open.
+// waiter waits for an endpoint to be as it should be.
 type waiter struct {
-	iface string
-	done  chan<- error
-	ctx   context.Context //nolint:containedctx // it bounds this one wait, and is how the loop knows that nobody waits any more
+	iface   string
+	missing func(*state.State) error // what is not; nil: nothing
+	done    chan<- error
+	ctx     context.Context //nolint:containedctx // it bounds this one wait, and is how the loop knows that nobody waits any more
 }
 
 // New returns an agent for a node. local are the endpoints that an earlier felix left wired.
@@ -454,7 +455,7 @@ func (a *Agent) changes(touched state.Section) desired.Changes {
 
 func equal[T comparable](a, b T) bool { return a == b }
 
-// tellWaiters answers those whose endpoint is open and programmed, or gone, and forgets those who no longer wait.
+// tellWaiters answers those whose endpoint is as it should be, or gone, and forgets those who no longer wait.
 func (a *Agent) tellWaiters() {
 	a.tellAskers()
 	a.waiters = slices.DeleteFunc(a.waiters, func(w waiter) bool {
@@ -462,7 +463,7 @@ func (a *Agent) tellWaiters() {
 			return true
 		}
 		_, there := a.state.Local[w.iface]
-		why := a.whyClosed(a.state, w.iface)
+		why := w.missing(a.state)
 		if there && why != nil {
 			return false
 		}

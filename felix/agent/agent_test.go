@@ -167,7 +167,9 @@ func TestSetLocalJudgesTheEndpointAlone(t *testing.T) {
 		r.Batch(t.Context(), ownBlocks("10.9.0.0/26"), func() {})
 		require.NoError(t, r.SetLocal(t.Context(), pod("web", "10.1.0.5")))
 		r.kernel.breaks(broken("10.1.0.6"))
+		began := time.Now()
 		require.ErrorContains(t, r.SetLocal(t.Context(), pod("db", "10.1.0.6")), "route 10.1.0.6 is not programmed")
+		require.Equal(t, 10*time.Second, time.Since(began))
 
 		leaving := pod("web", "10.1.0.5")
 		leaving.Leaving = true
@@ -185,6 +187,39 @@ func TestSetLocalJudgesTheEndpointAlone(t *testing.T) {
 			return names
 		}), "caliweb")
 	})
+}
+
+// An endpoint that is not programmed by the turn that it came with, as something failed in it, waits for the next: what fails once
+// under load is no reason to refuse a pod.
+func TestSetLocalWaitsForARetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t)
+		r.sync()
+		r.kernel.breaks(broken("link caliweb"))
+		outcome := make(chan error, 1)
+		go func() { outcome <- r.SetLocal(t.Context(), pod("web", "10.1.0.5")) }()
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		require.Empty(t, outcome)
+		r.kernel.breaks(nil)
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		require.NoError(t, <-outcome)
+
+		r.kernel.breaks(broken("link calidb"))
+		go func() { outcome <- r.SetLocal(t.Context(), pod("db", "10.1.0.6")) }()
+		time.Sleep(500 * time.Millisecond)
+		require.NoError(t, r.DeleteLocal(t.Context(), "calidb"))
+		synctest.Wait()
+		require.ErrorContains(t, <-outcome, "interface calidb is not there", "nobody waits for what was taken away")
+	})
+}
+
+// impatient is of a caller who waits for no retry.
+func impatient(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 func TestWaitersAreAnsweredOrToldWhatIsMissing(t *testing.T) {
@@ -221,7 +256,7 @@ func TestWaitersAreAnsweredOrToldWhatIsMissing(t *testing.T) {
 
 		r.kernel.breaks(broken("10.1.0.7"))
 		r.sync(web, pod("api"))
-		_ = r.SetLocal(t.Context(), pod("api", "10.1.0.7"))
+		_ = r.SetLocal(impatient(t), pod("api", "10.1.0.7"))
 		require.EqualError(t, r.WaitOpen(patient(time.Second), "caliapi"), "caliapi is closed: route 10.1.0.7 is not programmed")
 		r.kernel.breaks(nil)
 		require.NoError(t, r.WaitOpen(patient(10*time.Second), "caliapi"), "a retry opens it")

@@ -200,7 +200,7 @@ func (d *Drivers) Holds(e state.Endpoint) error {
 		return errors.Join(errs...)
 	}
 	if !d.Links.Programmed(e.Interface) {
-		errs = append(errs, fmt.Errorf("interface %s is not there or not set up", e.Interface))
+		errs = append(errs, notSetUp(e.Interface, d.Links.Why(e.Interface)))
 	}
 	for _, a := range e.Addresses {
 		r, wanted := d.wanted[netip.PrefixFrom(a, a.BitLen())]
@@ -209,6 +209,13 @@ func (d *Drivers) Holds(e state.Endpoint) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func notSetUp(iface string, why error) error {
+	if why == nil {
+		return fmt.Errorf("interface %s is not there or not set up", iface)
+	}
+	return fmt.Errorf("interface %s is not set up: %w", iface, why)
 }
 
 func notProgrammed(a netip.Addr, why error) error {

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -50,6 +51,10 @@ func (a *Agent) SetPaths(ctx context.Context, paths []state.Path, known bool, ac
 	}})
 }
 
+// programPatience is how long an endpoint waits for what the kernel refused at first, which as a rule is tried again within a
+// second: far less than a runtime waits for the CNI.
+const programPatience = 10 * time.Second
+
 // SetLocal records an endpoint and returns when it is programmed, closed or open. For one that is leaving, what cannot be
 // taken out of the kernel now is no error: it is taken out later, and its interface goes meanwhile.
 func (a *Agent) SetLocal(ctx context.Context, e state.Endpoint) error {
@@ -57,7 +62,7 @@ func (a *Agent) SetLocal(ctx context.Context, e state.Endpoint) error {
 	if e.Leaving {
 		holds = nil
 	}
-	return a.local(ctx, func(s *state.State) state.Section {
+	err := a.local(ctx, func(s *state.State) state.Section {
 		was, told := a.expected[e.Interface]
 		delete(a.expected, e.Interface)
 		touched := s.SetLocal(e)
@@ -66,6 +71,12 @@ func (a *Agent) SetLocal(ctx context.Context, e state.Endpoint) error {
 		}
 		return touched
 	}, holds)
+	if err == nil || ctx.Err() != nil || status.Code(err) == codes.Unavailable {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, programPatience)
+	defer cancel()
+	return a.await(ctx, e.Interface, func(*state.State) error { return a.kernel.Holds(e) })
 }
 
 // DeleteLocal forgets an endpoint and returns when the kernel was told so.
@@ -118,21 +129,22 @@ func (a *Agent) local(ctx context.Context, change func(*state.State) state.Secti
 
 // WaitOpen returns when the endpoint is open and programmed; when ctx ends before, the error says what is missing.
 func (a *Agent) WaitOpen(ctx context.Context, iface string) error {
-	opened := make(chan error, 1)
+	return a.await(ctx, iface, func(s *state.State) error { return a.whyClosed(s, iface) })
+}
+
+// await returns when missing, called by the loop after each turn, finds nothing, or the endpoint is gone; when ctx ends before, the
+// error says what is missing.
+func (a *Agent) await(ctx context.Context, iface string, missing func(*state.State) error) error {
+	outcome := make(chan error, 1)
 	a.post(ctx, event{do: func(*state.State) state.Section {
-		a.waiters = append(a.waiters, waiter{iface: iface, done: opened, ctx: ctx})
+		a.waiters = append(a.waiters, waiter{iface: iface, missing: missing, done: outcome, ctx: ctx})
 		return 0
 	}})
-	if failed, err := wait(ctx, a, opened); ctx.Err() == nil {
+	if failed, err := wait(ctx, a, outcome); ctx.Err() == nil {
 		return errors.Join(failed, err)
 	}
-	missing := make(chan error, 1)
 	after := context.WithoutCancel(ctx)
-	a.post(after, event{do: func(s *state.State) state.Section {
-		missing <- a.whyClosed(s, iface)
-		return 0
-	}})
-	why, err := wait(after, a, missing)
+	why, err := look(after, a, missing)
 	return errors.Join(why, err)
 }
 

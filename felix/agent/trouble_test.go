@@ -44,8 +44,8 @@ func TestWhatTheKernelRefusesIsTold(t *testing.T) {
 		synctest.Wait()
 		require.Empty(t, alarms(t, r.Agent))
 		r.kernel.breaks(broken("rule calia"))
-		require.ErrorContains(t, r.SetLocal(t.Context(), pod("a", "10.1.0.2")), "rules are not all programmed")
-		require.Equal(t, "failures{rules} 1.0", alarms(t, r.Agent))
+		require.ErrorContains(t, r.SetLocal(impatient(t), pod("a", "10.1.0.2")), "rules are not all programmed")
+		require.Equal(t, "failing_seconds{rules} 0.0, failures{rules} 1.0", alarms(t, r.Agent))
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.Equal(t, "failing_seconds{rules} 1.0, failures{rules} 4.0", alarms(t, r.Agent), "tried after 0.1, 0.3 and 0.7 s")
@@ -60,7 +60,7 @@ func TestWhatTheKernelRefusesIsTold(t *testing.T) {
 		require.Equal(t, ": ", r.told()[1])
 		require.Equal(t, "failures{rules} 7.0", alarms(t, r.Agent), "the count stays")
 		r.kernel.breaks(broken("10.1.0.3"))
-		require.Error(t, r.SetLocal(t.Context(), pod("b", "10.1.0.3")))
+		require.Error(t, r.SetLocal(impatient(t), pod("b", "10.1.0.3")))
 		r.kernel.breaks(nil)
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -84,7 +84,7 @@ func TestWhatIsToldOfTroubles(t *testing.T) {
 			}
 			return nil
 		})
-		require.Error(t, r.SetLocal(t.Context(), pod("a", "10.1.0.2")))
+		require.Error(t, r.SetLocal(impatient(t), pod("a", "10.1.0.2")))
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		require.LessOrEqual(t, len(r.told()), 6)

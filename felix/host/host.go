@@ -20,6 +20,7 @@ import (
 
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
+	"github.com/muslin-net/muslin/internal/dump"
 )
 
 // settle is how long changes are collected before the network is read again: interfaces change in bursts.
@@ -155,10 +156,14 @@ func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
 		case <-timer.C:
 			due = false
 			h, err := w.read()
-			if err != nil {
+			switch {
+			case errors.Is(err, netlink.ErrDumpInterrupted):
+				within(settle) // what is told is all there is, or nothing
+			case err != nil:
 				return err
+			default:
+				tell(h)
 			}
-			tell(h)
 		}
 	}
 }
@@ -177,9 +182,13 @@ func ours(name string) bool {
 // read takes a snapshot.
 func (w *Watcher) read() (state.Host, error) {
 	h := state.Host{Interfaces: map[string]state.Interface{}, NextHops: map[netip.Addr]state.NextHop{}}
-	links, err := netlink.LinkList()
+	links, err := dump.Whole(netlink.LinkList)
 	if err != nil {
 		return h, fmt.Errorf("list interfaces: %w", err)
+	}
+	addrs, err := addresses()
+	if err != nil {
+		return h, fmt.Errorf("list addresses: %w", err)
 	}
 	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -193,18 +202,14 @@ func (w *Watcher) read() (state.Host, error) {
 		if ours(at.Name) && at.Name != desired.Loopback {
 			continue
 		}
-		addrs, err := addresses(l)
-		if err != nil {
-			continue // the interface went away meanwhile; its event follows
-		}
 		if at.Name == desired.Loopback {
-			for _, a := range addrs {
+			for _, a := range addrs[at.Index] {
 				h.Loopback = append(h.Loopback, a.Addr())
 			}
 			continue
 		}
 		h.Interfaces[at.Name] = state.Interface{
-			Index: at.Index, MTU: at.MTU, Addresses: addrs,
+			Index: at.Index, MTU: at.MTU, Addresses: addrs[at.Index],
 			Up: at.OperState == netlink.OperUp || at.OperState == netlink.OperUnknown && at.Flags&net.FlagUp != 0,
 		}
 	}
@@ -218,21 +223,20 @@ func (w *Watcher) read() (state.Host, error) {
 	return h, nil
 }
 
-// addresses are those of an interface that hosts elsewhere may know it by, sorted.
-func addresses(l netlink.Link) ([]netip.Prefix, error) {
-	list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, err
-	}
-	var out []netip.Prefix
+// addresses are those that hosts elsewhere may know an interface by, sorted, by the interface's index.
+func addresses() (map[int][]netip.Prefix, error) {
+	list, err := dump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	out := map[int][]netip.Prefix{}
 	for _, a := range list {
 		if ip, ok := netip.AddrFromSlice(a.IP); ok && !ip.Unmap().IsLinkLocalUnicast() && !ip.Unmap().IsLoopback() {
 			ones, _ := a.Mask.Size()
-			out = append(out, netip.PrefixFrom(ip.Unmap(), ones))
+			out[a.LinkIndex] = append(out[a.LinkIndex], netip.PrefixFrom(ip.Unmap(), ones))
 		}
 	}
-	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
-	return out, nil
+	for _, all := range out {
+		slices.SortFunc(all, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	}
+	return out, err
 }
 
 // uplinks are the links by which packets to the peers leave, and, if there are several, by which those to each peer do.

@@ -4,8 +4,10 @@ package host
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -15,7 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/muslin-net/muslin/felix/state"
@@ -88,6 +92,43 @@ func TestTheHostsNetworkIsToldAndFollowed(t *testing.T) {
 	require.Equal(t, "10.30.0.1", first.NextHops[beyond].Via.String(), "by a router")
 	require.Equal(t, state.NextHop{}, first.NextHops[nowhere])
 	require.Equal(t, state.NextHop{}, first.NextHops[netip.MustParseAddr("10.30.0.206")], "the node itself is no way to anywhere")
+}
+
+// While pods come and go among many, the node's own interfaces are told as they are, or not at all: without them felix would take its
+// tunnels down.
+func TestPodsThatComeAndGoHideNothing(t *testing.T) {
+	enter(t)
+	sh(t, `ip link set lo up; ip link add eth0 type veth peer name cali0; ip addr add 10.30.0.206/24 dev eth0; ip link set eth0 up
+		for i in $(seq 300); do
+			echo link add cali$i type veth peer name cali-$i
+			for end in cali$i cali-$i; do for n in 1 2 3 4; do echo address add 10.$n.$((i / 250)).$((i % 250)) dev $end; done; done
+		done | ip -batch -`)
+	kernel, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	require.NoError(t, err)
+	defer kernel.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		pod, err := kernel.LinkByName("cali1")
+		addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(169, 254, 1, 1), Mask: net.CIDRMask(32, 32)}}
+		for ctx.Err() == nil && err == nil {
+			err = errors.Join(kernel.AddrAdd(pod, addr), kernel.AddrDel(pod, addr))
+			time.Sleep(time.Millisecond) // there are moments in which nothing changes
+		}
+		ended <- err
+	}()
+	w := New(slog.New(slog.DiscardHandler))
+	told := 0
+	require.NoError(t, w.Run(ctx, func(h state.Host) {
+		if assert.Len(t, h.Interfaces["eth0"].Addresses, 1); told == 100 || t.Failed() {
+			cancel()
+		}
+		told++
+		w.again()
+	}))
+	require.NoError(t, <-ended)
+	require.Positive(t, told)
 }
 
 // The links that really carry packets to other nodes are told, whatever their names, and followed.

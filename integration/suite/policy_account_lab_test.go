@@ -166,9 +166,8 @@ spec: {nftablesMode: `+mode+`, logPrefix: "%t %k %p"}
 	if t.Failed() {
 		t.Log(strings.TrimSpace(metrics))
 	}
-	if driver == "nftables" { // in which a table can have another owner
-		t.Run("what the kernel refuses", c.refusalIsTold)
-	}
+	t.Run("a set beyond its limit", func(t *testing.T) { c.largeSetFailsClosed(t, driver == "iptables") })
+	t.Run("what the kernel refuses", func(t *testing.T) { c.refusalIsTold(t, refusables[driver]) })
 }
 
 // hostsAreAccountable: worker-1 and worker-2 are under policy that allows TCP port 7200 to them, and 7201 was tried.

@@ -17,9 +17,23 @@ import (
 	"github.com/muslin-net/muslin/api"
 )
 
+// refusable is a table of a rule driver's that can have another owner: then the kernel refuses what felix writes into it.
+type refusable struct {
+	spec  string // of FelixConfiguration, which has felix use the table
+	table string // its family and name
+	says  string // part of the condition
+	ours  string // prints what felix has in it
+	other string // prints what felix has in the table of the other family
+}
+
+var refusables = map[string]refusable{
+	"nftables": {"nftablesMode: Enabled", "ip6 calico", "ip6 filter-FORWARD: operation not permitted", "nft list ruleset ip6 | grep filter-FORWARD || true", "nft list table ip calico"},
+	"iptables": {"nftablesMode: Disabled, iptablesBackend: NFT", "ip6 filter", "Operation not permitted", "ip6tables-nft-save -t filter | grep cali || true", "iptables-nft-save -t filter"},
+}
+
 // refusalIsTold: while the kernel refuses what felix writes into one table, as that has another owner, the node says so in its
 // condition, the metrics to be alarmed at move, and what goes elsewhere follows policy. Afterwards all is as it was.
-func (c *cluster) refusalIsTold(t *testing.T) {
+func (c *cluster) refusalIsTold(t *testing.T, r refusable) {
 	const node, failing, failures = "worker-2", `felix_int_dataplane_failing_seconds{driver="rules"}`, `felix_int_dataplane_failures{driver="rules"}`
 	alarm := func(name string) (value float64) {
 		t.Helper()
@@ -29,13 +43,20 @@ func (c *cluster) refusalIsTold(t *testing.T) {
 		require.NoError(t, err)
 		return value
 	}
+	c.apply(t, "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {"+r.spec+"}\n")
+	eventually(t, patience, func() string {
+		if c.sh(t, node, r.ours) == "" || !strings.Contains(c.sh(t, node, r.other), "cali-FORWARD") && !strings.Contains(c.sh(t, node, r.other), "filter-FORWARD") {
+			return "felix does not use the tables"
+		}
+		return ""
+	})
 	c.awaitProgrammed(t, node, "True")
 	ours, before := c.sh(t, node, rulesOfOurs), alarm(failures)
 	assert.Zero(t, alarm(failing))
 
 	// It stays the owner's as long as the owner's socket is open. What is deleted and made in one transaction was never away.
-	owner := c.daemon(node, "sh", "-c", "(echo 'delete table ip6 calico; add table ip6 calico { flags owner; }'; exec sleep infinity) | exec nft -i")
-	c.awaitProgrammed(t, node, "False", api.ReasonProgrammingFails, "ip6 filter-FORWARD: operation not permitted")
+	owner := c.daemon(node, "sh", "-c", fmt.Sprintf("(echo 'delete table %s; add table %[1]s { flags owner; }'; exec sleep infinity) | exec nft -i", r.table))
+	c.awaitProgrammed(t, node, "False", api.ReasonProgrammingFails, r.says)
 	eventually(t, patience, func() string {
 		if alarm(failing) == 0 || alarm(failures) <= before {
 			return "the alarm has not moved"
@@ -53,19 +74,75 @@ spec: {order: 1, selector: all(), types: [Ingress], ingress: [{action: Deny, pro
 	c.hold(t, "before the policy", attempt{"pod-1", web, true, "allowed"})
 	c.apply(t, deny)
 	eventually(t, patience, func() string {
-		if !strings.Contains(c.sh(t, node, "nft list table ip calico"), "gnp/refused") {
+		if !strings.Contains(c.sh(t, node, r.other), "gnp/refused") {
 			return "the policy is not in the table that is ours"
 		}
 		return ""
 	})
 	c.hold(t, "while the other family is refused", attempt{"pod-1", web, false, "denied"})
-	assert.NotContains(t, c.sh(t, node, "nft list ruleset ip6"), "filter-FORWARD", "nothing is half there")
+	assert.Empty(t, c.sh(t, node, r.ours), "nothing is half there")
 	c.run(t, "master", "calicoctl", "delete", "globalnetworkpolicy", "refused")
 
 	owner.end(t, "the owner", syscall.SIGKILL)
 	c.awaitProgrammed(t, node, "True")
 	eventually(t, patience, func() string { return difference(ours, c.sh(t, node, rulesOfOurs)) })
 	assert.Zero(t, alarm(failing))
+}
+
+// largeSetFailsClosed: where a set has more members than nodes with iptables program, which the limit was not when it was written,
+// whoever is under a policy that names it is closed, and nobody else; the node says so. nftables has no limit.
+func (c *cluster) largeSetFailsClosed(t *testing.T, limited bool) {
+	const node, port, members, limit = "worker-2", 7210, 30, 20 // the cluster's own sets have fewer
+	nets := make([]string, members+1)
+	for i := range nets {
+		nets[i] = fmt.Sprintf("198.51.100.%d", i)
+	}
+	c.add(t, "pod-9", node)
+	defer c.del(t, "pod-9")
+	c.greet(t, "pod-2", port)
+	c.greet(t, "pod-9", port)
+	c.label(t, "pod-2", "under", "large")
+	under, beside := netip.AddrPortFrom(c.address(t, "pod-2"), port), netip.AddrPortFrom(c.address(t, "pod-9"), port)
+	c.apply(t, fmt.Sprintf(`
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: large, labels: {size: large}}
+spec: {nets: [%s]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: large}
+spec:
+  order: 1
+  selector: under == 'large'
+  types: [Ingress]
+  ingress: [{action: Deny, protocol: TCP, source: {selector: size == 'large'}}, {action: Allow}]
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: open}
+spec: {order: 2, selector: all(), types: [Ingress], ingress: [{action: Allow, protocol: TCP, destination: {ports: [%d]}}]}
+`, strings.Join(nets[:members], ", "), port))
+	both := func(when string, want bool) {
+		c.hold(t, when, attempt{"pod-1", under, want, "a policy names the set"}, attempt{"pod-1", beside, true, "no policy names the set"})
+	}
+	both("as large as it may be", true)
+	c.apply(t, fmt.Sprintf("apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: node.%s}\nspec: {maxIpsetSize: %d}\n", node, limit))
+	code, said := c.try(t, "master", "calicoctl", "patch", "globalnetworkset", "large", "-p", fmt.Sprintf("{spec: {nets: [%s]}}", strings.Join(nets, ", ")))
+	if limited {
+		assert.Equal(t, 1, code, said)
+		assert.Contains(t, said, fmt.Sprintf("spec.nets: %d: is the number of networks of IPv4, but maxIpsetSize of FelixConfiguration(node.%s) is %d", len(nets), node, limit))
+		c.awaitProgrammed(t, node, "False", api.ReasonSetTooLarge, fmt.Sprintf("%d members, and no set may have more than %d", members, limit))
+	} else {
+		assert.Zero(t, code, said)
+		c.awaitProgrammed(t, node, "True")
+	}
+	both("larger than it may be", !limited)
+	c.run(t, "master", "calicoctl", "delete", "felixconfiguration", "node."+node)
+	c.awaitProgrammed(t, node, "True")
+	both("the limit is gone", true)
+	c.run(t, "master", "calicoctl", "delete", "globalnetworkpolicy", "large", "open")
+	c.run(t, "master", "calicoctl", "delete", "globalnetworkset", "large")
 }
 
 // awaitProgrammed waits until a node says of its kernel what it should, in these words.

@@ -6,12 +6,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/internal/dump"
 )
 
 // HostAddresses are the addresses of the namespace's own interfaces: what has one of them as its source was sent by the host
 // itself, and what has one as its destination after translation is for it.
 func (t *Table) HostAddresses() ([]netip.Addr, error) {
-	all, err := t.route.AddrList(nil, netlink.FAMILY_ALL)
+	all, err := dump.Whole(func() ([]netlink.Addr, error) { return t.route.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("read the host's addresses: %w", err)
 	}

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -22,15 +23,12 @@ func (d *Driver) gateways(l netlink.Link, want desired.WorkloadLink) error {
 	}
 	delete(d.addressed, want.Name) // until it is done
 	has := len(missing) > 0
-	list, err := d.handle.AddrList(l, netlink.FAMILY_ALL)
+	all, err := d.list.addrs()
 	if err != nil {
 		return fmt.Errorf("addresses: %w", err)
 	}
-	for _, have := range list {
+	for _, have := range all[l.Attrs().Index] {
 		p := prefixOf(have.IPNet)
-		if !p.IsSingleIP() {
-			continue
-		}
 		if i := slices.Index(missing, p.Addr()); i >= 0 {
 			missing = slices.Delete(missing, i, i+1)
 			continue
@@ -40,7 +38,7 @@ func (d *Driver) gateways(l netlink.Link, want desired.WorkloadLink) error {
 		}
 	}
 	for _, a := range missing {
-		if err := d.write(d.handle.AddrAdd(l, gatewayAddress(a))); err != nil {
+		if err := d.write(d.handle.AddrAdd(l, gatewayAddress(a))); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("add address %s: %w", a, err)
 		}
 	}

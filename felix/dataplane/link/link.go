@@ -22,12 +22,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/muslin-net/muslin/felix/dataplane"
+	"github.com/muslin-net/muslin/felix/dataplane/internal/nlsock"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
 // Driver is the driver. Its methods may be called from several goroutines.
 type Driver struct {
 	handle   *netlink.Handle
+	events   *nlsock.Conn   // open from the start, so that nothing is missed before Watch
 	host     netns.NsHandle // our namespace, where the host sides of pairs go
 	rpFilter int            // of the node, as found at start
 
@@ -44,6 +46,7 @@ type Driver struct {
 	sysctls   map[string]desired.Sysctl
 	written   bool // all of sysctls are as wanted
 	failures  dataplane.Failures
+	list      listing // of the present Apply
 	writes    uint64
 }
 
@@ -53,13 +56,18 @@ func New() (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("link driver: %w", err)
 	}
-	host, err := netns.Get()
+	events, err := nlsock.Dial(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 	if err != nil {
 		h.Close()
 		return nil, fmt.Errorf("link driver: %w", err)
 	}
+	host, err := netns.Get()
+	if err != nil {
+		h.Close()
+		return nil, errors.Join(fmt.Errorf("link driver: %w", err), events.Close())
+	}
 	d := &Driver{
-		handle: h, host: host,
+		handle: h, events: events, host: host,
 		links: map[string]desired.WorkloadLink{}, done: map[string]int{}, halves: map[string]struct{}{}, growing: map[string]struct{}{}, shaped: map[string]bool{},
 		addressed: map[string]bool{}, sysctls: map[string]desired.Sysctl{},
 	}
@@ -72,7 +80,7 @@ func New() (*Driver, error) {
 // Close releases the driver's sockets; links stay.
 func (d *Driver) Close() error {
 	d.handle.Close()
-	return d.host.Close()
+	return errors.Join(d.events.Close(), d.host.Close())
 }
 
 // Writes counts the changes made to the kernel by Apply since New.
@@ -120,7 +128,7 @@ func (d *Driver) Resync() {
 func (d *Driver) Apply(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.failures = dataplane.Failures{}
+	d.failures, d.list = dataplane.Failures{}, newListing(d.handle)
 	if !d.written {
 		d.written = true
 		for path, s := range d.sysctls {
@@ -216,64 +224,63 @@ func (d *Driver) Programmed(name string) bool {
 	return ok
 }
 
-// Watch follows the kernel's notifications until ctx ends, and calls wake whenever Apply has something to do: a link
-// that is wanted came, or changed behind our back.
-func (d *Driver) Watch(ctx context.Context, wake dataplane.Wake) error {
-	return dataplane.Watch(ctx, wake, d.Resync, d.follow)
+// Why tells why the last attempt to make a link as wanted failed; nil if it did not, or the link was not there.
+func (d *Driver) Why(name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failures.Of(dataplane.KindLink, name)
 }
 
-func (d *Driver) follow(ctx context.Context, wake dataplane.Wake) error {
-	done, lost := make(chan struct{}), make(chan error, 1)
-	defer close(done)
-	updates := make(chan netlink.LinkUpdate, 64)
-	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{ErrorCallback: func(err error) {
-		select {
-		case lost <- err:
-		default:
+// Watch follows the kernel's notifications until ctx ends, and calls wake whenever Apply has something to do: a link
+// that is wanted came, or changed behind our back. It may run once.
+func (d *Driver) Watch(ctx context.Context, wake dataplane.Wake) error {
+	return d.events.Listen(ctx, func(e nlsock.Event) {
+		if len(e.Body) < unix.SizeofIfInfomsg || e.Body[0] != unix.AF_UNSPEC {
+			return // AF_BRIDGE: a bridge lost or gained a port
 		}
-	}})
-	if err != nil {
-		return fmt.Errorf("subscribe: %w", err)
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-lost:
-			return err
-		case u, ok := <-updates:
-			if !ok {
-				return errors.New("subscription to links ended")
-			}
-			if what := d.on(u); what != "" {
-				wake(dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindLink, Key: u.Attrs().Name}, What: what})
+		header := unix.NlMsghdr{Type: e.Kind}
+		if l, err := netlink.LinkDeserialize(&header, e.Body); err == nil {
+			if what := d.on(e.Kind, l.Attrs()); what != "" {
+				wake(dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindLink, Key: l.Attrs().Name}, What: what})
 			}
 		}
-	}
+	}, func() {
+		d.Resync()
+		wake()
+	})
 }
 
 // on takes in one notification and says what is to be repaired.
-func (d *Driver) on(u netlink.LinkUpdate) (what string) {
+func (d *Driver) on(kind uint16, said *netlink.LinkAttrs) (what string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	at := u.Attrs()
-	want, wanted := d.links[at.Name]
-	index, configured := d.done[at.Name]
+	want, wanted := d.links[said.Name]
+	index, configured := d.done[said.Name]
 	switch {
 	case !wanted:
 		return ""
-	case u.Header.Type == unix.RTM_DELLINK:
-		if configured && index == at.Index {
-			delete(d.done, at.Name) // its pod is gone; the runtime will say so
+	case kind == unix.RTM_DELLINK:
+		if configured && index == said.Index {
+			delete(d.done, said.Name) // its pod is gone; the runtime will say so
 		}
 		return ""
 	case !configured:
 		return "came"
-	case index != at.Index, at.Flags&net.FlagUp == 0, want.MTU != 0 && at.MTU != want.MTU, !bytes.Equal(at.HardwareAddr, desired.HostMAC[:]):
-		delete(d.done, at.Name)
-		return "changed"
+	case index == said.Index && asWanted(said, want):
+		return ""
 	}
-	return ""
+	// What is said may be of before Apply: a link is made down, and hundreds of them may be made before we read of the first.
+	now, err := d.handle.LinkByName(said.Name)
+	if err == nil && now.Attrs().Index == index && asWanted(now.Attrs(), want) {
+		return ""
+	}
+	delete(d.done, said.Name)
+	return "changed"
+}
+
+// asWanted tells whether what notifications tell of a link is as wanted.
+func asWanted(at *netlink.LinkAttrs, want desired.WorkloadLink) bool {
+	return at.Flags&net.FlagUp != 0 && (want.MTU == 0 || at.MTU == want.MTU) && bytes.Equal(at.HardwareAddr, desired.HostMAC[:])
 }
 
 // Entries lists the links that felix wants, with what is missing.

@@ -5,11 +5,14 @@ package link_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/felix/dataplane"
@@ -201,6 +204,84 @@ func TestLinksAreRepairedAndWaitedFor(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What the kernel told of a link before it was set up, and is read only afterwards, makes nobody believe that it is not: while hundreds
+// of pods start, notifications are late.
+func TestLateNotificationsUndoNothing(t *testing.T) {
+	node, _, d, p := start(t)
+	require.NoError(t, d.Wire(t.Context(), p))
+	tell(d, wanted)
+	require.NoError(t, d.Apply(t.Context()))
+	next := wanted
+	next.Name = "cali2"
+	tell(d, next) // its coming is what all is read by
+
+	ctx, cancel := context.WithCancel(t.Context())
+	woken, ended := make(chan dataplane.Drift, 64), make(chan error, 1)
+	go func() {
+		node.Set(t)
+		ended <- d.Watch(ctx, func(all ...dataplane.Drift) {
+			for _, drift := range all {
+				woken <- drift
+			}
+		})
+	}()
+	defer func() { cancel(); require.NoError(t, <-ended) }()
+	node.Run(t, "ip link add cali2 type veth peer name far2")
+	drift := <-woken
+	require.Equal(t, "link cali2 came", drift.String()+" "+drift.What)
+	require.True(t, d.Programmed(host))
+}
+
+// While pods start, all links can be looked at again: that one of them is as wanted does not depend on how the others change.
+func TestManyPairsAtOnce(t *testing.T) {
+	node, _, d, _ := start(t)
+	const pods, atOnce = 300, 30
+	var spaces [atOnce]*labtest.Namespace // one is wired at a time in each: it moves the default route
+	for i := range spaces {
+		spaces[i] = labtest.New(t)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		node.Set(t)
+		ended <- d.Watch(ctx, func(...dataplane.Drift) {})
+	}()
+	defer func() { cancel(); require.NoError(t, <-ended) }()
+	made := make(chan link.Pod, pods)
+	var workers sync.WaitGroup
+	for worker := range atOnce {
+		workers.Go(func() {
+			node.Set(t)
+			for i := worker; i < pods; i += atOnce {
+				p := link.Pod{
+					Netns: spaces[worker].Path, Interface: fmt.Sprintf("eth%d", i), Host: fmt.Sprintf("cali%d", i), MTU: 1400,
+					Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)})},
+				}
+				if assert.NoError(t, d.Wire(ctx, p)) {
+					made <- p
+				}
+			}
+		})
+	}
+	defer workers.Wait()
+	go func() { workers.Wait(); close(made) }()
+	done := []string{}
+	for p := range made {
+		l := wanted
+		l.Name, l.IPv6 = p.Host, false
+		tell(d, l)
+		if len(done)%10 == 0 {
+			d.Resync() // as an audit does
+		}
+		require.NoError(t, d.Apply(ctx))
+		done = append(done, p.Host)
+		for _, name := range done {
+			require.True(t, d.Programmed(name), "%s, when there are %d", name, len(done))
+		}
+	}
+	require.Len(t, done, pods)
 }
 
 func TestARestartWritesNothing(t *testing.T) {

@@ -27,7 +27,11 @@ func (d *Driver) shape(outside netlink.Link, want desired.WorkloadLink) error {
 		return nil
 	}
 	delete(d.shaped, want.Name) // until it is done
-	if err := d.queue(d.handle, outside, want.Ingress); err != nil {
+	all, err := d.list.queues()
+	if err == nil {
+		err = d.queue(d.handle, outside, all[outside.Attrs().Index], want.Ingress)
+	}
+	if err != nil {
 		return fmt.Errorf("bound what the pod gets: %w", err)
 	}
 	if want.Netns != "" {
@@ -56,15 +60,15 @@ func (d *Driver) shapePod(outside netlink.Link, want desired.WorkloadLink) error
 	if err != nil {
 		return err
 	}
-	return d.queue(in, inside, want.Egress)
-}
-
-// queue makes the root queue of a device as wanted.
-func (d *Driver) queue(h *netlink.Handle, l netlink.Link, want desired.Shape) error {
-	have, err := bucketOf(h, l)
+	all, err := queuesOf(in)
 	if err != nil {
 		return err
 	}
+	return d.queue(in, inside, all[inside.Attrs().Index], want.Egress)
+}
+
+// queue makes the root queue of a device as wanted; have is ours, nil if there is none.
+func (d *Driver) queue(h *netlink.Handle, l netlink.Link, have *netlink.Tbf, want desired.Shape) error {
 	switch bucket := bucketFor(l.Attrs().Index, want); {
 	case want == (desired.Shape{}) && have == nil:
 		return nil
@@ -75,20 +79,6 @@ func (d *Driver) queue(h *netlink.Handle, l netlink.Link, want desired.Shape) er
 	default:
 		return d.write(h.QdiscReplace(bucket))
 	}
-}
-
-// bucketOf is our root queue of a device, nil if it has none.
-func bucketOf(h *netlink.Handle, l netlink.Link) (*netlink.Tbf, error) {
-	list, err := h.QdiscList(l)
-	if err != nil {
-		return nil, fmt.Errorf("queues of %s: %w", l.Attrs().Name, err)
-	}
-	for _, q := range list {
-		if tbf, ok := q.(*netlink.Tbf); ok && tbf.Handle == shapeHandle && tbf.Parent == netlink.HANDLE_ROOT {
-			return tbf, nil
-		}
-	}
-	return nil, nil
 }
 
 // same compares what the kernel tells of a queue; of the burst at the peak rate it says nothing in the unit that it was given.
@@ -127,11 +117,11 @@ func (d *Driver) checkShape(in *netlink.Handle, inside, outside netlink.Link, wa
 		if side.shape == (desired.Shape{}) {
 			continue
 		}
-		have, err := bucketOf(side.handle, side.link)
+		all, err := queuesOf(side.handle)
 		if err != nil {
 			return err
 		}
-		if have == nil || !same(have, bucketFor(side.link.Attrs().Index, side.shape)) {
+		if have := all[side.link.Attrs().Index]; have == nil || !same(have, bucketFor(side.link.Attrs().Index, side.shape)) {
 			return fmt.Errorf("what the pod %s is not bounded to %d bit/s at %s", side.what, side.shape.Rate, side.link.Attrs().Name)
 		}
 	}

@@ -138,11 +138,7 @@ func (r *Rules) Apply(ctx context.Context) error {
 	defer r.mu.Unlock()
 	r.follow(ctx)
 	if r.next != nil {
-		if err := r.takeOver(ctx); err != nil {
-			// The former goes on to say what is allowed, too.
-			return errors.Join(err, r.driver.Apply(ctx))
-		}
-		return nil
+		return r.takeOver(ctx)
 	}
 	if err := r.driver.Apply(ctx); err != nil {
 		return err
@@ -176,17 +172,19 @@ func (r *Rules) follow(ctx context.Context) {
 	r.next, r.coming = next, want
 }
 
-// takeOver has the next driver commit, and then removes what the former did.
+// takeOver has the next driver commit, and then removes what the former did. If the next is of the same kind, its rules have taken
+// the place of the former's, whatever of them failed.
 func (r *Rules) takeOver(ctx context.Context) error {
-	if err := r.next.Apply(ctx); err != nil {
-		return fmt.Errorf("move the firewall from %s to %s: %w", r.choice.Kind, r.coming.Kind, err)
+	failed := r.next.Apply(ctx)
+	if failed != nil && r.choice.Kind != r.coming.Kind { // the former goes on to say what is allowed, too
+		return errors.Join(fmt.Errorf("move the firewall from %s to %s: %w", r.choice.Kind, r.coming.Kind, failed), r.driver.Apply(ctx))
 	}
 	if !r.whole { // the former may know what the next was not told yet
-		return r.driver.Apply(ctx)
+		return errors.Join(failed, r.driver.Apply(ctx))
 	}
 	if r.choice.Kind != r.coming.Kind {
 		if err := r.remove(ctx, r.choice.Kind, r.coming.Kind); err != nil {
-			return err
+			return errors.Join(err, r.driver.Apply(ctx))
 		}
 		r.cfg.Log.Info("the firewall has moved", "from", r.choice.Kind, "to", r.coming.Kind)
 	}
@@ -199,7 +197,7 @@ func (r *Rules) takeOver(ctx context.Context) error {
 	case r.changed <- struct{}{}:
 	default:
 	}
-	return errors.Join(err, r.sweep(ctx))
+	return errors.Join(failed, err, r.sweep(ctx))
 }
 
 // sweep removes, once, what a former felix or a move that was given up left by other drivers.

@@ -11,12 +11,13 @@ import (
 
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/internal/dump"
 )
 
 // load reads our devices and all that is on them.
 func (d *Driver) load() error {
 	vxlans, index := map[string]desired.VXLAN{}, map[string]int{}
-	links, err := d.handle.LinkList()
+	links, err := dump.Whole(d.handle.LinkList)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return err
 	}
@@ -81,7 +82,7 @@ func (d *Driver) describe(v *netlink.Vxlan, names map[int]string) desired.VXLAN 
 }
 
 func (d *Driver) addresses(l netlink.Link) ([]netip.Prefix, error) {
-	list, err := d.handle.AddrList(l, netlink.FAMILY_ALL)
+	list, err := dump.Whole(func() ([]netlink.Addr, error) { return d.handle.AddrList(l, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +98,7 @@ func (d *Driver) addresses(l netlink.Link) ([]netip.Prefix, error) {
 func (d *Driver) listEntries(names map[int]string) (map[desired.NeighborKey]desired.Neighbor, map[desired.FDBKey]desired.FDB, error) {
 	neighbors, fdb := map[desired.NeighborKey]desired.Neighbor{}, map[desired.FDBKey]desired.FDB{}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		list, err := d.handle.NeighList(0, family)
+		list, err := dump.Whole(func() ([]netlink.Neigh, error) { return d.handle.NeighList(0, family) })
 		if err != nil {
 			return nil, nil, err
 		}
@@ -113,7 +114,7 @@ func (d *Driver) listEntries(names map[int]string) (map[desired.NeighborKey]desi
 		if d.index[name] == 0 {
 			continue
 		}
-		list, err := d.handle.NeighList(d.index[name], unix.AF_BRIDGE)
+		list, err := dump.Whole(func() ([]netlink.Neigh, error) { return d.handle.NeighList(d.index[name], unix.AF_BRIDGE) })
 		if err != nil {
 			return nil, nil, err
 		}
@@ -226,7 +227,7 @@ func (d *Driver) create(want desired.VXLAN) error {
 
 // sameVNI is another's device that takes the packets which are for ours, empty if there is none.
 func (d *Driver) sameVNI(want desired.VXLAN) string {
-	links, err := d.handle.LinkList()
+	links, err := dump.Whole(d.handle.LinkList)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return ""
 	}

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/muslin-net/muslin/felix/dataplane"
+	"github.com/muslin-net/muslin/felix/dataplane/internal/nlsock"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/internal/delta"
 )
@@ -35,6 +36,7 @@ var devices = []string{desired.VXLANDevice4, desired.VXLANDevice6}
 // Driver is the driver. Its methods may be called from several goroutines.
 type Driver struct {
 	handle  *netlink.Handle
+	events  *nlsock.Conn // open from the start, so that nothing is missed before Watch
 	offload offload
 
 	mu        sync.Mutex // guards the following
@@ -61,8 +63,14 @@ func New() (*Driver, error) {
 		h.Close()
 		return nil, fmt.Errorf("tunnel driver: %w", err)
 	}
+	events, err := nlsock.Dial(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+	if err != nil {
+		tool.Close()
+		h.Close()
+		return nil, fmt.Errorf("tunnel driver: %w", err)
+	}
 	return &Driver{
-		handle: h, offload: offload{tool: tool, probe: sync.OnceValue(ProbeChecksums)}, index: map[string]int{},
+		handle: h, events: events, offload: offload{tool: tool, probe: sync.OnceValue(ProbeChecksums)}, index: map[string]int{},
 		foreign: map[string]netlink.Link{}, stale: true,
 		vxlans:    delta.New[string](same[desired.VXLAN]),
 		neighbors: delta.New[desired.NeighborKey](same[desired.Neighbor]),
@@ -76,7 +84,7 @@ func same[T comparable](a, b T) bool { return a == b }
 func (d *Driver) Close() error {
 	d.offload.tool.Close()
 	d.handle.Close()
-	return nil
+	return d.events.Close()
 }
 
 // Writes counts the changes sent to the kernel since New.

@@ -2,80 +2,65 @@ package tunnel
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/muslin-net/muslin/felix/dataplane"
+	"github.com/muslin-net/muslin/felix/dataplane/internal/nlsock"
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
-// Watch follows the kernel's notifications until ctx ends, and calls wake whenever Apply has something to repair. A
-// subscription that is lost (the kernel drops notifications when we are slow) is opened again, with everything read anew.
+// Watch follows the kernel's notifications until ctx ends, and calls wake whenever Apply has something to repair. When
+// notifications were lost (the kernel drops them when we are slow), everything is read anew. It may run once.
 func (d *Driver) Watch(ctx context.Context, wake dataplane.Wake) error {
-	return dataplane.Watch(ctx, wake, d.Resync, d.follow)
-}
-
-func (d *Driver) follow(ctx context.Context, wake dataplane.Wake) error {
-	done, lost := make(chan struct{}), make(chan error, 2)
-	defer close(done)
-	report := func(err error) {
-		select {
-		case lost <- err:
-		default:
-		}
-	}
-	links, neighbors, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.NeighUpdate, 1024), make(chan netlink.AddrUpdate, 64)
-	if err := errors.Join(
-		netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: report}),
-		netlink.NeighSubscribeWithOptions(neighbors, done, netlink.NeighSubscribeOptions{ErrorCallback: report}),
-		netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: report}),
-	); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
-	}
-	tell := func(drift dataplane.Drift, due bool) {
-		if due {
+	return d.events.Listen(ctx, func(e nlsock.Event) {
+		if drift, due := d.on(e); due {
 			wake(drift)
 		}
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-lost:
-			return err
-		case u, ok := <-links:
-			if !ok {
-				return errors.New("subscription to links ended")
-			}
-			tell(d.onLink(u))
-		case u, ok := <-neighbors:
-			if !ok {
-				return errors.New("subscription to neighbours ended")
-			}
-			tell(d.onNeighbor(u))
-		case u, ok := <-addrs:
-			if !ok {
-				return errors.New("subscription to addresses ended")
-			}
-			tell(d.onAddress(u))
+	}, func() {
+		d.Resync()
+		wake()
+	})
+}
+
+// on takes in one notification and tells whether Apply is due.
+func (d *Driver) on(e nlsock.Event) (dataplane.Drift, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch e.Kind {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		header := unix.NlMsghdr{Type: e.Kind}
+		if len(e.Body) < unix.SizeofIfInfomsg || e.Body[0] != unix.AF_UNSPEC {
+			break // AF_BRIDGE: a bridge lost or gained a port
+		}
+		if l, err := netlink.LinkDeserialize(&header, e.Body); err == nil {
+			return d.onLink(e.Kind, l.Attrs())
+		}
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		if len(e.Body) < unix.SizeofNdMsg {
+			break
+		}
+		if n, err := netlink.NeighDeserialize(e.Body); err == nil {
+			return d.onNeighbor(e.Kind, *n)
+		}
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		if len(e.Body) >= unix.SizeofIfAddrmsg {
+			return d.onAddress(int(nlsock.U32(e.Body[4:])))
 		}
 	}
+	return dataplane.Drift{}, false
 }
 
 // onLink finds out whether a device of ours was removed or changed, or a link came that neighbours wait for.
-func (d *Driver) onLink(u netlink.LinkUpdate) (dataplane.Drift, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	name := u.Attrs().Name
+func (d *Driver) onLink(kind uint16, said *netlink.LinkAttrs) (dataplane.Drift, bool) {
+	name := said.Name
 	drift := dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindLink, Key: name}}
-	if lost, due := d.lost(u); due {
+	if lost, due := d.lost(kind, said.Index); due {
 		return lost, true
 	}
-	if u.Header.Type == unix.RTM_DELLINK {
-		if d.index[name] == u.Attrs().Index {
+	if kind == unix.RTM_DELLINK {
+		if d.index[name] == said.Index {
 			d.forget(name)
 		}
 		return drift, false
@@ -83,7 +68,7 @@ func (d *Driver) onLink(u netlink.LinkUpdate) (dataplane.Drift, bool) {
 	if ours(name) {
 		// What is said may be of a device that Apply has replaced since.
 		now, err := d.handle.LinkByName(name)
-		if err != nil || now.Attrs().Index != u.Attrs().Index {
+		if err != nil || now.Attrs().Index != said.Index {
 			return drift, false
 		}
 		if !isVXLAN(now) {
@@ -91,8 +76,8 @@ func (d *Driver) onLink(u netlink.LinkUpdate) (dataplane.Drift, bool) {
 			return drift, false // that ours has gone, if it was there, was said before
 		}
 	}
-	known := d.index[name] == u.Attrs().Index
-	d.index[name] = u.Attrs().Index
+	known := d.index[name] == said.Index
+	d.index[name] = said.Index
 	if !ours(name) {
 		for k := range d.neighbors.Updates() {
 			if k.Link == name && !known {
@@ -112,16 +97,16 @@ func (d *Driver) onLink(u netlink.LinkUpdate) (dataplane.Drift, bool) {
 }
 
 // lost finds out whether a device of ours went away, or another's that was in its place: it was removed, or has another name.
-func (d *Driver) lost(u netlink.LinkUpdate) (dataplane.Drift, bool) {
+func (d *Driver) lost(kind uint16, index int) (dataplane.Drift, bool) {
 	for _, name := range devices {
 		l := d.foreign[name]
-		foreign := l != nil && l.Attrs().Index == u.Attrs().Index
-		if !foreign && d.index[name] != u.Attrs().Index {
+		foreign := l != nil && l.Attrs().Index == index
+		if !foreign && d.index[name] != index {
 			continue // neither, or it was made anew meanwhile
 		}
 		drift := dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindLink, Key: name}, What: "removed"}
-		if u.Header.Type != unix.RTM_DELLINK {
-			now, err := d.handle.LinkByIndex(u.Attrs().Index)
+		if kind != unix.RTM_DELLINK {
+			now, err := d.handle.LinkByIndex(index)
 			if err != nil || now.Attrs().Name == name {
 				return drift, false // its removal comes by itself
 			}
@@ -139,11 +124,9 @@ func (d *Driver) lost(u netlink.LinkUpdate) (dataplane.Drift, bool) {
 	return dataplane.Drift{}, false
 }
 
-func (d *Driver) onAddress(u netlink.AddrUpdate) (dataplane.Drift, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (d *Driver) onAddress(index int) (dataplane.Drift, bool) {
 	for _, name := range devices {
-		if d.index[name] == u.LinkIndex {
+		if d.index[name] == index {
 			return d.compare(dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindLink, Key: name}})
 		}
 	}
@@ -174,26 +157,24 @@ func (d *Driver) compare(drift dataplane.Drift) (dataplane.Drift, bool) {
 	return drift, !d.vxlans.InSync()
 }
 
-func (d *Driver) onNeighbor(u netlink.NeighUpdate) (dataplane.Drift, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (d *Driver) onNeighbor(kind uint16, said netlink.Neigh) (dataplane.Drift, bool) {
 	link := ""
 	for name, i := range d.index {
-		if i == u.LinkIndex {
+		if i == said.LinkIndex {
 			link = name
 		}
 	}
-	if u.Family == unix.AF_BRIDGE {
-		return d.onFDB(u, link)
+	if said.Family == unix.AF_BRIDGE {
+		return d.onFDB(kind, said, link)
 	}
-	n := desired.Neighbor{Link: link, Addr: addrOf(u.IP), MAC: macOf(u.HardwareAddr)}
+	n := desired.Neighbor{Link: link, Addr: addrOf(said.IP), MAC: macOf(said.HardwareAddr)}
 	k := n.Key()
 	drift := dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindNeighbor, Key: k.String()}}
 	_, wanted := d.neighbors.Desired(k)
 	if !wanted && !ours(link) {
 		return drift, false
 	}
-	if u.Type == unix.RTM_DELNEIGH || u.State&netlink.NUD_PERMANENT == 0 {
+	if kind == unix.RTM_DELNEIGH || said.State&netlink.NUD_PERMANENT == 0 {
 		d.neighbors.DeleteActual(k)
 		drift.What = "removed"
 		return drift, wanted
@@ -207,15 +188,15 @@ func (d *Driver) onNeighbor(u netlink.NeighUpdate) (dataplane.Drift, bool) {
 	return drift, want != n
 }
 
-func (d *Driver) onFDB(u netlink.NeighUpdate, link string) (dataplane.Drift, bool) {
-	f, ok := fdbOf(u.Neigh, link)
+func (d *Driver) onFDB(kind uint16, said netlink.Neigh, link string) (dataplane.Drift, bool) {
+	f, ok := fdbOf(said, link)
 	k := f.Key()
 	drift := dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindFDB, Key: k.String()}}
 	want, wanted := d.fdb.Desired(k)
 	switch {
 	case !ours(link):
 		return drift, false
-	case u.Type == unix.RTM_DELNEIGH:
+	case kind == unix.RTM_DELNEIGH:
 		if _, had := d.fdb.Actual(k); !had {
 			return drift, false
 		}

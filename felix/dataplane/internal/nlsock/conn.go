@@ -97,8 +97,13 @@ func setUp(fd, buffer int, groups []uint32) (*Conn, error) {
 	}, nil
 }
 
-// Close closes the socket; a goroutine blocked in it returns with os.ErrClosed.
-func (c *Conn) Close() error { return c.file.Close() }
+// Close closes the socket, if Listen has not; a goroutine blocked in it returns with os.ErrClosed.
+func (c *Conn) Close() error {
+	if err := c.file.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 // Port is the socket's address: the pid in the header of notifications that its own requests caused.
 func (c *Conn) Port() uint32 { return c.port }

@@ -4,6 +4,7 @@ package iptables_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/dataplane/internal/labtest"
 	"github.com/muslin-net/muslin/felix/dataplane/rules/iptables"
 	"github.com/muslin-net/muslin/felix/dataplane/rules/rulestest"
@@ -159,6 +161,17 @@ func TestASetBeyondItsLimit(t *testing.T) {
 	d.Update(c)
 	require.Error(t, d.Apply(t.Context()))
 	assert.NotContains(t, ns.Run(t, "iptables-legacy -S cali-pi-np/shop/web"), "--match-set cali40s:a src", "grown beyond it")
+
+	for _, limit := range []int{5, 4} { // another driver takes over what is there
+		d, err := iptables.New(iptables.Config{Variant: iptables.Legacy, SetLimit: limit, In: ns.In})
+		require.NoError(t, err)
+		defer d.Close()
+		d.Whole()
+		d.Update(rulestest.Rich())
+		var large *dataplane.SetLimitError
+		assert.Equal(t, limit < 5, errors.As(d.Apply(t.Context()), &large))
+		assert.Equal(t, limit < 5, strings.Contains(ns.Run(t, "iptables-legacy -S cali-pi-np/shop/web"), "set s:a is not known"))
+	}
 }
 
 // What the kernel refuses drops; the rest is programmed.

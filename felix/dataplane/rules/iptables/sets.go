@@ -210,11 +210,11 @@ func (s *sets) fillOne(ctx context.Context, name string, members int) error {
 	want, _ := s.headers.Desired(name)
 	have, there := s.headers.Actual(name)
 	e := s.entries[name]
+	if members > s.limit { // also one that is there, from before the limit
+		return &dataplane.SetLimitError{Members: members, Limit: s.limit}
+	}
 	if there && have.Fits(want) && e.InSync() {
 		return nil
-	}
-	if members > s.limit {
-		return &dataplane.SetLimitError{Members: members, Limit: s.limit}
 	}
 	want.Max = uint32(s.limit)
 	if there && !have.Fits(want) { // of another kind: nothing may name it, and it goes
