@@ -56,8 +56,8 @@ func main() {
 		func(ctx context.Context, d *daemon.Daemon) error { return run(ctx, d, cfg) })
 }
 
-// garbageShare is the garbage that typha has beside what it knows of a cluster, in percent. Most of what it allocates is of changes,
-// whose number no cluster of its size makes large: half of the share costs it 3 % more of a processor.
+// garbageShare is the garbage that typha has beside what it knows of a cluster, in percent: less than daemons of nodes, since what it
+// knows is large. docs/performance.md has what other shares cost.
 const garbageShare = 30
 
 func run(ctx context.Context, d *daemon.Daemon, cfg settings) (err error) {

@@ -35,7 +35,6 @@ type Engine struct {
 	index    *index
 	profiles map[string]*profile             // by name; those known or referred to
 	subjects map[api.Key]*subject            // endpoints and network sets
-	born     uint64                          // how many subjects there have been
 	tiers    map[string]*api.Tier            // by name
 	members  map[string]map[*policy]struct{} // policies by tier name
 	policies map[api.Key]*policy             // as they are now

@@ -2,6 +2,7 @@ package compute
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 
 	"github.com/muslin-net/muslin/api/selector"
@@ -17,6 +18,8 @@ type index struct {
 	matched, unmatched func(*selection, *subject)
 
 	selections map[string]*selection // by id of the selector
+	places     []*subject            // by number; nil where one has left
+	free       []uint32              // numbers of places that are
 	subjects   subjects
 	keys       map[string]*keyIndex
 	loose      map[*selection]struct{} // those that require nothing
@@ -58,6 +61,35 @@ func newIndex(matched, unmatched func(*selection, *subject)) *index {
 	}
 }
 
+// enter gives a subject its number.
+func (x *index) enter(s *subject) {
+	if n := len(x.free); n > 0 {
+		s.number = x.free[n-1]
+		x.free = x.free[:n-1]
+		x.places[s.number] = s
+		return
+	}
+	s.number = uint32(len(x.places))
+	x.places = append(x.places, s)
+}
+
+// leave takes it back. The subject is in no set any more.
+func (x *index) leave(s *subject) {
+	x.places[s.number] = nil
+	x.free = append(x.free, s.number)
+}
+
+// of are the subjects of a set, which does not change meanwhile.
+func (x *index) of(l subjects) iter.Seq[*subject] {
+	return func(yield func(*subject) bool) {
+		for _, n := range l {
+			if !yield(x.places[n]) {
+				return
+			}
+		}
+	}
+}
+
 // selection returns the one selection of equal selectors, new ones with their subjects found.
 func (x *index) selection(s *selector.Selector) *selection {
 	if sel := x.selections[s.ID()]; sel != nil {
@@ -75,11 +107,11 @@ func (x *index) selection(s *selector.Selector) *selection {
 	x.file(sel)
 	x.candidates(sel, func(s *subject) {
 		if sel.selector.MatchesLabels(s) {
-			sel.subjects = append(sel.subjects, s)
+			sel.subjects = append(sel.subjects, s.number)
 			s.matches = insert(s.matches, sel)
 		}
 	})
-	slices.SortFunc(sel.subjects, bySubject)
+	slices.Sort(sel.subjects)
 	return sel
 }
 
@@ -88,7 +120,7 @@ func (x *index) release(sel *selection) {
 	if len(sel.policies) > 0 || len(sel.sets) > 0 || len(sel.peerings) > 0 {
 		return
 	}
-	for _, s := range sel.subjects {
+	for s := range x.of(sel.subjects) {
 		s.matches = without(s.matches, sel)
 	}
 	x.unfile(sel)
@@ -171,7 +203,7 @@ func (x *index) key(key string) *keyIndex {
 	}
 	k := &keyIndex{values: map[string]*valueIndex{}, any: map[*selection]struct{}{}}
 	x.keys[key] = k
-	for _, s := range x.subjects {
+	for s := range x.of(x.subjects) {
 		if v, ok := s.Get(key); ok {
 			k.add(v, s)
 		}
@@ -210,19 +242,19 @@ func (x *index) candidates(sel *selection, f func(*subject)) {
 	switch {
 	case sel.never:
 	case sel.filed == nil:
-		for _, s := range x.subjects {
+		for s := range x.of(x.subjects) {
 			f(s)
 		}
 	case sel.filed.AnyValue:
 		for _, vi := range x.keys[sel.filed.Key].values {
-			for _, s := range vi.subjects {
+			for s := range x.of(vi.subjects) {
 				f(s)
 			}
 		}
 	default:
 		for _, v := range sel.filed.Values {
 			if vi := x.keys[sel.filed.Key].values[v]; vi != nil {
-				for _, s := range vi.subjects {
+				for s := range x.of(vi.subjects) {
 					f(s)
 				}
 			}

@@ -40,10 +40,11 @@ func TestIndexTriesFew(t *testing.T) {
 	tried += len(x.loose)
 	require.Less(t, tried, 10)
 
+	x.enter(s)
 	x.add(s)
 	require.Len(t, s.matches, 2, "the selector of its namespace, and !has(a)")
 	late := x.selection(parse("app == 'a7'"))
-	require.Contains(t, late.subjects, s, "a selector that comes later finds what is there")
+	require.Contains(t, late.subjects, s.number, "a selector that comes later finds what is there")
 	require.Len(t, s.matches, 3)
 	x.forget(s)
 	s.traits = &cache.Traits{Labels: map[string]string{"a": "1"}}

@@ -67,7 +67,7 @@ func (e *Engine) setSpeaker(name string, o *api.BGPConfiguration) {
 
 // endpointsIn has the endpoints of a selection computed anew.
 func (e *Engine) endpointsIn(sel *selection) {
-	for _, s := range sel.subjects {
+	for s := range e.index.of(sel.subjects) {
 		e.touch(s)
 	}
 }

@@ -193,7 +193,7 @@ func (e *Engine) setPolicy(key api.Key, now *policy) {
 
 // listsIn has what applies to the endpoints of a selection computed anew.
 func (e *Engine) listsIn(sel *selection) {
-	for _, s := range sel.subjects {
+	for s := range e.index.of(sel.subjects) {
 		e.touchList(s)
 	}
 }

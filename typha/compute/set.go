@@ -147,7 +147,7 @@ func (e *Engine) fillSet(set *ipset) {
 	}
 	set.selection = e.index.selection(set.spec.selector)
 	set.selection.sets[set] = struct{}{}
-	for _, s := range set.selection.subjects {
+	for s := range e.index.of(set.selection.subjects) {
 		e.count(set, s, +1)
 	}
 }

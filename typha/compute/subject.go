@@ -1,7 +1,6 @@
 package compute
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -16,22 +15,20 @@ import (
 // labelOrchestrator tells Kubernetes pods from everything else.
 const labelOrchestrator = "projectcalico.org/orchestrator"
 
-// subjects is a set of them, as a list in the order of their numbers: a map takes three times as much memory, and there are several
-// entries for each endpoint of a cluster.
-type subjects []*subject
-
-func bySubject(a, b *subject) int { return cmp.Compare(a.number, b.number) }
+// subjects is a set of them, as a list of their numbers in order: a map of pointers takes six times as much memory, which the collector
+// of garbage has to go through, and there are several entries for each endpoint of a cluster.
+type subjects []uint32
 
 // add adds one, if it is not there.
 func (l *subjects) add(s *subject) {
-	if i, found := slices.BinarySearchFunc(*l, s, bySubject); !found {
-		*l = slices.Insert(*l, i, s)
+	if i, found := slices.BinarySearch(*l, s.number); !found {
+		*l = slices.Insert(*l, i, s.number)
 	}
 }
 
 // remove removes one, if it is there. Of a list that has become much shorter the memory is given back.
 func (l *subjects) remove(s *subject) {
-	i, found := slices.BinarySearchFunc(*l, s, bySubject)
+	i, found := slices.BinarySearch(*l, s.number)
 	if !found {
 		return
 	}
@@ -43,7 +40,7 @@ func (l *subjects) remove(s *subject) {
 
 // subject is what selectors select: an endpoint or a network set.
 type subject struct {
-	number   uint64 // later ones have higher numbers; says nothing else
+	number   uint32 // its place in the index, which gave it
 	key      api.Key
 	traits   *cache.Traits  // own labels, profiles in order and what labels of the system are made of
 	inherits []*profile     // the profiles, filled in by the engine
@@ -163,8 +160,7 @@ func (e *Engine) setSubject(key api.Key, now *subject) {
 	}
 	now.key = key
 	if was == nil {
-		e.born++
-		now.number = e.born
+		e.index.enter(now)
 		e.subjects[key] = now
 		e.resurrect(now)
 		e.inherit(now)
@@ -201,6 +197,7 @@ func (e *Engine) dropSubject(s *subject) {
 	delete(e.subjects, s.key)
 	e.index.remove(s)
 	e.disinherit(s)
+	e.index.leave(s)
 	e.leaveGroup(s)
 	if s.endpoint != nil {
 		s.endpoint.gone = true
@@ -272,18 +269,18 @@ func (e *Engine) setProfile(name string, o *api.Profile) {
 		labels = o.Spec.LabelsToApply
 	}
 	if !maps.Equal(labels, p.labels) {
-		for _, s := range p.subjects {
+		for s := range e.index.of(p.subjects) {
 			e.index.forget(s)
 		}
 		p.labels = labels
-		for _, s := range p.subjects {
+		for s := range e.index.of(p.subjects) {
 			e.index.add(s)
 			e.touch(s)
 		}
 	}
 	if known != p.known {
 		p.known = known
-		for _, s := range p.subjects {
+		for s := range e.index.of(p.subjects) {
 			e.touch(s)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
 	"github.com/muslin-net/muslin/ipam/block"
+	"github.com/muslin-net/muslin/typha/cache"
 )
 
 // holders tells to which node each of the addresses is allocated; those that are not allocated are left out. What the
@@ -28,10 +29,12 @@ func (s *Server) holders(ctx context.Context, addresses []netip.Addr) (map[netip
 	var ask []netip.Addr
 	for _, a := range addresses {
 		p, ok := poolOf(pools, a)
-		if !ok {
-			continue
-		}
 		cidr := p.blockOf(a)
+		if !ok {
+			if cidr, ok = blockAround(now, a); !ok {
+				continue
+			}
+		}
 		b, known := blocks[cidr]
 		if o, ok := now.Get(blockKey(cidr)).(*api.IPAMBlock); ok && !known {
 			if b, err = block.Of(o.DeepCopy()); err == nil {
@@ -53,6 +56,18 @@ func (s *Server) holders(ctx context.Context, addresses []netip.Addr) (map[netip
 		out[a] = f.node()
 	}
 	return out, err
+}
+
+// blockAround is the block of the cache that an address lies in. When a pool is deleted pods keep their addresses, and blocks tell
+// whose they are.
+func blockAround(now *cache.Snapshot, a netip.Addr) (netip.Prefix, bool) {
+	const sizes = 13 // from /20 to /32, and from /116 to /128
+	for i := range sizes {
+		if cidr := netip.PrefixFrom(a, a.BitLen()-i).Masked(); now.Get(blockKey(cidr)) != nil {
+			return cidr, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 func blockKey(cidr netip.Prefix) api.Key {

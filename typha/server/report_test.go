@@ -205,6 +205,29 @@ func TestEndpointsOfTheReportBefore(t *testing.T) {
 	w.eventuallyEndpoints("n1-cni-c2-eth0")
 }
 
+// A pool may be deleted while pods have addresses of it, which they keep.
+func TestEndpointsOfAPoolThatIsGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r, n1, n2 := w.cluster()
+	kept := pod("c1", reserve(t, n1, "c1"))
+	assert.Empty(t, report(t, n1, "x", 1, kept))
+	w.eventuallyEndpoints("n1-cni-c1-eth0")
+	_, err := w.store.Delete(t.Context(), api.Key{Kind: "IPPool", Name: "default"}, datastore.Precondition{})
+	require.NoError(t, err)
+	eventually(t, "typha knows that the pool is gone, and the block", func() bool {
+		now := r.state.Snapshot()
+		return now.Len("IPPool") == 0 && now.Len("IPAMBlock") > 0
+	})
+	kept.Labels = map[string]string{"app": "other"} // else it is the report before
+	assert.Empty(t, report(t, n1, "x", 2, kept))
+	assert.Empty(t, report(t, n1, "restarted", 1, kept))
+	w.eventuallyEndpoints("n1-cni-c1-eth0")
+	refused := report(t, n2, "y", 1, kept)
+	require.Len(t, refused, 1)
+	assert.Contains(t, refused[0].Reason, `allocated to node "n1"`)
+}
+
 func TestWhatOthersWroteStays(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
