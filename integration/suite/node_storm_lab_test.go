@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,10 +24,12 @@ import (
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
-// envNodeStorm says for how long the nodes are under the storm, if not for nodeStorm.
+// envNodeStorm says for how long the nodes are under the storm, if not for nodeStorm: in any case until felix has died felixDeaths
+// times.
 const (
 	envNodeStorm = "MUSLIN_NODE_STORM"
 	nodeStorm    = 45 * time.Second
+	felixDeaths  = 100
 )
 
 const (
@@ -87,18 +90,22 @@ spec:
 	pools := c.churnPools(t, rand.New(rand.NewPCG(seed, 2)))
 	died := map[string]int{}
 	deck := c.stormVictims()
-	for i, end := 0, time.Now().Add(lasts); time.Now().Before(end) || i < len(deck); {
+	for i, end := 0, time.Now().Add(lasts); time.Now().Before(end) || died[lab.ProcessFelix] < felixDeaths; {
 		moment := time.NewTimer(time.Duration(random.Int64N(int64(bound(stormMoment)))))
 		<-moment.C
 		if i%len(deck) == 0 { // each of them dies before one does again
 			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 		}
-		together := deck[i%len(deck):]
-		together = together[:min(1+random.IntN(3), len(together))]
-		for _, v := range together {
-			c.strike(t, random, v)
-			died[v.process]++
-			i++
+		next := deck[i%len(deck):]
+		next = next[:min(1+random.IntN(3), len(next))]
+		i += len(next)
+		var together []victim
+		for _, v := range next {
+			if !slices.Contains(together, v) {
+				c.strike(t, random, v)
+				died[v.process]++
+				together = append(together, v)
+			}
 		}
 		if random.IntN(2) == 0 { // what changes while they are away
 			c.change(t, random, i%stormPolicies)
@@ -165,12 +172,13 @@ func (c *cluster) stormPairs() (pairs [][2]string) {
 	return pairs
 }
 
-// stormVictims are all processes of all nodes, and felix, which has most to lose, twice; so is typha, of which there is one.
+// stormVictims are all processes of all nodes, of which felix has most to lose and dies as often as all others; and typha twice, of
+// which there is one.
 func (c *cluster) stormVictims() (all []victim) {
 	all = append(all, typha, typha)
 	for _, n := range c.topology.Nodes {
-		for _, process := range []string{lab.ProcessFelix, lab.ProcessFelix, lab.ProcessBird, lab.ProcessConfd, lab.ProcessStartup, lab.ProcessMonitor} {
-			all = append(all, victim{n.Name, process})
+		for _, process := range []string{lab.ProcessBird, lab.ProcessConfd, lab.ProcessStartup, lab.ProcessMonitor} {
+			all = append(all, victim{n.Name, process}, victim{n.Name, lab.ProcessFelix})
 		}
 	}
 	return all
