@@ -124,6 +124,7 @@ spec:
 	assert.Positive(t, forbidden.packets.Load())
 	assert.Positive(t, forbidden.connections.Load())
 	assert.Empty(t, forbidden.leaks(), "what policy never allows has arrived")
+	c.awaitStored(t)
 	c.asFromNothing(t)
 }
 
