@@ -49,7 +49,7 @@ var stormModes = []lab.Mode{lab.ModeVXLAN, lab.ModeIPIP, lab.ModeVXLANCrossSubne
 // TestNodeStorm: on eight nodes, half of them with each rule driver, felix, bird, confd, calico-node and typha are killed at
 // random moments while pods and pools come and go, pools change their mode, pods' labels change, and policies change. What policy
 // never allows never arrives at a pod, not one packet; what is established and was never forbidden is never cut; and at the end
-// the kernels hold what felix, typha and bird program from nothing.
+// the kernels hold what felix and typha program from nothing.
 func TestNodeStorm(t *testing.T) {
 	lasts := lasting(t, envNodeStorm, nodeStorm)
 	seed := uint64(time.Now().UnixNano())
@@ -131,6 +131,7 @@ spec:
 	assert.Positive(t, forbidden.packets.Load())
 	assert.Positive(t, forbidden.connections.Load())
 	assert.Empty(t, forbidden.leaks(), "what policy never allows has arrived")
+	c.awaitStored(t)
 	c.asFromNothing(t)
 }
 
