@@ -364,7 +364,7 @@ func (f *forbidden) end() {
 func (c *cluster) tryForbidden(t *testing.T, pairs [][2]string) *forbidden {
 	t.Helper()
 	f := &forbidden{}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(t.Context()) // which ends before the captures do
 	f.stop = stop
 	t.Cleanup(f.end)
 	watched := map[string]bool{}
