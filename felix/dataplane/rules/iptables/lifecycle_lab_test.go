@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -202,6 +203,43 @@ func TestWhatTheKernelRefusesBlocksNothingElse(t *testing.T) {
 		w.Passes(w.A, rulestest.AddrB+":80", true, "it stayed due")
 		assert.NotContains(t, w.Node.Run(t, k.List), "refused by the kernel")
 	})
+}
+
+// While a table has another owner the kernel takes nothing for it: nothing is half there, the failures say what the kernel said, and the
+// other family goes on.
+func TestATableWithAnotherOwner(t *testing.T) {
+	ns := labtest.Enter(t)
+	d, err := iptables.New(iptables.Config{Variant: iptables.NFT, In: ns.In})
+	require.NoError(t, err)
+	defer d.Close()
+	d.Whole()
+	rulestest.Apply(t, d, rulestest.BothOpen())
+	owner := exec.Command("nft", "-i")
+	commands, err := owner.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, owner.Start())
+	_, err = commands.Write([]byte("delete table ip6 filter; add table ip6 filter { flags owner; }\n"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return strings.Contains(ns.Run(t, "nft list ruleset"), "flags owner") }, time.Minute, 10*time.Millisecond)
+
+	d.Update(rulestest.Rich())
+	d.Resync()
+	err = d.Apply(t.Context())
+	for _, hook := range []string{"FORWARD", "INPUT"} {
+		require.ErrorContains(t, err, "rule ip6 filter "+hook+": ")
+	}
+	assert.NotContains(t, err.Error(), "does not exist")
+	assert.Contains(t, err.Error(), "Operation not permitted")
+	assert.False(t, d.InSync())
+	assert.NotContains(t, ns.Run(t, "ip6tables-nft-save -t filter"), "cali")
+	assert.Contains(t, ns.Run(t, "iptables-nft-save -t filter"), "cali-pi-np/shop/web")
+
+	require.NoError(t, commands.Close())
+	require.NoError(t, owner.Wait())
+	require.Eventually(t, func() bool { return !strings.Contains(ns.Run(t, "nft list ruleset"), "flags owner") }, time.Minute, 10*time.Millisecond)
+	d.Resync()
+	require.NoError(t, d.Apply(t.Context()))
+	assert.Contains(t, ns.Run(t, "ip6tables-nft-save -t filter"), "cali-pi-np/shop/web")
 }
 
 func TestLargeSets(t *testing.T) {

@@ -24,7 +24,8 @@ type writer struct {
 	t      *kernelTable
 	failed *dataplane.Failures
 	left   int
-	torn   bool // units are written one after the other
+	torn   bool  // units are written one after the other
+	first  error // what the kernel refused first
 }
 
 func (w *writer) write(ctx context.Context, units []*unit) error {
@@ -38,6 +39,9 @@ func (w *writer) write(ctx context.Context, units []*unit) error {
 		}
 		if w.left--; w.left <= 0 || whole(err) {
 			return err
+		}
+		if w.first == nil {
+			w.first = err
 		}
 		refused := blamed(err, owner)
 		switch {
@@ -55,7 +59,10 @@ func (w *writer) write(ctx context.Context, units []*unit) error {
 			case u.instead != nil:
 				next = append(next, u.instead)
 			}
-			if refused[u] {
+			switch {
+			case refused[u] && u.hooks: // that a chain is not there which it leads to says nothing of why
+				w.failed.Add(u.Kind, u.Key, w.first)
+			case refused[u]:
 				w.failed.Add(u.Kind, u.Key, err)
 			}
 		}
