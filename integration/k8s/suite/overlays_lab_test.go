@@ -43,14 +43,14 @@ func (w *world) overlays(t *testing.T) {
 	for _, step := range []struct {
 		name      string
 		apply     func(*testing.T)
-		pool      string // fields, set afterwards; empty: before, by the guide
+		ipip      string // mode of the pool, edited afterwards; empty: before, by the guide
 		version   string // awaited on all nodes; empty: the next step comes while this one is still being rolled out
 		near, far string // by which device worker-1 sends to the others
 	}{
 		{"vxlan", func(t *testing.T) { w.follow(t, "mode"); w.applyMine(t) }, "", nextVersion, "vxlan.calico", "vxlan.calico"},
-		{"ipip", func(t *testing.T) { w.follow(t, "upgrade") }, `{"ipipMode": "Always", "vxlanMode": "Never"}`, version, "tunl0", "tunl0"},
-		{"bgp", apply("bgp"), `{"ipipMode": "Never", "vxlanMode": "Never"}`, "", "eth0", "eth0"},
-		{"cross-subnet", apply("cross-subnet"), `{"ipipMode": "CrossSubnet", "vxlanMode": "Never"}`, version, "eth0", "tunl0"},
+		{"ipip", func(t *testing.T) { w.follow(t, "upgrade") }, "Always", version, "tunl0", "tunl0"},
+		{"bgp", apply("bgp"), "Never", "", "eth0", "eth0"},
+		{"cross-subnet", apply("cross-subnet"), "CrossSubnet", version, "eth0", "tunl0"},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			step.apply(t)
@@ -59,8 +59,8 @@ func (w *world) overlays(t *testing.T) {
 				w.awaitMuslin(t)
 				assert.Equal(t, []string{step.version}, w.versions(t))
 			}
-			if step.pool != "" {
-				w.kubectl(t, "patch", "ippool", thePool, "--type=merge", "-p", `{"spec": `+step.pool+`}`)
+			if step.ipip != "" {
+				w.types(t, fmt.Sprintf(`KUBE_EDITOR="sed -i -e 's/ipipMode: .*/ipipMode: %s/' -e 's/vxlanMode: .*/vxlanMode: Never/'" kubectl edit ippool %s`, step.ipip, thePool))
 			}
 			for _, to := range []struct{ address, device string }{{near, step.near}, {far, step.far}} {
 				w.eventually(t, func() error {
