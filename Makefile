@@ -100,35 +100,25 @@ fuzz: ## fuzzers of selectors, policies, rule renderers, iptables-save, requests
 	done
 
 .PHONY: test
-test: test-deps build lanes unit storm-test ## everything that CI runs: suites on real kernels, unit, random changes, fuzzers, storms (40 minutes on two cores)
+test: test-deps build lab-and-ahead guest-test unit storm-test ## everything that CI runs: suites on real kernels, unit, random changes, fuzzers, storms (an hour on two cores)
 
 .PHONY: test-deps
 test-deps:
 	@integration/deps/install test
 
-# Suites mostly wait. So they go in two lanes that take equally long. Beside them go the second kernel's, at a lower priority, and
-# at idle priority what else takes processors.
-.PHONY: lanes
-lanes: root
-	@$(MAKE) -s -j5 lab-clusters lab-others lab-guests ahead aside
+# Suites mostly wait. So they go in two lanes that take equally long, and what takes processors instead goes beside them at
+# idle priority. Guests leave nothing to others.
+.PHONY: lab-and-ahead
+lab-and-ahead: root
+	@$(MAKE) -s -j3 ahead lab-clusters lab-others
 
-.PHONY: lab-guests
-lab-guests: ahead-guests
-	nice -n 10 $(MAKE) -s guest-test
-
-# what suites start later, in their order
+# the programs come in the order in which suites start them
 .PHONY: ahead
-ahead: ahead-guests
+ahead:
+	chrt -i 0 bin/k8s build kube-apiserver kube-proxy
+	chrt -i 0 go list -export -test -deps $(RACE) ./... >/dev/null
 	chrt -i 0 bin/k8s build
 	chrt -i 0 go build -C deploy/tools tool
-	chrt -i 0 go list -export -test -deps $(RACE) ./... >/dev/null
-
-.PHONY: ahead-guests
-ahead-guests:
-	chrt -i 0 bin/k8s build kube-apiserver kube-proxy
-
-.PHONY: aside
-aside: ahead
 	@chrt -i 0 $(MAKE) -s property
 	@chrt -i 0 $(MAKE) -s fuzz WIRE=
 
