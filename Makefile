@@ -116,9 +116,9 @@ lab-and-ahead: root
 .PHONY: ahead
 ahead:
 	chrt -i 0 bin/k8s build kube-apiserver kube-proxy
-	chrt -i 0 go list -export -test -deps $(RACE) ./... >/dev/null
 	chrt -i 0 bin/k8s build
 	chrt -i 0 go build -C deploy/tools tool
+	chrt -i 0 go list -export -test -deps $(RACE) ./... >/dev/null
 	@chrt -i 0 $(MAKE) -s property
 	@chrt -i 0 $(MAKE) -s fuzz WIRE=
 
