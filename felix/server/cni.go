@@ -168,6 +168,7 @@ func (s *Server) assign(ctx context.Context, e *state.Endpoint, cfg *felixv1.Net
 	for i := range wanted {
 		wanted[i].Attributes = reported(*e)
 	}
+	s.Releases.Clear(ctx, e.Handle()) // of an ADD that had no answer, as felix ended
 	if err := s.Releases.Cancel(ctx, e.Handle()); err != nil {
 		return err
 	}

@@ -115,6 +115,9 @@ type Reserve interface {
 type Releases interface {
 	// Add queues a handle. That is done in any case; an error tells that it would be forgotten if felix ended now.
 	Add(handle string) error
+	// Clear ends an earlier use of a handle, of which the end was never told since felix ended before: nobody has its addresses.
+	// It waits a while for them to be free.
+	Clear(ctx context.Context, handle string)
 	// Cancel takes back what was queued, as the handle is used again; it waits for a release under way.
 	Cancel(ctx context.Context, handle string) error
 }

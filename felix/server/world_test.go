@@ -280,6 +280,15 @@ func (r *releasesOf) Add(handle string) error {
 	return w.step(context.Background(), "Release", func() {})
 }
 
+// Clear frees what nobody is waiting for.
+func (r *releasesOf) Clear(_ context.Context, handle string) {
+	w := (*world)(r)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.assigned, handle)
+	delete(w.releases, handle)
+}
+
 func (r *releasesOf) Cancel(ctx context.Context, handle string) error {
 	w := (*world)(r)
 	return w.step(ctx, "Cancel", func() { delete(w.releases, handle) })

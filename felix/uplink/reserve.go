@@ -94,6 +94,13 @@ func (r *Reserve) Release(ctx context.Context, handle string) error {
 // felix ended now.
 func (r *Reserve) Add(handle string) error { return r.pool.Free(handle) }
 
+// Clear ends an earlier use of a handle, of which the end was never told.
+func (r *Reserve) Clear(ctx context.Context, handle string) {
+	if err := r.pool.Clear(ctx, handle); err != nil {
+		r.log.Warn("should felix end now, addresses of an earlier attempt are left to garbage collection", "handle", handle, "error", err)
+	}
+}
+
 // Cancel takes back what Add put off, as the handle is used again.
 func (r *Reserve) Cancel(ctx context.Context, handle string) error { return r.pool.Reuse(ctx, handle) }
 

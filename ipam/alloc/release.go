@@ -207,6 +207,11 @@ func (o op) dropIfUnselected(ctx context.Context, b block.Block) error {
 	return o.disown(ctx, owner{kind, node}, b.CIDR(), terms{mustBeEmpty: true})
 }
 
+// fence is what a release counts down that found nothing of a handle in a block for which the handle counts: the block is written all
+// the same. The write that was to give the handle something may be on its way yet, from a request that was given up; it cannot take
+// effect once the block is another revision.
+var fence = map[string]int{}
+
 // ReleaseByHandle releases all addresses of a handle and returns them. It fails with datastore.ErrNotFound if there is no
 // such handle; those who clean up may ignore that.
 func (a *Allocator) ReleaseByHandle(ctx context.Context, handle string) (released []netip.Addr, err error) {
@@ -230,9 +235,7 @@ func (a *Allocator) ReleaseByHandle(ctx context.Context, handle string) (release
 			if n := b.ReleaseHandle(handle, o.now(), o.cooldown()); n > 0 {
 				return map[string]int{handle: n}, nil
 			}
-			// The handle was counted up, but has nothing: the write that was to give it something may be on its way yet, from
-			// a request that was given up. It cannot take effect once the block is another revision.
-			return map[string]int{}, nil
+			return fence, nil
 		})
 		if err != nil {
 			errs = append(errs, err)
@@ -303,10 +306,10 @@ func (a *Allocator) ReleaseHandles(ctx context.Context, may func(has block.Alloc
 					return nil, nil
 				}
 				done, err := b.Release(in.requests, o.now(), o.cooldown())
-				if err != nil || !done.Any {
-					return nil, err
+				if err == nil && !done.Any {
+					return fence, nil
 				}
-				return done.ByHandle, nil
+				return done.ByHandle, err
 			})
 			return nil
 		})

@@ -101,13 +101,20 @@ func TestAWriteThatComesAfterTheReleaseIsRefused(t *testing.T) {
 	for name, b := range w.blocks() {
 		h.Spec.Block[b.Spec.CIDR] = 1
 		w.f.put(h)
-		underWay, err := w.f.Get(t.Context(), api.Key{Kind: kindBlock, Name: name})
-		require.NoError(t, err)
-		released, err := w.ReleaseByHandle(t.Context(), "late")
-		require.NoError(t, err)
-		require.Empty(t, released)
-		_, err = w.f.Update(t.Context(), underWay)
-		require.ErrorIs(t, err, datastore.ErrConflict)
+		for _, release := range []func() ([]netip.Addr, error){
+			func() ([]netip.Addr, error) { return w.ReleaseByHandle(t.Context(), "late") },
+			func() ([]netip.Addr, error) {
+				return w.ReleaseHandles(t.Context(), func(block.Allocation, string) error { return nil }, "late", "unknown")
+			},
+		} {
+			underWay, err := w.f.Get(t.Context(), api.Key{Kind: kindBlock, Name: name})
+			require.NoError(t, err)
+			released, err := release()
+			require.NoError(t, err)
+			require.Empty(t, released)
+			_, err = w.f.Update(t.Context(), underWay)
+			require.ErrorIs(t, err, datastore.ErrConflict)
+		}
 	}
 }
 

@@ -45,7 +45,6 @@ type Core struct {
 	unfit     map[netip.Addr]string
 	demand    map[Class]*demand
 	paying    map[string]bool // debts that are being paid just now
-	remote    map[string]bool // handles that may have got something from typha directly
 	looked    bool            // this process has asked typha
 	present   *uint64         // the node's epoch at typha, which is not this journal's
 	retries   map[Kind]retry  // of what failed
@@ -67,7 +66,7 @@ type Claim struct {
 func NewCore(s State, terms Terms, now, confirmed time.Duration, claims []Claim) *Core {
 	c := &Core{
 		State: s, Terms: terms, confirmed: confirmed, claims: claims,
-		unfit: map[netip.Addr]string{}, demand: map[Class]*demand{}, paying: map[string]bool{}, remote: map[string]bool{}, retries: map[Kind]retry{},
+		unfit: map[netip.Addr]string{}, demand: map[Class]*demand{}, paying: map[string]bool{}, retries: map[Kind]retry{},
 	}
 	for _, slot := range s.Slots {
 		if slot.Phase == Warm || slot.Phase == Cooling {
@@ -108,7 +107,7 @@ func (c *Core) Lend(now time.Duration, handle string, attributes map[string]stri
 		}
 		return nil, nil, Off
 	}
-	if again := c.of(handle, Lent); c.cover(again, classes) {
+	if again := c.of(handle, Lent, Settling); c.cover(again, classes) {
 		return nil, again, ""
 	}
 	if now-c.confirmed > c.Terms.Trust {
@@ -126,11 +125,7 @@ func (c *Core) Lend(now time.Duration, handle string, attributes map[string]stri
 	if len(addrs) < len(classes) {
 		return nil, nil, Empty
 	}
-	var records []Record
-	if _, owes := c.Debts[handle]; c.remote[handle] && !owes {
-		records = c.do(Record{Op: OpHold, Handle: handle})
-	}
-	records = append(records, c.do(Record{Op: OpLend, Addrs: addrs, Handle: handle, Attributes: maps.Clone(attributes), At: now})...)
+	records := c.do(Record{Op: OpLend, Addrs: addrs, Handle: handle, Attributes: maps.Clone(attributes), At: now})
 	for _, class := range classes {
 		c.used(class, now)
 	}
@@ -146,7 +141,6 @@ func (c *Core) cover(addrs []netip.Addr, classes []Class) bool {
 // told. It needs no leave of anybody.
 func (c *Core) Free(now time.Duration, handle string) []Record {
 	var records []Record
-	delete(c.remote, handle)
 	c.claims = slices.DeleteFunc(c.claims, func(c Claim) bool { return c.Handle == handle })
 	lent := c.of(handle, Lent)
 	if len(lent) > 0 {
@@ -161,6 +155,24 @@ func (c *Core) Free(now time.Duration, handle string) []Record {
 	return records
 }
 
+// Clear ends an earlier use of a handle, if there was one of which the end was never told: nobody has its addresses.
+func (c *Core) Clear(now time.Duration, handle string) []Record {
+	if _, owes := c.Debts[handle]; !owes && len(c.of(handle, Lent, Settling)) == 0 {
+		return nil
+	}
+	return c.Free(now, handle)
+}
+
+// Clearing tells whether what a handle has at typha is to be freed, and typha is not known to be away.
+func (c *Core) Clearing(now time.Duration, handle string) bool {
+	for kind := range c.retries {
+		if !c.may(kind, now) {
+			return false
+		}
+	}
+	return c.ended(handle)
+}
+
 // Reuse takes back what Free put off, since the handle is in use again.
 func (c *Core) Reuse(handle string) []Record {
 	if debt, owes := c.Debts[handle]; !owes || debt.Held {
@@ -169,11 +181,10 @@ func (c *Core) Reuse(handle string) []Record {
 	return c.do(Record{Op: OpHold, Handle: handle})
 }
 
-// Remote notes that a handle is about to get something from typha directly. A handle that has only that needs no record:
-// that nothing is known of it here says so.
+// Remote notes that a handle is about to get something from typha directly. The process may end before the answer: the next one
+// lends the same handle an address, perhaps, and must not take that for all it has.
 func (c *Core) Remote(handle string) []Record {
-	c.remote[handle] = true
-	if _, owes := c.Debts[handle]; owes || len(c.of(handle, Lent)) == 0 {
+	if _, owes := c.Debts[handle]; owes {
 		return nil
 	}
 	return c.do(Record{Op: OpHold, Handle: handle})

@@ -95,7 +95,7 @@ type Slot struct {
 	Attributes map[string]string `json:"attributes,omitempty"`
 }
 
-// Debt is a handle whose addresses at typha are to be freed.
+// Debt is a handle that has addresses at typha, or may have, which are to be freed.
 type Debt struct {
 	Since time.Duration `json:"since"`          // boot time of the DEL
 	Held  bool          `json:"held,omitempty"` // the handle is in use: to be freed when that ends
@@ -107,7 +107,7 @@ type State struct {
 	Epoch    uint64              `json:"epoch"`            // that typha confirmed; 0: none
 	Cooldown time.Duration       `json:"cooldown"`         // how long an address rests between two pods
 	Slots    map[netip.Addr]Slot `json:"slots"`            // what is reserved
-	Debts    map[string]Debt     `json:"debts"`            // what is to be freed, by handle
+	Debts    map[string]Debt     `json:"debts"`            // what is to be freed, now or when its use ends, by handle
 	Before   uint64              `json:"before,omitempty"` // epoch that ended, while there is none
 }
 
@@ -122,10 +122,10 @@ func (s State) Clone() State {
 	return s
 }
 
-// of returns the addresses of a handle in order, by phase.
-func (s State) of(handle string, phase Phase) (out []netip.Addr) {
+// of returns the addresses of a handle that are in one of some phases, in order.
+func (s State) of(handle string, phases ...Phase) (out []netip.Addr) {
 	for a, slot := range s.Slots {
-		if slot.Handle == handle && slot.Phase == phase {
+		if slot.Handle == handle && slices.Contains(phases, slot.Phase) {
 			out = append(out, a)
 		}
 	}

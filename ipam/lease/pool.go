@@ -119,6 +119,14 @@ func (p *Pool) wake() {
 	}
 }
 
+// hurry is wake for somebody who waits.
+func (p *Pool) hurry() {
+	select {
+	case p.rush <- struct{}{}:
+	default:
+	}
+}
+
 // Lend gives a handle an address of each class, without asking anybody, and returns when that is on the disk. Without an
 // error and without addresses there is none to be had, and the caller has to ask typha.
 func (p *Pool) Lend(handle string, attributes map[string]string, classes ...Class) (addrs []netip.Addr, err error) {
@@ -157,10 +165,7 @@ func (p *Pool) Refill(ctx context.Context, classes ...Class) bool {
 	if !empty {
 		return true
 	}
-	select {
-	case p.rush <- struct{}{}:
-	default:
-	}
+	p.hurry()
 	select {
 	case <-filled:
 		return true
@@ -173,6 +178,34 @@ func (p *Pool) Refill(ctx context.Context, classes ...Class) bool {
 // that it would be forgotten if the process ended now.
 func (p *Pool) Free(handle string) error {
 	return p.change(func(c *Core, now time.Duration) []Record { return c.Free(now, handle) })
+}
+
+// clearWait is how long Clear waits for typha.
+const clearWait = time.Second
+
+// Clear ends an earlier use of a handle, of which the end was never told since the process ended before, perhaps. It waits a while
+// for typha to be told; if that is in vain, what the handle has there stays with it until its next use ends. The caller knows that
+// nobody has these addresses.
+func (p *Pool) Clear(ctx context.Context, handle string) error {
+	if err := p.change(func(c *Core, now time.Duration) []Record { return c.Clear(now, handle) }); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, clearWait)
+	defer cancel()
+	for {
+		p.mu.Lock()
+		clearing, changed := p.core.Clearing(p.cfg.now(), handle), p.changed
+		p.mu.Unlock()
+		if !clearing {
+			return nil
+		}
+		p.hurry()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // Reuse takes back what Free put off, as the handle is used again. If its addresses are being freed at this moment, that

@@ -693,6 +693,63 @@ func TestAHandleWithAddressesOfBothWays(t *testing.T) {
 	}
 }
 
+// A process ends before its ADD is answered. The next one, which is asked for the same, may lend the handle another address; when its
+// pod ends, before that is settled, all that the handle has at typha is freed.
+func TestAnAddThatEndsWithItsProcess(t *testing.T) {
+	first := map[string]func(t *testing.T, h *host){
+		"typha gives": func(t *testing.T, h *host) {
+			require.NoError(t, h.Remote("net.c1"))
+			h.typha.change(func() { h.typha.put(netip.MustParseAddr("10.9.9.9"), "net.c1") })
+		},
+		"it is lent": func(_ *testing.T, h *host) { h.lend("net.c1", four) },
+	}
+	for name, get := range first {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, h *host) {
+				h.lend("net.c0", four)
+				h.settle()
+				get(t, h)
+				h.stop()
+				h.start()
+				h.settle() // typha is told of what was lent, now that this process is here
+				require.Equal(t, 1, h.typha.held()["net.c1"])
+				require.NoError(t, h.Reuse(t.Context(), "net.c1"))
+				h.lend("net.c1", four)
+				require.NoError(t, h.Free("net.c1"))
+				h.settle()
+				require.Zero(t, h.typha.held()["net.c1"])
+			})
+		})
+	}
+}
+
+// Nor does the handle keep it while it is used again, unless typha is away.
+func TestClear(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		inBubble(t, func(t *testing.T, h *host) {
+			h.lend("net.c0", four)
+			h.settle()
+			require.NoError(t, h.Remote("net.c1"))
+			h.typha.change(func() { h.typha.put(netip.MustParseAddr("10.9.9.9"), "net.c1"); h.typha.away = away })
+			h.stop()
+			h.start()
+			began := time.Now()
+			require.NoError(t, h.Clear(t.Context(), "net.c1"))
+			require.LessOrEqual(t, time.Since(began), time.Second)
+			require.NoError(t, h.Reuse(t.Context(), "net.c1"))
+			h.typha.change(func() { h.typha.away = false })
+			h.lend("net.c1", four)
+			h.settle()
+			want := map[bool]int{false: 1, true: 2}
+			require.Equal(t, want[away], h.typha.held()["net.c1"])
+			require.NoError(t, h.Clear(t.Context(), "net.c2")) // of which nothing is known
+			require.NoError(t, h.Free("net.c1"))
+			h.settle()
+			require.Zero(t, h.typha.held()["net.c1"])
+		})
+	}
+}
+
 // Pods that start at the same time wait for one sync of the disk, not for one each.
 func TestOneSyncServesMany(t *testing.T) {
 	h := &host{t: t, typha: newTypha(), dir: t.TempDir(), boot: "boot-1", begin: time.Now(), terms: lease.DefaultTerms()}

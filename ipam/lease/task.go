@@ -272,7 +272,7 @@ func (c *Core) Done(now time.Duration, t *Task, answer Answer) (records []Record
 		if answer.Err != nil && !c.ended(claim.Handle) {
 			lost = append(lost, Lost{claim, answer.Err.Error()})
 		}
-		records = c.do(Record{Op: OpDrop, Addrs: []netip.Addr{claim.Addr}})
+		records = c.hand(t.Claims)
 	case DoReturn:
 		records = c.do(Record{Op: OpDrop, Addrs: addrsOf(t.Addrs)})
 	}
@@ -299,19 +299,32 @@ func (c *Core) ended(handle string) bool {
 
 // settled drops what is the pods' at typha too. The first that typha refused is claimed: a pod has it all the same.
 func (c *Core) settled(t *Task, answer Answer) (records []Record, next *Task) {
-	var done []netip.Addr
+	var done []Claim
 	for _, claim := range t.Claims {
 		switch _, refused := answer.Refused[claim.Addr]; {
 		case !refused || c.ended(claim.Handle):
-			done = append(done, claim.Addr)
+			done = append(done, claim)
 		case next == nil:
 			next = &Task{Kind: DoClaim, Epoch: t.Epoch, Claims: []Claim{claim}}
 		}
 	}
-	if len(done) > 0 {
-		records = c.do(Record{Op: OpDrop, Addrs: done})
+	return c.hand(done), next
+}
+
+// hand leaves addresses to typha. What stays is that their handles have something there: should the same ADD come again, as the
+// process that had it ended, its pod's end must free more than what it is lent then.
+func (c *Core) hand(done []Claim) (records []Record) {
+	var addrs []netip.Addr
+	for _, claim := range done {
+		if _, owes := c.Debts[claim.Handle]; !owes {
+			records = append(records, c.do(Record{Op: OpHold, Handle: claim.Handle})...)
+		}
+		addrs = append(addrs, claim.Addr)
 	}
-	return records, next
+	if len(addrs) > 0 {
+		records = append(records, c.do(Record{Op: OpDrop, Addrs: addrs})...)
+	}
+	return records
 }
 
 func (c *Core) freed(now time.Duration, t *Task, answer Answer) (records []Record) {

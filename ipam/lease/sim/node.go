@@ -136,6 +136,13 @@ func (n *node) add(handle string) {
 	if !n.up || n.busy[handle] || n.core.Paying(handle) {
 		return
 	}
+	if records := n.core.Clear(n.now, handle); len(records) > 0 {
+		n.append(records, func(error) {})
+	}
+	if _, owes := n.core.Debts[handle]; owes {
+		n.undone = append(n.undone, undone{node: n.name, handle: handle, add: true})
+		return
+	}
 	n.busy[handle], n.handles = true, append(n.handles, handle)
 	records := n.core.Reuse(handle)
 	lend, addrs, miss := n.core.Lend(n.now, handle, nil, lease.ClassOf(4))
@@ -148,8 +155,8 @@ func (n *node) add(handle string) {
 	if miss == "" {
 		n.append(records, func(err error) {
 			delete(n.busy, handle)
-			if err != nil { // the disk refused, or the process is gone; the caller gives up
-				n.unwind(handle)
+			if err != nil { // the disk refused, or the process is gone
+				n.failed(handle, err)
 				return
 			}
 			n.begin(n, &pod{handle, addrs, true})
@@ -161,21 +168,25 @@ func (n *node) add(handle string) {
 
 // assign gets an address from typha, for a pod that has others already or none.
 func (n *node) assign(handle string, records []lease.Record, lent []netip.Addr) {
+	boot := n.boot
 	n.append(records, func(err error) {
 		if err != nil {
 			delete(n.busy, handle)
-			n.unwind(handle)
+			n.failed(handle, err)
 			return
 		}
 		n.send(n, &message{what: "assign " + handle, handle: handle, core: n.core}, func(ctx context.Context, calls Calls, m *message) {
 			m.addr, m.answer.Err = calls.Assign(ctx, handle)
 		}, func(m *message) {
 			delete(n.busy, handle)
-			if m.answer.Err != nil || m.core != n.core {
+			switch {
+			case m.answer.Err != nil || boot != n.boot:
 				n.unwind(handle)
-				return
+			case m.core != n.core:
+				n.failed(handle, errLost)
+			default:
+				n.begin(n, &pod{handle, append(slices.Clone(lent), m.addr), len(lent) > 0})
 			}
-			n.begin(n, &pod{handle, append(slices.Clone(lent), m.addr), len(lent) > 0})
 		})
 	})
 }
@@ -183,10 +194,19 @@ func (n *node) assign(handle string, records []lease.Record, lent []netip.Addr) 
 // unwind takes a failed ADD back: whatever it got, or may have got, is to be freed.
 func (n *node) unwind(handle string) {
 	if !n.up { // the runtime does it: a failed ADD is followed by a DEL
-		n.undone = append(n.undone, undone{n.name, handle})
+		n.undone = append(n.undone, undone{node: n.name, handle: handle})
 		return
 	}
 	n.free(handle, func() { n.excused[handle] = true })
+}
+
+// failed ends an ADD. Of those that had no answer, since the process ended, some are given up; others are made again.
+func (n *node) failed(handle string, err error) {
+	if last := handle[len(handle)-1]; errors.Is(err, errLost) && last%2 == 0 {
+		n.undone = append(n.undone, undone{node: n.name, handle: handle, add: true})
+		return
+	}
+	n.unwind(handle)
 }
 
 // free ends a handle's use. What the disk does not take is in memory alone.
@@ -194,7 +214,7 @@ func (n *node) free(handle string, forgotten func()) {
 	n.append(n.core.Free(n.now, handle), func(err error) {
 		switch {
 		case errors.Is(err, errLost): // the runtime repeats it
-			n.undone = append(n.undone, undone{n.name, handle})
+			n.undone = append(n.undone, undone{node: n.name, handle: handle})
 		case err != nil:
 			forgotten()
 		}
@@ -273,7 +293,12 @@ func (n *node) answer(m *message, answer lease.Answer) {
 func (n *node) restart(image []byte) {
 	for _, p := range slices.Clone(n.pods) {
 		n.end(n, p)
-		n.undone = append(n.undone, undone{n.name, p.handle})
+		n.undone = append(n.undone, undone{node: n.name, handle: p.handle})
+	}
+	for i, u := range n.undone { // no plugin lives through it either
+		if u.node == n.name {
+			n.undone[i].add = false
+		}
 	}
 	if n.boot++; image != nil {
 		n.replace(image)
@@ -291,8 +316,11 @@ func (n *node) replace(disk []byte) {
 	}
 }
 
-// undone is a DEL that the runtime has to repeat.
-type undone struct{ node, handle string }
+// undone is a DEL that the runtime has to repeat, or an ADD that a plugin does.
+type undone struct {
+	node, handle string
+	add          bool
+}
 
 // quiet tells whether nothing is left to be done on the node.
 func (n *node) quiet() bool {

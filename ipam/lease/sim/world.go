@@ -317,15 +317,19 @@ func (w *World) settle() {
 	}
 }
 
-// repeat has runtimes repeat the DELs that had no answer.
+// repeat has runtimes repeat what had no answer.
 func (w *World) repeat() {
 	again := w.undone
 	w.undone = nil
 	for _, u := range again {
 		i := slices.IndexFunc(w.nodes, func(n *node) bool { return n.name == u.node })
 		n := w.nodes[i]
-		if !n.up || n.busy[u.handle] {
+		switch {
+		case !n.up || n.busy[u.handle]:
 			w.undone = append(w.undone, u)
+			continue
+		case u.add:
+			n.add(u.handle)
 			continue
 		}
 		n.free(u.handle, func() { w.excused[u.handle] = true })
@@ -365,7 +369,7 @@ func (w *World) compare() {
 			_, is := n.core.Slots[a]
 			return is && h == warmHandle(n.name, n.core.Epoch)
 		})
-		if (p == nil || p.handle != h) && !reserved {
+		if (p == nil || p.handle != h) && !reserved && !w.excused[h] { // what a living pod has too many is collected as well
 			w.fail("%s is %s's, of which nobody knows", a, h)
 		}
 	}
