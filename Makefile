@@ -9,6 +9,10 @@ BINARIES := typha:typha kube-controllers:kube-controllers felix:felix confd:conf
 TOOL     := go tool -modfile=tools.mod
 # the flags of everything that is run: one set, so that compiled packages are shared between binaries and suites
 BUILD    := -trimpath
+# No program here is linked with what debuggers want to know, and to compile that is a sixth of a compiler's work. Tests that build
+# programs do it with the same flags.
+LEAN     := -gcflags=all=-dwarf=false
+export GOFLAGS := $(strip $(filter-out $(LEAN),$(GOFLAGS)) $(LEAN))
 # packages with suites that need root and network namespaces; those of GUESTS have a second kernel
 GUESTS   := ./integration/vm/
 SUITES   := $(filter-out $(GUESTS),$(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .))))
@@ -100,17 +104,27 @@ fuzz: ## fuzzers of selectors, policies, rule renderers, iptables-save, requests
 	done
 
 .PHONY: test
-test: test-deps build lab-and-ahead guest-test unit storm-test ## everything that CI runs: suites on real kernels, unit, random changes, fuzzers, storms (an hour on two cores)
+test: test-deps build lab-and-ahead guests-and-unit storm-test ## everything that CI runs: suites on real kernels, unit, random changes, fuzzers, storms (an hour on two cores)
 
 .PHONY: test-deps
 test-deps:
 	@integration/deps/install test
 
 # Suites mostly wait. So they go in two lanes that take equally long, and what takes processors instead goes beside them at
-# idle priority. Guests leave nothing to others.
+# idle priority.
 .PHONY: lab-and-ahead
 lab-and-ahead: root
 	@$(MAKE) -s -j3 ahead lab-clusters lab-others
+
+# A guest has what it needs of the processors when it needs it, or its kernel stalls. The unit tests take what it leaves, and wait as
+# long as they must.
+.PHONY: guests-and-unit
+guests-and-unit: root
+	@$(MAKE) -s -j2 guest-test unit-behind
+
+.PHONY: unit-behind
+unit-behind:
+	@chrt -i 0 $(MAKE) -s unit
 
 # the programs come in the order in which suites start them
 .PHONY: ahead

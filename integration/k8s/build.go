@@ -72,9 +72,9 @@ func Build(ctx context.Context, program Program, progress func(string)) (path st
 	began := time.Now()
 	// A program that was not told its version tells one that clients cannot read.
 	// It takes all processors for minutes, and gives way to whatever else there is to do.
-	cmd := exec.CommandContext(ctx, "nice", "-n", "10", "go", "build", "-C", source, "-mod=readonly", "-trimpath",
+	cmd := exec.CommandContext(ctx, "nice", "-n", "10", "go", "build", "-C", source, "-mod=readonly", "-trimpath", "-buildvcs=false",
 		"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion="+release, "-o", path+".new", "k8s.io/kubernetes/cmd/"+string(program))
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s %s: %w\n%s\nthe modules are fetched from the Go proxy: is there one (GOPROXY)?", program, release, err, out)
 	}
