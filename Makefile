@@ -110,11 +110,12 @@ test: test-deps build lab-and-ahead guests-and-unit storm-test ## everything tha
 test-deps:
 	@integration/deps/install test
 
-# Suites mostly wait. So they go in two lanes that take equally long, and what takes processors instead goes beside them at
-# idle priority.
+# Suites mostly wait. So they go in lanes, and what takes processors instead goes beside them at idle priority.
+LANES := lab-clusters lab-others lab-leaks
+
 .PHONY: lab-and-ahead
 lab-and-ahead: root
-	@$(MAKE) -s -j3 ahead lab-clusters lab-others
+	@$(MAKE) -s -j4 ahead $(LANES)
 
 # A guest has what it needs of the processors when it needs it, or its kernel stalls. The unit tests take what it leaves, and wait as
 # long as they must.
@@ -138,13 +139,17 @@ ahead:
 
 .PHONY: lab-test
 lab-test: root ## suites with real namespaces, packets, etcd, BIRD and Kubernetes; needs root (30 minutes)
-	@$(MAKE) -s -j2 lab-clusters lab-others
+	@$(MAKE) -s -j3 $(LANES)
 
 LAB := CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -p 1 -timeout 60m
 
 .PHONY: lab-clusters
 lab-clusters:
-	$(LAB) $(CLUSTERS)
+	$(LAB) -skip '^TestLeaks$$' $(CLUSTERS)
+
+.PHONY: lab-leaks
+lab-leaks:
+	$(LAB) -run '^TestLeaks$$' $(CLUSTERS)
 
 .PHONY: lab-others
 lab-others:
@@ -164,8 +169,8 @@ storm-test: test-deps build ## a short share of the storms, 20 clients (4 minute
 	CGO_ENABLED=0 go test $(BUILD) -vet=off -tags storm -timeout 15m ./integration/storm
 
 .PHONY: leaks
-leaks: test-deps build root ## felix, and what it puts into the kernel, watched for leaks for an hour under churn, half of it with each rule driver; needs root
-	MUSLIN_LEAK_WATCH=30m $(LAB) -timeout 2h -v -run '^TestLeaks$$' $(CLUSTERS)
+leaks: test-deps build root ## felix, and what it puts into the kernel, watched for leaks for an hour under churn, with each rule driver; needs root
+	MUSLIN_LEAK_WATCH=1h $(LAB) -timeout 2h -v -run '^TestLeaks$$' $(CLUSTERS)
 
 STORM := -clients 1000 -for 10m -every 10s -rate 200 -watch 1h
 NODE_STORM := 10m

@@ -172,6 +172,12 @@ type churn struct {
 // churn begins to add and delete pods on each node; some of them stay.
 func (c *cluster) churn(t *testing.T, nodes ...string) *churn {
 	t.Helper()
+	return c.churnEvery(t, 0, nodes...)
+}
+
+// churnEvery is churn with a rest after each addition and deletion.
+func (c *cluster) churnEvery(t *testing.T, rest time.Duration, nodes ...string) *churn {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	// A deletion that failed halfway is no pod any more: it is brought to its end, as a kubelet does.
 	late, giveUp := context.WithCancel(context.WithoutCancel(ctx))
@@ -188,13 +194,23 @@ func (c *cluster) churn(t *testing.T, nodes ...string) *churn {
 					_, err := c.PodAdd(work, lab.Pod{Name: name, Node: node})
 					return err
 				})
+				await(ctx, rest)
 				if i%8 != 7 || ctx.Err() == nil {
 					ch.until(late, func() error { return c.PodDel(work, name) })
 				}
+				await(ctx, rest)
 			}
 		})
 	}
 	return ch
+}
+
+// await lets a time go by, or less if ctx ends.
+func await(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 func (ch *churn) until(ctx context.Context, do func() error) {

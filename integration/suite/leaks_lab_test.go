@@ -22,7 +22,15 @@ import (
 // envLeakWatch says for how long each driver is watched for leaks, if not for leakWatch.
 const (
 	envLeakWatch = "MUSLIN_LEAK_WATCH"
-	leakWatch    = time.Minute
+	leakWatch    = 10 * time.Minute
+)
+
+// The pace of what goes on meanwhile. It leaves the machine to others, which takes as long to show a leak as haste does: in both cases
+// some thousand pods.
+const (
+	leakRest    = 500 * time.Millisecond // of each node's runtime, after each pod that it adds or deletes
+	leakChanges = 2 * time.Second        // between changes of policies
+	leakPoints  = 100                    // measurements
 )
 
 // countCommand counts what felix has put into the kernel of a node.
@@ -53,6 +61,7 @@ func TestLeaks(t *testing.T) {
 	watch := lasting(t, envLeakWatch, leakWatch)
 	for driver, mode := range ruleDrivers {
 		t.Run(driver, func(t *testing.T) {
+			t.Parallel()
 			c := up(t, "leaks-"+driver, lab.ModeVXLAN, nil)
 			c.useRules(t, mode)
 			c.add(t, "near", "worker-1")
@@ -75,7 +84,7 @@ func lasting(t *testing.T, variable string, otherwise time.Duration) time.Durati
 
 func (c *cluster) watchLeaks(t *testing.T, watch time.Duration) {
 	nodes := []string{"worker-1", "worker-2"}
-	churning := c.churn(t, nodes...)
+	churning := c.churnEvery(t, leakRest, nodes...)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 2))
@@ -86,11 +95,16 @@ func (c *cluster) watchLeaks(t *testing.T, watch time.Duration) {
 	points := map[string][]slope.Point{}
 	started := map[string]float64{}
 	begin := time.Now()
-	pause := max(time.Second, watch/300)
-	for changes := 0; time.Since(begin) < watch || churning.total() <= int(watch.Seconds()); { // so few tell nothing
-		for next := time.Now().Add(pause); time.Now().Before(next); changes++ {
-			c.change(t, random, changes%policies)
+	tick := time.NewTicker(leakChanges)
+	defer tick.Stop()
+	measured := time.Time{}
+	for changes := 0; time.Since(begin) < watch || churning.total() <= int(watch.Seconds()); changes++ { // so few pods tell nothing
+		<-tick.C
+		c.change(t, random, changes%policies)
+		if time.Since(measured) < watch/leakPoints {
+			continue
 		}
+		measured = time.Now()
 		at := time.Since(begin)
 		for _, node := range nodes {
 			held := process.Samples(c.metrics(t, node, 9099))

@@ -239,10 +239,7 @@ spec: {cidr: 172.20.%d.0/24, blockSize: 28, ipipMode: %s, vxlanMode: %s}
 				return
 			}
 			ch.count()
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Duration(random.Int64N(int64(bound(8 * stormMoment))))): // the pace of users; nothing waits for it
-			}
+			await(ctx, time.Duration(random.Int64N(int64(bound(8*stormMoment))))) // the pace of users; nothing waits for it
 		}
 		if there {
 			if err := say("delete", "ippool", other); err != nil {
