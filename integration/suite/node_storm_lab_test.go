@@ -49,7 +49,7 @@ var stormModes = []lab.Mode{lab.ModeVXLAN, lab.ModeIPIP, lab.ModeVXLANCrossSubne
 // TestNodeStorm: on eight nodes, half of them with each rule driver, felix, bird, confd, calico-node and typha are killed at
 // random moments while pods and pools come and go, pools change their mode, pods' labels change, and policies change. What policy
 // never allows never arrives at a pod, not one packet; what is established and was never forbidden is never cut; and at the end
-// the kernels hold what felix and typha program from nothing.
+// the kernels hold what felix and typha program from nothing. Meanwhile etcd, typha and felix freeze, and nodes are cut off from typha.
 func TestNodeStorm(t *testing.T) {
 	lasts := lasting(t, envNodeStorm, nodeStorm)
 	seed := uint64(time.Now().UnixNano())
@@ -88,6 +88,7 @@ spec:
 	forbidden := c.tryForbidden(t, pairs)
 	churning := c.churn(t, "worker-1", "worker-2", "worker-4", "worker-7")
 	pools := c.churnPools(t, rand.New(rand.NewPCG(seed, 2)))
+	troubles := c.trouble(t, rand.New(rand.NewPCG(seed, 3)))
 	died := map[string]int{}
 	deck := c.stormVictims()
 	for i, end := 0, time.Now().Add(lasts); time.Now().Before(end) || died[lab.ProcessFelix] < felixDeaths; {
@@ -118,6 +119,7 @@ spec:
 		}
 	}
 	pools.end()
+	troubles.end()
 	for _, n := range c.topology.Nodes {
 		c.awaitReady(t, n.Name)
 	}
@@ -126,8 +128,8 @@ spec:
 	eventually(t, patience, talks.haveTalked())
 	talks.goOn(t, "after the storm")
 	forbidden.end()
-	t.Logf("deaths: %v; %d pods came or went, pools changed %d times; %d packets and %d connections that policy forbids were tried; a conversation waited %v at most",
-		died, churning.total(), pools.total(), forbidden.packets.Load(), forbidden.connections.Load(), talks.takeLongest())
+	t.Logf("deaths: %v; %d freezes and cuts; %d pods came or went, pools changed %d times; %d packets and %d connections that policy forbids were tried; a conversation waited %v at most",
+		died, troubles.total(), churning.total(), pools.total(), forbidden.packets.Load(), forbidden.connections.Load(), talks.takeLongest())
 	assert.Positive(t, forbidden.packets.Load())
 	assert.Positive(t, forbidden.connections.Load())
 	assert.Empty(t, forbidden.leaks(), "what policy never allows has arrived")
@@ -248,6 +250,52 @@ spec: {cidr: 172.20.%d.0/24, blockSize: 28, ipipMode: %s, vxlanMode: %s}
 		}
 	})
 	return ch
+}
+
+// trouble begins to freeze etcd, typha or a felix, or to cut a node off from typha, one after the other and each for a while.
+func (c *cluster) trouble(t *testing.T, random *rand.Rand) *churn {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	troubles := &churn{stop: cancel}
+	t.Cleanup(troubles.end)
+	always := context.WithoutCancel(ctx) // what is frozen or cut goes on, however the test ends
+	upTo := func(d time.Duration) { await(ctx, time.Duration(random.Int64N(int64(bound(d))))) }
+	freeze := func(v victim) {
+		if err := c.Signal(always, v.node, v.process, syscall.SIGSTOP); err != nil {
+			return // it is dead just now
+		}
+		upTo(4 * stormMoment)
+		_ = c.Signal(always, v.node, v.process, syscall.SIGCONT) // or it was killed meanwhile
+	}
+	cut := func(node string) {
+		if _, err := c.Run(always, node, "nft", "add table inet trouble;"+
+			"add chain inet trouble to {type filter hook output priority 0;}; add rule inet trouble to tcp dport 5473 drop;"+
+			"add chain inet trouble from {type filter hook input priority 0;}; add rule inet trouble from tcp sport 5473 drop"); err != nil {
+			t.Errorf("cutting %s off from typha: %v", node, err)
+		}
+		upTo(8 * stormMoment)
+		if _, err := c.Run(always, node, "nft", "delete table inet trouble"); err != nil {
+			t.Errorf("joining %s to typha again: %v", node, err)
+		}
+	}
+	troubles.all.Go(func() {
+		for ctx.Err() == nil {
+			node := c.topology.Nodes[random.IntN(len(c.topology.Nodes))].Name
+			switch random.IntN(4) {
+			case 0:
+				freeze(etcd)
+			case 1:
+				freeze(typha)
+			case 2:
+				freeze(victim{node, lab.ProcessFelix})
+			default:
+				cut(node)
+			}
+			troubles.count()
+			upTo(8 * stormMoment)
+		}
+	})
+	return troubles
 }
 
 // asFromNothing requires, of a cluster at rest, that the kernels hold what is programmed by those who have no past: felix with
