@@ -99,10 +99,8 @@ func (x *node) want(other *node) (c desired.Changes) {
 		Parent: "eth0", MAC: x.mac(), MTU: mtu, Address: x.addr(0),
 	}
 	c.VXLANs.Put(v.Name, v)
-	f := desired.FDB{Link: v.Name, MAC: other.mac(), Remote: other.address()}
-	c.FDB.Put(f.Key(), f)
-	nb := desired.Neighbor{Link: v.Name, Addr: other.addr(0), MAC: other.mac()}
-	c.Neighbors.Put(nb.Key(), nb)
+	c.FDB.Put(desired.FDBKey{Link: v.Name, MAC: other.mac()}, other.address())
+	c.Neighbors.Put(desired.NeighborKey{Link: v.Name, Addr: other.addr(0)}, other.mac())
 	hole, _ := desired.BlockBlackhole(x.block())
 	for _, r := range []desired.Route{
 		hole, desired.WorkloadRoute(x.addr(1), "cali1", desired.ProtocolBoot),

@@ -77,8 +77,8 @@ const (
 // Rule is one rule of a chain.
 type Rule struct {
 	If        Condition
-	Match     Match
 	Do        Action
+	Match     *Match // nil: every packet. It never changes
 	Target    string // name of the chain, for Jump
 	LogPrefix string // for Log
 	// Comment names what the rule comes from ("np/shop/web ingress 3") and travels with it into the kernel.
@@ -100,6 +100,14 @@ func (r Rule) Equal(o Rule) bool {
 		reflect.DeepEqual(r.Match, o.Match)
 }
 
+// Criteria are those of the rule, none if it has none.
+func (r Rule) Criteria() Match {
+	if r.Match == nil {
+		return Match{}
+	}
+	return *r.Match
+}
+
 // Match is the criteria of a rule, all of which must hold; the zero value matches everything. See view.Rule for the
 // fields.
 type Match struct {
@@ -113,7 +121,10 @@ type Match struct {
 }
 
 // Sets yields the ids of all sets the match refers to, some perhaps twice.
-func (m Match) Sets() []string {
+func (m *Match) Sets() []string {
+	if m == nil {
+		return nil
+	}
 	var ids []string
 	for _, side := range []view.Match{m.Source, m.Destination} {
 		ids = append(ids, side.Sets...)
@@ -125,8 +136,8 @@ func (m Match) Sets() []string {
 	return ids
 }
 
-func matchOf(r view.Rule) Match {
-	return Match{
+func matchOf(r view.Rule) *Match {
+	return &Match{
 		IPVersion: r.IPVersion, Protocol: r.Protocol, NotProtocol: r.NotProtocol, ICMP: r.ICMP, NotICMP: r.NotICMP,
 		Source: r.Source, Destination: r.Destination,
 	}

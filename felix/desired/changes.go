@@ -10,8 +10,8 @@ type Changes struct {
 	IPIPs     Delta[string, IPIP]
 	Encaps    Delta[netip.Prefix, Encap] // destinations that are routed through tunl0
 	Decaps    Delta[netip.Addr, Decap]   // nodes whose IP-in-IP packets are taken
-	Neighbors Delta[NeighborKey, Neighbor]
-	FDB       Delta[FDBKey, FDB]
+	Neighbors Delta[NeighborKey, MAC]
+	FDB       Delta[FDBKey, netip.Addr]
 	Routes    Delta[RouteKey, Route]
 	Firewall  FirewallDelta
 }

@@ -178,7 +178,7 @@ type Failsafe struct {
 func FailsafeChains(in, out []Failsafe) []Chain {
 	// The port is the destination's of what is let through, and the peer is on the side that the host is not.
 	way := func(f Failsafe, incoming, reverse bool) Rule {
-		m := Match{Protocol: f.Protocol}
+		m := &Match{Protocol: f.Protocol}
 		peer, port := &m.Destination, &m.Destination
 		text := "failsafe"
 		if incoming {
@@ -214,7 +214,7 @@ func FailsafeChains(in, out []Failsafe) []Chain {
 func neighbors() (out []Rule) {
 	const icmpv6 = 58
 	for _, t := range []uint8{130, 131, 132, 133, 134, 135, 136, 143} {
-		out = append(out, Rule{Match: Match{IPVersion: 6, Protocol: icmpv6, ICMP: &view.ICMP{Type: t}}, Do: Allow, Comment: "neighbour discovery"})
+		out = append(out, Rule{Match: &Match{IPVersion: 6, Protocol: icmpv6, ICMP: &view.ICMP{Type: t}}, Do: Allow, Comment: "neighbour discovery"})
 	}
 	return out
 }

@@ -27,7 +27,7 @@ func evaluate(chains map[string]Chain, name string, p view.Protocol) (allow, den
 				return
 			case r.If == IfUndecided && (allow || pass), r.If == IfAllowed && !allow:
 				continue
-			case r.Match.Protocol != 0 && r.Match.Protocol != p:
+			case r.Criteria().Protocol != 0 && r.Criteria().Protocol != p:
 				continue
 			}
 			switch r.Do {

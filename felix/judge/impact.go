@@ -120,6 +120,9 @@ func (u *update) effects(id string) (more, fewer bool) {
 	for name := range u.usersOfSet[id] {
 		for i := range u.chains[name].Rules {
 			r := &u.chains[name].Rules[i]
+			if r.Match == nil {
+				continue
+			}
 			for _, side := range []*view.Match{&r.Match.Source, &r.Match.Destination} {
 				if slices.Contains(side.Sets, id) || slices.Contains(side.IPPortSets, id) || slices.Contains(side.NamedPorts, id) {
 					more, fewer = more || r.Do != desired.Allow, fewer || r.Do != desired.Deny

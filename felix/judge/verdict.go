@@ -183,11 +183,11 @@ func (e *evaluation) run(name string) {
 		if r.Do == desired.Count {
 			return // the rest of its chain decides nothing, either
 		}
-		if !e.known(&r.Match) {
+		if r.Match != nil && !e.known(r.Match) {
 			e.broken = true // the kernel has a drop here until the set is known
 			return
 		}
-		if !e.packet.Matches(criteria(&r.Match), e.Model) {
+		if r.Match != nil && !e.packet.Matches(criteria(r.Match), e.Model) {
 			continue
 		}
 		switch r.Do {

@@ -15,7 +15,13 @@ func Routes(s *state.State) map[desired.RouteKey]desired.Route {
 			r.put(route)
 		}
 	}
-	return r.out
+	out := map[desired.RouteKey]desired.Route{}
+	for _, route := range r.out.All() {
+		if route != nil {
+			out[route.Key()] = *route
+		}
+	}
+	return out
 }
 
 // Encaps computes from scratch the outer destinations that RIB keeps by differences.

@@ -223,8 +223,8 @@ func text(s *state.State) string {
 		}
 		return a.String()
 	}))
-	section("neighbours", lines(maps.Values(t.Neighbors), func(n desired.Neighbor) string { return n.Key().String() + " lladdr " + n.MAC.String() }))
-	section("fdb", lines(maps.Values(t.FDB), func(f desired.FDB) string { return f.Key().String() + " dst " + f.Remote.String() }))
+	section("neighbours", lines(maps.Keys(t.Neighbors), func(k desired.NeighborKey) string { return k.String() + " lladdr " + t.Neighbors[k].String() }))
+	section("fdb", lines(maps.Keys(t.FDB), func(k desired.FDBKey) string { return k.String() + " dst " + t.FDB[k].String() }))
 	routes, encaps := render.Routes(s), render.Encaps(render.Routes(s))
 	section("routes", lines(maps.Values(routes), desired.Route.String))
 	section("encapsulated to", lines(maps.Keys(encaps), func(p netip.Prefix) string { return p.String() + " " + encaps[p].Remote.String() }))

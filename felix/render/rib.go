@@ -29,11 +29,11 @@ func (b *RIB) Update(s *state.State, touched state.Section) (changes desired.Del
 	}
 	if touched&state.Routes != 0 {
 		old, next := b.base, newRoutes(s)
-		changes = desired.Diff(old.out, next.out, desired.Route.Equal)
+		changes = difference(&old.out, &next.out)
 		if first || !maps.Equal(b.hops, s.Host.NextHops) || !next.judgesAs(old) {
 			changed = everyPath(s, &b.metric)
 		} else { // bird's routes give way, and come back, where others' come and go
-			symmetric(old.taken, next.taken, &changed)
+			symmetric(&old.out, &next.out, &changed)
 		}
 		b.base, b.hops = next, s.Host.NextHops
 	}
@@ -46,13 +46,13 @@ func (b *RIB) Update(s *state.State, touched state.Section) (changes desired.Del
 // judge computes the route of bird's to a prefix.
 func (b *RIB) judge(s *state.State, prefix netip.Prefix, d *desired.Delta[desired.RouteKey, desired.Route]) {
 	route, ok := desired.Route{}, false
-	if ways, there := s.Paths.Get(prefix); there && !b.base.taken[prefix] {
+	if ways, there := s.Paths.Get(prefix); there && !b.base.out.Has(prefix) {
 		route, ok = b.base.learned(prefix, ways)
 	}
 	if metric, was := b.metric.Get(prefix); was && (!ok || metric != route.Metric) {
 		b.metric.Delete(prefix)
 		key := desired.Route{Dst: prefix, Metric: metric}.Key()
-		if _, other := b.base.out[key]; !other {
+		if other, _ := b.base.out.Get(prefix); other == nil || other.Key() != key {
 			d.Remove(key)
 		}
 	}
@@ -105,13 +105,28 @@ func everyPath(s *state.State, there *prefixes.Map[int]) (all prefixes.Map[struc
 	return all
 }
 
-// symmetric adds what is in one of two sets only.
-func symmetric(a, b map[netip.Prefix]bool, to *prefixes.Map[struct{}]) {
-	for _, pair := range [][2]map[netip.Prefix]bool{{a, b}, {b, a}} {
-		for p := range pair[0] {
-			if !pair[1][p] {
+// symmetric adds the destinations of one of two tables only.
+func symmetric(a, b *routeTable, to *prefixes.Map[struct{}]) {
+	for _, pair := range [][2]*routeTable{{a, b}, {b, a}} {
+		for p := range pair[0].All() {
+			if !pair[1].Has(p) {
 				to.Set(p, struct{}{})
 			}
 		}
 	}
+}
+
+// difference is the change that makes next of prev.
+func difference(prev, next *routeTable) (d desired.Delta[desired.RouteKey, desired.Route]) {
+	for dst, old := range prev.All() {
+		if now, _ := next.Get(dst); old != nil && (now == nil || now.Key() != old.Key()) {
+			d.Remove(old.Key())
+		}
+	}
+	for dst, now := range next.All() {
+		if old, _ := prev.Get(dst); now != nil && (old == nil || !old.Equal(*now)) {
+			d.Put(now.Key(), *now)
+		}
+	}
+	return d
 }

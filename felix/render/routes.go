@@ -8,13 +8,14 @@ import (
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/desired"
 	"github.com/muslin-net/muslin/felix/state"
+	"github.com/muslin-net/muslin/internal/prefixes"
 )
 
 // newRoutes computes all routes but bird's. Each has one source (design: "Routes, one source per kind"): blocks of tunnelled
 // pools come from typha's table, all else remote from bird. Where several speak of one destination, a local workload wins
 // over the table, the table over the blackhole of a block of this node, and that over bird.
 func newRoutes(s *state.State) *routes {
-	r := &routes{state: s, families: families(s), taken: map[netip.Prefix]bool{}, direct: map[netip.Prefix]bool{}, out: map[desired.RouteKey]desired.Route{}}
+	r := &routes{state: s, families: families(s), direct: map[netip.Prefix]bool{}}
 	for _, p := range s.Pools {
 		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && tunnelOf(p) != view.TunnelNone {
 			r.tunnelled = append(r.tunnelled, cidr.Masked())
@@ -30,7 +31,9 @@ func newRoutes(s *state.State) *routes {
 	r.local()
 	table := slices.Sorted(maps.Keys(s.Remote)) // two nodes may have one destination while it moves: always the same wins
 	for _, key := range table {
-		r.direct[s.Remote[key].Dst] = r.direct[s.Remote[key].Dst] || s.Remote[key].Send == view.TunnelNone
+		if s.Remote[key].Send == view.TunnelNone {
+			r.direct[s.Remote[key].Dst] = true
+		}
 		r.remote(s.Remote[key])
 	}
 	for _, key := range table {
@@ -46,18 +49,20 @@ type routes struct {
 	tunnelled []netip.Prefix        // pools whose routes come from typha's table
 	direct    map[netip.Prefix]bool // destinations that the table leaves to bird, whatever their pool asks for by now
 	connected []netip.Prefix        // subnets of the host's interfaces, whose routes are the kernel's
-	taken     map[netip.Prefix]bool
-	out       map[desired.RouteKey]desired.Route
+	out       routeTable
 
 	last     *state.Ways       // the ways that were resolved last,
 	lastHops []desired.NextHop // and what they came to: paths by the thousand have the same
 }
 
+// routeTable is routes by destination, of which each has one. None has nil: no route is to lead there.
+type routeTable = prefixes.Map[*desired.Route]
+
 // put adds a route unless a better source has spoken for the destination.
 func (r *routes) put(route desired.Route) {
-	if !r.taken[route.Dst] {
-		r.taken[route.Dst] = true
-		r.out[route.Key()] = route
+	if !r.out.Has(route.Dst) {
+		kept := route
+		r.out.Set(route.Dst, &kept)
 	}
 }
 
@@ -78,7 +83,9 @@ func (r *routes) local() {
 	}
 	for _, name := range names {
 		for _, a := range r.state.Local[name].Addresses {
-			r.taken[netip.PrefixFrom(a, a.BitLen())] = true
+			if p := netip.PrefixFrom(a, a.BitLen()); !r.out.Has(p) {
+				r.out.Set(p, nil)
+			}
 		}
 	}
 	for _, f := range floating(r.state) {

@@ -15,8 +15,8 @@ type Tunnels struct {
 	VXLAN     map[string]desired.VXLAN
 	IPIP      map[string]desired.IPIP
 	Decaps    map[netip.Addr]desired.Decap // nodes whose IP-in-IP packets are taken
-	Neighbors map[desired.NeighborKey]desired.Neighbor
-	FDB       map[desired.FDBKey]desired.FDB
+	Neighbors map[desired.NeighborKey]desired.MAC
+	FDB       map[desired.FDBKey]netip.Addr
 }
 
 // TunnelState computes the tunnel devices. A device exists while a pool needs it and the node has an address for it.
@@ -25,8 +25,8 @@ func TunnelState(s *state.State) Tunnels {
 		VXLAN:     map[string]desired.VXLAN{},
 		IPIP:      map[string]desired.IPIP{},
 		Decaps:    map[netip.Addr]desired.Decap{},
-		Neighbors: map[desired.NeighborKey]desired.Neighbor{},
-		FDB:       map[desired.FDBKey]desired.FDB{},
+		Neighbors: map[desired.NeighborKey]desired.MAC{},
+		FDB:       map[desired.FDBKey]netip.Addr{},
 	}
 	for _, f := range families(s) {
 		if f.ipip && f.parent != "" {
@@ -47,9 +47,8 @@ func TunnelState(s *state.State) Tunnels {
 			if n.Name == s.Node || !ok || !f.of(n).IsValid() {
 				continue
 			}
-			neigh := desired.Neighbor{Link: f.device, Addr: vtep, MAC: mac}
-			entry := desired.FDB{Link: f.device, MAC: mac, Remote: f.of(n)}
-			out.Neighbors[neigh.Key()], out.FDB[entry.Key()] = neigh, entry
+			out.Neighbors[desired.NeighborKey{Link: f.device, Addr: vtep}] = mac
+			out.FDB[desired.FDBKey{Link: f.device, MAC: mac}] = f.of(n)
 		}
 	}
 	return out

@@ -170,6 +170,9 @@ func BenchFelix(ctx context.Context, o Options, size string) error {
 	}
 	b.say("felix.rss", mb(u.RSS), "MB")
 	b.say("felix.rss.peak", mb(u.Peak), "MB")
+	if err := b.crowd.heap(ctx, b.options.Profiles); err != nil {
+		return err
+	}
 
 	concerns := b.world.concerns(0)
 	remote, err := b.storm(ctx, Rates{Relabel: benchRate}, func(i int) bool { return !concerns(i) }, b.during)
@@ -185,6 +188,10 @@ func BenchFelix(ctx context.Context, o Options, size string) error {
 	b.say("felix.local", ms(local.Desired.Quantile(0.99)), "ms")
 	b.say("felix.local.p50", ms(local.Desired.Quantile(0.5)), "ms")
 	b.say("felix.local.cpu", local.cpuEach(idle), "ms")
+	if u, err = b.crowd.usage(); err != nil {
+		return err
+	}
+	b.say("felix.rss.local", mb(u.RSS), "MB")
 	return nil
 }
 

@@ -26,7 +26,8 @@ type Options struct {
 	Log   io.Writer // progress
 	// During is for how long changes are made for a figure; 0 means 20 s.
 	During time.Duration
-	// Profiles is a directory for profiles of typha, taken while figures are; empty takes none, since that is not for nothing.
+	// Profiles is a directory for profiles of typha, taken while figures are, and of what felix holds; empty takes none, since that is
+	// not for nothing.
 	Profiles string
 }
 

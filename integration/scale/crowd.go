@@ -182,6 +182,19 @@ func (c *crowd) latencies(ctx context.Context, stamps []Stamp) (Latencies, error
 	return sum, err
 }
 
+// heap has each worker write what it holds into a directory, where profiles are asked for.
+func (c *crowd) heap(ctx context.Context, dir string) error {
+	if dir == "" {
+		return nil
+	}
+	dir, err := filepath.Abs(dir) // workers run elsewhere
+	if err != nil {
+		return err
+	}
+	_, err = each[string, None](ctx, c, "Heap", func(i int) string { return filepath.Join(dir, fmt.Sprintf("worker-%d.heap", i)) })
+	return err
+}
+
 // usage is what the workers have used together.
 func (c *crowd) usage() (sum Usage, err error) {
 	for _, w := range c.workers {

@@ -73,8 +73,8 @@ type kernel struct {
 	vxlans   map[string]desired.VXLAN
 	ipips    map[string]desired.IPIP
 	links    map[string]desired.WorkloadLink
-	fdb      map[desired.FDBKey]desired.FDB
-	neighs   map[desired.NeighborKey]desired.Neighbor
+	fdb      map[desired.FDBKey]netip.Addr
+	neighs   map[desired.NeighborKey]desired.MAC
 	routes   map[desired.RouteKey]desired.Route
 	sets     map[string]map[view.Member]struct{}
 	chains   map[string]desired.Chain
@@ -87,7 +87,7 @@ var _ agent.Kernel = (*kernel)(nil)
 func newKernel() *kernel {
 	return &kernel{
 		vxlans: map[string]desired.VXLAN{}, ipips: map[string]desired.IPIP{}, links: map[string]desired.WorkloadLink{},
-		fdb: map[desired.FDBKey]desired.FDB{}, neighs: map[desired.NeighborKey]desired.Neighbor{}, routes: map[desired.RouteKey]desired.Route{},
+		fdb: map[desired.FDBKey]netip.Addr{}, neighs: map[desired.NeighborKey]desired.MAC{}, routes: map[desired.RouteKey]desired.Route{},
 		sets: map[string]map[view.Member]struct{}{}, chains: map[string]desired.Chain{}, pods: map[string]desired.Workload{},
 	}
 }

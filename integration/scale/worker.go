@@ -10,6 +10,8 @@ import (
 	"net/rpc"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/pprof"
 	"slices"
 	"sync"
 	"time"
@@ -129,6 +131,17 @@ func (w *Worker) Record(None, *None) error {
 		c.notes().record(true)
 	}
 	return nil
+}
+
+// Heap writes a profile of what the process holds to a file, garbage not included.
+func (w *Worker) Heap(path string, _ *None) error {
+	runtime.GC()
+	runtime.GC() // what has a finalizer goes with the second one
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.WriteHeapProfile(f), f.Close())
 }
 
 // Latencies are how long it took from writes until they were delivered, and until they were programmed.

@@ -35,3 +35,45 @@ func TestThriftyFollowsWhatIsInUse(t *testing.T) {
 	large = nil
 	reaches(300)
 }
+
+// Memory goes back when nothing happens, once for each burst.
+func TestMemoryGoesBackAfterABurst(t *testing.T) {
+	const mb = 1 << 20
+	var h heap
+	for i, look := range []struct {
+		allocated, held uint64
+		gives           bool
+	}{
+		{30 * mb, 25 * mb, false}, // the start has just been
+		{30*mb + 1000, 25 * mb, true},
+		{31 * mb, 12 * mb, false},
+		{60 * mb, 24 * mb, false}, // a burst
+		{90 * mb, 24 * mb, false},
+		{90*mb + 1000, 24 * mb, true},
+	} {
+		if gives := h.rests(look.allocated, look.held); gives != look.gives {
+			t.Fatalf("look %d: gives back: %v", i, gives)
+		}
+		if look.gives {
+			h.least = 11 * mb
+		}
+	}
+	h.least = 400 * mb
+	require.False(t, h.rests(90*mb+1000, 440*mb), "a tenth of a large heap is not worth a look through all of it")
+	require.True(t, h.rests(90*mb+1000, 460*mb))
+}
+
+// What is read is there: the names of the runtime's figures are its own.
+func TestWhatTheHeapHoldsIsRead(t *testing.T) {
+	var h heap
+	before, _ := h.read()
+	large := make([]byte, 64<<20)
+	allocated, held := h.read()
+	require.GreaterOrEqual(t, allocated-before, uint64(len(large)))
+	require.GreaterOrEqual(t, held, uint64(len(large)))
+	runtime.KeepAlive(large)
+	large = nil
+	debug.FreeOSMemory()
+	_, after := h.read()
+	require.Less(t, after, held-32<<20)
+}

@@ -124,14 +124,20 @@ func (t *Tracker[K, V]) Pending() (updates, deletes int) { return len(t.updates)
 func (t *Tracker[K, V]) judge(k K) {
 	want, wanted := t.desired[k]
 	have, there := t.actual[k]
-	mark(t.updates, k, wanted && (!there || !t.equal(want, have)))
-	mark(t.deletes, k, there && !wanted)
+	mark(&t.updates, k, wanted && (!there || !t.equal(want, have)))
+	mark(&t.deletes, k, there && !wanted)
 }
 
-func mark[K comparable](set map[K]struct{}, k K, in bool) {
+// mark puts a key into a set, or takes it out. An empty set gives the memory back that it had when it was large.
+func mark[K comparable](set *map[K]struct{}, k K, in bool) {
 	if in {
-		set[k] = struct{}{}
+		(*set)[k] = struct{}{}
 		return
 	}
-	delete(set, k)
+	if len(*set) == 0 {
+		return
+	}
+	if delete(*set, k); len(*set) == 0 {
+		*set = map[K]struct{}{}
+	}
 }

@@ -3,6 +3,7 @@ package delta_test
 import (
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -71,4 +72,26 @@ func TestReplaceDesiredForgetsTheRest(t *testing.T) {
 	require.Equal(t, map[string]int{"old": 1}, maps.Collect(tracker.Deletes()))
 	updates, deletes := tracker.Pending()
 	require.Equal(t, []int{1, 1}, []int{updates, deletes})
+}
+
+// What was due takes no room once it is done.
+func TestWhatIsDoneTakesNoRoom(t *testing.T) {
+	const many = 100_000
+	tracker := delta.New[[4]uint64](func(struct{}, struct{}) bool { return true })
+	held := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		runtime.KeepAlive(tracker)
+		return m.HeapAlloc
+	}
+	for i := range uint64(many) {
+		tracker.SetDesired([4]uint64{i}, struct{}{})
+	}
+	due := held()
+	for k := range tracker.Updates() {
+		tracker.DeleteDesired(k)
+	}
+	require.True(t, tracker.InSync())
+	require.Less(t, held(), due-many*16, "of keys of 32 bytes")
 }

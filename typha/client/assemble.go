@@ -17,15 +17,15 @@ import (
 // It holds the view as handed over last, and gathers what comes until a checkpoint says that it is whole. What was
 // gathered when a stream breaks is forgotten; what is held stays, and is what the next stream resumes from.
 type assembler struct {
-	items map[view.Key]entry // what was handed over
-	point view.Checkpoint    // the highest checkpoint seen
+	items map[view.Key]*entry // what was handed over
+	point view.Checkpoint     // the highest checkpoint seen
 	next  gathering
 }
 
 // gathering is what came since the last whole batch.
 type gathering struct {
 	fresh  bool // typha sends its whole view: what does not come is gone
-	puts   map[view.Key]entry
+	puts   map[view.Key]put
 	drops  map[view.Key]struct{}
 	deltas map[view.Key][]view.IPSetDelta // how the sets in puts came about, where that was by deltas alone
 	parts  map[view.Key][]view.Member     // sets of which more is to come
@@ -37,7 +37,7 @@ type gathering struct {
 }
 
 func newAssembler() *assembler {
-	a := &assembler{items: map[view.Key]entry{}}
+	a := &assembler{items: map[view.Key]*entry{}}
 	a.reset()
 	return a
 }
@@ -45,7 +45,7 @@ func newAssembler() *assembler {
 // reset forgets what was gathered.
 func (a *assembler) reset() {
 	a.next = gathering{
-		puts: map[view.Key]entry{}, drops: map[view.Key]struct{}{}, deltas: map[view.Key][]view.IPSetDelta{},
+		puts: map[view.Key]put{}, drops: map[view.Key]struct{}{}, deltas: map[view.Key][]view.IPSetDelta{},
 		parts: map[view.Key][]view.Member{}, owed: map[view.Key]struct{}{},
 	}
 }
@@ -110,7 +110,11 @@ func (a *assembler) take(it wire.Item, raw []byte) {
 	delete(g.owed, k)
 	delete(g.deltas, k)
 	delete(g.drops, k)
-	g.puts[k] = entry{version: it.Version, item: it.Item, raw: raw}
+	e := &entry{version: it.Version, raw: raw}
+	if set, ok := it.Item.(view.IPSet); ok {
+		e.set = &set
+	}
+	g.puts[k] = put{e, it.Item}
 }
 
 func (a *assembler) takeDelta(k view.Key, d view.IPSetDelta) {
@@ -118,20 +122,18 @@ func (a *assembler) takeDelta(k view.Key, d view.IPSetDelta) {
 	if _, owed := g.owed[k]; owed {
 		return // the whole set is on its way
 	}
-	base, gathered := g.puts[k]
-	if !gathered {
-		base = a.items[k]
-		if g.fresh {
-			base = entry{}
+	base, gathered := g.puts[k].entry, true
+	if base == nil {
+		if gathered = false; !g.fresh {
+			base = a.items[k]
 		}
 	}
 	_, dropped := g.drops[k]
-	set, isSet := base.item.(view.IPSet)
-	if !isSet || dropped || base.version != d.From {
+	if base == nil || base.set == nil || dropped || base.version != d.From {
 		a.owe(k)
 		return
 	}
-	changed, version := applyDelta(set, base.version, d)
+	changed, version := applyDelta(*base.set, base.version, d)
 	if version != d.To {
 		a.owe(k)
 		return
@@ -139,7 +141,7 @@ func (a *assembler) takeDelta(k view.Key, d view.IPSetDelta) {
 	if steps := g.deltas[k]; !gathered || steps != nil {
 		g.deltas[k] = append(steps, d)
 	}
-	g.puts[k] = entry{version: version, item: changed}
+	g.puts[k] = put{&entry{version: version, set: &changed}, changed}
 }
 
 // owe notes that a set has to be sent again. Until it is there, nothing is whole.
@@ -186,23 +188,20 @@ func (a *assembler) checkpoint(point view.Checkpoint, inSync bool) (step, bool) 
 			}
 		}
 	}
-	for k, e := range g.puts {
-		if had, ok := a.items[k]; ok && had.version == e.version {
+	for k, p := range g.puts {
+		if had, ok := a.items[k]; ok && had.version == p.version {
 			delete(g.puts, k) // sent again, and nothing new
 			delete(g.deltas, k)
 		}
 	}
-	for _, k := range s.drops {
-		delete(a.items, k)
-	}
-	maps.Copy(a.items, g.puts)
+	s.change(a.items)
 	a.point = point
 	a.reset()
 	return s, true
 }
 
 // load makes a saved view what is held.
-func (a *assembler) load(items map[view.Key]entry, point view.Checkpoint) {
+func (a *assembler) load(items map[view.Key]*entry, point view.Checkpoint) {
 	a.items, a.point = items, point
 }
 

@@ -2,7 +2,7 @@ package client
 
 import (
 	"context"
-	"maps"
+	"slices"
 
 	"github.com/muslin-net/muslin/api/view"
 )
@@ -42,27 +42,34 @@ type Failure struct {
 
 // ledger remembers what was handed to the handler and what of it was applied.
 type ledger struct {
-	handed  int                // number of the last batch handed over, from 1
-	applied int                // number of the last batch applied
-	waiting []step             // handed over and not applied, oldest first
-	items   map[view.Key]entry // the view as it was applied last
-	point   view.Checkpoint    // its checkpoint
-	inSync  bool               // it is a whole view
+	handed  int                 // number of the last batch handed over, from 1
+	applied int                 // number of the last batch applied
+	waiting []step              // handed over and not applied, oldest first
+	items   map[view.Key]*entry // the view as it was applied last
+	point   view.Checkpoint     // its checkpoint
+	inSync  bool                // it is a whole view
 }
 
-// entry is an item at a version.
+// entry is what is held of an item at a version: not the item itself, which is its receiver's by then. It never changes, and those
+// who hold the same view share it.
 type entry struct {
 	version view.Version
-	item    view.Item
 	// raw is the item as typha sent it, nil if it was put together from parts or changes. The saved view keeps it, and so
 	// what a later version of this software will understand of it.
 	raw []byte
+	set *view.IPSet // to which changes apply; nil if the item is no set
+}
+
+// put is an item that comes, beside what will be held of it.
+type put struct {
+	*entry
+	item view.Item
 }
 
 // step is what a batch changes.
 type step struct {
 	number int
-	puts   map[view.Key]entry
+	puts   map[view.Key]put
 	drops  []view.Key
 	point  view.Checkpoint
 	inSync bool
@@ -72,7 +79,17 @@ type step struct {
 	failures []Failure                      // items that cannot be read, left out
 }
 
-func newLedger() ledger { return ledger{items: map[view.Key]entry{}} }
+func newLedger() ledger { return ledger{items: map[view.Key]*entry{}} }
+
+// change makes what is held before a step what is held after it.
+func (s step) change(items map[view.Key]*entry) {
+	for _, k := range s.drops {
+		delete(items, k)
+	}
+	for k, p := range s.puts {
+		items[k] = p.entry
+	}
+}
 
 // hand notes a step as handed over and returns its number.
 func (l *ledger) hand(s step) int {
@@ -87,15 +104,16 @@ func (l *ledger) apply(number int) bool {
 	if number <= l.applied {
 		return false
 	}
-	for len(l.waiting) > 0 && l.waiting[0].number <= number {
-		s := l.waiting[0]
-		l.waiting = l.waiting[1:]
-		for _, k := range s.drops {
-			delete(l.items, k)
+	due := 0
+	for _, s := range l.waiting {
+		if s.number > number {
+			break
 		}
-		maps.Copy(l.items, s.puts)
+		s.change(l.items)
 		l.point, l.inSync = s.point, s.inSync || l.inSync
+		due++
 	}
+	l.waiting = slices.Delete(l.waiting, 0, due) // and with them what they brought
 	l.applied = number
 	return true
 }

@@ -157,7 +157,7 @@ func FuzzFrames(f *testing.F) {
 			err := l.frame(frame)
 			handed := map[view.Key]view.Item{}
 			for k, e := range l.asm.items {
-				handed[k] = e.item
+				handed[k] = itemOf(t, e)
 			}
 			require.Equal(t, handed, l.applier.view, "what is held is what was handed over")
 			if err != nil {

@@ -162,8 +162,8 @@ func (c *Client) restore(a *assembler, h Handler) {
 	}
 	c.log.Info("starting from the saved view", "file", c.saver.path, "items", len(saved.items))
 	c.replicas.learn(saved.replicas)
-	a.load(maps.Clone(saved.items), saved.point)
-	c.hand(step{puts: saved.items, point: saved.point, inSync: saved.inSync}, nil, 0, h)
+	a.load(saved.items, saved.point)
+	c.hand(step{puts: saved.puts, point: saved.point, inSync: saved.inSync}, nil, 0, h)
 }
 
 // noteUnsaved puts the file at UnsavedPath, before what it tells of is programmed. It is called with mu held.

@@ -30,11 +30,12 @@ const chunkSize = 1 << 20
 type savedView struct {
 	node     string
 	view     View
-	items    map[view.Key]entry
+	items    map[view.Key]*entry
 	point    view.Checkpoint
 	inSync   bool
 	replicas []Replica
-	number   int // of the last batch in it; not in the file
+	number   int              // of the last batch in it; not in the file
+	puts     map[view.Key]put // what items say; only after decodeSaved
 }
 
 // encode returns the file's content.
@@ -81,11 +82,11 @@ func (v savedView) encode() ([]byte, error) {
 	return append(out.Bytes(), sum[:]...), nil
 }
 
-func (e entry) encode() ([][]byte, error) {
+func (e *entry) encode() ([][]byte, error) {
 	if e.raw != nil {
 		return [][]byte{e.raw}, nil
 	}
-	return wire.Encode(e.item, e.version)
+	return wire.Encode(*e.set, e.version)
 }
 
 // errDamaged is what a file that is torn or was tampered with ends with.
@@ -126,10 +127,10 @@ func decodeSaved(b []byte, node string, which View) (*savedView, error) {
 			}
 			if c := r.Chunk.GetCheckpoint(); c != nil {
 				s, whole := a.checkpoint(wire.DecodeCheckpoint(c), r.Chunk.GetInSync())
-				if !whole {
+				if !whole || v.items != nil {
 					return nil, errDamaged
 				}
-				v.items, v.point, v.inSync = s.puts, s.point, s.inSync
+				v.items, v.puts, v.point, v.inSync = a.items, s.puts, s.point, s.inSync
 			}
 		}
 	}

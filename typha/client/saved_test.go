@@ -23,11 +23,17 @@ import (
 
 func sample(items ...view.Item) savedView {
 	v := savedView{
-		node: "n1", view: NodeView, items: map[view.Key]entry{}, point: view.Checkpoint{"etcd": 7}, inSync: true,
+		node: "n1", view: NodeView, items: map[view.Key]*entry{}, puts: map[view.Key]put{}, point: view.Checkpoint{"etcd": 7}, inSync: true,
 		replicas: []Replica{{Address: "10.0.0.1:5473", ServerName: "typha"}},
 	}
 	for _, it := range items {
-		v.items[it.Key()] = entry{version: view.VersionOf(it), item: it}
+		e := &entry{version: view.VersionOf(it)}
+		if set, ok := it.(view.IPSet); ok {
+			e.set = &set
+		} else if parts, err := wire.Encode(it, e.version); err == nil {
+			e.raw = parts[0]
+		}
+		v.items[it.Key()], v.puts[it.Key()] = e, put{e, it}
 	}
 	return v
 }
@@ -47,7 +53,8 @@ func TestSavedViewComesBack(t *testing.T) {
 	assert.Equal(t, v.replicas, got.replicas)
 	require.Len(t, got.items, len(v.items))
 	for k, e := range v.items {
-		assert.Equal(t, e.item, got.items[k].item)
+		assert.Equal(t, itemOf(t, e), itemOf(t, got.items[k]))
+		assert.Equal(t, itemOf(t, e), got.puts[k].item)
 		assert.Equal(t, e.version, got.items[k].version)
 	}
 	again, err := got.encode()
@@ -92,16 +99,16 @@ func TestWhatIsNotUnderstoodIsKept(t *testing.T) {
 	a := newAssembler()
 	a.startOver()
 	a.put(later)
-	s, whole := a.checkpoint(at, true)
+	_, whole := a.checkpoint(at, true)
 	require.True(t, whole)
 	v := sample()
-	v.items = s.puts
+	v.items = a.items
 	b, err := v.encode()
 	require.NoError(t, err)
 	assert.True(t, bytes.Contains(b, later))
 	got, err := decodeSaved(b, "n1", NodeView)
 	require.NoError(t, err)
-	assert.Equal(t, entry{version: view.Version{1, 2, 3}, item: policy("a", "1"), raw: later}, got.items[key("a")])
+	assert.Equal(t, put{&entry{version: view.Version{1, 2, 3}, raw: later}, policy("a", "1")}, got.puts[key("a")])
 }
 
 func newTestSaver(path string) *saver {
@@ -228,7 +235,7 @@ func TestAnOlderViewIsNotHandedOver(t *testing.T) {
 	}
 	c := start()
 	program := func(items ...view.Item) (applied func()) {
-		c.hand(step{puts: sample(items...).items, point: sample().point, inSync: true}, &session{}, 1, onBatch(func(b Batch) {
+		c.hand(step{puts: sample(items...).puts, point: sample().point, inSync: true}, &session{}, 1, onBatch(func(b Batch) {
 			assert.FileExists(t, unsaved, "before anything is programmed")
 			applied = func() { b.Applied() }
 		}))

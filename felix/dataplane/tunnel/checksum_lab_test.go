@@ -61,7 +61,7 @@ func TestOffloadIsAsFoundUnlessSomeoneChose(t *testing.T) {
 		t.Helper()
 		var change desired.Delta[string, desired.VXLAN]
 		change.Put(desired.VXLANDevice4, wanted(o))
-		d.Update(change, desired.Delta[desired.NeighborKey, desired.Neighbor]{}, desired.Delta[desired.FDBKey, desired.FDB]{})
+		d.Update(change, desired.Delta[desired.NeighborKey, desired.MAC]{}, desired.Delta[desired.FDBKey, netip.Addr]{})
 		d.Resync()
 		require.NoError(t, d.Apply(context.Background()))
 	}
@@ -104,14 +104,12 @@ func TestTheDecisionIsWhatACaptureSees(t *testing.T) {
 		d, err := New()
 		require.NoError(t, err)
 		var devices desired.Delta[string, desired.VXLAN]
-		var neighbors desired.Delta[desired.NeighborKey, desired.Neighbor]
-		var fdb desired.Delta[desired.FDBKey, desired.FDB]
+		var neighbors desired.Delta[desired.NeighborKey, desired.MAC]
+		var fdb desired.Delta[desired.FDBKey, netip.Addr]
 		mac := desired.MAC{0x66, 9, 9, 9, 9, 9}
 		devices.Put(desired.VXLANDevice4, wanted(choice))
-		n := desired.Neighbor{Link: desired.VXLANDevice4, Addr: netip.MustParseAddr("10.77.2.1"), MAC: mac}
-		f := desired.FDB{Link: desired.VXLANDevice4, MAC: mac, Remote: netip.MustParseAddr("10.30.0.56")}
-		neighbors.Put(n.Key(), n)
-		fdb.Put(f.Key(), f)
+		neighbors.Put(desired.NeighborKey{Link: desired.VXLANDevice4, Addr: netip.MustParseAddr("10.77.2.1")}, mac)
+		fdb.Put(desired.FDBKey{Link: desired.VXLANDevice4, MAC: mac}, netip.MustParseAddr("10.30.0.56"))
 		d.Update(devices, neighbors, fdb)
 		require.NoError(t, d.Apply(context.Background()))
 		node.Run(t, "ip route replace 10.77.2.0/26 via 10.77.2.1 dev vxlan.calico onlink")

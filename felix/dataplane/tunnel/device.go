@@ -95,18 +95,18 @@ func (d *Driver) addresses(l netlink.Link) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-func (d *Driver) listEntries(names map[int]string) (map[desired.NeighborKey]desired.Neighbor, map[desired.FDBKey]desired.FDB, error) {
-	neighbors, fdb := map[desired.NeighborKey]desired.Neighbor{}, map[desired.FDBKey]desired.FDB{}
+func (d *Driver) listEntries(names map[int]string) (map[desired.NeighborKey]desired.MAC, map[desired.FDBKey]netip.Addr, error) {
+	neighbors, fdb := map[desired.NeighborKey]desired.MAC{}, map[desired.FDBKey]netip.Addr{}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		list, err := dump.Whole(func() ([]netlink.Neigh, error) { return d.handle.NeighList(0, family) })
 		if err != nil {
 			return nil, nil, err
 		}
 		for _, e := range list {
-			n := desired.Neighbor{Link: names[e.LinkIndex], Addr: addrOf(e.IP), MAC: macOf(e.HardwareAddr)}
-			_, wanted := d.neighbors.Desired(n.Key())
-			if e.State&netlink.NUD_PERMANENT != 0 && (ours(n.Link) || wanted) {
-				neighbors[n.Key()] = n
+			k := desired.NeighborKey{Link: names[e.LinkIndex], Addr: addrOf(e.IP)}
+			_, wanted := d.neighbors.Desired(k)
+			if e.State&netlink.NUD_PERMANENT != 0 && (ours(k.Link) || wanted) {
+				neighbors[k] = macOf(e.HardwareAddr)
 			}
 		}
 	}
@@ -119,17 +119,18 @@ func (d *Driver) listEntries(names map[int]string) (map[desired.NeighborKey]desi
 			return nil, nil, err
 		}
 		for _, e := range list {
-			if f, ok := fdbOf(e, name); ok {
-				fdb[f.Key()] = f
+			if remote, ok := fdbOf(e); ok {
+				fdb[desired.FDBKey{Link: name, MAC: macOf(e.HardwareAddr)}] = remote
 			}
 		}
 	}
 	return neighbors, fdb, nil
 }
 
-func fdbOf(e netlink.Neigh, link string) (desired.FDB, bool) {
-	f := desired.FDB{Link: link, MAC: macOf(e.HardwareAddr), Remote: addrOf(e.IP)}
-	return f, e.State&netlink.NUD_PERMANENT != 0 && e.Flags&netlink.NTF_SELF != 0 && f.Remote.IsValid()
+// fdbOf is the tunnel end of a forwarding entry; ok is false if it is none of ours.
+func fdbOf(e netlink.Neigh) (remote netip.Addr, ok bool) {
+	remote = addrOf(e.IP)
+	return remote, e.State&netlink.NUD_PERMANENT != 0 && e.Flags&netlink.NTF_SELF != 0 && remote.IsValid()
 }
 
 func macOf(hw net.HardwareAddr) (m desired.MAC) {

@@ -41,8 +41,8 @@ type Driver struct {
 
 	mu        sync.Mutex // guards the following
 	vxlans    *delta.Tracker[string, desired.VXLAN]
-	neighbors *delta.Tracker[desired.NeighborKey, desired.Neighbor]
-	fdb       *delta.Tracker[desired.FDBKey, desired.FDB]
+	neighbors *delta.Tracker[desired.NeighborKey, desired.MAC]
+	fdb       *delta.Tracker[desired.FDBKey, netip.Addr]
 	index     map[string]int          // of our devices and of links that bear desired neighbours
 	foreign   map[string]netlink.Link // with a name of ours, by it
 	repairs   dataplane.Repairs[desired.VXLAN]
@@ -73,8 +73,8 @@ func New() (*Driver, error) {
 		handle: h, events: events, offload: offload{tool: tool, probe: sync.OnceValue(ProbeChecksums)}, index: map[string]int{},
 		foreign: map[string]netlink.Link{}, stale: true,
 		vxlans:    delta.New[string](same[desired.VXLAN]),
-		neighbors: delta.New[desired.NeighborKey](same[desired.Neighbor]),
-		fdb:       delta.New[desired.FDBKey](same[desired.FDB]),
+		neighbors: delta.New[desired.NeighborKey](same[desired.MAC]),
+		fdb:       delta.New[desired.FDBKey](same[netip.Addr]),
 	}, nil
 }
 
@@ -95,8 +95,8 @@ func (d *Driver) Writes() uint64 {
 }
 
 // Update takes changes of the desired devices and entries.
-func (d *Driver) Update(vxlans desired.Delta[string, desired.VXLAN], neighbors desired.Delta[desired.NeighborKey, desired.Neighbor],
-	fdb desired.Delta[desired.FDBKey, desired.FDB],
+func (d *Driver) Update(vxlans desired.Delta[string, desired.VXLAN], neighbors desired.Delta[desired.NeighborKey, desired.MAC],
+	fdb desired.Delta[desired.FDBKey, netip.Addr],
 ) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -155,44 +155,44 @@ func (d *Driver) Apply(ctx context.Context) error {
 
 // applyEntries writes and removes entries of devices that are there; the others wait for their device.
 func (d *Driver) applyEntries() {
-	for k, n := range d.neighbors.Updates() {
-		i, ok := d.index[n.Link]
+	for k, mac := range d.neighbors.Updates() {
+		i, ok := d.index[k.Link]
 		if !ok {
 			continue
 		}
-		if err := d.write(d.handle.NeighSet(neighborEntry(n, i))); errors.Is(err, unix.ENODEV) {
+		if err := d.write(d.handle.NeighSet(neighborEntry(k, mac, i))); errors.Is(err, unix.ENODEV) {
 			continue // its device went a moment ago; the notification that follows has it made anew
 		} else if err != nil {
-			d.failures.Add(dataplane.KindNeighbor, k.String(), fmt.Errorf("set lladdr %s: %w", n.MAC, err))
+			d.failures.Add(dataplane.KindNeighbor, k.String(), fmt.Errorf("set lladdr %s: %w", mac, err))
 			continue
 		}
-		d.neighbors.SetActual(k, n)
+		d.neighbors.SetActual(k, mac)
 	}
-	for k, f := range d.fdb.Updates() {
-		i, ok := d.index[f.Link]
+	for k, remote := range d.fdb.Updates() {
+		i, ok := d.index[k.Link]
 		if !ok {
 			continue
 		}
-		if err := d.write(d.handle.NeighSet(fdbEntry(f, i))); errors.Is(err, unix.ENODEV) {
+		if err := d.write(d.handle.NeighSet(fdbEntry(k, remote, i))); errors.Is(err, unix.ENODEV) {
 			continue
 		} else if err != nil {
-			d.failures.Add(dataplane.KindFDB, k.String(), fmt.Errorf("set dst %s: %w", f.Remote, err))
+			d.failures.Add(dataplane.KindFDB, k.String(), fmt.Errorf("set dst %s: %w", remote, err))
 			continue
 		}
-		d.fdb.SetActual(k, f)
+		d.fdb.SetActual(k, remote)
 	}
 	if !d.whole {
 		return
 	}
-	for k, n := range d.neighbors.Deletes() {
-		if err := d.gone(d.handle.NeighDel(neighborEntry(n, d.index[n.Link]))); err != nil {
+	for k, mac := range d.neighbors.Deletes() {
+		if err := d.gone(d.handle.NeighDel(neighborEntry(k, mac, d.index[k.Link]))); err != nil {
 			d.failures.Add(dataplane.KindNeighbor, k.String(), fmt.Errorf("remove: %w", err))
 			continue
 		}
 		d.neighbors.DeleteActual(k)
 	}
-	for k, f := range d.fdb.Deletes() {
-		if err := d.gone(d.handle.NeighDel(fdbEntry(f, d.index[f.Link]))); err != nil {
+	for k, remote := range d.fdb.Deletes() {
+		if err := d.gone(d.handle.NeighDel(fdbEntry(k, remote, d.index[k.Link]))); err != nil {
 			d.failures.Add(dataplane.KindFDB, k.String(), fmt.Errorf("remove: %w", err))
 			continue
 		}
@@ -222,10 +222,10 @@ func (d *Driver) Entries() []dataplane.Entry {
 	text := func(v any) string { return fmt.Sprintf("%+v", v) }
 	out := entries(d, dataplane.KindLink, d.vxlans, func(k string) string { return k }, text)
 	out = append(out, entries(d, dataplane.KindNeighbor, d.neighbors, desired.NeighborKey.String, func(v any) string {
-		return "lladdr " + v.(desired.Neighbor).MAC.String() + " PERMANENT"
+		return "lladdr " + v.(desired.MAC).String() + " PERMANENT"
 	})...)
 	return append(out, entries(d, dataplane.KindFDB, d.fdb, desired.FDBKey.String, func(v any) string {
-		return "dst " + v.(desired.FDB).Remote.String() + " self permanent"
+		return "dst " + v.(netip.Addr).String() + " self permanent"
 	})...)
 }
 
@@ -247,20 +247,20 @@ func entries[K comparable, V any](d *Driver, kind dataplane.Kind, t *delta.Track
 	return out
 }
 
-func neighborEntry(n desired.Neighbor, index int) *netlink.Neigh {
+func neighborEntry(k desired.NeighborKey, mac desired.MAC, index int) *netlink.Neigh {
 	family := unix.AF_INET
-	if n.Addr.Is6() {
+	if k.Addr.Is6() {
 		family = unix.AF_INET6
 	}
 	return &netlink.Neigh{
-		LinkIndex: index, Family: family, State: netlink.NUD_PERMANENT, IP: n.Addr.AsSlice(), HardwareAddr: hardware(n.MAC),
+		LinkIndex: index, Family: family, State: netlink.NUD_PERMANENT, IP: k.Addr.AsSlice(), HardwareAddr: hardware(mac),
 	}
 }
 
-func fdbEntry(f desired.FDB, index int) *netlink.Neigh {
+func fdbEntry(k desired.FDBKey, remote netip.Addr, index int) *netlink.Neigh {
 	return &netlink.Neigh{
 		LinkIndex: index, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF,
-		IP: f.Remote.AsSlice(), HardwareAddr: hardware(f.MAC),
+		IP: remote.AsSlice(), HardwareAddr: hardware(k.MAC),
 	}
 }
 

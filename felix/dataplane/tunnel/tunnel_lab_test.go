@@ -24,8 +24,6 @@ var (
 		Name: desired.VXLANDevice4, VNI: 4096, Port: 4789, Local: netip.MustParseAddr("10.0.0.1"), Parent: "eth0",
 		MAC: ownMAC, MTU: 1450, Address: netip.MustParseAddr("192.168.1.0"),
 	}
-	neighbor = desired.Neighbor{Link: device.Name, Addr: netip.MustParseAddr("192.168.2.0"), MAC: remoteMAC}
-	entry    = desired.FDB{Link: device.Name, MAC: remoteMAC, Remote: netip.MustParseAddr("10.0.0.2")}
 )
 
 // start opens a driver in a fresh namespace with a parent device, told to make the device and one remote tunnel end.
@@ -46,11 +44,11 @@ func open(t *testing.T) *tunnel.Driver {
 
 func tell(d *tunnel.Driver, v desired.VXLAN) {
 	var vxlans desired.Delta[string, desired.VXLAN]
-	var neighbors desired.Delta[desired.NeighborKey, desired.Neighbor]
-	var fdb desired.Delta[desired.FDBKey, desired.FDB]
+	var neighbors desired.Delta[desired.NeighborKey, desired.MAC]
+	var fdb desired.Delta[desired.FDBKey, netip.Addr]
 	vxlans.Put(v.Name, v)
-	neighbors.Put(neighbor.Key(), neighbor)
-	fdb.Put(entry.Key(), entry)
+	neighbors.Put(desired.NeighborKey{Link: device.Name, Addr: netip.MustParseAddr("192.168.2.0")}, remoteMAC)
+	fdb.Put(desired.FDBKey{Link: device.Name, MAC: remoteMAC}, netip.MustParseAddr("10.0.0.2"))
 	d.Update(vxlans, neighbors, fdb)
 }
 

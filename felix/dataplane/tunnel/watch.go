@@ -167,10 +167,9 @@ func (d *Driver) onNeighbor(kind uint16, said netlink.Neigh) (dataplane.Drift, b
 	if said.Family == unix.AF_BRIDGE {
 		return d.onFDB(kind, said, link)
 	}
-	n := desired.Neighbor{Link: link, Addr: addrOf(said.IP), MAC: macOf(said.HardwareAddr)}
-	k := n.Key()
+	k, mac := desired.NeighborKey{Link: link, Addr: addrOf(said.IP)}, macOf(said.HardwareAddr)
 	drift := dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindNeighbor, Key: k.String()}}
-	_, wanted := d.neighbors.Desired(k)
+	want, wanted := d.neighbors.Desired(k)
 	if !wanted && !ours(link) {
 		return drift, false
 	}
@@ -179,18 +178,17 @@ func (d *Driver) onNeighbor(kind uint16, said netlink.Neigh) (dataplane.Drift, b
 		drift.What = "removed"
 		return drift, wanted
 	}
-	if have, ok := d.neighbors.Actual(k); ok && have == n {
+	if have, ok := d.neighbors.Actual(k); ok && have == mac {
 		return drift, false
 	}
-	d.neighbors.SetActual(k, n)
+	d.neighbors.SetActual(k, mac)
 	drift.What = "changed"
-	want, _ := d.neighbors.Desired(k)
-	return drift, want != n
+	return drift, !wanted || want != mac
 }
 
 func (d *Driver) onFDB(kind uint16, said netlink.Neigh, link string) (dataplane.Drift, bool) {
-	f, ok := fdbOf(said, link)
-	k := f.Key()
+	remote, ok := fdbOf(said)
+	k := desired.FDBKey{Link: link, MAC: macOf(said.HardwareAddr)}
 	drift := dataplane.Drift{Object: dataplane.Object{Kind: dataplane.KindFDB, Key: k.String()}}
 	want, wanted := d.fdb.Desired(k)
 	switch {
@@ -206,7 +204,7 @@ func (d *Driver) onFDB(kind uint16, said netlink.Neigh, link string) (dataplane.
 	case !ok:
 		return drift, false
 	}
-	d.fdb.SetActual(k, f)
+	d.fdb.SetActual(k, remote)
 	drift.What = "changed"
-	return drift, want != f
+	return drift, want != remote
 }

@@ -30,7 +30,7 @@ func (c *compiler) chain(d desired.Chain) []rule {
 			out = append(out, rule{"", drop, r.Comment + ": " + why})
 			continue
 		}
-		for _, way := range c.match(r.Match) {
+		for _, way := range c.match(r.Criteria()) {
 			out = append(out, rule{condition(r.If) + way, c.target(r), r.Comment})
 		}
 	}
@@ -42,7 +42,8 @@ func (c *compiler) cannot(r desired.Rule) string {
 	if r.Do == desired.Jump && !c.hasChain(r.Target, c.layer) {
 		return "chain " + r.Target + " is not known"
 	}
-	for _, side := range []view.Match{r.Match.Source, r.Match.Destination} {
+	m := r.Criteria()
+	for _, side := range []view.Match{m.Source, m.Destination} {
 		for _, of := range []struct {
 			kind view.SetType
 			ids  [][]string
@@ -59,10 +60,10 @@ func (c *compiler) cannot(r desired.Rule) string {
 			}
 		}
 	}
-	if p := r.Match.Protocol; p != 0 && withPorts[p] == "" && hasPorts(r.Match) {
+	if p := m.Protocol; p != 0 && withPorts[p] == "" && hasPorts(m) {
 		return fmt.Sprintf("protocol %d has no ports", p)
 	}
-	for _, i := range []*view.ICMP{r.Match.ICMP, r.Match.NotICMP} {
+	for _, i := range []*view.ICMP{m.ICMP, m.NotICMP} {
 		if i != nil && i.Type == 255 {
 			return "ICMP type 255 stands for any"
 		}

@@ -224,13 +224,13 @@ func TestInHowManyWaysAPacketMatches(t *testing.T) {
 func TestWhatCannotBeWrittenDrops(t *testing.T) {
 	any255 := &view.ICMP{Type: 255}
 	for _, r := range []desired.Rule{
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Sets: []string{"s:unknown"}}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{NotSets: []string{"s:unknown"}}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Sets: []string{"n:http"}}}}, // of another type
-		{Do: desired.Deny, Match: desired.Match{Destination: view.Match{NotNamedPorts: []string{"s:a"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{Sets: []string{"s:unknown"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{NotSets: []string{"s:unknown"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{Sets: []string{"n:http"}}}}, // of another type
+		{Do: desired.Deny, Match: &desired.Match{Destination: view.Match{NotNamedPorts: []string{"s:a"}}}},
 		{Do: desired.Jump, Target: "cali-pi-np/s/unknown"},
-		{Do: desired.Allow, Match: desired.Match{Protocol: 47, Destination: view.Match{Ports: ports(80, 80)}}},
-		{Do: desired.Allow, Match: desired.Match{Protocol: protoICMP, ICMP: any255}},
+		{Do: desired.Allow, Match: &desired.Match{Protocol: 47, Destination: view.Match{Ports: ports(80, 80)}}},
+		{Do: desired.Allow, Match: &desired.Match{Protocol: protoICMP, ICMP: any255}},
 	} {
 		rules := newCompiler(false).chain(desired.Chain{Rules: []desired.Rule{r}})
 		require.Len(t, rules, 1)
@@ -241,8 +241,8 @@ func TestWhatCannotBeWrittenDrops(t *testing.T) {
 
 func TestWhatDecidesNothingIsLeftOutWhereItCannotBeWritten(t *testing.T) {
 	for _, r := range []desired.Rule{
-		{Do: desired.Count, Match: desired.Match{Source: view.Match{Sets: []string{"s:unknown"}}}},
-		{Do: desired.Count, Match: desired.Match{Protocol: 47, Destination: view.Match{Ports: ports(80, 80)}}},
+		{Do: desired.Count, Match: &desired.Match{Source: view.Match{Sets: []string{"s:unknown"}}}},
+		{Do: desired.Count, Match: &desired.Match{Protocol: 47, Destination: view.Match{Ports: ports(80, 80)}}},
 		{Do: desired.Jump, Target: "cali-pi-snp/s/unknown"},
 	} {
 		require.Empty(t, newCompiler(false).chain(desired.Chain{Rules: []desired.Rule{r}}), "%+v", r)

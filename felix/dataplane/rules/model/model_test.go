@@ -97,7 +97,7 @@ func TestWhatIsCleanHasNotChanged(t *testing.T) {
 				name := chain()
 				x := desired.Chain{Name: name, In: desired.Layers(r.IntN(8))}
 				for range r.IntN(3) {
-					x.Rules = append(x.Rules, desired.Rule{Do: desired.Jump, Target: chain(), Match: desired.Match{Source: view.Match{Sets: []string{pick("s:1", "s:2", desired.SetPools)}}}})
+					x.Rules = append(x.Rules, desired.Rule{Do: desired.Jump, Target: chain(), Match: &desired.Match{Source: view.Match{Sets: []string{pick("s:1", "s:2", desired.SetPools)}}}})
 				}
 				c.Chains.Put(name, x)
 			case 3:

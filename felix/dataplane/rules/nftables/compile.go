@@ -73,7 +73,7 @@ func (c *compiler) chain(d desired.Chain) chain {
 			out.rules = append(out.rules, newRule(r.Comment+": "+missing+" is not known", nft.Expr{}.Counter().Verdict(nft.Verdict{Code: nft.Drop})))
 			continue
 		}
-		for _, e := range c.match(r.Match) {
+		for _, e := range c.match(r.Criteria()) {
 			out.rules = append(out.rules, newRule(r.Comment, c.action(condition(e, r.If), r)))
 		}
 	}
@@ -85,7 +85,8 @@ func (c *compiler) missing(r desired.Rule) string {
 	if r.Do == desired.Jump && !c.hasChain(r.Target, c.layer) {
 		return "chain " + r.Target
 	}
-	for _, side := range []view.Match{r.Match.Source, r.Match.Destination} {
+	m := r.Criteria()
+	for _, side := range []view.Match{m.Source, m.Destination} {
 		for _, ids := range [][]string{side.Sets, side.NotSets} {
 			for _, id := range ids {
 				if t, ok := c.setType(id); !ok || t != view.SetNet {

@@ -96,24 +96,24 @@ func TestADigestTellsRulesApart(t *testing.T) {
 		{Do: desired.Reset},
 		{Do: desired.Allow, If: desired.IfUndecided},
 		{Do: desired.Allow, If: desired.IfAllowed},
-		{Do: desired.Allow, Match: desired.Match{Protocol: protoTCP}},
-		{Do: desired.Allow, Match: desired.Match{NotProtocol: protoTCP}},
-		{Do: desired.Allow, Match: desired.Match{ICMP: &view.ICMP{Type: 1}}},
-		{Do: desired.Allow, Match: desired.Match{NotICMP: &view.ICMP{Type: 1}}},
-		{Do: desired.Allow, Match: desired.Match{ICMP: &view.ICMP{Type: 1, Code: &code}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Sets: []string{"s:a"}}}},
-		{Do: desired.Allow, Match: desired.Match{Destination: view.Match{Sets: []string{"s:a"}}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{NotSets: []string{"s:a"}}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Nets: prefixes("10.0.0.0/8")}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Nets: prefixes("10.0.0.0/9")}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{NotNets: prefixes("10.0.0.0/8")}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Nets: prefixes("10.0.0.0/8", "11.0.0.0/8")}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Nets: prefixes("10.0.0.0/8", "12.0.0.0/8")}}},
-		{Do: desired.Allow, Match: desired.Match{Destination: view.Match{Ports: ports(1, 2)}}},
-		{Do: desired.Allow, Match: desired.Match{Destination: view.Match{NotPorts: ports(1, 2)}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Ports: ports(1, 2)}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{NamedPorts: []string{"n:dns"}}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{NotNamedPorts: []string{"n:dns"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Protocol: protoTCP}},
+		{Do: desired.Allow, Match: &desired.Match{NotProtocol: protoTCP}},
+		{Do: desired.Allow, Match: &desired.Match{ICMP: &view.ICMP{Type: 1}}},
+		{Do: desired.Allow, Match: &desired.Match{NotICMP: &view.ICMP{Type: 1}}},
+		{Do: desired.Allow, Match: &desired.Match{ICMP: &view.ICMP{Type: 1, Code: &code}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{Sets: []string{"s:a"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Destination: view.Match{Sets: []string{"s:a"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{NotSets: []string{"s:a"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{Nets: prefixes("10.0.0.0/8")}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{Nets: prefixes("10.0.0.0/9")}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{NotNets: prefixes("10.0.0.0/8")}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{Nets: prefixes("10.0.0.0/8", "11.0.0.0/8")}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{Nets: prefixes("10.0.0.0/8", "12.0.0.0/8")}}},
+		{Do: desired.Allow, Match: &desired.Match{Destination: view.Match{Ports: ports(1, 2)}}},
+		{Do: desired.Allow, Match: &desired.Match{Destination: view.Match{NotPorts: ports(1, 2)}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{Ports: ports(1, 2)}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{NamedPorts: []string{"n:dns"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{NotNamedPorts: []string{"n:dns"}}}},
 	} {
 		r.Comment = "np/s/p ingress 0"
 		rules := newCompiler(nft.IP4).chain(desired.Chain{Rules: []desired.Rule{r}}).rules
@@ -128,10 +128,10 @@ func TestADigestTellsRulesApart(t *testing.T) {
 
 func TestWhatIsMissingDrops(t *testing.T) {
 	for _, r := range []desired.Rule{
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Sets: []string{"s:unknown"}}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{NotSets: []string{"s:unknown"}}}},
-		{Do: desired.Allow, Match: desired.Match{Source: view.Match{Sets: []string{"n:http"}}}}, // of another type
-		{Do: desired.Deny, Match: desired.Match{Destination: view.Match{NotNamedPorts: []string{"s:a"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{Sets: []string{"s:unknown"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{NotSets: []string{"s:unknown"}}}},
+		{Do: desired.Allow, Match: &desired.Match{Source: view.Match{Sets: []string{"n:http"}}}}, // of another type
+		{Do: desired.Deny, Match: &desired.Match{Destination: view.Match{NotNamedPorts: []string{"s:a"}}}},
 		{Do: desired.Jump, Target: "cali-pi-np/s/unknown"},
 	} {
 		rules := newCompiler(nft.IP4).chain(desired.Chain{Rules: []desired.Rule{r}}).rules
@@ -145,7 +145,7 @@ func TestWhatIsMissingDrops(t *testing.T) {
 
 func TestWhatDecidesNothingIsLeftOutWhereSomethingIsMissing(t *testing.T) {
 	for _, r := range []desired.Rule{
-		{Do: desired.Count, Match: desired.Match{Source: view.Match{Sets: []string{"s:unknown"}}}},
+		{Do: desired.Count, Match: &desired.Match{Source: view.Match{Sets: []string{"s:unknown"}}}},
 		{Do: desired.Jump, Target: "cali-pi-snp/s/unknown"},
 		{Do: desired.Jump, Target: "cali-po-sgnp/unknown"},
 	} {

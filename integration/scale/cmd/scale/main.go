@@ -33,7 +33,7 @@ func root() *cobra.Command {
 	bench.PersistentFlags().StringVar(&o.Typha, "typha", filepath.Join(filepath.Dir(self), "typha"), "the binary of typha")
 	size := bench.PersistentFlags().String("size", "large", "small (100 nodes), medium (500) or large (2,000)")
 	bench.PersistentFlags().DurationVar(&o.During, "during", 20*time.Second, "for how long changes are made for a figure")
-	bench.PersistentFlags().StringVar(&o.Profiles, "profiles", "", "directory for profiles of typha")
+	bench.PersistentFlags().StringVar(&o.Profiles, "profiles", "", "directory for profiles of typha, and of what felix holds")
 	area := func(name, short string, run func(context.Context, scale.Options, string) error) {
 		bench.AddCommand(&cobra.Command{Use: name, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return run(cmd.Context(), o, *size)
