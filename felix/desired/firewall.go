@@ -103,6 +103,9 @@ type Settings struct {
 	// What is accepted in INPUT still comes to others' rules there: kube-proxy's refuse what is no port of the service, which IPVS would
 	// leave to the node's own processes. Ports of the node itself (node ports) are the host's, and judged as such besides.
 	IPVS bool
+	// NoIPv6 says that no workload of this node has IPv6, and that there are no host endpoints: nothing of that family passes from
+	// or to a workload but what finds neighbours, and drivers write no policy of it.
+	NoIPv6 bool
 	// Floating are the outside addresses that lead to workloads, in an order of their own, each once (FloatingIPs).
 	Floating []Floating
 	// Rules is for whoever chooses among drivers; to a driver it says nothing.
@@ -114,7 +117,7 @@ func (s Settings) Equal(o Settings) bool {
 	return slices.Equal(s.WorkloadPrefixes, o.WorkloadPrefixes) && s.EndpointToHost == o.EndpointToHost &&
 		s.RejectDenied == o.RejectDenied && s.AcceptInvalid == o.AcceptInvalid && s.CutFlows == o.CutFlows &&
 		s.AllowVXLANFromWorkloads == o.AllowVXLANFromWorkloads && s.AllowIPIPFromWorkloads == o.AllowIPIPFromWorkloads &&
-		s.VXLANPort == o.VXLANPort && s.IPVS == o.IPVS && s.Rules == o.Rules &&
+		s.VXLANPort == o.VXLANPort && s.IPVS == o.IPVS && s.NoIPv6 == o.NoIPv6 && s.Rules == o.Rules &&
 		slices.Equal(s.Floating, o.Floating) &&
 		same(s.NATOutgoing, o.NATOutgoing) && same(s.VXLAN4, o.VXLAN4) && same(s.VXLAN6, o.VXLAN6) && same(s.IPIP, o.IPIP)
 }

@@ -106,5 +106,10 @@ func FirewallState(s *state.State) Whole {
 		}
 		w.Workloads[name] = x
 	}
+	needs6 := poolOf6(s) || len(w.Hosts) > 0
+	for _, x := range w.Workloads {
+		needs6 = needs6 || maySend6(x)
+	}
+	w.Settings.NoIPv6 = !needs6
 	return w
 }

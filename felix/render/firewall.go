@@ -3,6 +3,7 @@ package render
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/muslin-net/muslin/api/view"
@@ -22,6 +23,7 @@ type Firewall struct {
 	under    index                  // interfaces of local endpoints by their list
 	ids      index                  // the same by the endpoint's id
 	local    map[string]local       // by interface
+	with6    map[string]struct{}    // interfaces whose packets may be of IPv6
 	hosts    map[string]desired.Host
 	uses     map[string]passes   // lists of host endpoints
 	leaving  map[string]struct{} // policies whose egress chains judge what leaves by the host's interfaces
@@ -78,12 +80,9 @@ func (f *Firewall) Update(s *state.State) desired.FirewallDelta {
 	if first := f.settings == nil; first {
 		*f = Firewall{
 			own: map[string]desired.Set{}, lists: map[string]*list{}, policies: map[string]struct{}{},
-			namedBy: index{}, under: index{}, ids: index{}, local: map[string]local{},
+			namedBy: index{}, under: index{}, ids: index{}, local: map[string]local{}, with6: map[string]struct{}{},
 		}
 		c, d.hosts = everything(s), true
-	}
-	if c.Settings || c.Config || floats(s) && len(c.Workloads)+len(c.Local) > 0 {
-		f.setSettings(&d)
 	}
 	for id, change := range c.Sets {
 		d.set(id, change)
@@ -109,6 +108,9 @@ func (f *Firewall) Update(s *state.State) desired.FirewallDelta {
 	}
 	if d.hosts {
 		f.setHosts(&d)
+	}
+	if c.Settings || c.Config || floats(s) && len(c.Workloads)+len(c.Local) > 0 || f.settings.NoIPv6 != f.noIPv6(s) {
+		f.setSettings(&d)
 	}
 	for id := range d.policies {
 		f.policyChains(&d, id)
@@ -144,7 +146,9 @@ func addAll[V any](to map[string]struct{}, from map[string]V) {
 }
 
 func (f *Firewall) setSettings(d *due) {
-	if now := settings(d.s); f.settings == nil || !f.settings.Equal(now) {
+	now := settings(d.s)
+	now.NoIPv6 = f.noIPv6(d.s)
+	if f.settings == nil || !f.settings.Equal(now) {
 		f.settings, d.out.Settings = &now, &now
 	}
 	own := ownSets(d.s)
@@ -159,6 +163,28 @@ func (f *Firewall) setSettings(d *due) {
 		}
 	}
 	f.own = own
+}
+
+// noIPv6 tells whether nobody needs policy of IPv6.
+func (f *Firewall) noIPv6(s *state.State) bool {
+	return len(f.with6) == 0 && len(f.hosts) == 0 && !poolOf6(s)
+}
+
+// poolOf6 tells whether there is a pool of IPv6. Policy is needed before it has a pod, which would have to wait until all is written.
+func poolOf6(s *state.State) bool {
+	for _, p := range s.Pools {
+		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && cidr.Addr().Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+// maySend6 tells whether packets of IPv6 may come from or go to a workload, other than between neighbours. One that speaks BGP may do so
+// by an address of its link.
+func maySend6(w desired.Workload) bool {
+	return w.SpeakerPort != 0 || slices.ContainsFunc(w.Addresses, netip.Addr.Is6) ||
+		slices.ContainsFunc(w.AllowedSources, func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
 // set is about a set that policies name.
@@ -260,6 +286,7 @@ func (f *Firewall) setLocal(d *due, iface string) {
 	if was {
 		f.ids.remove(old.id, iface)
 		f.under.remove(old.list, iface)
+		delete(f.with6, iface)
 	}
 	e, is := d.s.Local[iface]
 	if !is {
@@ -276,6 +303,9 @@ func (f *Firewall) setLocal(d *due, iface string) {
 	f.ids.put(now.id, iface)
 	f.under.put(now.list, iface)
 	f.local[iface] = now
+	if maySend6(now.workload) {
+		f.with6[iface] = struct{}{}
+	}
 	if !was || !old.workload.Equal(now.workload) || old.workload.ClosedBecause != now.workload.ClosedBecause {
 		d.out.Workloads.Put(iface, now.workload)
 	}

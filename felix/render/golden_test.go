@@ -270,6 +270,9 @@ func text(s *state.State) string {
 func settingsLines(s desired.Settings) []string {
 	out := []string{fmt.Sprintf("workloads %v to host %d reject %v accept invalid %v vxlan from pods %v ipip from pods %v",
 		s.WorkloadPrefixes, s.EndpointToHost, s.RejectDenied, s.AcceptInvalid, s.AllowVXLANFromWorkloads, s.AllowIPIPFromWorkloads)}
+	if !s.NoIPv6 {
+		out = append(out, "policy of IPv6")
+	}
 	if n := s.NATOutgoing; n != nil {
 		out = append(out, fmt.Sprintf("nat outgoing: not to hosts %v by %q from %v %v ports %d-%d random %v", n.ExcludeHosts, n.OutInterface, n.Source4, n.Source6, n.Ports.First, n.Ports.Last, n.RandomizePorts))
 	}

@@ -80,6 +80,10 @@ func history(w *world, r *rand.Rand) []func(*state.State) state.Section {
 		steps = append(steps, func(s *state.State) state.Section { return s.SetLocal(e) })
 		detours = append(detours, func(s *state.State) state.Section {
 			other := e
+			other.Addresses = []netip.Addr{addr("192.168.9.8"), addr("fd00:9::8")}
+			return s.SetLocal(other)
+		}, func(s *state.State) state.Section {
+			other := e
 			other.Addresses, other.Leaving = []netip.Addr{addr("192.168.9.9")}, !e.Leaving
 			return s.SetLocal(other)
 		}, func(s *state.State) state.Section { return s.DeleteLocal(e.Interface) })

@@ -231,7 +231,7 @@ func (d *Driver) compile() {
 		return
 	}
 	for _, f := range d.families {
-		f.compile(d.model)
+		f.compile(d.model.Of(f.v6))
 	}
 	d.model.Compiled()
 }

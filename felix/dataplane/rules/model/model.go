@@ -77,13 +77,25 @@ func (m *Model) Desired(members func(id string) []view.Member) desired.FirewallD
 	return c
 }
 
+// Of is what a family's rules follow from: all of the model, or, where no workload has the family, neither chains nor workloads. It
+// is for reading.
+func (m *Model) Of(v6 bool) *Model {
+	if !v6 || !m.Settings.NoIPv6 {
+		return m
+	}
+	return &Model{Settings: m.Settings, Sets: m.Sets, Hosts: m.Hosts, Dirty: m.Dirty}
+}
+
 // Update takes a change.
 func (m *Model) Update(c desired.FirewallDelta, sets Sets) {
 	if c.Settings != nil && !m.Settings.Equal(*c.Settings) {
-		if m.Settings.RejectDenied != c.Settings.RejectDenied {
+		if m.Settings.RejectDenied != c.Settings.RejectDenied || m.Settings.NoIPv6 != c.Settings.NoIPv6 {
 			for name := range m.Chains {
 				m.Dirty.Chains[name] = struct{}{}
 			}
+		}
+		if m.Settings.NoIPv6 != c.Settings.NoIPv6 {
+			m.TouchWorkloads()
 		}
 		m.Settings, m.Dirty.Once = *c.Settings, true
 	}

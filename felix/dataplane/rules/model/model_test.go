@@ -42,6 +42,19 @@ type compiled struct {
 }
 
 func compile(m *Model) compiled {
+	out, six := compileFor(m.Of(false)), compileFor(m.Of(true))
+	for name, text := range six.chains {
+		out.chains[name] += text
+	}
+	for name, text := range six.workloads {
+		out.workloads[name] += text
+	}
+	out.once += six.once
+	return out
+}
+
+// compileFor is compile for a family.
+func compileFor(m *Model) compiled {
 	out := compiled{chains: map[string]string{}, workloads: map[string]string{}}
 	there := func(chain string) (in [3]bool) {
 		for i, l := range Layers() {
@@ -120,7 +133,7 @@ func TestWhatIsCleanHasNotChanged(t *testing.T) {
 					c.Hosts.Remove(pick("eth0", "*"))
 				}
 			case 9:
-				c.Settings = &desired.Settings{RejectDenied: r.IntN(2) == 0, CutFlows: r.IntN(2) == 0}
+				c.Settings = &desired.Settings{RejectDenied: r.IntN(2) == 0, CutFlows: r.IntN(2) == 0, NoIPv6: r.IntN(2) == 0}
 				c.Members = map[string]desired.SetDelta{pick("s:1", "s:2"): {Added: []view.Member{{Port: 9}}, Removed: []view.Member{{Port: 3}}}}
 			}
 		}

@@ -27,6 +27,7 @@ func (d *Driver) compile() {
 		d.judgeWorkload(name)
 	}
 	for _, f := range d.families {
+		m := m.Of(f.Family == nft.IP6)
 		c := compiler{
 			family: f.Family, reject: m.Settings.RejectDenied, hasChain: m.Has,
 			setType: func(id string) (view.SetType, bool) { t, ok := m.Sets[id]; return t, ok },

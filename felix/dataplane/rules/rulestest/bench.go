@@ -42,21 +42,27 @@ func policyOf(id string, p uint16) view.Policy {
 	return view.Policy{ID: id, Ingress: rule, Egress: rule}
 }
 
-// BenchRuleChanged changes a rule of a policy that 500 endpoints are under.
+// BenchRuleChanged changes a rule of a policy that 500 endpoints are under, which have both families or IPv4 only.
 func (k Kind) BenchRuleChanged(b *testing.B) {
-	d := k.Open(b, labtest.Enter(b))
-	d.Whole()
-	Apply(b, d, Crowd(500, false))
-	p := uint16(1000)
-	for b.Loop() {
-		rest(b)
-		p++
-		var c desired.FirewallDelta
-		for _, ch := range desired.PolicyChains(policyOf("np/s/two", p), "") {
-			c.Chains.Put(ch.Name, ch)
-		}
-		d.Update(c)
-		require.NoError(b, d.Apply(context.Background()))
+	for _, only4 := range []bool{false, true} {
+		b.Run(fmt.Sprintf("onlyIPv4=%v", only4), func(b *testing.B) {
+			d := k.Open(b, labtest.Enter(b))
+			d.Whole()
+			crowd := Crowd(500, false)
+			crowd.Settings.NoIPv6 = only4
+			Apply(b, d, crowd)
+			p := uint16(1000)
+			for b.Loop() {
+				rest(b)
+				p++
+				var c desired.FirewallDelta
+				for _, ch := range desired.PolicyChains(policyOf("np/s/two", p), "") {
+					c.Chains.Put(ch.Name, ch)
+				}
+				d.Update(c)
+				require.NoError(b, d.Apply(context.Background()))
+			}
+		})
 	}
 }
 

@@ -117,7 +117,7 @@ func (r *random) change() (c desired.FirewallDelta) {
 		c.Workloads.Remove(r.name("cali", 25))
 	case 8:
 		s := *r.whole.Settings
-		s.RejectDenied, s.CutFlows, s.NATOutgoing = r.IntN(2) == 0, r.IntN(2) == 0, nil
+		s.RejectDenied, s.CutFlows, s.NoIPv6, s.NATOutgoing = r.IntN(2) == 0, r.IntN(2) == 0, r.IntN(2) == 0, nil
 		if r.IntN(2) == 0 {
 			s.NATOutgoing = &desired.NATOutgoing{}
 		}

@@ -71,6 +71,7 @@ func (k Kind) Run(t *testing.T) {
 		{"policies decide", k.testPoliciesDecide},
 		{"egress policy and the host", k.testEgressPolicyAndTheHost},
 		{"spoofed sources are dropped", k.testSpoofedSourcesAreDropped},
+		{"IPv6 that no workload has", k.testIPv6ThatNoWorkloadHas},
 		{"outgoing NAT", k.testOutgoingNAT},
 		{"masqueraded UDP avoids the VXLAN port", k.testMasqueradedUDPAvoidsTheVXLANPort},
 		{"VXLAN is admitted from known nodes and not tracked", k.testVXLANIsAdmittedFromKnownNodesAndNotTracked},

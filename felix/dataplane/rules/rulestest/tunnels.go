@@ -205,6 +205,47 @@ func (k Kind) testSpoofedSourcesAreDroppedInIPv6(t *testing.T) {
 	arrives("fd00:1::77", "0")
 }
 
+// While no workload has IPv6 nothing of it passes from or to one, but what the host begins and what finds neighbours, and no policy of it
+// is written; the moment one has it, all is.
+func (k Kind) testIPv6ThatNoWorkloadHas(t *testing.T) {
+	w := k.NewWorld(t)
+	w.Driver.Whole()
+	for _, in := range []*labtest.Namespace{w.Node, w.B} {
+		w.Listen(in, ":80")
+	}
+	written := func() (n int) {
+		require.True(t, w.Driver.InSync())
+		for _, e := range w.Driver.Entries() {
+			if strings.HasPrefix(e.Key, "ip6 ") && strings.Contains(e.Key, desired.PolicyChain("np/s/", desired.Ingress)) {
+				n++
+			}
+		}
+		return n
+	}
+	c := Firewall(map[string]desired.Workload{"cali1": Under("shared"), "cali2": Under("shared")},
+		[]view.PolicyList{listOf("shared")}, AllowAll, policyOf("np/s/one", 80), policyOf("np/s/two", 81))
+	for range 2 {
+		c.Settings = &desired.Settings{WorkloadPrefixes: []string{"cali"}, EndpointToHost: desired.HostAccept, NoIPv6: true}
+		w.Apply(c)
+		assert.Zero(t, written())
+		w.Passes(w.A, AddrB+":80", true, "IPv4 to a pod")
+		w.Passes(w.A, NodeAddr+":80", true, "IPv4 to the host")
+		w.Passes(w.A, "["+SixB+"]:80", false, "IPv6 to a pod")
+		w.Passes(w.Outside, "["+SixB+"]:80", false, "IPv6 from elsewhere")
+		w.Passes(w.A, "[fd09::1]:80", false, "IPv6 to the host")
+		w.Passes(w.A, "[fe80::ecee:eeff:feee:eeee%eth0]:80", false, "IPv6 to the host's end of the link")
+		w.Node.Run(t, "ip -6 neigh flush dev cali1; ping -c 1 -W 30 "+SixA)
+
+		c.Settings = &desired.Settings{WorkloadPrefixes: []string{"cali"}, EndpointToHost: desired.HostAccept}
+		w.Apply(desired.FirewallDelta{Settings: c.Settings})
+		assert.Equal(t, 2, written())
+		w.Passes(w.A, AddrB+":80", true, "IPv4 to a pod")
+		w.Passes(w.A, "["+SixB+"]:80", true, "IPv6 to a pod")
+		w.Passes(w.Outside, "["+SixB+"]:80", true, "IPv6 from elsewhere")
+		w.Passes(w.A, "[fd09::1]:80", true, "IPv6 to the host")
+	}
+}
+
 // What the host itself sends into a tunnel has the tunnel's address, so that the answer comes back the same way; pods keep
 // theirs.
 func (k Kind) testTheHostSendsIntoTunnelsFromTheTunnelsAddress(t *testing.T) {
