@@ -33,9 +33,9 @@ const audit = 30 * time.Second
 type Watcher struct {
 	log *slog.Logger
 
-	mu       sync.Mutex // guards nextHops and peers
-	nextHops []netip.Addr
-	peers    []netip.Addr
+	mu       sync.Mutex   // guards nextHops and peers
+	nextHops []netip.Addr // sorted
+	peers    []netip.Addr // sorted
 	poke     chan struct{}
 }
 
@@ -45,7 +45,7 @@ func New(log *slog.Logger) *Watcher { return &Watcher{log: log, poke: make(chan 
 // Resolve names the next hops whose reachability is to be watched. It does not block.
 func (w *Watcher) Resolve(hops []netip.Addr) {
 	w.mu.Lock()
-	w.nextHops = slices.Clone(hops)
+	w.nextHops = slices.SortedFunc(slices.Values(hops), netip.Addr.Compare)
 	w.mu.Unlock()
 	w.again()
 }
@@ -60,6 +60,14 @@ func (w *Watcher) Peers(addrs []netip.Addr, moved bool) {
 	if moved || !same {
 		w.again()
 	}
+}
+
+// concerns tells whether a route to somewhere is of those that are asked for: that to a pod is of none as a rule, and comes and goes
+// with it. An invalid destination is an unknown one.
+func (w *Watcher) concerns(dst netip.Prefix) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !dst.IsValid() || leads(dst, w.nextHops) || leads(dst, w.peers)
 }
 
 // again has the network read again.
@@ -107,7 +115,10 @@ func (w *Watcher) follow(ctx context.Context, tell func(state.Host)) error {
 	); err != nil {
 		return err
 	}
-	stop, err := subscribeToRoutes(func() {
+	stop, err := subscribeToRoutes(func(dst netip.Prefix) {
+		if !w.concerns(dst) {
+			return
+		}
 		select {
 		case routes <- struct{}{}:
 		default:

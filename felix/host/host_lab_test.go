@@ -196,7 +196,7 @@ func TestRoutesOfPodsInterfacesAreNotHeard(t *testing.T) {
 	enter(t)
 	sh(t, "ip link set lo up")
 	var heard atomic.Int32
-	stop, err := subscribeToRoutes(func() { heard.Add(1) }, func(error) {})
+	stop, err := subscribeToRoutes(func(netip.Prefix) { heard.Add(1) }, func(error) {})
 	require.NoError(t, err)
 	defer stop()
 	sh(t, `ip link add cali1 type veth peer name pod1; ip link set pod1 up; ip link set cali1 up
@@ -207,4 +207,41 @@ func TestRoutesOfPodsInterfacesAreNotHeard(t *testing.T) {
 	sh(t, "ip -6 route add fd00:30::/64 dev lo")
 	require.Eventually(t, func() bool { return heard.Load() >= 2 }, time.Minute, time.Millisecond)
 	require.EqualValues(t, 2, heard.Load())
+}
+
+// The route to a pod is of nobody who is asked for, as long as no pod is a router.
+func TestOnlyRoutesToThoseAskedForConcern(t *testing.T) {
+	enter(t)
+	sh(t, "ip link set lo up; ip link add eth0 type veth peer name cali1; ip link set cali1 up; ip link set eth0 up; ip addr add 10.30.0.206/24 dev eth0")
+	w := New(slog.New(slog.DiscardHandler))
+	w.Resolve([]netip.Addr{netip.MustParseAddr("10.88.0.9"), netip.MustParseAddr("10.88.0.1"), netip.MustParseAddr("fd00:88::1")})
+	w.Peers([]netip.Addr{netip.MustParseAddr("10.30.0.56")}, false)
+	told := make(chan bool, 64)
+	stop, err := subscribeToRoutes(func(dst netip.Prefix) { told <- w.concerns(dst) }, func(error) {})
+	require.NoError(t, err)
+	defer stop()
+	for _, c := range []struct {
+		route    string
+		concerns bool
+	}{
+		{"10.88.0.5 dev cali1", false},
+		{"10.88.0.8/30 dev cali1", true}, // a next hop is in it
+		{"10.88.0.1 dev cali1", true},    // and may be a pod
+		{"10.30.0.56 dev eth0", true},    // a node
+		{"10.99.0.0/16 via 10.30.0.1", false},
+		{"default via 10.30.0.1", true},
+		{"fd00:88::1 dev cali1", true},
+		{"fd00:88::2 dev cali1", false},
+	} {
+		for _, verb := range []string{"add", "del"} {
+			sh(t, "ip route "+verb+" "+c.route)
+			select {
+			case is := <-told:
+				require.Equal(t, c.concerns, is, "%s %s", verb, c.route)
+			case <-time.After(time.Minute):
+				require.Fail(t, "nothing was heard", "%s %s", verb, c.route)
+			}
+		}
+	}
+	require.True(t, w.concerns(netip.Prefix{}), "what is not known may be")
 }

@@ -3,7 +3,9 @@ package host
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -11,11 +13,11 @@ import (
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
-// subscribeToRoutes calls changed for each change to the node's routes, but for those that felix makes itself: what it writes
-// changes no way to a next hop, and can be a hundred thousand routes at once, so the kernel is told to keep them back. So are
-// link-local and multicast routes of IPv6, some of which come and go with each pod's interface. An error, to failed, ends it;
-// stop does so, too.
-func subscribeToRoutes(changed func(), failed func(error)) (stop func(), err error) {
+// subscribeToRoutes calls changed with the destination of each of the node's routes that changes, or with none where that is not
+// known. Left out are those that felix makes itself of what bird told: what it writes changes no way to a next hop, and can be a
+// hundred thousand routes at once, so the kernel is told to keep them back. So are link-local and multicast routes of IPv6, some of
+// which come and go with each pod's interface. An error, to failed, ends it; stop does so, too.
+func subscribeToRoutes(changed func(dst netip.Prefix), failed func(error)) (stop func(), err error) {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to routes: %w", err)
@@ -53,10 +55,14 @@ func subscribeToRoutes(changed func(), failed func(error)) (stop func(), err err
 	}
 	go func() {
 		for {
-			_, _, err := s.Receive()
+			messages, _, err := s.Receive()
 			switch {
-			case err == nil, errors.Is(err, unix.ENOBUFS): // what was lost was a change, too
-				changed()
+			case err == nil:
+				for _, m := range messages {
+					changed(destination(m.Data))
+				}
+			case errors.Is(err, unix.ENOBUFS): // what was lost was a change, too
+				changed(netip.Prefix{})
 			case errors.Is(err, os.ErrClosed):
 				return
 			default:
@@ -66,4 +72,32 @@ func subscribeToRoutes(changed func(), failed func(error)) (stop func(), err err
 		}
 	}()
 	return s.Close, nil
+}
+
+// destination is where the route of a notification leads; invalid if it does not say.
+func destination(body []byte) netip.Prefix {
+	if len(body) < unix.SizeofRtMsg {
+		return netip.Prefix{}
+	}
+	family, bits := body[0], int(body[1])
+	attrs, err := nl.ParseRouteAttr(body[unix.SizeofRtMsg:])
+	if err != nil {
+		return netip.Prefix{}
+	}
+	to := netip.IPv4Unspecified()
+	if family == unix.AF_INET6 {
+		to = netip.IPv6Unspecified()
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == unix.RTA_DST {
+			to, _ = netip.AddrFromSlice(a.Value)
+		}
+	}
+	return netip.PrefixFrom(to, bits)
+}
+
+// leads tells whether one of some addresses, which are sorted, is in a prefix.
+func leads(to netip.Prefix, addrs []netip.Addr) bool {
+	i, _ := slices.BinarySearchFunc(addrs, to.Masked().Addr(), netip.Addr.Compare)
+	return i < len(addrs) && to.Contains(addrs[i])
 }
