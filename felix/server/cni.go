@@ -130,16 +130,15 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 		if err := s.Agent.Serves(ctx, e.Addresses, e.Floating); err != nil {
 			return e, err
 		}
+		// Typha answers with the endpoint's policy while its record is written and its interface is made. A felix that ends now is
+		// followed by one that does not report the endpoint.
+		steps.push(func(ctx context.Context) error { return s.Agent.DeleteLocal(ctx, e.Interface) })
+		s.Agent.Expect(ctx, e)
 		steps.push(func(context.Context) error { return s.Records.Delete(name) })
 	}
 	// Before anything is in the kernel: a crash must find it.
 	if err := s.Records.Save(name, e); err != nil {
 		return e, err
-	}
-	if !exists {
-		// Typha answers with the endpoint's policy while its interface is made.
-		steps.push(func(ctx context.Context) error { return s.Agent.DeleteLocal(ctx, e.Interface) })
-		s.Agent.Expect(ctx, e)
 	}
 	if err := s.Pods.Wire(ctx, e, podInterface); err != nil {
 		return e, err

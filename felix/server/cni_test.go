@@ -26,6 +26,7 @@ func TestAddWiresInOrder(t *testing.T) {
 	w := newWorld()
 	resp := added(t, w.server(), pod("web-0", "c1"))
 	require.Equal(t, []string{"Cancel", "Assign", "Save", "Wire", "SetLocal"}, w.steps)
+	require.Equal(t, []string{"Cancel", "Assign"}, w.foretold, "its policy comes while the record is written and the interface made")
 	require.Equal(t, "cali", resp.GetHostInterface()[:4])
 	require.Len(t, resp.GetHostInterface(), 15)
 	require.Regexp(t, "^[0-9a-f][26ae](:[0-9a-f]{2}){5}$", resp.GetMac(), "of one interface, and of nobody's making")

@@ -41,6 +41,7 @@ type world struct {
 	verifyErr error
 	asked     map[string]*view.AddressRequest // by UID
 	expected  map[string]bool
+	foretold  []string     // the steps before Expect was called
 	unserved  netip.Prefix // pods of these addresses would have no network
 
 	applied  map[string]server.Applied
@@ -133,6 +134,7 @@ func (a *agentOf) Expect(ctx context.Context, e state.Endpoint) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.expected[e.Interface] = true
+	w.foretold = slices.Clone(w.steps)
 }
 
 func (a *agentOf) Verify(context.Context, state.Endpoint) error { return a.verifyErr }
