@@ -2,7 +2,10 @@ package etcd
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -25,6 +28,9 @@ func (c *Client) tellIdle(ctx context.Context, conn *clientv3.Client, revisions 
 	for w, revision := range revisions {
 		now, unchanged, err := w.unchangedSince(ctx, conn, revision)
 		switch {
+		case errors.Is(err, rpctypes.ErrCompacted):
+			// It would never be known: the watch lies idle, and the server tells it nothing for minutes.
+			w.stray(w.compacted(fmt.Sprintf("revision %d is gone, up to which all changes are known; list again", revision)))
 		case err != nil:
 			c.log.Debug("asking etcd whether a watch has all", "kind", w.kind.Name, "error", err)
 		case unchanged:

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
@@ -148,6 +150,18 @@ func (c *cluster) leader(t *testing.T) *member {
 	return found
 }
 
+// compact drops what was before the present revision.
+func (c *cluster) compact(t *testing.T) {
+	t.Helper()
+	require.NoError(t, c.raw(func(ctx context.Context, conn *clientv3.Client) error {
+		resp, err := conn.Get(ctx, "/", clientv3.WithCountOnly())
+		if err == nil {
+			_, err = conn.Compact(ctx, resp.Header.Revision)
+		}
+		return err
+	}))
+}
+
 func (c *cluster) subject(restart func(*testing.T)) func(*testing.T) conformance.Subject {
 	return func(t *testing.T) conformance.Subject {
 		require.NoError(t, c.raw(func(ctx context.Context, conn *clientv3.Client) error {
@@ -158,18 +172,9 @@ func (c *cluster) subject(restart func(*testing.T)) func(*testing.T) conformance
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, backend.Close()) })
 		return conformance.Subject{
-			Client:  backend,
-			Restart: restart,
-			Compact: func(t *testing.T) {
-				require.NoError(t, c.raw(func(ctx context.Context, conn *clientv3.Client) error {
-					resp, err := conn.Get(ctx, "/", clientv3.WithCountOnly())
-					if err != nil {
-						return err
-					}
-					_, err = conn.Compact(ctx, resp.Header.Revision)
-					return err
-				}))
-			},
+			Client:    backend,
+			Restart:   restart,
+			Compact:   c.compact,
 			Bookmarks: time.Second,
 		}
 	}
@@ -311,4 +316,41 @@ func TestAuthentication(t *testing.T) {
 func TestPromptOldServer(t *testing.T) {
 	servers := startCluster(t, 1, "--experimental-watch-progress-notify-interval", "1h")
 	prompted(t, client(t, etcd.Config{Endpoints: servers.endpoints(), BookmarkEvery: time.Hour, Logger: quiet()}))
+}
+
+// TestCompactedUnderAnIdleWatch: where such a watch has reached is compacted. What waits for it to be complete at a later revision must
+// not wait until the server says so of itself.
+func TestCompactedUnderAnIdleWatch(t *testing.T) {
+	servers := startCluster(t, 1, "--experimental-watch-progress-notify-interval", "1h")
+	c := client(t, etcd.Config{Endpoints: servers.endpoints(), BookmarkEvery: time.Hour, Logger: quiet()})
+	_, err := c.Create(t.Context(), pool("there"))
+	require.NoError(t, err)
+	reached := make(chan string, 100)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- datastore.Follow(ctx, c, "IPPool", datastore.FollowOptions{Logger: quiet()}, func(d datastore.Delta[api.Object]) error {
+			require.LessOrEqual(t, len(d.Changes), 1)
+			reached <- d.Revision
+			return nil
+		})
+	}()
+	<-reached
+	other, err := c.Create(t.Context(), &api.GlobalNetworkSet{ObjectMeta: metav1.ObjectMeta{Name: "other"}})
+	require.NoError(t, err)
+	servers.compact(t)
+	want, err := strconv.ParseUint(other.GetResourceVersion(), 10, 64)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		c.Prompt()
+		select {
+		case at := <-reached:
+			is, err := strconv.ParseUint(at, 10, 64)
+			return err == nil && is >= want
+		case <-time.After(50 * time.Millisecond):
+			return false
+		}
+	}, time.Minute, time.Millisecond)
+	stop()
+	require.ErrorIs(t, <-ended, context.Canceled)
 }

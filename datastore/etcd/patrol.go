@@ -72,6 +72,11 @@ func (w *watcher) compare(header *pb.ResponseHeader, revision int64) {
 	default:
 		return
 	}
+	w.stray(err)
+}
+
+// stray tells the watch that it cannot go on from where it is.
+func (w *watcher) stray(err error) {
 	select {
 	case w.estray <- err:
 	default: // it knows

@@ -34,7 +34,7 @@ type watcher struct {
 
 	revision atomic.Int64  // all changes up to here have been delivered
 	cluster  atomic.Uint64 // etcd's cluster id, 0 until known
-	estray   chan error    // what the patrol found wrong with the lineage of the data
+	estray   chan error    // why it cannot go on from where it is, as the patrol found
 	idle     chan idle     // what the patrol found out for a server that does not tell progress exactly
 
 	ctx    context.Context
