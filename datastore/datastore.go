@@ -52,6 +52,22 @@ func Prompt(c Reader) {
 	}
 }
 
+// Pages gives take the objects of a kind, as of one revision, some at a time and in no order, and returns the listing without them.
+// So who keeps little of each never holds all, where a backend can read them so. When it fails some may have been taken.
+func Pages(ctx context.Context, c Reader, kind string, opts ListOptions, take func([]api.Object) error) (List, error) {
+	if p, ok := c.(interface {
+		Pages(context.Context, string, ListOptions, func([]api.Object) error) (List, error)
+	}); ok {
+		return p.Pages(ctx, kind, opts, take)
+	}
+	l, err := c.List(ctx, kind, opts)
+	if err == nil {
+		err = take(l.Items)
+	}
+	l.Items = nil
+	return l, err
+}
+
 // Full asks a backend that bounds its space whether it is used up: nil, an ErrFull that says what to do, or another error if the backend
 // could not be asked.
 func Full(ctx context.Context, c Reader) error {

@@ -12,12 +12,13 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/internal/backoff"
+	"github.com/muslin-net/muslin/internal/keymap"
 )
 
 // Delta is one step of what Follow tells: applying Changes in order to the state before gives the state at Revision.
 type Delta[T api.Object] struct {
 	Changes  []Change[T] // empty when only the revision moved on
-	Revision string      // all changes of the kind up to here have been told
+	Revision string      // all changes of the kind up to here have been told; empty of a part of the first listing
 	Seen     Seen        // the highest revisions of what happened; empty if nothing did, or where it is not told
 	InSync   bool        // true exactly once: the state is complete for the first time
 }
@@ -33,6 +34,9 @@ type Change[T api.Object] struct {
 type FollowOptions struct {
 	Namespace string
 	Logger    *slog.Logger // for the begin and end of trouble; nil means slog.Default
+	// Parts has the first listing told in the parts in which the datastore is read, so that they need not all be held at once. They
+	// have no Revision but for the last, which is InSync.
+	Parts bool
 	// Trouble, if set, is told each failure to reach the datastore, and nil once it is reached again; the log says it no
 	// louder than Debug then.
 	Trouble func(error)
@@ -44,10 +48,10 @@ const maxDelta = 1000
 // Follow tells apply the objects of a kind and then each change of them, for as long as ctx lives. T is the kind's Go
 // type, or api.Object.
 //
-// The first Delta is the whole listing and is InSync. Afterwards every Delta has what happened since the one before;
-// those that wait while apply is busy are put together. Follow survives whatever happens to the datastore: it retries
-// with growing, jittered waits, resumes where it was, and where that is not possible lists again and tells only what is
-// different, deletions included. The consumer never has to be reset.
+// The first Delta is the whole listing and is InSync (with Parts, the last of its parts is). Afterwards every Delta has what
+// happened since the one before; those that wait while apply is busy are put together. Follow survives whatever happens to
+// the datastore: it retries with growing, jittered waits, resumes where it was, and where that is not possible lists again
+// and tells only what is different, deletions included. The consumer never has to be reset.
 //
 // apply is called from one goroutine, in order; the objects are the consumer's to read, shared with nobody who writes.
 // Follow returns when ctx ends (its error), when apply fails (that error), or at once if the kind is unknown or not T.
@@ -62,7 +66,6 @@ func Follow[T api.Object](ctx context.Context, r Reader, kind string, opts Follo
 	f := &follower[T]{
 		reader: r, kind: k, opts: opts, apply: apply,
 		log:   cmp.Or(opts.Logger, slog.Default()).With("kind", k.Name),
-		known: map[api.Key]string{},
 		retry: backoff.Backoff{Min: 100 * time.Millisecond, Max: 10 * time.Second},
 	}
 	return f.run(ctx)
@@ -76,7 +79,7 @@ type follower[T api.Object] struct {
 	apply  func(Delta[T]) error
 	log    *slog.Logger
 
-	known    map[api.Key]string // the resourceVersion of each object the consumer has
+	known    keymap.Map[string] // the resourceVersion of each object the consumer has
 	revision string             // where the consumer is
 	inSync   bool
 	retry    backoff.Backoff
@@ -146,35 +149,67 @@ func (f *follower[T]) well() {
 	}
 }
 
-// list tells the difference between what the consumer has and what the datastore has.
+// list tells the difference between what the consumer has and what the datastore has. A consumer that has no state yet may be told
+// it in parts, one that has is told of the next all at once.
 func (f *follower[T]) list(ctx context.Context) error {
-	l, err := f.reader.List(ctx, f.kind.Name, ListOptions{Namespace: f.opts.Namespace})
+	var d Delta[T]
+	missing := map[api.Key]struct{}{}
+	for key := range f.known.All() {
+		missing[key] = struct{}{}
+	}
+	l, err := Pages(ctx, f.reader, f.kind.Name, ListOptions{Namespace: f.opts.Namespace}, func(page []api.Object) error {
+		if f.opts.Parts && !f.inSync && len(d.Changes) > 0 {
+			before := d
+			d = Delta[T]{}
+			if err := f.emitListed(before); err != nil {
+				return err
+			}
+		}
+		for _, o := range page {
+			if c, ok := f.listed(o, missing); ok {
+				d.Changes = append(d.Changes, c)
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
 	f.well()
-	d := Delta[T]{Revision: l.Revision, Seen: l.Seen, InSync: !f.inSync}
-	present := make(map[api.Key]string, len(l.Items))
-	for _, o := range l.Items {
-		// Copies: the texts of the objects lie among what was garbage once they were decoded, and kept for as long as this is they
-		// would keep the memory around them from being used for anything else.
-		key := api.Key{Kind: f.kind.Name, Namespace: unique.Make(o.GetNamespace()).Value(), Name: strings.Clone(o.GetName())}
-		present[key] = strings.Clone(o.GetResourceVersion())
-		had, ok := f.known[key]
-		switch {
-		case !ok:
-			d.Changes = append(d.Changes, Change[T]{Added, key, o.(T)})
-		case had != o.GetResourceVersion():
-			d.Changes = append(d.Changes, Change[T]{Modified, key, o.(T)})
-		}
+	d.Revision, d.Seen, d.InSync = l.Revision, l.Seen, !f.inSync
+	for key := range missing {
+		d.Changes = append(d.Changes, Change[T]{Deleted, key, f.bare(key)})
 	}
-	for key := range f.known {
-		if _, ok := present[key]; !ok {
-			d.Changes = append(d.Changes, Change[T]{Deleted, key, f.bare(key)})
-		}
-	}
-	f.known = present
 	f.inSync = true
+	return f.emitListed(d)
+}
+
+// listed says what an object of a listing means to the consumer, and takes it from those that are missing.
+func (f *follower[T]) listed(o api.Object, missing map[api.Key]struct{}) (Change[T], bool) {
+	key := api.KeyOf(o)
+	delete(missing, key)
+	had, known := f.known.Get(key)
+	if known && had == o.GetResourceVersion() {
+		return Change[T]{}, false
+	}
+	// Copies: the texts of the objects lie among what is garbage once they were decoded, and kept for as long as a key is they
+	// would keep the memory around them from being used for anything else.
+	key = api.Key{Kind: f.kind.Name, Namespace: unique.Make(key.Namespace).Value(), Name: strings.Clone(key.Name)}
+	if known {
+		return Change[T]{Modified, key, o.(T)}, true
+	}
+	return Change[T]{Added, key, o.(T)}, true
+}
+
+// emitListed tells changes of a listing, and notes what the consumer has then.
+func (f *follower[T]) emitListed(d Delta[T]) error {
+	for _, c := range d.Changes {
+		if c.Type == Deleted {
+			f.known.Delete(c.Key)
+		} else {
+			f.known.Set(c.Key, strings.Clone(c.Object.GetResourceVersion()))
+		}
+	}
 	return f.emit(d)
 }
 
@@ -220,7 +255,7 @@ func (f *follower[T]) gather(e Event, more <-chan Event) Delta[T] {
 
 // change says what an event means to the consumer, given what he has.
 func (f *follower[T]) change(e Event) (Change[T], bool) {
-	had, ok := f.known[e.Key]
+	had, ok := f.known.Get(e.Key)
 	switch e.Type {
 	case Bookmark:
 		return Change[T]{}, false
@@ -228,7 +263,7 @@ func (f *follower[T]) change(e Event) (Change[T], bool) {
 		if !ok {
 			return Change[T]{}, false
 		}
-		delete(f.known, e.Key)
+		f.known.Delete(e.Key)
 		last, isT := e.Object.(T)
 		if !isT {
 			last = f.bare(e.Key)
@@ -236,7 +271,7 @@ func (f *follower[T]) change(e Event) (Change[T], bool) {
 		return Change[T]{Deleted, e.Key, last}, true
 	}
 	revision := e.Object.GetResourceVersion()
-	f.known[e.Key] = revision
+	f.known.Set(e.Key, revision)
 	switch {
 	case !ok:
 		return Change[T]{Added, e.Key, e.Object.(T)}, true

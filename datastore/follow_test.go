@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,6 +25,7 @@ type script struct {
 // step is the answer to one call: a failure, or the listing or the events of a watch that ends with err.
 type step struct {
 	items    []api.Object
+	pages    [][]api.Object // before the items, of a datastore that reads some at a time
 	revision string
 	events   []datastore.Event
 	err      error
@@ -44,6 +46,19 @@ func (s *script) Get(context.Context, api.Key) (api.Object, error) { return nil,
 func (s *script) List(context.Context, string, datastore.ListOptions) (datastore.List, error) {
 	a := s.next("list")
 	return datastore.List{Items: a.items, Revision: a.revision}, a.err
+}
+
+// paged is a script whose listings come page by page.
+type paged struct{ *script }
+
+func (s paged) Pages(_ context.Context, _ string, _ datastore.ListOptions, take func([]api.Object) error) (datastore.List, error) {
+	a := s.next("list")
+	for _, page := range append(a.pages, a.items) {
+		if err := take(page); err != nil {
+			return datastore.List{}, err
+		}
+	}
+	return datastore.List{Revision: a.revision}, a.err
 }
 
 func (s *script) Watch(_ context.Context, _ string, opts datastore.WatchOptions) (datastore.Watcher, error) {
@@ -163,13 +178,40 @@ func TestFollowScript(t *testing.T) {
 			told:  []string{"to 5 in sync, + a", "to 9, + new, ~ a, - new"},
 			calls: []string{"list", "watch 5", "watch 9"},
 		},
+		{
+			name: "pages are told as they come, until all is there",
+			steps: []step{
+				{pages: [][]api.Object{{at("a", "1"), at("b", "2")}}, items: []api.Object{at("c", "3")}, revision: "5"},
+				{err: compacted},
+				{pages: [][]api.Object{{at("a", "7")}, {at("b", "2")}}, items: []api.Object{at("d", "8")}, revision: "9"},
+			},
+			told:  []string{"to , + a, + b", "to 5 in sync, + c", "to 9, ~ a, + d, - c"},
+			calls: []string{"list", "watch 5", "list", "watch 9"},
+		},
+		{
+			name: "a listing that breaks off is not what there is",
+			steps: []step{
+				{pages: [][]api.Object{{at("a", "1"), at("b", "2")}}, err: compacted},
+				{pages: [][]api.Object{{at("b", "2")}, {at("a", "6")}}, err: down},
+				{pages: [][]api.Object{{at("a", "6")}}, items: []api.Object{at("c", "7")}, revision: "9"},
+				{err: compacted},
+				{pages: [][]api.Object{{at("d", "10")}}, err: down},
+				{items: []api.Object{at("a", "6"), at("c", "7")}, revision: "12"},
+			},
+			told:  []string{"to , + a, + b", "to , ~ a", "to 9 in sync, + c, - b", "to 12"},
+			calls: []string{"list", "list", "list", "watch 9", "list", "list", "watch 12"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &script{steps: test.steps}
+				var reader datastore.Reader = s
+				if slices.ContainsFunc(test.steps, func(s step) bool { return s.pages != nil }) {
+					reader = paged{s}
+				}
 				var told []string
 				ctx, cancel := context.WithCancel(t.Context())
-				err := datastore.Follow(ctx, s, "IPPool", datastore.FollowOptions{Logger: slog.New(slog.DiscardHandler), Trouble: func(err error) {
+				err := datastore.Follow(ctx, reader, "IPPool", datastore.FollowOptions{Parts: true, Logger: slog.New(slog.DiscardHandler), Trouble: func(err error) {
 					if len(s.steps) == 0 && err != nil && err.Error() == "the script is over" {
 						cancel()
 					}

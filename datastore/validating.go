@@ -25,6 +25,14 @@ type validating struct{ Client }
 // Prompt passes the request on; see the function Prompt.
 func (v validating) Prompt() { Prompt(v.Client) }
 
+// Pages passes the request on, unless there is a built-in object among those of the kind; see the function Pages.
+func (v validating) Pages(ctx context.Context, kind string, opts ListOptions, take func([]api.Object) error) (List, error) {
+	if kind == builtinProfile().key.Kind {
+		return Pages(ctx, struct{ Reader }{v}, kind, opts, take)
+	}
+	return Pages(ctx, v.Client, kind, opts, take)
+}
+
 // Full passes the question on; see the function Full.
 func (v validating) Full(ctx context.Context) error { return Full(ctx, v.Client) }
 

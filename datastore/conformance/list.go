@@ -2,8 +2,11 @@ package conformance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -122,7 +125,7 @@ func testListIPAM(t *testing.T, s Subject) {
 	require.Equal(t, h.Spec, o.(*api.IPAMHandle).Spec)
 }
 
-// testListSnapshot lists many objects while a writer raises the counter of the first, then that of the last: at any one
+// testListSnapshot lists many objects, whole and in pages, while a writer raises the counter of the first, then that of the last: at any one
 // revision they differ by no more than one, and the first is never behind.
 func testListSnapshot(t *testing.T, s Subject) {
 	c, ctx := s.Client, deadline(t)
@@ -153,17 +156,32 @@ func testListSnapshot(t *testing.T, s Subject) {
 			}
 		}
 	}()
+	check := func(items []api.Object, revision string) {
+		require.Len(t, items, total)
+		ahead := count(items[0]) - count(items[total-1])
+		require.True(t, ahead == 0 || ahead == 1, "the list mixes revisions: counters differ by %d", ahead)
+		for i, o := range items {
+			require.Equal(t, fmt.Sprintf("set-%04d", i), o.GetName())
+			require.LessOrEqual(t, number(t, o.GetResourceVersion()), number(t, revision))
+		}
+	}
 	for range 6 {
 		l, err := c.List(ctx, clusterKind, datastore.ListOptions{})
 		require.NoError(t, err)
-		require.Len(t, l.Items, total)
-		ahead := count(l.Items[0]) - count(l.Items[total-1])
-		require.True(t, ahead == 0 || ahead == 1, "the list mixes revisions: counters differ by %d", ahead)
-		for i, o := range l.Items {
-			require.Equal(t, fmt.Sprintf("set-%04d", i), o.GetName())
-			require.LessOrEqual(t, number(t, o.GetResourceVersion()), number(t, l.Revision))
-		}
+		check(l.Items, l.Revision)
+		var all []api.Object
+		l, err = datastore.Pages(ctx, c, clusterKind, datastore.ListOptions{}, func(page []api.Object) error {
+			all = append(all, page...)
+			return nil
+		})
+		require.NoError(t, err)
+		require.Empty(t, l.Items)
+		slices.SortFunc(all, func(a, b api.Object) int { return strings.Compare(a.GetName(), b.GetName()) })
+		check(all, l.Revision)
 	}
+	full := errors.New("no more")
+	_, err := datastore.Pages(ctx, c, clusterKind, datastore.ListOptions{}, func([]api.Object) error { return full })
+	require.ErrorIs(t, err, full)
 	stop()
 	require.NoError(t, <-done)
 }

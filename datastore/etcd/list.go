@@ -25,62 +25,93 @@ const listAttempts = 3
 // List returns the objects of a kind as of one revision, ordered by namespace and name. Values that cannot be decoded
 // are left out and logged, so that one damaged value does not take the others with it.
 func (c *Client) List(ctx context.Context, kind string, opts datastore.ListOptions) (datastore.List, error) {
+	for attempt := 1; ; attempt++ {
+		var items []api.Object
+		l, err := c.Pages(ctx, kind, opts, func(page []api.Object) error {
+			items = append(items, page...)
+			return nil
+		})
+		if errors.Is(err, datastore.ErrCompacted) && attempt < listAttempts {
+			continue
+		}
+		if err != nil {
+			return datastore.List{}, err
+		}
+		// The order of paths is not that of names: ns-a/x comes before ns/x.
+		slices.SortFunc(items, func(a, b api.Object) int {
+			return cmp.Or(strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
+		})
+		l.Items = items
+		return l, nil
+	}
+}
+
+// Pages reads the objects that List does some at a time; see datastore.Pages. It is ErrCompacted when etcd compacts the revision
+// meanwhile.
+func (c *Client) Pages(ctx context.Context, kind string, opts datastore.ListOptions, take func([]api.Object) error) (datastore.List, error) {
 	key := api.Key{Kind: kind, Namespace: opts.Namespace, Name: opts.NamePrefix + "*"}
 	k, ok := api.LookupKind(kind)
 	if !ok {
 		return datastore.List{}, &datastore.Error{Op: opList, Key: key, Err: unknownKind(kind)}
 	}
-	for attempt := 1; ; attempt++ {
-		l, err := c.list(ctx, k, opts, key)
-		if errors.Is(err, datastore.ErrCompacted) && attempt < listAttempts {
-			continue
+	// Some pages are fetched and decoded while the one before is taken, and no more.
+	ahead := make(chan chan []api.Object, runtime.GOMAXPROCS(0)-1)
+	var revision int64
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		defer close(ahead)
+		revision, err = c.fetchPages(ctx, k, opts, key, func(kvs []*mvccpb.KeyValue) error {
+			decoded := make(chan []api.Object, 1)
+			select {
+			case ahead <- decoded:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			group.Go(func() error {
+				decoded <- c.decodePage(k, kvs, opts)
+				return nil
+			})
+			return nil
+		})
+		return err
+	})
+	group.Go(func() error {
+		for decoded := range ahead {
+			if err := take(<-decoded); err != nil {
+				return err
+			}
 		}
-		return l, err
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return datastore.List{}, err
 	}
+	return datastore.List{Revision: strconv.FormatInt(revision, 10)}, nil
 }
 
-func (c *Client) list(ctx context.Context, kind api.Kind, opts datastore.ListOptions, key api.Key) (datastore.List, error) {
-	var revision int64
-	var pages []*[]api.Object
-	var decoders errgroup.Group // pages are decoded while the next ones are fetched
-	decoders.SetLimit(runtime.GOMAXPROCS(0))
-
+// fetchPages gives take what is stored of a kind, page by page, all at the revision that it returns.
+func (c *Client) fetchPages(ctx context.Context, kind api.Kind, opts datastore.ListOptions, key api.Key, take func([]*mvccpb.KeyValue) error) (revision int64, err error) {
 	start, end := rangeOf(kind, opts.Namespace, opts.NamePrefix)
-	for more := true; more; {
+	for {
 		var resp *clientv3.GetResponse
-		err := c.do(ctx, opList, key, func(ctx context.Context, conn *clientv3.Client) (err error) {
+		if err := c.do(ctx, opList, key, func(ctx context.Context, conn *clientv3.Client) (err error) {
 			resp, err = conn.Get(ctx, start, clientv3.WithRange(end), clientv3.WithRev(revision), clientv3.WithLimit(c.cfg.PageSize))
 			if errors.Is(err, rpctypes.ErrCompacted) {
 				err = &datastore.Error{Op: opList, Key: key, Reason: datastore.ErrCompacted, Err: errors.New("etcd compacts faster than the list is read; compact less often")}
 			}
 			return err
-		})
-		if err != nil {
-			_ = decoders.Wait() // decoders return no errors
-			return datastore.List{}, err
+		}); err != nil {
+			return 0, err
 		}
 		revision = cmp.Or(revision, resp.Header.Revision)
-		page := new([]api.Object)
-		pages = append(pages, page)
-		decoders.Go(func() error {
-			*page = c.decodePage(kind, resp.Kvs, opts)
-			return nil
-		})
-		if more = resp.More && len(resp.Kvs) > 0; more {
-			start = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+		if err := take(resp.Kvs); err != nil {
+			return 0, err
 		}
+		if !resp.More || len(resp.Kvs) == 0 {
+			return revision, nil
+		}
+		start = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
-	_ = decoders.Wait()
-
-	l := datastore.List{Revision: strconv.FormatInt(revision, 10)}
-	for _, p := range pages {
-		l.Items = append(l.Items, *p...)
-	}
-	// The order of paths is not that of names: ns-a/x comes before ns/x.
-	slices.SortFunc(l.Items, func(a, b api.Object) int {
-		return cmp.Or(strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
-	})
-	return l, nil
 }
 
 func (c *Client) decodePage(kind api.Kind, kvs []*mvccpb.KeyValue, opts datastore.ListOptions) []api.Object {

@@ -24,6 +24,7 @@ import (
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/internal/keymap"
 	"github.com/muslin-net/muslin/typha/cache"
 	"github.com/muslin-net/muslin/typha/views"
 )
@@ -34,7 +35,7 @@ type Engine struct {
 
 	index    *index
 	profiles map[string]*profile             // by name; those known or referred to
-	subjects map[api.Key]*subject            // endpoints and network sets
+	subjects keymap.Map[*subject]            // endpoints and network sets
 	tiers    map[string]*api.Tier            // by name
 	members  map[string]map[*policy]struct{} // policies by tier name
 	policies map[api.Key]*policy             // as they are now
@@ -75,7 +76,6 @@ func New() *Engine {
 	e := &Engine{
 		out:            newOutput(),
 		profiles:       map[string]*profile{},
-		subjects:       map[api.Key]*subject{},
 		tiers:          map[string]*api.Tier{},
 		members:        map[string]map[*policy]struct{}{},
 		policies:       map[api.Key]*policy{},

@@ -1,7 +1,9 @@
 package compute
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -25,11 +27,48 @@ type endpoint struct {
 type flushed struct {
 	node  nodeID
 	entry *views.Entry // nil if it is in no view
-	lists [passes]*list
+	list  *list        // of the normal pass
+	more  *more        // nil of most
+}
+
+// more is what the views have of few endpoints.
+type more struct {
+	lists [passes]*list // of the other passes, of hosts
 	// peering is what confd's view has of it: nil unless it speaks BGP with its node.
 	peering *views.Entry
 	// without are policies that select it and have no effect on it, of which users are warned.
 	without []string
+}
+
+// lists are those of all passes.
+func (f *flushed) lists() [passes]*list {
+	all := f.has().lists
+	all[normal] = f.list
+	return all
+}
+
+func (f *flushed) setList(p pass, l *list) {
+	if p == normal {
+		f.list = l
+	} else {
+		f.get().lists[p] = l
+	}
+}
+
+// has is what there is beyond what all have.
+func (f *flushed) has() more {
+	if f.more == nil {
+		return more{}
+	}
+	return *f.more
+}
+
+// get is the same, to be changed.
+func (f *flushed) get() *more {
+	if f.more == nil {
+		f.more = &more{}
+	}
+	return f.more
 }
 
 // where is what says on which node a workload is, and how it is called there.
@@ -92,11 +131,12 @@ func globalNetworkSetSubject(o *api.GlobalNetworkSet) *subject {
 // flushEndpoints computes the dirty endpoints. What they need now is counted before what they needed is let go, so that
 // nothing is taken from a node only to be given back.
 func (e *Engine) flushEndpoints() {
-	for s := range e.dirtyEndpoints {
+	// In the order of their numbers, so that groups grow at their end.
+	for _, s := range slices.SortedFunc(maps.Keys(e.dirtyEndpoints), func(a, b *subject) int { return cmp.Compare(a.number, b.number) }) {
 		e.flushEndpoint(s)
 	}
-	clear(e.dirtyEndpoints)
-	clear(e.gone)
+	// New ones: a map that was once large stays large, and at the start all endpoints are in it.
+	e.dirtyEndpoints, e.gone = map[*subject]struct{}{}, map[api.Key]*subject{}
 }
 
 func (e *Engine) flushEndpoint(s *subject) {
@@ -114,7 +154,7 @@ func (e *Engine) flushEndpoint(s *subject) {
 		now = views.NewMadeEntry(e.workload(s))
 	}
 	if now != nil {
-		for _, l := range ep.lists {
+		for _, l := range ep.lists() {
 			if l != nil {
 				e.needList(l, ep.node)
 			}
@@ -126,8 +166,8 @@ func (e *Engine) flushEndpoint(s *subject) {
 			e.out.put(e.viewOf(ep.node), ep.entry)
 		}
 	}
-	for _, id := range ep.without {
-		if !slices.Contains(was.without, id) {
+	for _, id := range ep.has().without {
+		if !slices.Contains(was.has().without, id) {
 			e.warnings = append(e.warnings, fmt.Sprintf(
 				"policy %s is doNotTrack and has no effect on host endpoint %s, which is of all interfaces (*); name the interface", id, ep.host.Name))
 		}
@@ -143,7 +183,7 @@ func (e *Engine) flushEndpoint(s *subject) {
 	if ep.entry == nil || !was.at(ep.node, ep.entry.Key) {
 		e.out.drop(e.viewOf(was.node), was.entry.Key)
 	}
-	for _, l := range was.lists {
+	for _, l := range was.lists() {
 		if l != nil {
 			e.yieldList(l, was.node)
 		}
@@ -170,7 +210,7 @@ func profilesOf(s *subject) (known, incomplete []string) {
 // workload makes the item of a workload. Most of what it is made of is kept anyway.
 type workload struct {
 	o, pod *cache.Endpoint // as of endpoint
-	list   string
+	list   *list
 	rest   *rest // nil if there is nothing of it
 }
 
@@ -184,8 +224,8 @@ type rest struct {
 func (e *Engine) workload(s *subject) *workload {
 	known, incomplete := profilesOf(s)
 	l := e.groupOf(s, known).list
-	s.endpoint.lists[normal] = l
-	w := &workload{o: s.endpoint.workload, pod: s.endpoint.pod, list: l.id}
+	s.endpoint.list = l
+	w := &workload{o: s.endpoint.workload, pod: s.endpoint.pod, list: l}
 	r := rest{incomplete: incomplete, peering: e.peeringOf(s)}
 	if w.pod != nil {
 		r.request = e.request(w.pod)
@@ -208,7 +248,7 @@ func (w *workload) Make() view.Item {
 	item := view.WorkloadEndpoint{
 		ID:          view.EndpointID{Orchestrator: where.Orchestrator, Workload: where.Namespace + "/" + where.Workload, Endpoint: where.Inside},
 		ContainerID: where.ContainerID, Interface: where.Interface, MAC: where.MAC,
-		PolicyList:           w.list,
+		PolicyList:           w.list.id,
 		AllowSpoofedPrefixes: parsePrefixes(is.Spoofed),
 		NATs:                 w.nats(),
 		QoS:                  qos(is.QoS),
@@ -322,7 +362,8 @@ func (e *Engine) hostItem(s *subject) view.Item {
 		if pass(p) == untracked && o.Spec.InterfaceName == "*" {
 			for _, q := range policies { // cannot be done for all interfaces at once, and is not in Calico either
 				if untracked.takes(&q.rules.item) {
-					s.endpoint.without = append(s.endpoint.without, q.rules.item.ID)
+					more := s.endpoint.get()
+					more.without = append(more.without, q.rules.item.ID)
 				}
 			}
 			continue
@@ -332,7 +373,7 @@ func (e *Engine) hostItem(s *subject) view.Item {
 			profiles = known
 		}
 		if l := e.listOf(pass(p), policies, profiles); l != nil {
-			s.endpoint.lists[p] = l
+			s.endpoint.setList(pass(p), l)
 			*id = l.id
 		}
 	}

@@ -52,15 +52,26 @@ func (e *Engine) flushFelix() {
 			spec = api.EffectiveFelix(specs...)
 			resolved[names.String()] = spec
 		}
-		c := &api.FelixConfiguration{Spec: *spec}
-		c.Name = name
-		bare(c)
-		if entry := views.NewEntry(view.Resource{Object: c}); n.felix == nil || n.felix.Version != entry.Version {
+		if entry := views.NewMadeEntry(felixConfig{name, spec}); n.felix == nil || n.felix.Version != entry.Version {
 			n.felix = entry
 			e.out.put(nodeView(name), entry)
 		}
 	}
 	clear(e.dirtyFelix)
+}
+
+// felixConfig makes the configuration of a node. The resolved one is kept once for all nodes that have it.
+type felixConfig struct {
+	node string
+	spec *api.FelixConfigurationSpec
+}
+
+// Make makes the item.
+func (f felixConfig) Make() view.Item {
+	c := &api.FelixConfiguration{Spec: *f.spec}
+	c.Name = f.node
+	bare(c)
+	return view.Resource{Object: c}
 }
 
 // felixLayer is one FelixConfiguration and the nodes it is for.

@@ -18,7 +18,7 @@ import (
 // groups, and no others.
 type group struct {
 	key     string
-	members map[*subject]struct{}
+	members subjects
 	list    *list
 }
 
@@ -128,7 +128,7 @@ func (e *Engine) groupOf(s *subject, known []string) *group {
 	g := e.groups.by[key]
 	if g == nil {
 		sum := sha256.Sum256([]byte(key))
-		g = &group{key: key, members: map[*subject]struct{}{}, list: &list{id: hex.EncodeToString(sum[:16])}}
+		g = &group{key: key, list: &list{id: hex.EncodeToString(sum[:16])}}
 		g.list.group = g
 		g.list.say(normal, e.inTiers(normal, e.applying(s)), known)
 		e.groups.by[key] = g
@@ -137,7 +137,7 @@ func (e *Engine) groupOf(s *subject, known []string) *group {
 		// have found nobody in it.
 		e.groups.dirty[g] = struct{}{}
 	}
-	g.members[s] = struct{}{}
+	g.members.add(s)
 	s.group = g
 	return g
 }
@@ -145,7 +145,7 @@ func (e *Engine) groupOf(s *subject, known []string) *group {
 // leaveGroup takes a subject out of its group.
 func (e *Engine) leaveGroup(s *subject) {
 	if s.group != nil {
-		delete(s.group.members, s)
+		s.group.members.remove(s)
 		e.tidyGroup(s.group)
 		s.group = nil
 	}
@@ -175,7 +175,7 @@ func (e *Engine) regroup() {
 	if len(e.groups.moved) == 0 {
 		return
 	}
-	for _, s := range e.subjects {
+	for _, s := range e.subjects.All() {
 		if s.endpoint == nil || s.group == nil {
 			continue
 		}
@@ -192,12 +192,12 @@ func (e *Engine) regroup() {
 // flushGroups computes the lists of dirty groups. It comes after the endpoints, when all members of a group are alike.
 func (e *Engine) flushGroups() {
 	for g := range e.groups.dirty {
-		for s := range g.members { // any of them
+		for s := range e.index.of(g.members) { // any of them
 			e.flushGroup(g, s)
 			break
 		}
 	}
-	clear(e.groups.dirty)
+	e.groups.dirty = map[*group]struct{}{} // a new one, as of dirty endpoints
 }
 
 func (e *Engine) flushGroup(g *group, s *subject) {

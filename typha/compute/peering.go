@@ -92,18 +92,19 @@ func (e *Engine) peeringOf(s *subject) *view.Peering {
 // flushPeering tells confd of a pod that speaks BGP.
 func (e *Engine) flushPeering(ep *endpoint, was flushed) {
 	if w, ok := itemOf(ep.entry).(view.WorkloadEndpoint); ok && w.Peering != nil {
-		ep.peering = views.NewEntry(view.WorkloadEndpoint{ID: w.ID, Addresses: w.Addresses, Peering: &view.Peering{BGPPeers: w.Peering.BGPPeers}})
+		ep.get().peering = views.NewEntry(view.WorkloadEndpoint{ID: w.ID, Addresses: w.Addresses, Peering: &view.Peering{BGPPeers: w.Peering.BGPPeers}})
 	}
-	if was.peering != nil && (ep.peering == nil || ep.peering.Key != was.peering.Key || ep.node != was.node) {
-		e.out.drop(bgpView(e.names[was.node]), was.peering.Key)
-		was.peering = nil
+	before, now := was.has().peering, ep.has().peering
+	if before != nil && (now == nil || now.Key != before.Key || ep.node != was.node) {
+		e.out.drop(bgpView(e.names[was.node]), before.Key)
+		before = nil
 	}
 	switch {
-	case ep.peering == nil:
-	case was.peering != nil && was.peering.Version == ep.peering.Version:
-		ep.peering = was.peering
+	case now == nil:
+	case before != nil && before.Version == now.Version:
+		ep.get().peering = before
 	default:
-		e.out.put(bgpView(e.names[ep.node]), ep.peering)
+		e.out.put(bgpView(e.names[ep.node]), now)
 	}
 }
 

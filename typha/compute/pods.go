@@ -62,7 +62,7 @@ func (e *Engine) setPod(key api.Key, pod *cache.Endpoint) {
 
 // joined are what was joined: an endpoint as it is stored or reported, and as its pod says.
 func (e *Engine) joined(key api.Key) (o, pod *cache.Endpoint) {
-	if s := e.subjects[key]; s != nil && s.endpoint != nil {
+	if s, _ := e.subjects.Get(key); s != nil && s.endpoint != nil {
 		return s.endpoint.workload, s.endpoint.pod
 	}
 	return nil, nil
@@ -96,7 +96,8 @@ func (e *Engine) setNamespace(name string, o *api.Profile) {
 	}
 	for _, key := range e.pods.keys {
 		if key.Namespace == name {
-			e.touch(e.subjects[key])
+			s, _ := e.subjects.Get(key)
+			e.touch(s)
 		}
 	}
 }

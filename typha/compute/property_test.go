@@ -195,7 +195,7 @@ func requireReplica(t *testing.T, w *world, store *views.Store) {
 // requireEmpty checks that an engine without objects holds nothing that costs memory.
 func requireEmpty(t *testing.T, e *Engine) {
 	t.Helper()
-	require.Empty(t, e.subjects)
+	require.Zero(t, e.subjects.Len())
 	require.Empty(t, e.policies)
 	require.Empty(t, e.sets)
 	require.Empty(t, e.lists)

@@ -150,7 +150,7 @@ func (s *subject) sameMembers(t *subject) bool {
 
 // setSubject replaces, adds or (new nil) removes a subject.
 func (e *Engine) setSubject(key api.Key, now *subject) {
-	was := e.subjects[key]
+	was, _ := e.subjects.Get(key)
 	switch {
 	case now == nil && was == nil:
 		return
@@ -161,7 +161,7 @@ func (e *Engine) setSubject(key api.Key, now *subject) {
 	now.key = key
 	if was == nil {
 		e.index.enter(now)
-		e.subjects[key] = now
+		e.subjects.Set(key, now)
 		e.resurrect(now)
 		e.inherit(now)
 		e.index.add(now)
@@ -194,11 +194,11 @@ func (e *Engine) setSubject(key api.Key, now *subject) {
 }
 
 func (e *Engine) dropSubject(s *subject) {
-	delete(e.subjects, s.key)
+	e.subjects.Delete(s.key)
 	e.index.remove(s)
 	e.disinherit(s)
-	e.index.leave(s)
 	e.leaveGroup(s)
+	e.index.leave(s)
 	if s.endpoint != nil {
 		s.endpoint.gone = true
 		e.gone[s.key] = s

@@ -142,7 +142,7 @@ func (in *Intake) Run(ctx context.Context, apply func(Batch) error) error {
 }
 
 func (in *Intake) follow(ctx context.Context, kind string) error {
-	opts := datastore.FollowOptions{Logger: in.log}
+	opts := datastore.FollowOptions{Logger: in.log, Parts: true}
 	if in.opts.Trouble != nil {
 		opts.Trouble = func(err error) { in.opts.Trouble(kind, err) }
 	}

@@ -17,8 +17,8 @@ type Entry struct {
 	history *history // of IP sets only
 }
 
-// Maker makes an item, the same at each call. Where items are many, and seldom asked for, it takes less to keep what they are made
-// of.
+// Maker makes an item of one node's, the same at each call. Where items are many, and seldom asked for, it takes less to keep
+// what they are made of.
 type Maker interface{ Make() view.Item }
 
 // frame is an entry's bytes on the wire.
@@ -53,15 +53,15 @@ func (e *Entry) Drops() bool { return e.content == nil }
 
 func newEntry(k view.Key, v view.Version, content any) *Entry {
 	e := &Entry{Key: k, Version: v, content: content}
-	if k.Kind != view.KindWorkloadEndpoint && k.Kind != view.KindHostEndpoint {
+	if _, made := content.(Maker); !made && k.Kind != view.KindWorkloadEndpoint && k.Kind != view.KindHostEndpoint {
 		e.frame = &frame{}
 	}
 	return e
 }
 
 // Frame returns the entry's bytes on the wire. They are encoded at the first call and kept, so that all clients share
-// them; only endpoints, which one node alone is ever sent, are encoded anew at each call and not kept. Callers must not
-// change the bytes, and must all pass the same encoding.
+// them; only endpoints and what is made, which one node alone is ever sent, are encoded anew at each call and not kept.
+// Callers must not change the bytes, and must all pass the same encoding.
 func (e *Entry) Frame(encode func(*Entry) []byte) []byte {
 	if e.frame == nil {
 		return encode(e)
