@@ -40,6 +40,7 @@ var rules = []rule{
 	{layer: "nouns", packages: []string{"api"}, may: []string{"api/selector", "api/spelling"}, mayNot: impure},
 	{layer: "spelling", packages: []string{"api/spelling"}, may: nil, mayNot: impure},
 	{layer: "selectors", packages: []string{"api/selector"}, may: nil, mayNot: impure},
+	{layer: "maps", packages: []string{"api/keymap"}, may: []string{"api"}, mayNot: impure},
 	{layer: "filters", packages: []string{"api/bgp"}, may: nil, mayNot: impure},
 	{layer: "translation", packages: []string{"api/kubernetes"}, may: []string{"api", "api/annotation"}, mayNot: impure},
 	{layer: "view", packages: []string{"api/view"}, may: []string{"api"}, mayNot: impure},
@@ -65,7 +66,7 @@ var rules = []rule{
 			"kube-controllers/hostendpoints/auto", "kube-controllers/loadbalancer/assign", "kube-controllers/finalizers/hold",
 		},
 		may: []string{
-			"api", "api/annotation", "api/bgp", "api/kubernetes", "api/selector", "api/spelling", "api/view", "api/view/packet", "internal/delta", "internal/prefixes",
+			"api", "api/annotation", "api/bgp", "api/keymap", "api/kubernetes", "api/selector", "api/spelling", "api/view", "api/view/packet", "internal/delta", "internal/prefixes",
 			// a core may build on the cores of its own component
 			"typha/cache", "typha/compute", "typha/views", "felix/state", "felix/render", "felix/desired", "confd/render", "ipam/block",
 		},

@@ -11,8 +11,8 @@ import (
 	"unique"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/keymap"
 	"github.com/muslin-net/muslin/internal/backoff"
-	"github.com/muslin-net/muslin/internal/keymap"
 )
 
 // Delta is one step of what Follow tells: applying Changes in order to the state before gives the state at Revision.

@@ -22,9 +22,9 @@ import (
 	"net/netip"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/keymap"
 	"github.com/muslin-net/muslin/api/kubernetes"
 	"github.com/muslin-net/muslin/api/view"
-	"github.com/muslin-net/muslin/internal/keymap"
 	"github.com/muslin-net/muslin/typha/cache"
 	"github.com/muslin-net/muslin/typha/views"
 )
