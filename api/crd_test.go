@@ -148,6 +148,42 @@ func TestCRDs(t *testing.T) {
 	}
 }
 
+// TestPrinterColumns: kubectl get shows more of each kind than its name, and what it shows there is: of a type that it can print.
+func TestPrinterColumns(t *testing.T) {
+	for _, kind := range api.Kinds() {
+		if slices.Contains(withoutCRD, kind.Name) {
+			continue
+		}
+		c := readCRD(t, kind)
+		columns := c.definition.Spec.Versions[0].AdditionalPrinterColumns
+		require.NotEmpty(t, columns, kind.Name)
+		require.Equal(t, apiextensionsv1.CustomResourceColumnDefinition{Name: "Age", Type: "date", JSONPath: ".metadata.creationTimestamp"}, columns[len(columns)-1], kind.Name)
+		for _, column := range columns[:len(columns)-1] {
+			at := c.structural
+			for name := range strings.SplitSeq(strings.TrimPrefix(column.JSONPath, "."), ".") {
+				if strings.HasPrefix(name, "type=='") { // the rest of a choice among conditions, which the next line has begun
+					continue
+				}
+				name, _, chosen := strings.Cut(name, "[?(@")
+				next, ok := at.Properties[name]
+				require.True(t, ok, "%s, column %s: %s has no %s", kind.Name, column.Name, column.JSONPath, name)
+				if at = &next; chosen {
+					at = next.Items
+					require.Contains(t, at.Properties, "type", "%s, column %s", kind.Name, column.Name)
+				}
+			}
+			switch column.Type {
+			case "string": // whatever is no map is printed
+				require.NotEqual(t, "object", at.Type, "%s, column %s", kind.Name, column.Name)
+			case "date":
+				require.Equal(t, "date-time", at.ValueValidation.Format, "%s, column %s", kind.Name, column.Name)
+			default:
+				require.Equal(t, column.Type, at.Type, "%s, column %s", kind.Name, column.Name)
+			}
+		}
+	}
+}
+
 // TestCRDFiles checks that no definition is left over from a kind that is gone.
 func TestCRDFiles(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join("..", "deploy", "chart", "crds", "*.yaml"))

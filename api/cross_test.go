@@ -3,6 +3,7 @@ package api_test
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -126,6 +127,15 @@ func TestASetOfNetworksBeyondTheLimit(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The schema of sets has no limit of its own: kubectl cannot write one beyond the default, since an API server takes 3 MiB, and etcd half of
+// that. (A lower limit is nothing that a schema could know; a set beyond it fails closed at the nodes, which say so.)
+func TestNoObjectHoldsASetBeyondTheDefaultLimit(t *testing.T) {
+	const most, shortest = 3 << 20, `"::",`
+	_, err := api.ParseNet(strings.Trim(shortest, `",`))
+	require.NoError(t, err)
+	require.Greater(t, (*api.EffectiveFelix().MaxIpsetSize+1)*len(shortest), most)
 }
 
 func TestCheckUpdate(t *testing.T) {

@@ -11,6 +11,9 @@ import (
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName={kcc,kccs},categories=calico
 // +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="LogSeverity",type=string,JSONPath=`.spec.logSeverityScreen`
+// +kubebuilder:printcolumn:name="HostEndpoints",type=string,JSONPath=`.status.runningConfig.controllers.node.hostEndpoint.autoCreate`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="there is only one KubeControllersConfiguration, named default",fieldPath=".metadata"
 type KubeControllersConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`

@@ -41,7 +41,6 @@ const (
 	contains
 	startsWith
 	endsWith
-	present // of conditions only: hasNode otherwise
 )
 
 // String is the operator as it is written in the canonical form.

@@ -6,6 +6,7 @@ package packet
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/muslin-net/muslin/api/view"
 )
@@ -15,6 +16,9 @@ const (
 	ICMP   view.Protocol = 1
 	ICMPv6 view.Protocol = 58
 )
+
+// withPorts are the protocols that have ports: TCP, UDP, SCTP and UDPLite.
+var withPorts = []view.Protocol{6, 17, 132, 136}
 
 // Packet is what rules can ask about the first packet of a connection, as policy sees it: after the destination was
 // translated, before the source is. Both addresses are of one family, IPv4 ones not mapped into IPv6.
@@ -55,6 +59,38 @@ type Sets interface {
 func (p Packet) Matches(c Criteria, sets Sets) bool {
 	return p.family(c.IPVersion) && p.protocol(c) &&
 		p.side(c.Source, p.Source, p.SourcePort, sets) && p.side(c.Destination, p.Destination, p.DestinationPort, sets)
+}
+
+// Unknown names what is not known of a packet and alone keeps open whether it meets the criteria; "" if nothing does.
+func (p Packet) Unknown(c Criteria, sets Sets) string {
+	var unknown []string
+	for _, asked := range []*view.ICMP{c.ICMP, c.NotICMP} {
+		switch {
+		case asked == nil || p.Protocol != ICMP && p.Protocol != ICMPv6:
+		case p.ICMP == nil:
+			unknown = append(unknown, "type of ICMP")
+		case asked.Code != nil && p.ICMP.Code == nil && asked.Type == p.ICMP.Type:
+			unknown = append(unknown, "code of ICMP")
+		}
+	}
+	open := c // for every such packet
+	if len(unknown) > 0 {
+		open.ICMP, open.NotICMP = nil, nil
+	}
+	side := func(name string, port uint16, m **view.Match) {
+		if port != 0 || !slices.Contains(withPorts, p.Protocol) || len((*m).Ports)+len((*m).NotPorts)+len((*m).NamedPorts)+len((*m).NotNamedPorts)+len((*m).IPPortSets) == 0 {
+			return
+		}
+		without := **m
+		without.Ports, without.NotPorts, without.NamedPorts, without.NotNamedPorts, without.IPPortSets = nil, nil, nil, nil, nil
+		*m, unknown = &without, append(unknown, name)
+	}
+	side("source port", p.SourcePort, &open.Source)
+	side("destination port", p.DestinationPort, &open.Destination)
+	if len(unknown) == 0 || !p.Matches(open, sets) {
+		return ""
+	}
+	return strings.Join(slices.Compact(unknown), " and ")
 }
 
 func (p Packet) family(version uint8) bool {

@@ -105,3 +105,46 @@ func TestMembers(t *testing.T) {
 		}
 	}
 }
+
+// TestUnknown: what a packet lacks is named where it alone keeps open whether a rule matches.
+func TestUnknown(t *testing.T) {
+	known := sets{"n:http": packet.NewMembers([]view.Member{{Prefix: netip.MustParsePrefix("10.0.1.2/32"), Protocol: 6, Port: 80}})}
+	code := uint8(3)
+	of := func(protocol view.Protocol, source, destination uint16, icmp *view.ICMP) packet.Packet {
+		return packet.Packet{
+			Source: netip.MustParseAddr("10.0.0.1"), Destination: netip.MustParseAddr("10.0.1.2"), Protocol: protocol,
+			SourcePort: source, DestinationPort: destination, ICMP: icmp,
+		}
+	}
+	port := view.Match{Ports: []view.PortRange{{First: 22, Last: 22}}}
+	echo, coded := &view.ICMP{Type: 8}, &view.ICMP{Type: 8, Code: &code}
+	for name, c := range map[string]struct {
+		p    packet.Packet
+		rule view.Rule
+		want string
+	}{
+		"nothing is asked":         {of(6, 0, 0, nil), view.Rule{Protocol: 6}, ""},
+		"type":                     {of(1, 0, 0, nil), view.Rule{ICMP: echo}, "type of ICMP"},
+		"not the type":             {of(1, 0, 0, nil), view.Rule{NotICMP: echo}, "type of ICMP"},
+		"both":                     {of(1, 0, 0, nil), view.Rule{ICMP: echo, NotICMP: coded}, "type of ICMP"},
+		"type that is known":       {of(1, 0, 0, echo), view.Rule{ICMP: echo}, ""},
+		"code":                     {of(1, 0, 0, echo), view.Rule{ICMP: coded}, "code of ICMP"},
+		"code of another type":     {of(1, 0, 0, &view.ICMP{Type: 3}), view.Rule{ICMP: coded}, ""},
+		"code that is known":       {of(1, 0, 0, coded), view.Rule{ICMP: coded}, ""},
+		"type of no ICMP":          {of(6, 1, 1, nil), view.Rule{ICMP: echo}, ""},
+		"type, but for IPv6":       {of(1, 0, 0, nil), view.Rule{Protocol: packet.ICMPv6, ICMP: echo}, ""},
+		"type, but from elsewhere": {of(1, 0, 0, nil), view.Rule{ICMP: echo, Source: view.Match{Nets: prefixes("10.9.0.0/16")}}, ""},
+		"source port":              {of(6, 0, 80, nil), view.Rule{Source: port}, "source port"},
+		"not the source port":      {of(6, 0, 80, nil), view.Rule{Source: view.Match{NotPorts: port.Ports}}, "source port"},
+		"source port by name":      {of(6, 0, 80, nil), view.Rule{Source: view.Match{NamedPorts: []string{"n:http"}}}, "source port"},
+		"source port, and another": {of(6, 0, 80, nil), view.Rule{Source: port, Destination: port}, ""},
+		"source port of UDP":       {of(6, 0, 80, nil), view.Rule{Protocol: 17, Source: port}, ""},
+		"no ports at all":          {of(47, 0, 0, nil), view.Rule{Source: port}, ""},
+		"both ports":               {of(6, 0, 0, nil), view.Rule{Source: port, Destination: port}, "source port and destination port"},
+		"a service":                {of(6, 4000, 0, nil), view.Rule{Destination: view.Match{IPPortSets: []string{"n:http"}}}, "destination port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, c.want, c.p.Unknown(packet.Of(&c.rule), known))
+		})
+	}
+}
