@@ -153,7 +153,7 @@ func (m *Monitor) follow(ctx context.Context) error {
 				continue // of a bridge about its ports
 			}
 			changed = time.Now()
-			if err := m.ask(int(u.Index)); err != nil {
+			if err := m.told(u); err != nil {
 				return err
 			}
 		case <-m.wake:
@@ -189,7 +189,23 @@ func (m *Monitor) list(ctx context.Context) error {
 	return nil
 }
 
-// ask asks for the link that a message is about: the message may be older than what list has found.
+// told takes a message about a link. One on which something depends is asked for, since the message may be older than what list has
+// found; of the others, which come and go with each pod, it will do.
+func (m *Monitor) told(u netlink.LinkUpdate) error {
+	index, gone := int(u.Index), u.Header.Type == unix.RTM_DELLINK
+	m.mu.Lock()
+	matters := m.renewed || m.tracker.matters(index)
+	if !matters {
+		m.tracker.changed(index, stateOf(u.Link), gone)
+	}
+	m.mu.Unlock()
+	if !matters {
+		return nil
+	}
+	return m.ask(index)
+}
+
+// ask asks for a link.
 func (m *Monitor) ask(index int) error {
 	l, err := m.kernel.LinkByIndex(index)
 	_, gone := errors.AsType[netlink.LinkNotFoundError](err)

@@ -99,6 +99,16 @@ func (t *tracker) are(now map[int]state) []verdict {
 	return sorted(out)
 }
 
+// matters tells whether news of a link can have a verdict: a peer is reached by it, or one is lost and may be reached by any.
+func (t *tracker) matters(index int) bool {
+	for _, one := range t.peers {
+		if one.lost != "" || !one.known || one.path.link == index {
+			return true
+		}
+	}
+	return false
+}
+
 // changed takes news of a link; gone says that it no longer exists.
 func (t *tracker) changed(index int, now state, gone bool) []verdict {
 	before := t.links[index]

@@ -44,6 +44,22 @@ func TestTracker(t *testing.T) {
 		require.Empty(t, tr.changed(2, state{"eth1", false}, false))
 		require.Empty(t, tr.changed(9, state{"cali1", true}, false))
 	})
+	t.Run("links that matter", func(t *testing.T) {
+		k := kernel{near.peer: {1, true}, far.peer: {2, false}}
+		tr := k.tracker()
+		require.False(t, tr.matters(1), "nobody is to be reached")
+		tr.watch([]target{near, far})
+		for index, want := range map[int]bool{1: true, 2: true, 9: false} {
+			require.Equal(t, want, tr.matters(index), index)
+		}
+		tr.changed(1, down, false)
+		require.True(t, tr.matters(9), "whoever is lost may come back by any link")
+		tr.changed(1, up, false)
+		require.False(t, tr.matters(9))
+		delete(k, near.peer)
+		tr.watch([]target{{peer: near.peer, source: far.peer}})
+		require.True(t, tr.matters(9), "it is not known how to reach it")
+	})
 	t.Run("a peer behind gateways has another way", func(t *testing.T) {
 		k := kernel{near.peer: {1, true}, far.peer: {1, false}}
 		tr := k.tracker()

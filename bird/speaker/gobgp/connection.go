@@ -158,7 +158,7 @@ func (c *connection) Close() error {
 	return c.Conn.Close()
 }
 
-// lends tells whether gobgp keeps what takeOver wants where it looks for it.
+// lends tells whether gobgp keeps what takeOver and goesIdle want where they look for it.
 func lends(s *server.BgpServer) bool {
 	peers, ok := reflect.TypeOf(s).Elem().FieldByName("neighborMap")
 	if !ok || peers.Type.Kind() != reflect.Map || peers.Type.Key().Kind() != reflect.String {
@@ -171,6 +171,7 @@ func lends(s *server.BgpServer) bool {
 	for name, kind := range map[string]reflect.Type{
 		"conn": reflect.TypeFor[net.Conn](), "marshallingOptions": reflect.TypeFor[*bgp.MarshallingOption](),
 		"pConf": reflect.TypeFor[*oc.Neighbor](), "lock": reflect.TypeFor[sync.RWMutex](), "state": reflect.TypeFor[bgp.FSMState](),
+		"gracefulRestartTimer": reflect.TypeFor[*time.Timer](),
 	} {
 		if f, ok := pointed(session.Type, name); !ok || f.Type != kind {
 			return false
@@ -200,8 +201,7 @@ func (e *Engine) takeOver(key string) {
 	}
 	session := sessionOf(peer)
 	conn := opened(session.FieldByName("conn")).Addr().Interface().(*net.Conn)
-	lock := opened(session.FieldByName("lock")).Addr().Interface().(*sync.RWMutex)
-	config := opened(session.FieldByName("pConf")).Interface().(*oc.Neighbor)
+	lock, config := lockOf(peer), configOf(peer)
 	agreed := []*bgp.MarshallingOption{opened(session.FieldByName("marshallingOptions")).Interface().(*bgp.MarshallingOption)}
 	numbered := func(f bgp.RouteFamily) bool { return bgp.IsAddPathEnabled(false, f, agreed) }
 	*conn = newConnection(*conn, wire.NewPacker(numbered(bgp.RF_IPv4_UC), numbered(bgp.RF_IPv6_UC)), func() {

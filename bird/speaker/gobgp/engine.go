@@ -49,6 +49,7 @@ type Engine struct {
 	accepted chan *net.TCPConn // what comes out of it is a connection of gobgp's; nil: gobgp dials itself
 	lent     bool              // sessions that are up have connections of ours
 	untold   untold
+	away     absences
 }
 
 // New starts gobgp's loop, without listening. Events go to events until ctx ends; the loop itself runs on, since gobgp has
@@ -68,10 +69,13 @@ func newEngine(ctx context.Context, log *slog.Logger, events speaker.Events, att
 		ctx:    ctx,
 	}
 	e.feed.complete = func() { e.hide(netip.Addr{}) }
-	e.reasons = &logger{log: log, events: events, shutdown: e.startAgain, up: e.takeOver}
-	e.server = server.NewBgpServer(server.LoggerOption(e.reasons), server.TimingHookOption(afterEach(e.show)))
+	e.reasons = &logger{log: log, events: events, shutdown: e.startAgain, up: e.takeOver, idle: e.goesIdle}
+	e.server = server.NewBgpServer(server.LoggerOption(e.reasons), server.TimingHookOption(afterEach(func() {
+		e.show()
+		e.away.expect()
+	})))
 	if e.lent = lends(e.server); !e.lent {
-		unexpected(log, "it writes and reads UPDATEs by itself, sends nobody several paths to a prefix, and may tell a peer late that we have restarted")
+		unexpected(log, "it writes and reads UPDATEs by itself, sends nobody several paths to a prefix, forgets the routes of a peer that restarts once an attempt to reach it fails, and may tell a peer late that we have restarted")
 	}
 	go e.server.Serve()
 	// One watch for all: only within a watch does gobgp keep the order, and an End-of-RIB that overtakes the paths before it

@@ -18,9 +18,10 @@ import (
 type logger struct {
 	log      *slog.Logger
 	events   speaker.Events
-	shutdown func(netip.Addr) // called in a goroutine when a peer is shut down administratively
-	up       func(key string) // called in gobgp's loop with the session's lock held when it is about to be up
-	last     sync.Map         // of netip.Addr: what was told of it last, since it was connected
+	shutdown func(netip.Addr)                    // called in a goroutine when a peer is shut down administratively
+	up       func(key string)                    // called in gobgp's loop with the session's lock held when it is about to be up
+	idle     func(key string, change log.Fields) // the same when it goes idle
+	last     sync.Map                            // of netip.Addr: what was told of it last, since it was connected
 }
 
 // noise is what gobgp says at each change of policy or route.
@@ -97,6 +98,9 @@ func (l *logger) Info(msg string, fields log.Fields) {
 // Debug is dropped but for failures to connect, and for handshakes that fail, of which gobgp says nothing else.
 func (l *logger) Debug(msg string, fields log.Fields) {
 	key, _ := fields["Key"].(string)
+	if msg == changed && fields["new"] == "BGP_FSM_IDLE" {
+		l.idle(key, fields)
+	}
 	switch {
 	case msg == changed && fields["new"] == "BGP_FSM_OPENSENT":
 		l.last.Delete(address(key)) // what failed before is over

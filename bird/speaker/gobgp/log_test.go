@@ -27,7 +27,7 @@ func (t *told) Trouble(a netip.Addr, reason string) { t.list = append(t.list, a.
 // TestTrouble has gobgp's messages in the words of operators.
 func TestTrouble(t *testing.T) {
 	events := &told{}
-	l := &logger{log: slog.New(slog.DiscardHandler), events: events, up: func(string) {}}
+	l := &logger{log: slog.New(slog.DiscardHandler), events: events, up: func(string) {}, idle: func(string, log.Fields) {}}
 	peer := func(more log.Fields) log.Fields {
 		f := log.Fields{"Topic": "Peer", "Key": "10.0.0.2"}
 		maps.Copy(f, more)

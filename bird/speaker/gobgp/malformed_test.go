@@ -36,6 +36,12 @@ func dialRaw(t testing.TB, from, to netip.Addr, as uint32, more ...bgp.Parameter
 // dialMute leaves it to the caller to read what the speaker says.
 func dialMute(t testing.TB, from, to netip.Addr, as uint32, more ...bgp.ParameterCapabilityInterface) *rawPeer {
 	t.Helper()
+	return dialUntil(t, from, to, as, func(p *rawPeer) error { return p.establish(from, more) })
+}
+
+// dialUntil connects again and again until the talk on a connection ends well.
+func dialUntil(t testing.TB, from, to netip.Addr, as uint32, talk func(*rawPeer) error) *rawPeer {
+	t.Helper()
 	p := &rawPeer{t: t, as: as, gone: make(chan string, 1)}
 	deadline := time.Now().Add(time.Minute)
 	for {
@@ -43,7 +49,7 @@ func dialMute(t testing.TB, from, to netip.Addr, as uint32, more ...bgp.Paramete
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from.AsSlice()}, Timeout: time.Second}
 		p.conn, err = d.DialContext(context.Background(), "tcp", netip.AddrPortFrom(to, testPort).String())
 		if err == nil {
-			if err = p.open(from, more); err == nil {
+			if err = talk(p); err == nil {
 				break
 			}
 			p.conn.Close()
@@ -55,29 +61,35 @@ func dialMute(t testing.TB, from, to netip.Addr, as uint32, more ...bgp.Paramete
 	return p
 }
 
+// establish shakes hands.
+func (p *rawPeer) establish(id netip.Addr, more []bgp.ParameterCapabilityInterface) error {
+	if err := p.open(id, more); err != nil {
+		return err
+	}
+	return p.say(bgp.NewBGPKeepAliveMessage())
+}
+
+// open says OPEN, and hears one.
 func (p *rawPeer) open(id netip.Addr, more []bgp.ParameterCapabilityInterface) error {
 	family := bgp.RF_IPv4_UC
 	if id.Is6() {
 		family, id = bgp.RF_IPv6_UC, netip.MustParseAddr("9.9.9.9")
 	}
-	open := bgp.NewBGPOpenMessage(uint16(p.as), 90, id.String(), []bgp.OptionParameterInterface{
+	return p.say(bgp.NewBGPOpenMessage(uint16(p.as), 90, id.String(), []bgp.OptionParameterInterface{
 		bgp.NewOptionParameterCapability(append([]bgp.ParameterCapabilityInterface{bgp.NewCapMultiProtocol(family), bgp.NewCapFourOctetASNumber(p.as)}, more...)),
-	})
-	for _, m := range []*bgp.BGPMessage{open, bgp.NewBGPKeepAliveMessage()} {
-		data, err := m.Serialize()
-		if err != nil {
-			return err
-		}
-		if _, err := p.conn.Write(data); err != nil {
-			return err
-		}
+	}))
+}
+
+// say sends a message, and hears one.
+func (p *rawPeer) say(m *bgp.BGPMessage) error {
+	data, err := m.Serialize()
+	if err == nil {
+		_, err = p.conn.Write(data)
 	}
-	for range 2 { // its OPEN and KEEPALIVE
-		if _, _, err := p.read(); err != nil {
-			return err
-		}
+	if err == nil {
+		_, _, err = p.read()
 	}
-	return nil
+	return err
 }
 
 func (p *rawPeer) read() (kind uint8, body []byte, err error) {

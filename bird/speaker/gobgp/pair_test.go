@@ -145,6 +145,7 @@ func TestSessions(t *testing.T) {
 		{name: "all paths", third: 81, as: []uint32{64512, 64512, 64512, 64512}, run: testAllPaths(81, 0)},
 		{name: "all paths, long-lived", third: 84, as: []uint32{64512, 64512, 64512, 64512}, run: testAllPaths(84, time.Hour)},
 		{name: "long-lived", third: 82, as: []uint32{64512}, run: testLongLived},
+		{name: "failed attempts of a restart", third: 83, as: []uint32{64512}, run: testFailedAttempts},
 		{name: "malformed updates", third: 90, as: []uint32{64512}, run: testMalformed},
 		{name: "packed updates", third: 91, as: []uint32{64512}, run: testPacked},
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/osrg/gobgp/v3/pkg/config/oc"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v3/pkg/server"
 
@@ -84,3 +85,17 @@ func peersOf(s *server.BgpServer) reflect.Value {
 
 // sessionOf is what gobgp knows of a peer's session.
 func sessionOf(peer reflect.Value) reflect.Value { return peer.Elem().FieldByName("fsm").Elem() }
+
+func lockOf(peer reflect.Value) *sync.RWMutex {
+	return opened(sessionOf(peer).FieldByName("lock")).Addr().Interface().(*sync.RWMutex)
+}
+
+// configOf is what the session is configured with, and its state.
+func configOf(peer reflect.Value) *oc.Neighbor {
+	return opened(sessionOf(peer).FieldByName("pConf")).Interface().(*oc.Neighbor)
+}
+
+// timerOf ends the time in which a peer that restarts is expected back.
+func timerOf(peer reflect.Value) *time.Timer {
+	return opened(sessionOf(peer).FieldByName("gracefulRestartTimer")).Interface().(*time.Timer)
+}

@@ -38,7 +38,7 @@ func TestStuckPeer(t *testing.T) {
 			return false
 		}
 		p.conn = conn
-		if p.open(other, nil) == nil {
+		if p.establish(other, nil) == nil {
 			return true
 		}
 		conn.Close()
