@@ -68,7 +68,7 @@ var _ datastore.Client = (*Client)(nil)
 // daemon may start before its datastore. Ready tells whether it can be reached.
 func New(cfg Config) (*Client, error) {
 	cfg = cfg.withDefaults()
-	conf, err := cfg.rest()
+	conf, err := cfg.RESTConfig()
 	if err != nil {
 		return nil, err
 	}

@@ -55,8 +55,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// rest returns the settings as client-go has them.
-func (c Config) rest() (*rest.Config, error) {
+// RESTConfig returns the settings as client-go has them.
+func (c Config) RESTConfig() (*rest.Config, error) {
 	conf, err := c.reach()
 	if err != nil {
 		return nil, err

@@ -165,7 +165,7 @@ func (w *watcher) follow(ctx context.Context, i int, s *source, open *session) e
 		}
 		switch {
 		case isGone(err):
-			if !pause(ctx, rand.N(spread)) {
+			if backoff.Pause(ctx, rand.N(spread)) != nil {
 				return nil
 			}
 			return &datastore.Error{Op: opWatch, Key: w.key, Reason: datastore.ErrCompacted, Err: fmt.Errorf("%w; list again", err)}
@@ -186,17 +186,6 @@ func (w *watcher) follow(ctx context.Context, i int, s *source, open *session) e
 // isRefused tells whether the server answered that this client may not watch, or that there is nothing to watch.
 func isRefused(err error) bool {
 	return apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsBadRequest(err)
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // failing is whether a watch fails at present. The log is told when the first of all watches does, and when none does any more:

@@ -150,8 +150,8 @@ func (c Config) etcd() (etcd.Config, error) {
 	return conf, nil
 }
 
-// kubernetes returns the settings of the Kubernetes backend.
-func (c Config) kubernetes() kubernetes.Config {
+// Kubernetes returns the settings of the Kubernetes backend.
+func (c Config) Kubernetes() kubernetes.Config {
 	return kubernetes.Config{
 		Kubeconfig: c.Kubeconfig, KubeconfigInline: c.KubeconfigInline, Context: c.K8sContext,
 		Endpoint: c.K8sAPIEndpoint, CertFile: c.K8sCertFile, KeyFile: c.K8sKeyFile, CAFile: c.K8sCAFile,

@@ -44,7 +44,7 @@ func Open(ctx context.Context, cfg Config, more ...Backend) (datastore.Client, e
 		}
 		return c, nil
 	case TypeKubernetes:
-		c, err := kubernetes.New(cfg.kubernetes())
+		c, err := kubernetes.New(cfg.Kubernetes())
 		if err != nil {
 			return nil, err
 		}

@@ -28,6 +28,12 @@ const (
 	pageSize = 500
 	// requestTimeout is how long a page may take.
 	requestTimeout = 30 * time.Second
+	// listAttempts is how often a listing starts anew when the server forgets its revision while it is being read. The last
+	// attempt asks for everything at once, which cannot be forgotten.
+	listAttempts = 3
+	// spread is within which time those list again whose revision the server has forgotten. All of them come to know at once, when
+	// the server has started anew.
+	spread = 3 * time.Second
 )
 
 // Told is what is told at once.
@@ -119,9 +125,12 @@ func (f *follower[T]) run(ctx context.Context) error {
 			return fatal.error
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
+		case isGone(err):
 			f.Log.Info("the API server does not remember that far back, listing again", "revision", f.revision)
 			relist = true
+			if err := backoff.Pause(ctx, rand.N(spread)); err != nil {
+				return err
+			}
 		case err != nil:
 			if !f.troubled {
 				f.Log.Log(ctx, f.level(slog.LevelWarn), "cannot follow the Kubernetes API, trying again; what is known stays in force", "error", err)
@@ -180,15 +189,42 @@ func (f *follower[T]) get(o metav1.ListOptions) *rest.Request {
 		VersionedParams(&o, metav1.ParameterCodec)
 }
 
-// listAll tells the difference between what was told and what there is, page by page.
+// listAll tells the difference between what was told and what there is.
 func (f *follower[T]) listAll(ctx context.Context) error {
-	present := map[string]string{}
-	told := Told[T]{Changes: map[string]*T{}}
+	var present map[string]string
+	told, err := Told[T]{}, error(nil)
+	for attempt := 1; attempt <= listAttempts; attempt++ {
+		size := int64(pageSize)
+		if attempt == listAttempts {
+			size = 0
+		}
+		if present, told, err = f.pages(ctx, size); !isGone(err) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	f.well()
+	for name := range f.known {
+		if _, ok := present[name]; !ok {
+			told.Changes[name] = nil
+		}
+	}
+	f.known = present
+	told.InSync, f.inSync = !f.inSync, true
+	return f.emit(told)
+}
+
+// pages reads what there is, some objects at a time, or all at once if size is 0. It returns the resourceVersions, and those that
+// are not what was told.
+func (f *follower[T]) pages(ctx context.Context, size int64) (present map[string]string, told Told[T], err error) {
+	present, told.Changes = map[string]string{}, map[string]*T{}
 	for o := f.options(); ; {
-		o.Limit = pageSize
+		o.Limit = size
 		page := f.List()
 		if err := f.get(o).Timeout(requestTimeout).Do(ctx).Into(page); err != nil {
-			return err
+			return nil, told, err
 		}
 		if err := meta.EachListItem(page, func(item runtime.Object) error {
 			m, err := meta.Accessor(item)
@@ -203,28 +239,22 @@ func (f *follower[T]) listAll(ctx context.Context) error {
 			}
 			return nil
 		}); err != nil {
-			return err
+			return nil, told, err
 		}
 		m, err := meta.ListAccessor(page)
 		if err != nil {
-			return err
+			return nil, told, err
 		}
 		if o.Continue = m.GetContinue(); o.Continue == "" {
 			f.revision = m.GetResourceVersion()
-			break
+			told.Reached = Number(f.revision)
+			return present, told, nil
 		}
 	}
-	f.well()
-	for name := range f.known {
-		if _, ok := present[name]; !ok {
-			told.Changes[name] = nil
-		}
-	}
-	f.known = present
-	told.Reached, told.InSync = Number(f.revision), !f.inSync
-	f.inSync = true
-	return f.emit(told)
 }
+
+// isGone tells whether the server no longer remembers a revision.
+func isGone(err error) bool { return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) }
 
 // seemsAbsent tells whether an error means that the cluster has no such kind. An API server that has just started may know
 // neither roles nor kinds, so that it has to say so for a while where that would take anything away.

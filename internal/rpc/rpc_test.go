@@ -170,6 +170,8 @@ func TestARotatedCertificateIsUsedByTheNextConnection(t *testing.T) {
 func TestMissingFilesAreNamed(t *testing.T) {
 	a := newAuthority(t)
 	files := a.client(t, "node", "n")
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	require.NoError(t, os.WriteFile(empty, nil, 0o600))
 	for _, c := range []struct {
 		spoil func(*rpc.Files)
 		want  string
@@ -178,6 +180,7 @@ func TestMissingFilesAreNamed(t *testing.T) {
 		{func(f *rpc.Files) { f.Cert = "" }, "--cert"},
 		{func(f *rpc.Files) { f.Key = f.CA }, f0(files)},
 		{func(f *rpc.Files) { f.CA = f.Key }, "holds no PEM certificate"},
+		{func(f *rpc.Files) { f.CA = empty }, "holds no PEM certificate"},
 	} {
 		bad := files
 		c.spoil(&bad)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -23,49 +24,83 @@ type Files struct {
 	CA, Cert, Key string
 }
 
-// check reads everything once, so that a missing file is an error of the start rather than of a connection.
-func (f Files) check() error {
-	if _, err := f.pool(); err != nil {
-		return err
-	}
-	_, err := f.pair()
-	return err
+// reader reads files, and makes of them what they hold only when that is not what it was: a thousand connections at once cost it once.
+type reader struct {
+	Files
+	pools made[*x509.CertPool]
+	pairs made[*tls.Certificate]
 }
 
-func (f Files) pool() (*x509.CertPool, error) {
-	body, err := read("CA certificate", f.CA, "--ca")
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(body) {
-		return nil, fmt.Errorf("CA certificate %s holds no PEM certificate", f.CA)
-	}
-	return pool, nil
+// made is what the contents of files were made into last.
+type made[T any] struct {
+	mu    sync.Mutex // guards all below
+	is    bool       // empty files are made into nothing
+	of    string
+	value T
 }
 
-func (f Files) pair() (*tls.Certificate, error) {
-	cert, err := read("certificate", f.Cert, "--cert")
+// from returns what contents are made into.
+func (m *made[T]) from(contents string, parse func() (T, error)) (T, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.is && m.of == contents {
+		return m.value, nil
+	}
+	value, err := parse()
+	if err == nil {
+		m.is, m.of, m.value = true, contents, value
+	}
+	return value, err
+}
+
+// newReader reads everything once, so that a missing file is an error of the start rather than of a connection.
+func newReader(f Files) (*reader, error) {
+	r := &reader{Files: f}
+	if _, err := r.pool(); err != nil {
+		return nil, err
+	}
+	_, err := r.pair()
+	return r, err
+}
+
+func (r *reader) pool() (*x509.CertPool, error) {
+	body, err := read("CA certificate", r.CA, "--ca")
 	if err != nil {
 		return nil, err
 	}
-	key, err := read("key", f.Key, "--key")
+	return r.pools.from(string(body), func() (*x509.CertPool, error) {
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(body) {
+			return nil, fmt.Errorf("CA certificate %s holds no PEM certificate", r.CA)
+		}
+		return pool, nil
+	})
+}
+
+func (r *reader) pair() (*tls.Certificate, error) {
+	cert, err := read("certificate", r.Cert, "--cert")
 	if err != nil {
 		return nil, err
 	}
-	pair, err := tls.X509KeyPair(cert, key)
+	key, err := read("key", r.Key, "--key")
 	if err != nil {
-		return nil, fmt.Errorf("certificate %s with key %s: %w", f.Cert, f.Key, err)
+		return nil, err
 	}
-	return &pair, nil
+	return r.pairs.from(string(cert)+"\x00"+string(key), func() (*tls.Certificate, error) {
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %s with key %s: %w", r.Cert, r.Key, err)
+		}
+		return &pair, nil
+	})
 }
 
 // current is the pair if it has not ended: the server would refuse it when the client takes the handshake for done, and often
 // nothing is heard of why.
-func (f Files) current() (*tls.Certificate, error) {
-	pair, err := f.pair()
+func (r *reader) current() (*tls.Certificate, error) {
+	pair, err := r.pair()
 	if err == nil && time.Now().After(pair.Leaf.NotAfter) {
-		return nil, fmt.Errorf("certificate %s ended at %s; renew it, or see why calico-node does not", f.Cert, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("certificate %s ended at %s; renew it, or see why calico-node does not", r.Cert, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return pair, err
 }
@@ -86,8 +121,9 @@ func read(what, path, flag string) ([]byte, error) {
 }
 
 // ServerTLS asks every client for a certificate signed by the CA.
-func ServerTLS(f Files) (*tls.Config, error) {
-	if err := f.check(); err != nil {
+func ServerTLS(files Files) (*tls.Config, error) {
+	f, err := newReader(files)
+	if err != nil {
 		return nil, err
 	}
 	return &tls.Config{
@@ -110,8 +146,9 @@ func ServerTLS(f Files) (*tls.Config, error) {
 }
 
 // ClientTLS trusts servers signed by the CA whose certificate is for serverName.
-func ClientTLS(f Files, serverName string) (*tls.Config, error) {
-	if err := f.check(); err != nil {
+func ClientTLS(files Files, serverName string) (*tls.Config, error) {
+	f, err := newReader(files)
+	if err != nil {
 		return nil, err
 	}
 	return &tls.Config{
@@ -122,7 +159,7 @@ func ClientTLS(f Files, serverName string) (*tls.Config, error) {
 	}, nil
 }
 
-func verify(f Files, s tls.ConnectionState) error {
+func verify(f *reader, s tls.ConnectionState) error {
 	pool, err := f.pool()
 	if err != nil {
 		return err

@@ -1,11 +1,10 @@
-// Package unary makes one unary gRPC call over a unix socket, for programs that live no longer than that call. The gRPC
-// library is made for connections that live: to start it costs more than everything else that such a program does. This is
-// net/http speaking HTTP/2 with prior knowledge, and of gRPC the few bytes around a message (grpc's PROTOCOL-HTTP2), so any
-// gRPC server answers.
+// Package unary makes one unary call over a unix socket, for programs that live no longer than that call. The gRPC library and
+// HTTP/2 are made for connections that live: to start them costs more than everything else that such a program does. This is the
+// part of ttrpc that one call needs (containerd's "gRPC for low-memory environments"): gRPC's services, messages and codes behind a
+// header of ten bytes. Its other end is rpc.Brief, by the real library.
 package unary
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -13,10 +12,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
-	"strconv"
+	"strings"
 	"time"
 )
 
@@ -27,6 +24,7 @@ type Code uint32
 const (
 	InvalidArgument    Code = 3
 	DeadlineExceeded   Code = 4
+	NotFound           Code = 5
 	FailedPrecondition Code = 9
 	Aborted            Code = 10
 	Internal           Code = 13
@@ -43,87 +41,117 @@ type Error struct {
 // Error is the message.
 func (e *Error) Error() string { return e.Message }
 
-// maxMessage bounds an answer, in bytes, as gRPC's own clients do by default.
+// maxMessage bounds what is sent and received, in bytes, as the server does.
 const maxMessage = 4 << 20
 
-// prefixLen is what goes before a message: whether it is compressed, and its length.
-const prefixLen = 5
+// What a header consists of: the length of what follows, the number of the call, what it is, and flags.
+const (
+	headerLen = 10
+	callAt    = 4
+	kindAt    = 8
+
+	theCall  = 1
+	request  = 1
+	response = 2
+)
 
 // Call calls a method ("/package.Service/Method") with an encoded message, and returns the encoded answer. A deadline of ctx
 // is told to the server. Errors are of type *Error.
-func Call(ctx context.Context, socket, method string, request []byte) ([]byte, error) {
-	answer, err := call(ctx, socket, method, request)
+func Call(ctx context.Context, socket, method string, message []byte) ([]byte, error) {
+	answer, err := call(ctx, socket, method, message)
 	var failed *Error
 	switch {
 	case err == nil || errors.As(err, &failed):
 		return answer, err
-	case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded), passed(ctx):
+	case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, &Error{Code: DeadlineExceeded, Message: "no answer in time"}
 	}
 	return nil, &Error{Code: Unavailable, Message: err.Error(), Unanswered: true}
 }
 
-// passed tells that the time is over, which the timer of ctx may not know yet.
-func passed(ctx context.Context) bool {
-	deadline, ok := ctx.Deadline()
-	return ok && !time.Now().Before(deadline)
+func call(ctx context.Context, socket, method string, message []byte) ([]byte, error) {
+	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	frame := make([]byte, headerLen, headerLen+len(message)+len(method)+32)
+	frame = AppendBytes(AppendBytes(frame, 1, []byte(service)), 2, []byte(name))
+	frame = AppendBytes(frame, 3, message)
+	deadline, bounded := ctx.Deadline()
+	if bounded {
+		frame = AppendNumber(frame, 4, uint64(max(1, time.Until(deadline))))
+	}
+	if len(frame) > headerLen+maxMessage {
+		return nil, &Error{Code: Internal, Message: fmt.Sprintf("the call is longer than %d bytes", maxMessage)}
+	}
+	binary.BigEndian.PutUint32(frame, uint32(len(frame)-headerLen))
+	binary.BigEndian.PutUint32(frame[callAt:], theCall)
+	frame[kindAt] = request
+
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	if bounded {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return nil, err
+		}
+	}
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	if _, err := conn.Write(frame); err != nil {
+		return nil, err
+	}
+	answer, err := read(conn)
+	if err != nil {
+		return nil, err
+	}
+	return open(answer)
 }
 
-func call(ctx context.Context, socket, method string, request []byte) ([]byte, error) {
-	transport := &http.Transport{
-		Protocols: new(http.Protocols), DisableCompression: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
+// read reads the body of the one answer.
+func read(from io.Reader) ([]byte, error) {
+	var header [headerLen]byte
+	if _, err := io.ReadFull(from, header[:]); err != nil {
+		return nil, fmt.Errorf("no answer: %w", err)
 	}
-	transport.Protocols.SetUnencryptedHTTP2(true)
-	defer transport.CloseIdleConnections()
-	body := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(request))), request...)
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost"+method, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	r.Header.Set("Content-Type", "application/grpc")
-	r.Header.Set("Te", "trailers")
-	if deadline, ok := ctx.Deadline(); ok {
-		// Rounded up: a server that breaks off in time does so when the caller's time is over too.
-		r.Header.Set("Grpc-Timeout", fmt.Sprintf("%dm", max(0, time.Until(deadline).Milliseconds())+1))
-	}
-	resp, err := transport.RoundTrip(r)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	message, err := io.ReadAll(io.LimitReader(resp.Body, prefixLen+maxMessage+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(message) > prefixLen+maxMessage {
+	length := binary.BigEndian.Uint32(header[:])
+	switch {
+	case binary.BigEndian.Uint32(header[callAt:]) != theCall || header[kindAt] != response:
+		return nil, errors.New("an answer that is not ttrpc's to this call")
+	case length > maxMessage:
 		return nil, &Error{Code: Internal, Message: fmt.Sprintf("the answer is longer than %d bytes", maxMessage)}
 	}
-	if err := statusOf(resp); err != nil {
-		return nil, err
+	body := make([]byte, length)
+	if _, err := io.ReadFull(from, body); err != nil {
+		return nil, fmt.Errorf("half an answer: %w", err)
 	}
-	if len(message) < prefixLen || message[0] != 0 || int(binary.BigEndian.Uint32(message[1:])) != len(message)-prefixLen {
-		return nil, &Error{Code: Internal, Message: "the answer is not one whole message"}
-	}
-	return message[prefixLen:], nil
+	return body, nil
 }
 
-// statusOf is what the server says of a call: after the answer, or instead of one.
-func statusOf(resp *http.Response) error {
-	said := func(key string) string { return cmp.Or(resp.Trailer.Get(key), resp.Header.Get(key)) }
-	code, err := strconv.ParseUint(said("Grpc-Status"), 10, 32)
-	switch {
-	case err != nil:
-		return fmt.Errorf("an answer that is not gRPC's: %s", resp.Status)
-	case code == 0:
+// open takes the message out of an answer, or the server's status.
+func open(answer []byte) (message []byte, err error) {
+	var failed Error
+	err = Each(answer, func(field int, _ uint64, value []byte) error {
+		switch field {
+		case 1:
+			return Each(value, func(field int, n uint64, value []byte) error {
+				switch field {
+				case 1:
+					failed.Code = Code(n)
+				case 2:
+					failed.Message = string(value)
+				}
+				return nil
+			})
+		case 2:
+			message = value
+		}
 		return nil
-	}
-	text, err := url.PathUnescape(said("Grpc-Message"))
+	})
 	if err != nil {
-		text = said("Grpc-Message")
+		return nil, err
 	}
-	return &Error{Code: Code(code), Message: cmp.Or(text, fmt.Sprintf("the server failed with code %d", code))}
+	if failed.Code != 0 {
+		failed.Message = cmp.Or(failed.Message, fmt.Sprintf("the server failed with code %d", failed.Code))
+		return nil, &failed
+	}
+	return message, nil
 }

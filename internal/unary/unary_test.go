@@ -18,18 +18,20 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/muslin-net/muslin/internal/rpc"
 	"github.com/muslin-net/muslin/internal/unary"
 )
 
 const method = "/test.Echo/Echo"
 
-// serve runs a real gRPC server whose one method is answer.
+// serve runs a real server whose one method is answer.
 func serve(t *testing.T, answer func(context.Context, []byte) ([]byte, error)) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", socket)
 	require.NoError(t, err)
-	g := grpc.NewServer()
+	g, err := rpc.NewBrief()
+	require.NoError(t, err)
 	g.RegisterService(&grpc.ServiceDesc{ServiceName: "test.Echo", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
 		MethodName: "Echo",
 		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
@@ -69,7 +71,6 @@ func codeOf(t *testing.T, err error) unary.Code {
 
 func TestARealServerAnswers(t *testing.T) {
 	socket := serve(t, func(_ context.Context, in []byte) ([]byte, error) { return in, nil })
-	// Messages of more than a frame, and of more than both windows, in both directions.
 	for _, size := range []int{0, 1, 16384, 65535, 65536, 1 << 20, 3 << 20} {
 		body := bytes.Repeat([]byte{'x'}, size)
 		got, err := call(t.Context(), t, socket, body)
@@ -126,13 +127,16 @@ func TestNobodyAnswers(t *testing.T) {
 
 // Whatever the other side sends, the call ends with an error; it neither hangs nor falls over.
 func FuzzAnswers(f *testing.F) {
-	settings := []byte{0, 0, 0, 4, 0, 0, 0, 0, 0}
-	f.Add(settings)
+	header := []byte{0, 0, 0, 4, 0, 0, 0, 1, 2, 0}
+	f.Add(header)
 	f.Add([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
-	f.Add(append(settings, 0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88))          // :status 200 and the end
-	f.Add(append(settings, 0, 0, 2, 0, 9, 0, 0, 0, 1, 7, 1))          // padding longer than the frame
-	f.Add(append(settings, 0, 0, 0, 7, 0, 0, 0, 0, 0))                // going away
-	f.Add(append(settings, 0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5)) // a ping that is cut short
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 2, 0})       // too long
+	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 3, 2, 0})                   // of another call
+	f.Add(append(header, 0x0a, 2, 8, 5))                          // a status
+	f.Add(append(header, 0x12, 2, 'h', 'i'))                      // a message
+	f.Add(append(header, 0x12, 9, 'h', 'i'))                      // cut short
+	f.Add(append(header, 0x0a, 0xff, 0xff, 0xff))                 // a length without end
+	f.Add([]byte{0, 0, 0, 2, 0, 0, 0, 1, 2, 0, 0x13, 0x14, 1, 2}) // a group
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		socket := filepath.Join(t.TempDir(), "s")
 		l, err := net.Listen("unix", socket)
