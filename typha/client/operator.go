@@ -56,6 +56,7 @@ type Packet struct {
 	From, To string
 	Protocol view.Protocol
 	Port     uint16
+	ICMP     *view.ICMP // nil: the type is not known
 }
 
 // Decision is the outcome of policy at one endpoint, of a host endpoint in one pass.
@@ -72,15 +73,20 @@ type Decision struct {
 type Explanation struct {
 	Allowed   bool // everywhere
 	Decisions []Decision
-	Notes     []string // sentences about the translation of addresses on the way
+	Notes     []string // sentences about the translation of addresses on the way, and rules that ask for what is not known
 }
 
 // ExplainPolicy says which policies decide over a packet, and how.
 func (c *Client) ExplainPolicy(ctx context.Context, p Packet) (e Explanation, err error) {
 	err = c.query(ctx, func(ctx context.Context, svc typhav1.QueryServiceClient) error {
-		answer, err := svc.ExplainPolicy(ctx, &typhav1.ExplainPolicyRequest{
-			From: p.From, To: p.To, Protocol: uint32(p.Protocol), Port: uint32(p.Port),
-		})
+		request := &typhav1.ExplainPolicyRequest{From: p.From, To: p.To, Protocol: uint32(p.Protocol), Port: uint32(p.Port)}
+		if p.ICMP != nil {
+			request.IcmpType = new(uint32(p.ICMP.Type))
+			if p.ICMP.Code != nil {
+				request.IcmpCode = new(uint32(*p.ICMP.Code))
+			}
+		}
+		answer, err := svc.ExplainPolicy(ctx, request)
 		e = Explanation{Allowed: answer.GetAllowed(), Notes: answer.GetNotes()}
 		for _, d := range answer.GetDecisions() {
 			e.Decisions = append(e.Decisions, Decision{

@@ -194,7 +194,6 @@ func orNil[T api.Object](c cache.Change, make func(T) *subject) *subject {
 // checkpoint and in-sync flag.
 func (e *Engine) Flush() views.Change {
 	e.flushSlots()
-	e.regroup()
 	e.flushEndpoints()
 	e.flushGroups()
 	e.flushSets()

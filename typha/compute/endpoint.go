@@ -309,11 +309,19 @@ func (e *Engine) flushFloating(s *subject, was flushed) {
 
 // nats are the floating addresses that the views have.
 func (f *flushed) nats() []view.NAT {
+	if w := f.made(); w != nil {
+		return w.nats()
+	}
+	return nil
+}
+
+// made is what the item of a workload is made of; nil if there is none.
+func (f *flushed) made() *workload {
 	if f.entry == nil {
 		return nil
 	}
-	w, _ := f.entry.Item().(view.WorkloadEndpoint)
-	return w.NATs
+	w, _ := f.entry.Maker().(*workload)
+	return w
 }
 
 // Warnings are what came up since they were last asked for, for the log.

@@ -4,18 +4,18 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"maps"
 	"slices"
+	"strings"
 
 	"github.com/muslin-net/muslin/api/selector"
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/typha/views"
 )
 
-// group is the workloads, of all nodes, that no policy tells apart: of what selectors of policies ask the same is true of them,
-// and they have the same profiles. They share a policy list, whose id is made of these and not of what applies: a policy that comes
-// to apply to them changes one list, and no endpoint. One that asks something new moves the workloads of which it is true to other
-// groups, and no others.
+// group is the workloads, of all nodes, that no policy tells apart: they have the same profiles, the same labels of the system, and the
+// same of what selectors of policies ask beyond these is true of them. They share a policy list, whose id is made of these and not of
+// what applies: a policy that comes to apply to them changes one list, and no endpoint. A policy whose selector asks something new
+// moves those that it selects to other groups, and nobody else; one that selects by namespace moves nobody.
 type group struct {
 	key     string
 	members subjects
@@ -25,87 +25,51 @@ type group struct {
 // groups sort workloads into groups.
 type groups struct {
 	by    map[string]*group
-	asked map[selector.Condition]*question
-	other map[string]map[selector.Condition]*question // those that do not ask for a value, by label
-	moved map[selector.Condition]bool                 // those that began or ceased to be asked since the last flush, and whether they were before
 	dirty map[*group]struct{}
 	hold  []string
 	buf   []byte
 }
 
-// question is a condition that selectors of policies ask.
-type question struct {
-	text  string
-	times int // how many selectors ask it
-}
-
 func newGroups() *groups {
-	return &groups{
-		by: map[string]*group{}, asked: map[selector.Condition]*question{}, other: map[string]map[selector.Condition]*question{},
-		moved: map[selector.Condition]bool{}, dirty: map[*group]struct{}{},
-	}
+	return &groups{by: map[string]*group{}, dirty: map[*group]struct{}{}}
 }
 
-// ask counts one selector of policies more.
-func (g *groups) ask(s *selector.Selector) {
-	for _, c := range s.Conditions() {
-		q := g.asked[c]
-		if q == nil {
-			q = &question{text: c.String()}
-			g.asked[c] = q
-			g.move(c, false)
-			if !c.IsEquals() {
-				if g.other[c.Key()] == nil {
-					g.other[c.Key()] = map[selector.Condition]*question{}
-				}
-				g.other[c.Key()][c] = q
-			}
-		}
-		q.times++
-	}
+// given tells whether a label is the same of all workloads of a group, because groups are made of what it comes from: the system, or
+// profiles. Of a workload, which has a namespace, no other label has these prefixes.
+func given(label string) bool {
+	return slices.Contains(systemLabels, label) ||
+		strings.HasPrefix(label, selector.NamespacePrefix) || strings.HasPrefix(label, selector.ServiceAccountPrefix)
 }
 
-// drop counts one less.
-func (g *groups) drop(s *selector.Selector) {
-	for _, c := range s.Conditions() {
-		q := g.asked[c]
-		if q.times--; q.times > 0 {
-			continue
-		}
-		delete(g.asked, c)
-		g.move(c, true)
-		if !c.IsEquals() {
-			if delete(g.other[c.Key()], c); len(g.other[c.Key()]) == 0 {
-				delete(g.other, c.Key())
-			}
-		}
+// asks is what the selector of a policy asks of workloads that have the given labels in common; empty if nothing.
+func asks(s *selector.Selector) string {
+	if rest := s.Rest(given); rest != nil {
+		return rest.String()
 	}
-}
-
-func (g *groups) move(c selector.Condition, was bool) {
-	if _, noted := g.moved[c]; !noted {
-		g.moved[c] = was
-	}
+	return ""
 }
 
 // key writes down what makes a workload's group. known are its profiles that are known.
 func (g *groups) key(s *subject, known []string) string {
 	hold := g.hold[:0]
-	s.each(func(key, value string) {
-		if q := g.asked[selector.Equals(key, value)]; q != nil {
-			hold = append(hold, q.text)
+	for _, sel := range s.matches {
+		if len(sel.policies) > 0 && sel.asks != "" {
+			hold = append(hold, sel.asks)
 		}
-		for c, q := range g.other[key] {
-			if c.Holds(s) {
-				hold = append(hold, q.text)
-			}
-		}
-	})
+	}
 	slices.Sort(hold)
+	hold = slices.Compact(hold)
 	buf := g.buf[:0]
 	word := func(text string) {
 		buf = binary.AppendUvarint(buf, uint64(len(text)))
 		buf = append(buf, text...)
+	}
+	for _, label := range systemLabels {
+		value, has := s.Get(label)
+		if buf = append(buf, 0); has {
+			buf[len(buf)-1] = 1
+		}
+		word(value)
 	}
 	buf = binary.AppendUvarint(buf, uint64(len(hold)))
 	for _, text := range hold {
@@ -167,26 +131,6 @@ func (e *Engine) touchList(s *subject) {
 	case s.endpoint != nil: // of a host, or not in a group yet
 		e.dirtyEndpoints[s] = struct{}{}
 	}
-}
-
-// regroup has the workloads computed anew of which something is true that began or ceased to be asked.
-func (e *Engine) regroup() {
-	maps.DeleteFunc(e.groups.moved, func(c selector.Condition, was bool) bool { return was == (e.groups.asked[c] != nil) })
-	if len(e.groups.moved) == 0 {
-		return
-	}
-	for _, s := range e.subjects.All() {
-		if s.endpoint == nil || s.group == nil {
-			continue
-		}
-		for c := range e.groups.moved {
-			if c.Holds(s) {
-				e.touch(s)
-				break
-			}
-		}
-	}
-	clear(e.groups.moved)
 }
 
 // flushGroups computes the lists of dirty groups. It comes after the endpoints, when all members of a group are alike.

@@ -35,6 +35,7 @@ type selection struct {
 	subjects subjects
 
 	policies map[*policy]struct{} // those that apply to what it selects
+	asks     string               // what they ask of workloads (asks), while there are any
 	sets     map[*ipset]struct{}  // those whose members it selects
 	peerings map[*peering]struct{}
 }
@@ -159,20 +160,19 @@ func (x *index) file(sel *selection) {
 }
 
 // cost estimates how often a selection filed under r will be tried in vain: by how many selections share the place,
-// and how many subjects. Presence of a key alone is taken only where nothing better is required.
+// and how many subjects. Presence of a key alone is taken only where nothing better is required, and a key under which
+// none is filed yet, for which all subjects are looked through, only where that saves something.
 func (x *index) cost(r *selector.Requirement) int {
 	k := x.keys[r.Key]
-	if r.AnyValue {
-		if k == nil {
-			return 1 << 30
-		}
-		return 1<<30 + len(k.any)
-	}
 	cost := len(r.Values)
+	if k == nil {
+		cost += len(x.subjects) / 100
+		k = &keyIndex{}
+	}
+	if r.AnyValue {
+		return 1<<30 + cost + len(k.any)
+	}
 	for _, v := range r.Values {
-		if k == nil {
-			continue
-		}
 		if vi := k.values[v]; vi != nil {
 			cost += len(vi.selections)*16 + len(vi.subjects)
 		}
@@ -262,8 +262,7 @@ func (x *index) candidates(sel *selection, f func(*subject)) {
 	}
 }
 
-// add enters a subject with its present labels, and tells what matches it now and what no longer does. A subject whose
-// labels change is forgotten before and added after.
+// add enters a subject with its present labels, and tells what matches it now and what no longer does.
 func (x *index) add(s *subject) {
 	x.subjects.add(s)
 	var now []*selection
@@ -292,19 +291,35 @@ func (x *index) add(s *subject) {
 	x.replace(s, now)
 }
 
-// forget takes a subject out of the postings, with the labels it still has. Its matches stay until add or remove.
-func (x *index) forget(s *subject) {
-	x.subjects.remove(s)
+// posting is a label by which a subject is found.
+type posting struct{ key, value string }
+
+// postings are those of a subject, to be kept while its labels change.
+func (x *index) postings(s *subject) (list []posting) {
 	s.each(func(key, value string) {
-		if k := x.keys[key]; k != nil {
-			k.remove(value, s)
+		if x.keys[key] != nil {
+			list = append(list, posting{key, value})
 		}
 	})
+	return list
+}
+
+// relabelled enters a subject whose postings were others. Those that stay are left alone: a list of all subjects is long.
+func (x *index) relabelled(s *subject, was []posting) {
+	for _, p := range was {
+		if now, has := s.Get(p.key); !has || now != p.value {
+			x.keys[p.key].remove(p.value, s)
+		}
+	}
+	x.add(s)
 }
 
 // remove takes a subject out for good.
 func (x *index) remove(s *subject) {
-	x.forget(s)
+	x.subjects.remove(s)
+	for _, p := range x.postings(s) {
+		x.keys[p.key].remove(p.value, s)
+	}
 	x.replace(s, nil)
 }
 

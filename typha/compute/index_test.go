@@ -46,9 +46,9 @@ func TestIndexTriesFew(t *testing.T) {
 	late := x.selection(parse("app == 'a7'"))
 	require.Contains(t, late.subjects, s.number, "a selector that comes later finds what is there")
 	require.Len(t, s.matches, 3)
-	x.forget(s)
+	postings := x.postings(s)
 	s.traits = &cache.Traits{Labels: map[string]string{"a": "1"}}
-	x.add(s)
+	x.relabelled(s, postings)
 	require.Len(t, s.matches, 1)
 	require.Empty(t, never.subjects)
 	x.remove(s)

@@ -3,6 +3,7 @@ package compute
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"math"
@@ -334,28 +335,30 @@ func oraclePolicy(w *world, out map[views.Scope]oracleView) {
 			v.add(oracleSet(w, spec, things))
 		}
 	}
-	asked := map[selector.Condition]bool{}
-	for _, p := range policies {
-		for _, c := range p.subject.Conditions() {
-			asked[c] = true
-		}
-	}
 	// alike is what workloads have in common that share a list.
 	alike := func(t thing, profiles []string) string {
 		var text []byte
-		var hold []string
-		for c := range asked {
-			if c.Holds(selector.Map(t.labels)) {
-				hold = append(hold, c.String())
+		word := func(s string) { text = append(binary.AppendUvarint(text, uint64(len(s))), s...) }
+		for _, label := range []string{"projectcalico.org/namespace", "projectcalico.org/orchestrator", "projectcalico.org/serviceaccount"} {
+			value, has := t.labels[label]
+			text = append(text, map[bool]byte{true: 1}[has])
+			word(value)
+		}
+		hold := map[string]bool{}
+		for _, p := range policies {
+			rest := p.subject.Rest(func(label string) bool {
+				return strings.HasPrefix(label, "pcns.") || strings.HasPrefix(label, "pcsa.") || slices.Contains(systemLabels, label)
+			})
+			if rest != nil && p.subject.Matches(t.labels) {
+				hold[rest.String()] = true
 			}
 		}
-		slices.Sort(hold)
-		text = append(text, byte(len(hold)))
-		for _, c := range hold {
-			text = append(append(text, byte(len(c))), c...)
+		text = binary.AppendUvarint(text, uint64(len(hold)))
+		for _, rest := range slices.Sorted(maps.Keys(hold)) {
+			word(rest)
 		}
 		for _, name := range profiles {
-			text = append(append(text, byte(len(name))), name...)
+			word(name)
 		}
 		return fmt.Sprintf("%x", sha256.Sum256(text))[:32]
 	}

@@ -91,7 +91,8 @@ func (e *Engine) peeringOf(s *subject) *view.Peering {
 
 // flushPeering tells confd of a pod that speaks BGP.
 func (e *Engine) flushPeering(ep *endpoint, was flushed) {
-	if w, ok := itemOf(ep.entry).(view.WorkloadEndpoint); ok && w.Peering != nil {
+	if made := ep.made(); made != nil && made.rest != nil && made.rest.peering != nil {
+		w := made.Make().(view.WorkloadEndpoint)
 		ep.get().peering = views.NewEntry(view.WorkloadEndpoint{ID: w.ID, Addresses: w.Addresses, Peering: &view.Peering{BGPPeers: w.Peering.BGPPeers}})
 	}
 	before, now := was.has().peering, ep.has().peering
@@ -106,11 +107,4 @@ func (e *Engine) flushPeering(ep *endpoint, was flushed) {
 	default:
 		e.out.put(bgpView(e.names[ep.node]), now)
 	}
-}
-
-func itemOf(e *views.Entry) view.Item {
-	if e == nil {
-		return nil
-	}
-	return e.Item()
 }

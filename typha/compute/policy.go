@@ -156,26 +156,16 @@ func (e *Engine) setPolicy(key api.Key, now *policy) {
 	if was == nil && now == nil {
 		return
 	}
-	if was != nil {
-		e.listsIn(was.selection)
-		delete(was.selection.policies, was)
-		if len(was.selection.policies) == 0 {
-			e.groups.drop(was.selection.selector)
-		}
-	}
 	if now != nil {
 		now.key = key
 		now.selection = e.index.selection(now.subject)
-		if len(now.selection.policies) == 0 {
-			e.groups.ask(now.selection.selector)
-		}
-		now.selection.policies[now] = struct{}{}
-		e.listsIn(now.selection)
+		e.selects(now, true)
 		e.policies[key] = now
 	} else {
 		delete(e.policies, key)
 	}
-	if was != nil {
+	if was != nil { // after what is now, so that a selector that both have does not cease to be asked
+		e.selects(was, false)
 		e.index.release(was.selection)
 		e.leaveTier(was)
 		if now == nil || now.rules.item.ID != was.rules.item.ID {
@@ -189,6 +179,25 @@ func (e *Engine) setPolicy(key api.Key, now *policy) {
 	} else {
 		e.setEverywhere(was.rules.item.ID, false)
 	}
+}
+
+// selects has a policy apply to the endpoints of its selection, or no more.
+func (e *Engine) selects(p *policy, now bool) {
+	sel := p.selection
+	others := len(sel.policies)
+	if now {
+		sel.policies[p] = struct{}{}
+	} else {
+		delete(sel.policies, p)
+		others--
+	}
+	if others == 0 {
+		sel.asks = asks(sel.selector)
+		if sel.asks != "" {
+			e.endpointsIn(sel) // into other groups
+		}
+	}
+	e.listsIn(sel)
 }
 
 // listsIn has what applies to the endpoints of a selection computed anew.

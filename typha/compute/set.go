@@ -71,7 +71,7 @@ func (e *Engine) moved(sel *selection, s *subject) {
 	if len(sel.policies) > 0 {
 		e.touchList(s)
 	}
-	if len(sel.peerings) > 0 {
+	if len(sel.policies) > 0 && sel.asks != "" || len(sel.peerings) > 0 {
 		e.touch(s)
 	}
 }

@@ -15,6 +15,9 @@ import (
 // labelOrchestrator tells Kubernetes pods from everything else.
 const labelOrchestrator = "projectcalico.org/orchestrator"
 
+// systemLabels are the labels that come from what a subject is.
+var systemLabels = []string{selector.LabelNamespace, labelOrchestrator, selector.LabelServiceAccount}
+
 // subjects is a set of them, as a list of their numbers in order: a map of pointers takes six times as much memory, which the collector
 // of garbage has to go through, and there are several entries for each endpoint of a cluster.
 type subjects []uint32
@@ -106,7 +109,7 @@ func (s *subject) forged(key string) bool {
 
 // each calls f for every label that Get finds.
 func (s *subject) each(f func(key, value string)) {
-	for _, k := range []string{selector.LabelNamespace, labelOrchestrator, selector.LabelServiceAccount} {
+	for _, k := range systemLabels {
 		if v, ok := s.system(k); ok {
 			f(k, v)
 		}
@@ -143,9 +146,22 @@ func (s *subject) sameLabels(t *subject) bool {
 		slices.Equal(a.Profiles, b.Profiles) && maps.Equal(a.Labels, b.Labels)
 }
 
-// sameMembers tells whether two versions of a subject add the same to sets.
-func (s *subject) sameMembers(t *subject) bool {
-	return slices.Equal(s.nets, t.nets) && slices.Equal(s.ports, t.ports)
+// differ tells apart what differs between two lists, but for what is the same at their beginnings and at their ends: where of a long
+// list one is edited, added or taken out, that is the one.
+func differ(was, now []netip.Prefix) (gone, stay, fresh []netip.Prefix) {
+	head := 0
+	for head < min(len(was), len(now)) && was[head] == now[head] {
+		head++
+	}
+	tail := 0
+	for tail < min(len(was), len(now))-head && was[len(was)-1-tail] == now[len(now)-1-tail] {
+		tail++
+	}
+	gone, fresh = was[head:len(was)-tail], now[head:len(now)-tail]
+	if len(gone) == 0 {
+		return nil, was, fresh
+	}
+	return gone, slices.Concat(was[:head], was[len(was)-tail:]), fresh
 }
 
 // setSubject replaces, adds or (new nil) removes a subject.
@@ -168,25 +184,26 @@ func (e *Engine) setSubject(key api.Key, now *subject) {
 		e.touch(now)
 		return
 	}
-	// The subject keeps its identity, so that index and sets see only what differs. While its members change it has none:
-	// what selects it no longer has given them up, and what selects it afterwards takes the new ones.
-	members := !was.sameMembers(now)
-	if members {
-		e.contribute(was, -1)
-		was.nets, was.ports = nil, nil
+	// The subject keeps its identity, so that index and sets see only what differs. While its labels change it has only the members
+	// that stay: what selects it no longer has given up the others, and what selects it afterwards takes the new ones.
+	gone, stay, fresh := was.nets, []netip.Prefix(nil), now.nets
+	if slices.Equal(was.ports, now.ports) {
+		gone, stay, fresh = differ(was.nets, now.nets)
 	}
+	was.nets = gone
+	e.contribute(was, -1)
+	was.nets, was.ports = stay, now.ports
 	if !was.sameLabels(now) {
-		e.index.forget(was)
+		postings := e.index.postings(was)
 		e.disinherit(was)
 		was.traits = now.traits
 		e.inherit(was)
-		e.index.add(was)
+		e.index.relabelled(was, postings)
 	}
 	was.traits = now.traits // which say the same, but the old ones need not be kept alive for it
-	if members {
-		was.nets, was.ports = now.nets, now.ports
-		e.contribute(was, +1)
-	}
+	was.nets = fresh
+	e.contribute(was, +1)
+	was.nets = now.nets
 	if was.endpoint != nil {
 		was.endpoint.become(now.endpoint)
 	}
@@ -269,13 +286,13 @@ func (e *Engine) setProfile(name string, o *api.Profile) {
 		labels = o.Spec.LabelsToApply
 	}
 	if !maps.Equal(labels, p.labels) {
+		var postings [][]posting
 		for s := range e.index.of(p.subjects) {
-			e.index.forget(s)
+			postings = append(postings, e.index.postings(s))
 		}
 		p.labels = labels
-		for s := range e.index.of(p.subjects) {
-			e.index.add(s)
-			e.touch(s)
+		for i, n := range p.subjects {
+			e.index.relabelled(e.index.places[n], postings[i]) // which touches it, if what selects it changes
 		}
 	}
 	if known != p.known {

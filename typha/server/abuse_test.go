@@ -476,11 +476,11 @@ var abuses = []abuse{
 	}, code: codes.InvalidArgument, says: "write 4 bytes for IPv4", reason: "invalid"},
 	{name: "an address outside of pools", do: func(a *attack) error {
 		return a.call(reserve1, &typhav1.ReserveRequest{Address: []byte{8, 8, 8, 8}, Owner: owner("net.evil")})
-	}, code: codes.ResourceExhausted, says: "8.8.8.8", reason: "invalid"},
+	}, code: codes.InvalidArgument, says: "8.8.8.8", reason: "invalid"},
 	{name: "an IPv6 pool for IPv4", do: func(a *attack) error {
 		a.registered()
 		return a.call(reserve1, &typhav1.ReserveRequest{Count4: 1, Pools4: []string{"six"}, Owner: owner("net.evil")})
-	}, code: codes.ResourceExhausted, says: "the IPv4 pools are default", reason: "invalid"},
+	}, code: codes.InvalidArgument, says: "the IPv4 pools are default", reason: "invalid"},
 	{name: "an IPv4 address in IPv6's form", do: func(a *attack) error {
 		b := netip.MustParseAddr("::ffff:192.168.0.1").As16()
 		return a.call(release, &typhav1.ReleaseRequest{Addresses: []*typhav1.Reservation{{Address: b[:]}}})

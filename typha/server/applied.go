@@ -147,12 +147,12 @@ func (a *applied) awaited() bool {
 // all tunnels depend on. The caller holds mu.
 func (s *session) routed(batch uint64, entries []*views.Entry) {
 	for _, e := range entries {
-		switch item := e.Item().(type) {
-		case view.Node:
+		switch e.Key.Kind { // an item that does not count need not be made
+		case view.KindNode:
 			s.nodes = batch
-		case view.Route:
-			if item.Pool != "" {
-				s.routes[item.Pool] = batch
+		case view.KindRoute:
+			if route, ok := e.Item().(view.Route); ok && route.Pool != "" {
+				s.routes[route.Pool] = batch
 			}
 		}
 	}

@@ -70,11 +70,13 @@ func TestPolicyOfHostsIsExplained(t *testing.T) {
 		}
 		return strings.Join(lines, "\n")
 	}
+	const webOut, dbIn = "cni/default/web/eth0 out true: pro/net 0", "cni/default/db/eth0 in true: pro/net 0"
 	eventually(t, "all is known", func() bool {
-		return strings.Contains(ask("8.8.8.8", "host/edge", 10250), "gnp/kubelet") && strings.Contains(ask("8.8.8.8", "db", 5432)+ask("8.8.8.8", "default/db", 5432), "gnp/through") &&
+		pods := ask("default/web", "default/db", 80) // their profile is made when they are reported
+		return strings.Contains(pods, webOut) && strings.Contains(pods, dbIn) &&
+			strings.Contains(ask("8.8.8.8", "host/edge", 10250), "gnp/kubelet") && strings.Contains(ask("8.8.8.8", "db", 5432)+ask("8.8.8.8", "default/db", 5432), "gnp/through") &&
 			strings.Contains(ask("8.8.8.8", "n1", 7000), "gnp/raw") && strings.Contains(ask("8.8.8.8", "n1", 9999), "gnp/early")
 	})
-	const webOut, dbIn = "cni/default/web/eth0 out true: pro/net 0", "cni/default/db/eth0 in true: pro/net 0"
 	for _, c := range []struct {
 		from, to string
 		port     uint16

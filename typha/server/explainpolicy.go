@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -35,6 +36,9 @@ func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolic
 	if m.GetProtocol() > 255 || m.GetPort() > 65535 {
 		return nil, status.Errorf(codes.InvalidArgument, "protocol %d, port %d: a protocol is 0 to 255, a port 0 to 65535", m.GetProtocol(), m.GetPort())
 	}
+	if m.GetIcmpType() > 255 || m.GetIcmpCode() > 255 {
+		return nil, status.Errorf(codes.InvalidArgument, "ICMP type %d, code %d: both are 0 to 255", m.GetIcmpType(), m.GetIcmpCode())
+	}
 	from, err := s.end(m.GetFrom())
 	if err != nil {
 		return nil, err
@@ -43,8 +47,14 @@ func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolic
 	if err != nil {
 		return nil, err
 	}
-	// Source ports and ICMP types are not known: a rule that asks for one does not match.
+	// Source ports are never known, nor is what was not asked for: a rule that wants to see it does not match, and is named.
 	p := packet.Packet{Protocol: view.Protocol(m.GetProtocol()), DestinationPort: uint16(m.GetPort())}
+	if m.IcmpType != nil {
+		p.ICMP = &view.ICMP{Type: uint8(m.GetIcmpType())}
+		if m.IcmpCode != nil {
+			p.ICMP.Code = new(uint8(m.GetIcmpCode()))
+		}
+	}
 	if p.Source, p.Destination = sameFamily(from.addrs, to.addrs); !p.Source.IsValid() {
 		return nil, status.Errorf(codes.FailedPrecondition, "%s (%v) and %s (%v) have no addresses of one family", m.GetFrom(), from.addrs, m.GetTo(), to.addrs)
 	}
@@ -64,9 +74,21 @@ func (s queryService) ExplainPolicy(ctx context.Context, m *typhav1.ExplainPolic
 				Endpoint: d.Endpoint, Egress: d.Egress, Pass: string(d.Pass), Allowed: d.Allowed, By: d.By, Rule: int32(d.Rule),
 			})
 			answer.Allowed = answer.GetAllowed() && d.Allowed
+			for _, open := range d.Open {
+				answer.Notes = append(answer.Notes, noteOf(d, open))
+			}
 		}
 	}
 	return answer, nil
+}
+
+// noteOf says that a rule asks for what is not known.
+func noteOf(at verdict.Step, open verdict.Open) string {
+	direction := "ingress"
+	if at.Egress {
+		direction = "egress"
+	}
+	return fmt.Sprintf("Rule %d of %s (%s of %s) asks for the %s, which was not given, and may decide otherwise.", open.Rule, open.Policy, direction, at.Endpoint, open.Asks)
 }
 
 // end finds what an operator named.

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/typha/client"
 )
 
@@ -58,6 +59,42 @@ func TestPolicyIsExplained(t *testing.T) {
 	assert.Equal(t, []client.Decision{{Endpoint: "cni/default/db/eth0", By: "np/default/db", Rule: 0}}, decisions)
 	require.True(t, allowed(client.Packet{From: db.String(), To: "8.8.8.8", Protocol: 17, Port: 53}))
 	assert.Equal(t, "pro/net", decisions[0].By, "no policy for this direction")
+
+	// Of a packet whose type is not known, the rules that ask for it are named.
+	icmp := api.ProtocolICMP
+	w.create(&api.NetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
+		Spec: api.NetworkPolicySpec{
+			Selector: "app == 'web'", Types: []api.PolicyType{api.Ingress},
+			Ingress: []api.Rule{
+				{Action: api.Deny, Protocol: &icmp, ICMP: &api.ICMPFields{Type: new(8)}},
+				{Action: api.Deny, Protocol: &tcp, Source: api.EntityRule{Ports: port(22)}},
+				{Action: api.Allow},
+			},
+		},
+	})
+	ping := client.Packet{From: "default/db", To: "default/web", Protocol: 1, ICMP: &view.ICMP{Type: 8}}
+	eventually(t, "the policy is known", func() bool {
+		e, err := ada.ExplainPolicy(t.Context(), ping)
+		return err == nil && !e.Allowed
+	})
+	for _, c := range []struct {
+		p       client.Packet
+		allowed bool
+		notes   []string
+	}{
+		{ping, false, nil},
+		{client.Packet{Protocol: 1, ICMP: &view.ICMP{Type: 0}}, true, nil},
+		{client.Packet{Protocol: 1}, true, []string{"Rule 0 of np/default/web (ingress of cni/default/web/eth0) asks for the type of ICMP, which was not given, and may decide otherwise."}},
+		{client.Packet{Protocol: 6, Port: 80}, true, []string{"Rule 1 of np/default/web (ingress of cni/default/web/eth0) asks for the source port, which was not given, and may decide otherwise."}},
+		{client.Packet{Protocol: 17, Port: 80}, true, nil},
+	} {
+		c.p.From, c.p.To = ping.From, ping.To
+		e, err := ada.ExplainPolicy(t.Context(), c.p)
+		require.NoError(t, err)
+		assert.Equal(t, c.allowed, e.Allowed, "%+v", c.p)
+		assert.Equal(t, c.notes, e.Notes, "%+v", c.p)
+	}
 
 	for _, c := range []struct {
 		p  client.Packet

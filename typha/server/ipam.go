@@ -61,7 +61,11 @@ func (s ipamService) Reserve(ctx context.Context, m *typhav1.ReserveRequest) (*t
 		found, err = s.reserveAny(ctx, node, handle, attributes, m)
 	}
 	if named := len(m.GetAddress()) + len(m.GetPools4()) + len(m.GetPools6()); named > 0 && errors.Is(err, alloc.ErrNoPool) {
-		return nil, refuse(refusedInvalid, codes.ResourceExhausted, "%v", err) // what was named is not to be had
+		code := codes.InvalidArgument // what was named is not to be had
+		if warm {
+			code = codes.ResourceExhausted // of which a pod that asks is told, and the node has none meanwhile
+		}
+		return nil, refuse(refusedInvalid, code, "%v", err)
 	}
 	if err != nil {
 		return nil, allocError(err)
@@ -186,9 +190,10 @@ func (s *Server) refuseFor(node string, m *typhav1.ReserveRequest) func(*api.IPP
 		return refuse
 	}
 	named := len(m.GetPools4()) > 0 || len(m.GetPools6()) > 0
-	full := s.fullness()
+	now := s.cfg.Cache.Snapshot()
+	full, choosy := s.fullness(), byNamespace(now, now.Node(node))
 	return func(p *api.IPPool) error {
-		if why := byNameOnly(p, nil); why != "" && !named {
+		if why := choosy(p); why != "" && !named {
 			return errors.New(why)
 		}
 		if full.short(p) {

@@ -112,7 +112,7 @@ func TestReserveASpecificAddress(t *testing.T) {
 	require.ErrorIs(t, err, client.ErrExists)
 	ask.Address = netip.MustParseAddr("10.0.0.1")
 	_, err = n2.Reserve(t.Context(), ask)
-	require.ErrorIs(t, err, client.ErrExhausted)
+	require.ErrorIs(t, err, client.ErrInvalid, "in no pool: nothing else helps than to ask for another")
 	assert.Contains(t, err.Error(), "10.0.0.1")
 }
 
@@ -129,9 +129,13 @@ func TestReserveRefusesNonsense(t *testing.T) {
 		_, err := n1.Reserve(t.Context(), r)
 		require.ErrorIs(t, err, client.ErrInvalid, name)
 	}
-	_, err := n1.Reserve(t.Context(), client.Reserve{Count4: 1, Pools4: []string{"nowhere"}, Owner: &client.Owner{Handle: "h"}})
-	require.ErrorIs(t, err, client.ErrExhausted)
+	nowhere := client.Reserve{Count4: 1, Pools4: []string{"nowhere"}, Owner: &client.Owner{Handle: "h"}}
+	_, err := n1.Reserve(t.Context(), nowhere)
+	require.ErrorIs(t, err, client.ErrInvalid)
 	assert.Contains(t, err.Error(), "nowhere")
+	nowhere.Owner, nowhere.Epoch = nil, enter(t, n1)
+	_, err = n1.Reserve(t.Context(), nowhere)
+	require.ErrorIs(t, err, client.ErrExhausted, "a node keeps nothing ready of it, and asks again later")
 }
 
 // enter has a node enter an epoch.
@@ -280,7 +284,7 @@ func TestWhatIsNotFitForPodsAnyMore(t *testing.T) {
 	change(func(p *api.IPPool) {
 		p.Spec.Disabled, p.Spec.NamespaceSelector, p.Spec.AllowedUses = false, "team == 'a'", []api.IPPoolUse{api.UseWorkload}
 	})
-	why("pool default is for namespaces with team == 'a'")
+	why("pool default is for namespaces with team == 'a', so which pool serves a pod depends on its namespace")
 	_, err = n1.Reserve(t.Context(), client.Reserve{Count4: 1, Epoch: epoch})
 	require.ErrorIs(t, err, client.ErrExhausted, "a pod of any namespace may get it")
 	_, err = n1.Reserve(t.Context(), client.Reserve{Count4: 1, Pools4: []string{"default"}, Epoch: epoch})

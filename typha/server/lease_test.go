@@ -3,7 +3,10 @@ package server_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -14,10 +17,12 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
+	felix "github.com/muslin-net/muslin/felix/server"
 	"github.com/muslin-net/muslin/felix/uplink"
 	"github.com/muslin-net/muslin/internal/thorough"
 	"github.com/muslin-net/muslin/ipam/alloc"
 	"github.com/muslin-net/muslin/ipam/block"
+	"github.com/muslin-net/muslin/ipam/lease"
 	"github.com/muslin-net/muslin/ipam/lease/sim"
 	"github.com/muslin-net/muslin/typha/client"
 	"github.com/muslin-net/muslin/typha/server"
@@ -137,10 +142,15 @@ func (p *played) all(yield func(block.Allocation) bool) {
 }
 
 func (p *played) SetFit(fit bool) {
-	o := get[*api.IPPool](p.world, "IPPool", "default")
-	o.Spec.Disabled = !fit
-	_, err := p.store.Update(p.t.Context(), o)
-	require.NoError(p.t, err)
+	for {
+		o := get[*api.IPPool](p.world, "IPPool", "default")
+		o.Spec.Disabled = !fit
+		_, err := p.store.Update(p.t.Context(), o)
+		if !errors.Is(err, datastore.ErrConflict) { // typha writes the pool's conditions
+			require.NoError(p.t, err)
+			return
+		}
+	}
 }
 
 func (p *played) SetCooldown(time.Duration) {} // the simulator's time is not the datastore's
@@ -176,11 +186,14 @@ func (n playedNode) Assign(ctx context.Context, handle string) (netip.Addr, erro
 // The courses that the simulator plays with its model, with a real typha and a real etcd that fails at any write.
 func TestSimulatedNodesOnARealDatastore(t *testing.T) {
 	t.Parallel()
-	for seed := range thorough.Rounds(1, 12) {
+	for seed := range thorough.Rounds(3, 30) {
+		model, err := sim.Run(sim.Options{Seed: uint64(seed), Steps: sim.Steps})
+		require.NoError(t, err, "seed %d with the model", seed)
 		p := newPlayed(t)
 		var trace []string
-		w, err := sim.Run(sim.Options{Seed: uint64(seed), Steps: 300, Typha: p, Die: p.die, Trace: &trace})
+		w, err := sim.Run(sim.Options{Seed: uint64(seed), Steps: sim.Steps, Typha: p, Die: p.die, Trace: &trace})
 		require.NoError(t, err, "seed %d\n%s", seed, strings.Join(trace, "\n"))
+		require.Equal(t, model.Events, w.Events, "seed %d: another course than the model's", seed)
 		t.Logf("seed %d: %d addresses lent, %d got from typha", seed, w.Lent, w.Assigned)
 		counted := map[string]int{}
 		for _, h := range p.Holders() {
@@ -205,4 +218,96 @@ func TestSimulatedNodesOnARealDatastore(t *testing.T) {
 			}
 		}), "addresses without a handle's count")
 	}
+}
+
+// Where a pool is for certain namespaces, each pod gets the pool that its namespace has, whatever its node holds in reserve: also when
+// the pool becomes so while the reserve is full.
+func TestThePoolOfANamespaceComesBeforeTheReserve(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.typha()
+	w.create(pool("a-prod", "10.1.0.0/16", func(s *api.IPPoolSpec) { s.AllowedUses = []api.IPPoolUse{api.UseWorkload} }))
+	w.create(pool("b-default", "10.2.0.0/16"))
+	w.create(pool("six", "fd00:77::/64"))
+	for _, env := range []string{"prod", "test"} {
+		p := &api.Profile{Spec: api.ProfileSpec{LabelsToApply: map[string]string{"pcns.env": env}}}
+		p.Name = "kns." + env
+		w.create(p)
+	}
+	n1 := w.node("n1", r.address)
+	register(t, n1, client.Registration{IPv4: netip.MustParsePrefix("192.0.2.1/24")})
+	eventually(t, "typha knows all this", func() bool {
+		now := r.state.Snapshot()
+		return now.Len("IPPool") == 3 && now.Get(api.Key{Kind: "Profile", Name: "kns.test"}) != nil && now.Node("n1") != nil
+	})
+	log, dir := slog.New(slog.DiscardHandler), t.TempDir()
+	held, err := lease.Open(lease.Config{
+		Dir: dir, Witness: filepath.Join(dir, "witness"), Terms: lease.DefaultTerms(), Typha: uplink.Authority{Typha: n1}, Log: log,
+	})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- held.Run(ctx) }()
+	defer func() {
+		cancel()
+		require.NoError(t, errors.Join(<-ended, held.Close()))
+	}()
+	remote := &assigning{Client: n1}
+	reserve := uplink.NewReserve(held, uplink.IPAM{Typha: remote}, log)
+	pods := 0
+	start := func(want felix.Want) netip.Addr {
+		t.Helper()
+		pods++
+		want.Handle = fmt.Sprint("net.c", pods)
+		got, _, err := reserve.Assign(t.Context(), want)
+		require.NoError(t, err)
+		return got[0]
+	}
+	prod, other, six := netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.2.0.0/16"), netip.MustParsePrefix("fd00:77::/64")
+	warm := func(of netip.Prefix) (n int) {
+		for a, slot := range held.Slots() {
+			if slot.Phase == lease.Warm && of.Contains(a) {
+				n++
+			}
+		}
+		return n
+	}
+	start(felix.Want{Namespace: "prod", IPv4: true})
+	start(felix.Want{Namespace: "prod", IPv6: true})
+	eventually(t, "the reserve is filled", func() bool { return warm(prod) > 0 && warm(six) > 0 })
+	before := remote.assigns.Load()
+	for _, namespace := range []string{"prod", "test"} {
+		require.True(t, prod.Contains(start(felix.Want{Namespace: namespace, IPv4: true})))
+	}
+	require.Equal(t, before, remote.assigns.Load(), "where no pool is for namespaces, nobody is asked")
+
+	modify(w, "IPPool", "a-prod", func(p *api.IPPool) { p.Spec.NamespaceSelector = "env == 'prod'" })
+	eventually(t, "what is in reserve goes back", func() bool {
+		held.Ask()
+		return warm(prod) == 0
+	})
+	for range 3 {
+		for namespace, of := range map[string]netip.Prefix{"prod": prod, "test": other} {
+			got := start(felix.Want{Namespace: namespace, IPv4: true})
+			require.True(t, of.Contains(got), "a pod of %s has %s", namespace, got)
+		}
+	}
+	require.Zero(t, warm(prod)+warm(other), "nothing is held of which nobody knows for which pods it is")
+
+	before = remote.assigns.Load()
+	require.True(t, six.Contains(start(felix.Want{Namespace: "test", IPv6: true})))
+	require.Equal(t, before, remote.assigns.Load(), "the other family has nothing to do with it")
+	require.True(t, other.Contains(start(felix.Want{Namespace: "prod", IPv4: true, Pools4: []string{"b-default"}})))
+	eventually(t, "pods that name a pool have their reserve", func() bool { return warm(other) > 0 })
+}
+
+// assigning counts the requests for pods' addresses.
+type assigning struct {
+	*client.Client
+	assigns atomic.Int64
+}
+
+func (a *assigning) Reserve(ctx context.Context, r client.Reserve) ([]client.Reservation, error) {
+	a.assigns.Add(1)
+	return a.Client.Reserve(ctx, r)
 }

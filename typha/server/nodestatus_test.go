@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -69,7 +70,7 @@ func startBird(t *testing.T, config *birdv1.Config, blocks ...string) *bird {
 }
 
 func birdConfig(own, other netip.Addr, passive bool) *birdv1.Config {
-	const port = 17182
+	port := uint32(10_000 + os.Getpid()%10_000) // other processes may run this test at the same time
 	return &birdv1.Config{
 		Generation: 3, RouterId: own.AsSlice(), AsNumber: 64512, ListenPort: port, ListenAddresses: [][]byte{own.AsSlice()},
 		Peers: []*birdv1.Peer{

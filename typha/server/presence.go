@@ -13,6 +13,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/internal/backoff"
 	"github.com/muslin-net/muslin/typha/cache"
 	"github.com/muslin-net/muslin/typha/conditions"
 )
@@ -103,7 +104,7 @@ func (p *presence) look(ctx context.Context, early bool) error {
 			n.Status.Conditions = conditions.Connected(n.Status.Conditions, is, message, metav1.NewTime(time.Now().Truncate(time.Second)))
 		}
 		errs = append(errs, update(ctx, p.store, n, change))
-		if err := pause(ctx, nodeWrites); err != nil {
+		if err := backoff.Pause(ctx, nodeWrites); err != nil {
 			break
 		}
 	}

@@ -93,7 +93,11 @@ func TestQuestionsThatFail(t *testing.T) {
 		{name: "no answer", node: "n1", method: client.FelixDump, request: "never", is: client.ErrTimeout},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := asked(ada, c.node, client.Question{Method: c.method, Request: []byte(c.request)}, 200*time.Millisecond)
+			wait := patience
+			if errors.Is(c.is, client.ErrTimeout) {
+				wait = 200 * time.Millisecond
+			}
+			_, err := asked(ada, c.node, client.Question{Method: c.method, Request: []byte(c.request)}, wait)
 			require.Error(t, err)
 			if c.is != nil {
 				require.ErrorIs(t, err, c.is)

@@ -1,12 +1,14 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -89,16 +91,14 @@ func (s *Server) fitness(n *api.Node) func(netip.Addr, allocation) (unfit, byNam
 			}
 		}
 	}
-	refuse, full := s.refuse(n.Name), s.fullness()
+	refuse, full, choosy := s.refuse(n.Name), s.fullness(), byNamespace(now, n)
 	return func(a netip.Addr, f allocation) (unfit, byName string) {
 		p := pools[f.pool]
 		switch {
 		case p == nil:
 			return "no pool has it any more", ""
-		case p.Spec.Disabled || p.DeletionTimestamp != nil:
-			return fmt.Sprintf("pool %s is disabled", p.Name), ""
-		case len(p.Spec.AllowedUses) > 0 && !slices.Contains(p.Spec.AllowedUses, api.UseWorkload):
-			return fmt.Sprintf("pool %s is not for workloads", p.Name), ""
+		case unusable(p) != "":
+			return unusable(p), ""
 		case slices.ContainsFunc(reserved, func(r netip.Prefix) bool { return r.Contains(a) }):
 			return "an IPReservation has it", ""
 		case f.affinity != string(api.AffinityHost)+":"+n.Name:
@@ -111,19 +111,40 @@ func (s *Server) fitness(n *api.Node) func(netip.Addr, allocation) (unfit, byNam
 				return err.Error(), ""
 			}
 		}
-		return "", byNameOnly(p, n)
+		return "", cmp.Or(declines(p, n), choosy(p))
 	}
 }
 
-// byNameOnly says why only pods that name a pool may have its addresses; n is nil where the node was looked at already.
-func byNameOnly(p *api.IPPool, n *api.Node) string {
-	if p.Spec.AssignmentMode != nil && *p.Spec.AssignmentMode == api.AssignManual {
+// byNamespace tells why pods of a node that name no pool get no warm addresses of a pool: where a pool of the family is for certain
+// namespaces, which one serves a pod depends on its namespace, and a warm address is chosen before there is a pod. n is nil if the node
+// is not known here (yet).
+func byNamespace(now *cache.Snapshot, n *api.Node) func(*api.IPPool) string {
+	choosy := map[bool]*api.IPPool{} // one of each family
+	for p := range now.Pools() {
+		if first := choosy[isIPv6(p)]; choosesNamespaces(p) && declines(p, n) == "" && (first == nil || p.Name < first.Name) {
+			choosy[isIPv6(p)] = p
+		}
+	}
+	return func(p *api.IPPool) string {
+		by := choosy[isIPv6(p)]
+		if choosesNamespaces(p) {
+			by = p
+		}
+		if by == nil {
+			return ""
+		}
+		return fmt.Sprintf("pool %s is for namespaces with %s, so which pool serves a pod depends on its namespace", by.Name, by.Spec.NamespaceSelector)
+	}
+}
+
+// declines says why a pool serves no pod of a node that does not name it.
+func declines(p *api.IPPool, n *api.Node) string {
+	switch {
+	case unusable(p) != "":
+		return unusable(p)
+	case p.Spec.AssignmentMode != nil && *p.Spec.AssignmentMode == api.AssignManual:
 		return fmt.Sprintf("pool %s is for requests by name only", p.Name)
-	}
-	if text := p.Spec.NamespaceSelector; text != "" && text != "all()" {
-		return fmt.Sprintf("pool %s is for namespaces with %s", p.Name, text)
-	}
-	if n == nil || p.Spec.NodeSelector == "" {
+	case n == nil || p.Spec.NodeSelector == "":
 		return ""
 	}
 	if sel, err := selector.Parse(p.Spec.NodeSelector); err != nil || !sel.Matches(n.Labels) {
@@ -131,6 +152,24 @@ func byNameOnly(p *api.IPPool, n *api.Node) string {
 	}
 	return ""
 }
+
+// unusable says why no pod gets new addresses of a pool.
+func unusable(p *api.IPPool) string {
+	switch {
+	case p.Spec.Disabled || p.DeletionTimestamp != nil:
+		return fmt.Sprintf("pool %s is disabled", p.Name)
+	case len(p.Spec.AllowedUses) > 0 && !slices.Contains(p.Spec.AllowedUses, api.UseWorkload):
+		return fmt.Sprintf("pool %s is not for workloads", p.Name)
+	}
+	return ""
+}
+
+// choosesNamespaces tells whether a pool does not serve the pods of all namespaces.
+func choosesNamespaces(p *api.IPPool) bool {
+	return p.Spec.NamespaceSelector != "" && p.Spec.NamespaceSelector != "all()"
+}
+
+func isIPv6(p *api.IPPool) bool { return strings.Contains(p.Spec.CIDR, ":") }
 
 // shortShare is the part of a pool that must be free for nodes to keep addresses of it in reserve.
 const shortShare = 1.0 / 16

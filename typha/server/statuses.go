@@ -13,6 +13,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/internal/backoff"
 	"github.com/muslin-net/muslin/typha/cache"
 	"github.com/muslin-net/muslin/typha/conditions"
 )
@@ -151,11 +152,11 @@ func (s *statuses) runNodes(ctx context.Context) error {
 				errs = append(errs, err)
 				s.suspect.add(n.Name)
 			}
-			if err := pause(ctx, nodeWrites); err != nil {
+			if err := backoff.Pause(ctx, nodeWrites); err != nil {
 				break
 			}
 		}
-		return 0, errors.Join(append(errs, pause(ctx, judgeAgain))...)
+		return 0, errors.Join(append(errs, backoff.Pause(ctx, judgeAgain))...)
 	})
 }
 
@@ -191,15 +192,6 @@ func (s *statuses) follow(ctx context.Context, news <-chan struct{}, act func(co
 		if again = nil; wait > 0 {
 			again = time.After(wait)
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
 	}
 }
 

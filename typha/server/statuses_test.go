@@ -132,7 +132,7 @@ func TestWhatAKernelLacksIsShownAndAvoided(t *testing.T) {
 		"by address": {Address: netip.MustParseAddr("10.77.0.9"), Owner: owner},
 	} {
 		_, err := n1.Reserve(t.Context(), ask)
-		require.ErrorIs(t, err, client.ErrExhausted, name)
+		require.ErrorIs(t, err, client.ErrInvalid, name)
 		assert.Contains(t, err.Error(), lack, name)
 		got, err := n2.Reserve(t.Context(), ask)
 		require.NoError(t, err, name)

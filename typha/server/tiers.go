@@ -12,6 +12,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/kubernetes"
+	"github.com/muslin-net/muslin/internal/backoff"
 	"github.com/muslin-net/muslin/typha/cache"
 	"github.com/muslin-net/muslin/typha/conditions"
 )
@@ -45,7 +46,7 @@ func (s *statuses) runTiers(ctx context.Context) error {
 				t.Status.Conditions = conditions.Apply(t.Status.Conditions, given, metav1.NewTime(time.Now().Truncate(time.Second)))
 			}))
 		}
-		return 0, errors.Join(append(errs, pause(ctx, judgeAgain))...)
+		return 0, errors.Join(append(errs, backoff.Pause(ctx, judgeAgain))...)
 	})
 }
 

@@ -158,10 +158,9 @@ func (c *crossing) early(e *view.HostEndpoint, in Pass, egress bool) {
 	if c.accepted || e == nil || list(e, in) == "" || c.failsafe(egress, in == Untracked) != "" {
 		return
 	}
-	if d, decides := decide(c.view, list(e, in), in, egress, c.packet); decides {
-		c.accepted = d.Allowed
-		c.say(HostPrefix+e.Name, in, egress, d)
-	}
+	d, decides := decide(c.view, list(e, in), in, egress, c.packet)
+	c.accepted = decides && d.Allowed
+	c.perhaps(e, in, egress, d, decides)
 }
 
 // forward is the pass of what the host forwards. It knows no failsafe ports, since these are the host's own.
@@ -169,8 +168,17 @@ func (c *crossing) forward(e *view.HostEndpoint, egress bool) {
 	if e == nil || list(e, Forward) == "" {
 		return
 	}
-	if d, decides := decide(c.view, list(e, Forward), Forward, egress, c.packet); decides {
-		c.say(HostPrefix+e.Name, Forward, egress, d)
+	d, decides := decide(c.view, list(e, Forward), Forward, egress, c.packet)
+	c.perhaps(e, Forward, egress, d, decides)
+}
+
+// perhaps says what a pass has decided, or that rules of it might have.
+func (c *crossing) perhaps(e *view.HostEndpoint, in Pass, egress bool, d Decision, decides bool) {
+	switch {
+	case decides:
+		c.say(HostPrefix+e.Name, in, egress, d)
+	case len(d.Open) > 0:
+		c.say(HostPrefix+e.Name, in, egress, Decision{true, "no rule is known to match", EndOfAll, d.Open})
 	}
 }
 

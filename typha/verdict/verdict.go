@@ -22,6 +22,15 @@ type Decision struct {
 	Allowed bool
 	By      string // policy or profile id, or in words what else it was: the end of a tier or of all, a failsafe port, a setting
 	Rule    int    // index within the policy, or EndOfAll
+	// Open are the rules up to this one of which it cannot be said whether they match, since they ask for what is not known.
+	Open []Open
+}
+
+// Open is a rule that asks for what is not known of a packet.
+type Open struct {
+	Policy string
+	Rule   int
+	Asks   string // "type of ICMP", "source port"
 }
 
 // Decide says what becomes of a packet from an endpoint (egress), or to it.
@@ -41,22 +50,24 @@ func decide(v View, id string, in Pass, egress bool, p packet.Packet) (d Decisio
 	}
 	for _, tier := range list.Tiers {
 		f := first(v, tierPolicies(tier, egress), egress, p)
+		d.Open = append(d.Open, f.open...)
 		switch {
 		case f.decides():
-			return Decision{Allowed: f.action == view.Allow, By: f.policy, Rule: f.rule}, true
+			return Decision{f.action == view.Allow, f.policy, f.rule, d.Open}, true
 		case f.action != view.Pass && f.enforced && tier.DefaultAction != view.Pass && in.ends():
-			return Decision{By: "end of tier " + tier.Name, Rule: EndOfAll}, true
+			return Decision{false, "end of tier " + tier.Name, EndOfAll, d.Open}, true
 		}
 	}
 	if in != Normal {
-		return Decision{}, false
+		return d, false
 	}
 	for _, id := range list.Profiles { // one by one: Pass leaves a profile for the next
-		if f := first(v, []string{id}, egress, p); f.decides() {
-			return Decision{Allowed: f.action == view.Allow, By: f.policy, Rule: f.rule}, true
+		f := first(v, []string{id}, egress, p)
+		if d.Open = append(d.Open, f.open...); f.decides() {
+			return Decision{f.action == view.Allow, f.policy, f.rule, d.Open}, true
 		}
 	}
-	return Decision{By: "no policy and no profile allows it", Rule: EndOfAll}, true
+	return Decision{false, "no policy and no profile allows it", EndOfAll, d.Open}, true
 }
 
 func tierPolicies(t view.TierPolicies, egress bool) []string {
@@ -72,6 +83,7 @@ type found struct {
 	policy   string
 	rule     int
 	enforced bool // there is a policy at all that counts: staged ones do not
+	open     []Open
 }
 
 func (f found) decides() bool { return f.action == view.Allow || f.action == view.Deny }
@@ -88,8 +100,15 @@ func first(v View, ids []string, egress bool, p packet.Packet) (f found) {
 			rules = policy.Egress
 		}
 		for i := range rules {
-			if r := &rules[i]; r.Action != view.Log && p.Matches(packet.Of(r), v) {
-				return found{action: r.Action, policy: id, rule: i, enforced: true}
+			r := &rules[i]
+			if r.Action == view.Log {
+				continue
+			}
+			if asks := p.Unknown(packet.Of(r), v); asks != "" {
+				f.open = append(f.open, Open{id, i, asks})
+			}
+			if p.Matches(packet.Of(r), v) {
+				return found{r.Action, id, i, true, f.open}
 			}
 		}
 	}

@@ -48,6 +48,12 @@ func (e *Entry) Item() view.Item {
 	return it
 }
 
+// Maker is what makes the entry's item; nil of an item that is kept.
+func (e *Entry) Maker() Maker {
+	m, _ := e.content.(Maker)
+	return m
+}
+
 // Drops tells whether the entry's key goes.
 func (e *Entry) Drops() bool { return e.content == nil }
 

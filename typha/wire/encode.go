@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"net"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -19,44 +20,53 @@ const partMembers = 16 << 10
 
 // Encode returns the serialised typha.v1 Items that carry an item: one, or several for a very large set or change of a
 // set. An item whose resource has no JSON, or of a kind that is not view's, is an error.
-func Encode(it view.Item, version view.Version) ([][]byte, error) {
+func Encode(it view.Item, version view.Version) (parts [][]byte, err error) {
+	messages, err := messages(it, version)
+	for _, m := range messages {
+		b, bad := proto.Marshal(m)
+		if bad != nil {
+			return nil, fmt.Errorf("item %q: %w", m.GetId(), bad)
+		}
+		parts = append(parts, b)
+	}
+	return parts, err
+}
+
+// Frame is Encode with the items packed into one slice, each after its length, so that it can be kept as one. Items
+// takes it apart.
+func Frame(it view.Item, version view.Version) ([]byte, error) {
+	messages, err := messages(it, version)
+	if err != nil {
+		return nil, err
+	}
+	var frame []byte
+	for _, m := range messages {
+		size := proto.Size(m)
+		frame = binary.AppendUvarint(slices.Grow(frame, size+binary.MaxVarintLen32), uint64(size))
+		if frame, err = (proto.MarshalOptions{UseCachedSize: true}).MarshalAppend(frame, m); err != nil {
+			return nil, fmt.Errorf("item %q: %w", m.GetId(), err)
+		}
+	}
+	return frame, nil
+}
+
+// messages are those that carry an item.
+func messages(it view.Item, version view.Version) ([]*typhav1.Item, error) {
 	switch it := it.(type) {
 	case view.IPSet:
 		if len(it.Members) > partMembers {
-			return encodeParts(it, version)
+			return parts(it, version)
 		}
 	case view.IPSetDelta:
 		if len(it.Added)+len(it.Removed) > partMembers {
-			return encodeSteps(it)
+			return steps(it)
 		}
 	}
 	m, err := Message(it, version)
 	if err != nil {
 		return nil, err
 	}
-	b, err := marshal(m)
-	if err != nil {
-		return nil, err
-	}
-	return [][]byte{b}, nil
-}
-
-// Frame is Encode with the items packed into one slice, each after its length, so that it can be kept as one. Items
-// takes it apart.
-func Frame(it view.Item, version view.Version) ([]byte, error) {
-	parts, err := Encode(it, version)
-	if err != nil {
-		return nil, err
-	}
-	size := 0
-	for _, p := range parts {
-		size += len(p) + binary.MaxVarintLen32
-	}
-	frame := make([]byte, 0, size)
-	for _, p := range parts {
-		frame = append(binary.AppendUvarint(frame, uint64(len(p))), p...)
-	}
-	return frame, nil
+	return []*typhav1.Item{m}, nil
 }
 
 // Items yields the serialised items of a frame that Frame made. They share its memory.
@@ -76,8 +86,7 @@ func Items(frame []byte) iter.Seq[[]byte] {
 	}
 }
 
-func encodeParts(set view.IPSet, version view.Version) ([][]byte, error) {
-	var parts [][]byte
+func parts(set view.IPSet, version view.Version) (list []*typhav1.Item, err error) {
 	for at := 0; at < len(set.Members); at += partMembers {
 		end := min(at+partMembers, len(set.Members))
 		part := view.IPSet{ID: set.ID, Type: set.Type, Members: set.Members[at:end]}
@@ -86,18 +95,13 @@ func encodeParts(set view.IPSet, version view.Version) ([][]byte, error) {
 			return nil, err
 		}
 		m.GetIpSet().More = end < len(set.Members)
-		b, err := marshal(m)
-		if err != nil {
-			return nil, err
-		}
-		parts = append(parts, b)
+		list = append(list, m)
 	}
-	return parts, nil
+	return list, nil
 }
 
-// encodeSteps carries a change as several, each from the version that the one before leads to.
-func encodeSteps(d view.IPSetDelta) ([][]byte, error) {
-	var parts [][]byte
+// steps carry a change as several, each from the version that the one before leads to.
+func steps(d view.IPSetDelta) (list []*typhav1.Item, err error) {
 	for at := d.From; len(d.Added)+len(d.Removed) > 0; {
 		added := d.Added[:min(partMembers, len(d.Added))]
 		removed := d.Removed[:min(partMembers-len(added), len(d.Removed))]
@@ -114,21 +118,9 @@ func encodeSteps(d view.IPSetDelta) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		b, err := marshal(m)
-		if err != nil {
-			return nil, err
-		}
-		parts = append(parts, b)
+		list = append(list, m)
 	}
-	return parts, nil
-}
-
-func marshal(m *typhav1.Item) ([]byte, error) {
-	b, err := proto.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("item %q: %w", m.GetId(), err)
-	}
-	return b, nil
+	return list, nil
 }
 
 // Message returns the message of an item, sets of any size in one.

@@ -35,7 +35,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // CniService carries out the verbs of the CNI specification (1.1.0). The plugin only translates. UNAVAILABLE means that felix is
-// not ready, as when it starts: the plugin repeats the call for a while. It and ABORTED are CNI error 11 (try again later).
+// not ready, as when it starts: the plugin repeats the call for a while. It and ABORTED are CNI error 11 (try again later),
+// INVALID_ARGUMENT is 7, NOT_FOUND 4: the network namespace is not there.
 type CniServiceClient interface {
 	// Add wires a pod and returns when its route and policy are in the kernel. It is idempotent for one container id and
 	// interface.
@@ -125,7 +126,8 @@ func (c *cniServiceClient) Node(ctx context.Context, in *NodeRequest, opts ...gr
 // for forward compatibility.
 //
 // CniService carries out the verbs of the CNI specification (1.1.0). The plugin only translates. UNAVAILABLE means that felix is
-// not ready, as when it starts: the plugin repeats the call for a while. It and ABORTED are CNI error 11 (try again later).
+// not ready, as when it starts: the plugin repeats the call for a while. It and ABORTED are CNI error 11 (try again later),
+// INVALID_ARGUMENT is 7, NOT_FOUND 4: the network namespace is not there.
 type CniServiceServer interface {
 	// Add wires a pod and returns when its route and policy are in the kernel. It is idempotent for one container id and
 	// interface.

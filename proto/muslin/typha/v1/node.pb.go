@@ -570,7 +570,7 @@ type WarmAddress struct {
 	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// Why no pod should get it, and it is to be given back; empty if it is fit.
 	Unfit string `protobuf:"bytes,3,opt,name=unfit,proto3" json:"unfit,omitempty"`
-	// Why only a pod that names its pool should get it; empty if any may.
+	// Why only a pod that names its pool should get it, also where another pool of the family is for certain namespaces; empty if any may.
 	ByNameOnly    string `protobuf:"bytes,4,opt,name=by_name_only,json=byNameOnly,proto3" json:"by_name_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

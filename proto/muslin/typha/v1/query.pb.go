@@ -534,7 +534,11 @@ type ExplainPolicyRequest struct {
 	// IP protocol number.
 	Protocol uint32 `protobuf:"varint,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// Destination port, for protocols that have ports.
-	Port          uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	Port uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	// Type of ICMP, where it is known.
+	IcmpType *uint32 `protobuf:"varint,5,opt,name=icmp_type,json=icmpType,proto3,oneof" json:"icmp_type,omitempty"`
+	// Code of ICMP, where it is known; not without the type.
+	IcmpCode      *uint32 `protobuf:"varint,6,opt,name=icmp_code,json=icmpCode,proto3,oneof" json:"icmp_code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -597,6 +601,20 @@ func (x *ExplainPolicyRequest) GetPort() uint32 {
 	return 0
 }
 
+func (x *ExplainPolicyRequest) GetIcmpType() uint32 {
+	if x != nil && x.IcmpType != nil {
+		return *x.IcmpType
+	}
+	return 0
+}
+
+func (x *ExplainPolicyRequest) GetIcmpCode() uint32 {
+	if x != nil && x.IcmpCode != nil {
+		return *x.IcmpCode
+	}
+	return 0
+}
+
 // ExplainPolicyResponse is the verdict with its reasons.
 type ExplainPolicyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -604,7 +622,7 @@ type ExplainPolicyResponse struct {
 	Allowed bool `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
 	// What decided, in the order in which the packet meets it: on the node of the source, then on that of the destination.
 	Decisions []*Decision `protobuf:"bytes,2,rep,name=decisions,proto3" json:"decisions,omitempty"`
-	// What to know of the answer, in sentences: how addresses are translated on the way, or may be.
+	// What to know of the answer, in sentences: how addresses are translated on the way, or may be; rules that ask for what is not known.
 	Notes         []string `protobuf:"bytes,3,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -984,12 +1002,18 @@ const file_muslin_typha_v1_query_proto_rawDesc = "" +
 	"\areasons\x18\x01 \x03(\v2\x17.muslin.typha.v1.ReasonR\areasons\"6\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x18\n" +
-	"\abecause\x18\x02 \x01(\tR\abecause\"j\n" +
+	"\abecause\x18\x02 \x01(\tR\abecause\"\xca\x01\n" +
 	"\x14ExplainPolicyRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x1a\n" +
 	"\bprotocol\x18\x03 \x01(\rR\bprotocol\x12\x12\n" +
-	"\x04port\x18\x04 \x01(\rR\x04port\"\x80\x01\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\x12 \n" +
+	"\ticmp_type\x18\x05 \x01(\rH\x00R\bicmpType\x88\x01\x01\x12 \n" +
+	"\ticmp_code\x18\x06 \x01(\rH\x01R\bicmpCode\x88\x01\x01B\f\n" +
+	"\n" +
+	"_icmp_typeB\f\n" +
+	"\n" +
+	"_icmp_code\"\x80\x01\n" +
 	"\x15ExplainPolicyResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x127\n" +
 	"\tdecisions\x18\x02 \x03(\v2\x19.muslin.typha.v1.DecisionR\tdecisions\x12\x14\n" +
@@ -1087,6 +1111,7 @@ func file_muslin_typha_v1_query_proto_init() {
 	if File_muslin_typha_v1_query_proto != nil {
 		return
 	}
+	file_muslin_typha_v1_query_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
