@@ -20,15 +20,28 @@ type Facts struct {
 	Pools      []*api.IPPool
 	Nodes      []*api.Node
 	Endpoints  []*api.WorkloadEndpoint
+
+	Services      []Service // of type LoadBalancer
+	KnowsServices bool      // false means that addresses of Services are not judged
 }
+
+// Service is one of type LoadBalancer.
+type Service struct {
+	Namespace, Name string
+	Addrs           []netip.Addr // that its status shows, whoever gave them
+}
+
+func (s Service) words() string { return fmt.Sprintf("Service(%s/%s)", s.Namespace, s.Name) }
 
 // Findings is what the facts come to.
 type Findings struct {
-	Blocks                                  []*api.IPAMBlock        // in address order
-	Pools                                   []netip.Prefix          // that are not disabled
-	Allocations                             []Allocation            // in address order; an address may be there twice
-	Users                                   map[netip.Addr][]string // who has an address: endpoints and tunnels, in words
-	TunnelAddrs, EndpointAddrs, GoodHandles int
+	Blocks                                   []*api.IPAMBlock        // in address order
+	Pools                                    []netip.Prefix          // that are not disabled
+	Allocations                              []Allocation            // in address order; an address may be there twice
+	Users                                    map[netip.Addr][]string // who has an address: endpoints and tunnels, in words
+	TunnelAddrs, EndpointAddrs, ServiceAddrs int                     // that are in use
+	GoodHandles                              int
+	Unjudged                                 int // addresses of which only Kubernetes knows who has them
 
 	Problems []Problem // by kind, and in address or name order
 }
@@ -112,7 +125,33 @@ func Check(facts Facts) Findings {
 	for _, n := range facts.Nodes {
 		nodes[n.Name] = true
 	}
-	f.readBlocks(facts.Blocks, func(node string) bool { return nodes[node] })
+	services := map[string]bool{}
+	for _, s := range facts.Services {
+		services[s.words()] = true
+	}
+	f.readBlocks(facts.Blocks, func(a *Allocation) {
+		switch a.Purpose() {
+		case block.Windows:
+			a.Users = append(a.Users, "Reserved for Windows")
+		case block.Cooling:
+			a.Users = append(a.Users, "Cooling down")
+		case block.Warm:
+			if node := a.Owner[api.OwnerNode]; nodes[node] {
+				a.Users = append(a.Users, fmt.Sprintf("Node(%s) warm pool", node))
+			}
+		case block.Service:
+			// It has an address before its status shows it.
+			who := Service{Namespace: a.Owner[api.OwnerNamespace], Name: a.Owner[api.OwnerService]}.words()
+			switch {
+			case !facts.KnowsServices:
+				f.doNotJudge(a)
+			case services[who] && !slices.Contains(a.Users, who):
+				a.Users = append(a.Users, who)
+			}
+		case block.Machine:
+			f.doNotJudge(a)
+		}
+	})
 	f.judgeAddresses()
 	f.judgeHandles(facts.Handles)
 	f.judgeAffinities(facts.Affinities)
@@ -133,6 +172,14 @@ func (f *Findings) findUsers(facts Facts) {
 			f.EndpointAddrs++
 		}
 	}
+	for _, s := range facts.Services {
+		for _, a := range s.Addrs {
+			if slices.ContainsFunc(facts.Pools, func(p *api.IPPool) bool { return p.Prefix().Contains(a) }) { // others have addresses of their own
+				use(a, s.words())
+				f.ServiceAddrs++
+			}
+		}
+	}
 }
 
 func byName[T api.Object](list []T) []T {
@@ -141,8 +188,14 @@ func byName[T api.Object](list []T) []T {
 	})
 }
 
-// readBlocks lists what the blocks hold as given out, and who has it.
-func (f *Findings) readBlocks(blocks []*api.IPAMBlock, nodeExists func(string) bool) {
+// doNotJudge says of an address that nobody was asked who has it.
+func (f *Findings) doNotJudge(a *Allocation) {
+	a.Users = append(a.Users, "not looked for: "+a.Whom())
+	f.Unjudged++
+}
+
+// readBlocks lists what the blocks hold as given out, and who has it: endpoints and tunnels, and whom whose adds.
+func (f *Findings) readBlocks(blocks []*api.IPAMBlock, whose func(*Allocation)) {
 	for _, obj := range blocks {
 		b, err := block.Of(obj.DeepCopy()) // which fills in what old data lacks
 		if err != nil {
@@ -152,18 +205,7 @@ func (f *Findings) readBlocks(blocks []*api.IPAMBlock, nodeExists func(string) b
 		f.Blocks = append(f.Blocks, obj)
 		for has := range b.All() {
 			a := Allocation{Allocation: has, Block: b.CIDR(), Affinity: b.Affinity(), Users: slices.Clone(f.Users[has.Addr])}
-			switch has.Purpose() {
-			case block.Windows:
-				a.Users = append(a.Users, "Reserved for Windows")
-			case block.Cooling:
-				a.Users = append(a.Users, "Cooling down")
-			case block.Warm:
-				if nodeExists(has.Owner[api.OwnerNode]) {
-					a.Users = append(a.Users, fmt.Sprintf("Node(%s) warm pool", has.Owner[api.OwnerNode]))
-				}
-			case block.Service, block.Machine: // who has them only Kubernetes knows
-				a.Users = append(a.Users, "not looked for: "+has.Whom())
-			}
+			whose(&a)
 			f.Allocations = append(f.Allocations, a)
 		}
 	}

@@ -86,6 +86,18 @@ func addEndpoint(f *audit.Facts, name string, networks ...string) {
 	f.Endpoints = append(f.Endpoints, ep)
 }
 
+func giveService(f *audit.Facts, addr, name string) {
+	give(f, addr, "lb-"+name, "namespace=shop", "service="+name)
+}
+
+func addService(f *audit.Facts, name string, addrs ...string) {
+	s := audit.Service{Namespace: "shop", Name: name}
+	for _, a := range addrs {
+		s.Addrs = append(s.Addrs, netip.MustParseAddr(a))
+	}
+	f.Services, f.KnowsServices = append(f.Services, s), true
+}
+
 // blockAt is the block with an address.
 func blockAt(f *audit.Facts, addr string) *api.IPAMBlock {
 	for _, b := range f.Blocks {
@@ -110,6 +122,27 @@ func TestCheck(t *testing.T) {
 			"leaked 10.0.0.1 leaked; attrs Main:ipip-tunnel-addr-a Extra:node=a,type=ipipTunnelAddress",
 			"leaked 10.0.0.3 leaked; attrs Main:warm-a-1 Extra:node=a,type=warmPool",
 		}},
+		"nobody was asked for Services": {func(f *audit.Facts) { giveService(f, "10.0.0.4", "gone") }, nil},
+		"a Service with its address": {func(f *audit.Facts) {
+			giveService(f, "10.0.0.4", "web")
+			addService(f, "web", "10.0.0.4")
+		}, nil},
+		"a Service that does not show its address yet": {func(f *audit.Facts) {
+			giveService(f, "10.0.0.4", "web")
+			addService(f, "web")
+		}, nil},
+		"a Service is gone": {func(f *audit.Facts) {
+			giveService(f, "10.0.0.4", "gone")
+			addService(f, "another")
+		}, []string{"leaked 10.0.0.4 leaked; attrs Main:lb-gone Extra:namespace=shop,service=gone"}},
+		"Services with addresses of a pool and of others": {func(f *audit.Facts) {
+			addService(f, "web", "10.0.0.5", "192.0.2.1")
+		}, []string{"notAllocated 10.0.0.5 in use by Service(shop/web) and in active IPAM pool but has no IPAM allocation."}},
+		"two Services with one address": {func(f *audit.Facts) {
+			giveService(f, "10.0.0.4", "web")
+			addService(f, "web", "10.0.0.4")
+			addService(f, "twin", "10.0.0.4")
+		}, []string{"shared 10.0.0.4 has multiple owners: Service(shop/web), Service(shop/twin)"}},
 		"in use, not given out": {func(f *audit.Facts) { addEndpoint(f, "stray", "10.0.0.5/32", "192.0.2.1/32") }, []string{
 			"notAllocated 10.0.0.5 in use by Workload(shop/stray) and in active IPAM pool but has no IPAM allocation.",
 			"notInPool 192.0.2.1 in use by Workload(shop/stray) is not in any active IP pool.",

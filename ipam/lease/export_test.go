@@ -22,8 +22,8 @@ func (p *Pool) BreakDisk(t *testing.T) (mend func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.journal.disk.Lock()
-	defer p.journal.disk.Unlock()
+	p.journal.writing.Lock()
+	defer p.journal.writing.Unlock()
 	_ = p.journal.close()
 	p.journal.file = full
 	return func() {
@@ -31,6 +31,12 @@ func (p *Pool) BreakDisk(t *testing.T) (mend func()) {
 			t.Error(err)
 		}
 	}
+}
+
+// HoldDisk has nothing come to the disk until the returned function is called.
+func (p *Pool) HoldDisk() (release func()) {
+	p.journal.disk.Lock()
+	return p.journal.disk.Unlock
 }
 
 // Commits are the writes of the journal.

@@ -17,9 +17,9 @@ const (
 	compactRatio = 4
 )
 
-// Journal is the file of records. Appending is only taking note; Wait sees to it that what was appended is on the disk,
-// for all who wait at the same time by one write and one sync. After a write that failed nobody knows what the file holds:
-// it is made anew, as a whole, and until that works everybody who waits gets the error.
+// Journal is the file of records. Appending is only taking note. Write sees to it that what was appended outlives the process, Wait
+// that it is on the disk, for all who wait at the same time by one sync. After a write that failed nobody knows what the file
+// holds: it is made anew, as a whole, and until that works everybody gets the error.
 type Journal struct {
 	path, witness string
 	boot          string
@@ -29,12 +29,16 @@ type Journal struct {
 	buffer   []byte     // appended and not written
 	appended uint64     // number of the last record there
 
-	disk    sync.Mutex // guards the following; held while the disk works
+	lock *os.File // one process has the journal at a time
+
+	disk    sync.Mutex // held while the disk works
+	durable uint64     // number of the last record that is on the disk; guarded by disk
+
+	writing sync.Mutex // guards the following; taken while disk is held, or alone
 	file    *os.File   // nil: it is to be made anew
 	size    int
-	begin   int // size of the state at its beginning
-	durable uint64
-	lock    *os.File
+	begin   int    // size of the state at its beginning
+	written uint64 // number of the last record that is in the file
 
 	commits, failures uint64 // for metrics; guarded by mu
 }
@@ -96,6 +100,22 @@ func (j *Journal) take() uint64 {
 	return j.appended
 }
 
+// Write returns when the record of a number, and all before it, are in the file: another process would find them, and another boot
+// of the host perhaps not.
+func (j *Journal) Write(number uint64) error {
+	j.writing.Lock()
+	written, stale := j.written >= number, j.stale()
+	var err error
+	if !written && !stale {
+		_, err = j.write()
+	}
+	j.writing.Unlock()
+	if stale && !written {
+		return j.Wait(number)
+	}
+	return j.outcome(err)
+}
+
 // Wait returns when the record of a number, and all before it, are on the disk.
 func (j *Journal) Wait(number uint64) error {
 	j.disk.Lock()
@@ -106,37 +126,74 @@ func (j *Journal) Wait(number uint64) error {
 	err := j.commit()
 	j.mu.Lock()
 	j.commits++
-	if err != nil {
-		j.failures++
-	}
 	j.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("journal of addresses: %w", err)
-	}
-	return nil
+	return j.outcome(err)
 }
 
-// commit writes all that was appended. The disk is held.
-func (j *Journal) commit() error {
-	if j.file == nil || j.size > max(compactAt, compactRatio*j.begin) {
-		return j.rewrite()
+// outcome counts what failed.
+func (j *Journal) outcome(err error) error {
+	if err == nil {
+		return nil
 	}
+	j.mu.Lock()
+	j.failures++
+	j.mu.Unlock()
+	return fmt.Errorf("journal of addresses: %w", err)
+}
+
+// stale tells whether the file is to be made anew. Writing is held.
+func (j *Journal) stale() bool { return j.file == nil || j.size > max(compactAt, compactRatio*j.begin) }
+
+// write puts all that was appended into the file, and returns the number of the last record. Writing is held.
+func (j *Journal) write() (uint64, error) {
 	j.mu.Lock()
 	batch, number := j.buffer, j.appended
 	j.buffer = nil
 	j.mu.Unlock()
-	_, err := j.file.Write(batch)
-	if err == nil {
-		err = syscall.Fdatasync(int(j.file.Fd()))
-	}
-	if err != nil {
-		return errors.Join(err, j.close())
+	if _, err := j.file.Write(batch); err != nil {
+		return 0, errors.Join(err, j.close())
 	}
 	j.size += len(batch)
-	return j.promise(number)
+	j.written = number
+	return number, nil
 }
 
-// rewrite makes the file anew.
+// commit brings all that was appended to the disk. The disk is held; others may write while it works.
+func (j *Journal) commit() error {
+	j.writing.Lock()
+	if j.stale() {
+		defer j.writing.Unlock()
+		return j.rewrite()
+	}
+	number, err := j.write()
+	file := j.file
+	j.writing.Unlock()
+	if err != nil {
+		return err
+	}
+	if err = datasync(file); err == nil {
+		err = j.promise(number)
+	}
+	if err != nil {
+		j.writing.Lock()
+		defer j.writing.Unlock()
+		return errors.Join(err, j.close())
+	}
+	return nil
+}
+
+// datasync waits for what is in a file to be on the disk. The file may be closed meanwhile, which is an error then.
+func datasync(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = syscall.Fdatasync(int(fd)) })
+	return errors.Join(err, failed)
+}
+
+// rewrite makes the file anew. The disk and writing are held.
 func (j *Journal) rewrite() error {
 	number, body := j.owner.snapshot()
 	fresh := j.path + ".new"
@@ -157,11 +214,14 @@ func (j *Journal) rewrite() error {
 		return errors.Join(err, f.Close(), j.close())
 	}
 	err = j.close()
-	j.file, j.size, j.begin = f, len(body), len(body)
-	return errors.Join(err, j.promise(number))
+	j.file, j.size, j.begin, j.written = f, len(body), len(body), number
+	if failed := j.promise(number); failed != nil {
+		err = errors.Join(err, failed, j.close())
+	}
+	return err
 }
 
-// promise has the witness say what is on the disk; only then may anybody rely on it. If it cannot, nobody may.
+// promise has the witness say what is on the disk; only then may anybody rely on it. If it cannot, nobody may. The disk is held.
 func (j *Journal) promise(number uint64) error {
 	w := Witness{Boot: j.boot, Number: number, Confirmed: j.owner.confirmed()}
 	f, err := os.OpenFile(j.witness, os.O_WRONLY|os.O_CREATE, 0o600)
@@ -169,14 +229,13 @@ func (j *Journal) promise(number uint64) error {
 		_, err = f.WriteAt(w.Encode(), 0) // one write of a few bytes: it is there, or it is not
 		err = errors.Join(err, f.Close())
 	}
-	if err != nil {
-		return errors.Join(err, j.close())
+	if err == nil {
+		j.durable = max(j.durable, number)
 	}
-	j.durable = max(j.durable, number)
-	return nil
+	return err
 }
 
-// close lets go of the file, which is made anew by the next commit.
+// close lets go of the file, which is made anew by the next commit. Writing is held.
 func (j *Journal) close() error {
 	if j.file == nil {
 		return nil
@@ -190,6 +249,8 @@ func (j *Journal) close() error {
 func (j *Journal) Close() error {
 	j.disk.Lock()
 	defer j.disk.Unlock()
+	j.writing.Lock()
+	defer j.writing.Unlock()
 	return errors.Join(j.close(), j.lock.Close())
 }
 

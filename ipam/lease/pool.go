@@ -32,7 +32,8 @@ type Pool struct {
 	cfg     Config
 	journal *Journal
 	poke    chan struct{}
-	rush    chan struct{} // like poke, and somebody waits
+	rush    chan struct{}  // like poke, and somebody waits
+	syncing sync.WaitGroup // loans on their way to the disk
 
 	mu      sync.Mutex // guards the following
 	core    *Core
@@ -82,7 +83,10 @@ func Open(cfg Config) (*Pool, error) {
 }
 
 // Close lets go of the journal. Calls under way must have ended.
-func (p *Pool) Close() error { return p.journal.Close() }
+func (p *Pool) Close() error {
+	p.syncing.Wait()
+	return p.journal.Close()
+}
 
 // snapshot is for the journal.
 func (p *Pool) snapshot() (uint64, []byte) {
@@ -100,15 +104,21 @@ func (p *Pool) confirmed() time.Duration {
 
 // change lets do change the core, and returns when what it did is on the disk.
 func (p *Pool) change(do func(*Core, time.Duration) []Record) error {
-	p.mu.Lock()
-	records := do(p.core, p.cfg.now())
-	number := p.journal.Append(records)
-	p.mu.Unlock()
-	p.wake()
-	if len(records) == 0 {
+	number, changed := p.note(do)
+	if !changed {
 		return nil
 	}
 	return p.journal.Wait(number)
+}
+
+// note lets do change the core, and returns the number of its last record.
+func (p *Pool) note(do func(*Core, time.Duration) []Record) (number uint64, changed bool) {
+	p.mu.Lock()
+	records := do(p.core, p.cfg.now())
+	number = p.journal.Append(records)
+	p.mu.Unlock()
+	p.wake()
+	return number, len(records) > 0
 }
 
 // wake has Run look what there is to do.
@@ -127,10 +137,11 @@ func (p *Pool) hurry() {
 	}
 }
 
-// Lend gives a handle an address of each class, without asking anybody, and returns when that is on the disk. Without an
-// error and without addresses there is none to be had, and the caller has to ask typha.
-func (p *Pool) Lend(handle string, attributes map[string]string, classes ...Class) (addrs []netip.Addr, err error) {
-	err = p.change(func(c *Core, now time.Duration) (records []Record) {
+// Lend gives a handle an address of each class, without asking anybody. When it returns another process would know of it, when sure
+// does another boot of the host as well; until then nothing may come of it that a reboot would not end. After an error of sure the
+// handle is to be freed. Without an error and without addresses there is none to be had, and the caller has to ask typha.
+func (p *Pool) Lend(handle string, attributes map[string]string, classes ...Class) (addrs []netip.Addr, sure func() error, err error) {
+	number, changed := p.note(func(c *Core, now time.Duration) (records []Record) {
 		var miss Miss
 		records, addrs, miss = c.Lend(now, handle, attributes, classes...)
 		if miss == "" {
@@ -140,10 +151,16 @@ func (p *Pool) Lend(handle string, attributes map[string]string, classes ...Clas
 		}
 		return records
 	})
-	if err == nil {
-		return addrs, nil
+	if !changed {
+		return addrs, func() error { return nil }, nil
 	}
-	return nil, errors.Join(err, p.Free(handle)) // it was not handed out, whatever the disk says later
+	// If the disk does not take it, it was not handed out, whatever the disk says later.
+	if err := p.journal.Write(number); err != nil {
+		return nil, nil, errors.Join(err, p.Free(handle))
+	}
+	outcome := make(chan error, 1)
+	p.syncing.Go(func() { outcome <- p.journal.Wait(number) })
+	return addrs, sync.OnceValue(func() error { return <-outcome }), nil
 }
 
 // Refill waits until the classes of which there is no address have been filled up, and tells whether it is worth another Lend: a

@@ -254,8 +254,9 @@ func (h *host) settle() {
 
 func (h *host) lend(handle string, classes ...lease.Class) []netip.Addr {
 	h.t.Helper()
-	addrs, err := h.Lend(handle, map[string]string{"pod": handle}, classes...)
+	addrs, sure, err := h.Lend(handle, map[string]string{"pod": handle}, classes...)
 	require.NoError(h.t, err)
+	require.NoError(h.t, sure())
 	return addrs
 }
 
@@ -612,7 +613,7 @@ func TestAFullDisk(t *testing.T) {
 		h.typha.change(func() { h.typha.away = true })
 		before := h.lend("net.before", four)
 		mend := h.BreakDisk(t)
-		_, err := h.Lend("net.c1", nil, four)
+		_, _, err := h.Lend("net.c1", nil, four)
 		require.ErrorContains(t, err, "no space left on device")
 		require.Equal(t, map[lease.Phase]int{lease.Warm: 6, lease.Cooling: 1, lease.Lent: 1}, h.phases())
 		require.ErrorContains(t, h.Free("net.before"), "no space left on device")
@@ -651,6 +652,43 @@ func TestOneSyncServesMany(t *testing.T) {
 	require.Zero(t, failures)
 	require.Less(t, commits, uint64(200))
 	t.Logf("%d syncs for 200", commits)
+}
+
+// An address that was lent is another process's to know at once, and sure when it is on the disk.
+func TestALoanOutlivesTheProcessBeforeTheHost(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		h.lend("net.c0", four)
+		h.settle()
+		h.typha.change(func() { h.typha.away = true })
+		// what another process, in this boot, would take up
+		found := func() (phase lease.Phase, promised bool) {
+			data, err := os.ReadFile(filepath.Join(h.dir, "lib", "journal"))
+			require.NoError(t, err)
+			said, err := os.ReadFile(filepath.Join(h.dir, "run", "witness"))
+			require.NoError(t, err)
+			w := lease.DecodeWitness(said)
+			s, number, _, fate := lease.Recover(data, w, h.boot, nil)
+			require.Equal(t, lease.Kept, fate)
+			for _, slot := range s.Slots {
+				if slot.Handle == "net.c1" {
+					phase = slot.Phase
+				}
+			}
+			return phase, w.Number == number
+		}
+		release := h.HoldDisk()
+		addrs, sure, err := h.Lend("net.c1", nil, four)
+		require.NoError(t, err)
+		require.Len(t, addrs, 1)
+		phase, promised := found()
+		require.Equal(t, lease.Lent, phase)
+		require.False(t, promised)
+		release()
+		require.NoError(t, sure())
+		require.NoError(t, sure(), "who asks again")
+		_, promised = found()
+		require.True(t, promised)
+	})
 }
 
 // A journal that grows is written anew, and is the same.

@@ -6,11 +6,15 @@ import (
 	"time"
 )
 
+// Event is one thing that may happen: its kind, on which node, and which of several.
+type Event struct{ Kind, Node, Which int }
+
 // event lets one thing happen. What kind, and where, does not depend on the state, so that the same seed is the same
 // course with a real typha; what does not apply is left out.
 func (w *World) event() {
-	r := w.random
-	kind, n, which := r.IntN(1000), w.nodes[r.IntN(len(w.nodes))], r.IntN(1<<16)
+	e := Event{w.random.IntN(1000), w.random.IntN(len(w.nodes)), w.random.IntN(1 << 16)}
+	w.Events = append(w.Events, e)
+	kind, n, which := e.Kind, w.nodes[e.Node], e.Which
 	pick := func(length int) int { return which % length }
 	switch {
 	case kind < 90: // a pod starts
@@ -49,21 +53,21 @@ func (w *World) event() {
 	case kind < 962:
 		w.pass(time.Duration(1+which%10) * time.Minute)
 	case kind < 970: // the process dies
-		n.stop(r)
+		n.stop()
 	case kind < 974:
 		w.repeat()
 	case kind < 976: // an image of the disk is taken
 		n.images = append(n.images, slices.Clone(n.disk))
 	case kind < 978: // the host boots again
-		n.stop(r)
+		n.stop()
 		n.restart(nil)
 	case kind < 980: // from an image
 		if len(n.images) > 0 {
-			n.stop(r)
+			n.stop()
 			n.restart(n.images[pick(len(n.images))])
 		}
 	case kind < 982: // the journal is replaced by an older one, or lost, while pods run
-		n.stop(r)
+		n.stop()
 		var old []byte
 		if len(n.images) > 0 && which%2 == 0 {
 			old = n.images[pick(len(n.images))]
@@ -71,7 +75,7 @@ func (w *World) event() {
 		n.replace(old)
 		w.log("%s has an old journal, or none", n.name)
 	case kind < 984: // or damaged
-		if n.stop(r); len(n.disk) > 0 {
+		if n.stop(); len(n.disk) > 0 {
 			damaged := slices.Clone(n.disk)
 			damaged[pick(len(damaged))] ^= 1
 			n.replace(damaged)
@@ -88,7 +92,7 @@ func (w *World) event() {
 		w.typha.SetCooldown(d)
 		w.log("cool-down %s", d)
 	case kind < 994: // the machine is gone for good, its node is deleted, and perhaps it comes back
-		n.stop(r)
+		n.stop()
 		n.restart(nil)
 		w.typha.Remove(n.name)
 		w.deleted[n.name] = true

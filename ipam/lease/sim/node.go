@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -74,15 +73,15 @@ func (n *node) start() {
 }
 
 // stop ends the node's process. What it was about to write may have been written in part.
-func (n *node) stop(r *rand.Rand) {
+func (n *node) stop() {
 	if !n.up {
 		return
 	}
 	n.up, n.core = false, nil
 	if len(n.buffer) > 0 && !n.broken {
-		cut := r.IntN(len(n.buffer) + 1)
+		cut := n.chance.IntN(len(n.buffer) + 1)
 		n.disk = append(slices.Clone(n.disk), n.buffer[:cut]...)
-		if r.IntN(4) == 0 {
+		if n.chance.IntN(4) == 0 {
 			n.disk = append(n.disk, "torn"...)
 		}
 		n.log("%s stops, %d of %d bytes were written", n.name, cut, len(n.buffer))

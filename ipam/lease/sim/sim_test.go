@@ -19,8 +19,6 @@ var (
 	first   = flag.Uint64("first", 0, "seed of the first of them")
 )
 
-const steps = 120
-
 // Whatever the order of writes, calls and crashes, no address is used twice and none is lost. A course that fails prints
 // its trace; -first with its seed and -courses 1 play it again.
 func TestNoCourseOfEventsDoublesOrLosesAnAddress(t *testing.T) {
@@ -31,14 +29,14 @@ func TestNoCourseOfEventsDoublesOrLosesAnAddress(t *testing.T) {
 		players.Go(func() {
 			for n := next.Add(1); n <= int64(*courses) && !failed.Load(); n = next.Add(1) {
 				seed := *first + uint64(n) - 1
-				w, err := sim.Run(sim.Options{Seed: seed, Steps: steps})
+				w, err := sim.Run(sim.Options{Seed: seed, Steps: sim.Steps})
 				lent.Add(int64(w.Lent))
 				assigned.Add(int64(w.Assigned))
 				lost.Add(int64(w.Lost))
 				ended.Add(int64(w.Ended))
 				if err != nil && !failed.Swap(true) {
 					var trace []string
-					_, again := sim.Run(sim.Options{Seed: seed, Steps: steps, Trace: &trace})
+					_, again := sim.Run(sim.Options{Seed: seed, Steps: sim.Steps, Trace: &trace})
 					t.Errorf("seed %d: %v (again: %v)\n%s", seed, err, again, strings.Join(trace, "\n"))
 				}
 			}

@@ -28,7 +28,7 @@ type Typha interface {
 	SetCooldown(d time.Duration)
 	// Collect frees a handle's addresses, as garbage collection does when it has proved them unused.
 	Collect(handle string)
-	// Holders are the handles of all addresses in use, and Surplus what handles count beyond that.
+	// Holders are the handles of all addresses in use.
 	Holders() map[netip.Addr]string
 }
 

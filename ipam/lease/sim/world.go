@@ -23,7 +23,8 @@ import (
 
 // World is one course of events.
 type World struct {
-	random *rand.Rand
+	random *rand.Rand // draws the events, and nothing else
+	chance *rand.Rand // draws what depends on the state: how much of a write is done
 	typha  Typha
 	model  *model // if typha is the one of this package
 	die    func(steps int) (heal func())
@@ -45,6 +46,8 @@ type World struct {
 	// Counts of what happened, so that a test can see that a run is worth its name.
 	Lent, Assigned, Lost int // addresses
 	Ended                int // epochs
+
+	Events []Event // in order: the same with any typha
 }
 
 // message is a call on its way, from the moment it is sent until its last effect.
@@ -64,6 +67,9 @@ type message struct {
 	reply   func(*message)
 }
 
+// Steps is how many events a course has, with any typha.
+const Steps = 120
+
 // Options say what is simulated.
 type Options struct {
 	Seed  uint64
@@ -78,7 +84,8 @@ type Options struct {
 // Run runs a course of events, lets all settle, and tells what is wrong.
 func Run(o Options) (*World, error) {
 	w := &World{
-		random: rand.New(rand.NewPCG(o.Seed, 0)), trace: o.Trace, typha: o.Typha, die: o.Die, excused: map[string]bool{}, deleted: map[string]bool{},
+		random: rand.New(rand.NewPCG(o.Seed, 0)), chance: rand.New(rand.NewPCG(o.Seed, 1)), trace: o.Trace,
+		typha: o.Typha, die: o.Die, excused: map[string]bool{}, deleted: map[string]bool{},
 		uses: map[netip.Addr]*pod{}, ended: map[netip.Addr]time.Duration{}, terms: lease.Terms{Max: 4, Trust: time.Hour}, now: time.Minute,
 	}
 	if w.typha == nil {
@@ -92,8 +99,11 @@ func Run(o Options) (*World, error) {
 		n.start()
 	}
 	w.prime()
-	for range o.Steps {
+	for i := range o.Steps {
 		w.event()
+		if i%lookEvery == 0 {
+			w.look()
+		}
 		if w.failure != nil {
 			return w, w.failure
 		}
@@ -195,7 +205,7 @@ func (w *World) forget(m *message) {
 // abandon lets a call die where it is.
 func (w *World) abandon(m *message) {
 	if w.die != nil { // a real one is carried out up to some write
-		heal := w.die(w.random.IntN(8))
+		heal := w.die(w.chance.IntN(8))
 		m.next()
 		heal()
 	}
@@ -250,7 +260,7 @@ func (w *World) end(n *node, p *pod) {
 // check says what must be true after every step.
 func (w *World) check() {
 	if w.model == nil {
-		return // of a real typha it is asked at the end
+		return // look asks a real typha
 	}
 	for a, p := range w.uses {
 		if held := w.model.addrs[indexOf(a)]; held.handle != p.handle && !isWarm(held.handle, held.node) {
@@ -269,6 +279,26 @@ func (w *World) check() {
 		}
 		if w.model.counts[held.handle] < n {
 			w.fail("handle %s counts %d addresses and has %d", held.handle, w.model.counts[held.handle], n)
+		}
+	}
+}
+
+// lookEvery is after how many events a real typha is asked what it holds.
+const lookEvery = 5
+
+// look says of a real typha what check says of the model's addresses.
+func (w *World) look() {
+	if w.model != nil {
+		return
+	}
+	holders := w.typha.Holders()
+	for _, n := range w.nodes {
+		for _, p := range n.pods {
+			for _, a := range p.addrs {
+				if held := holders[a]; held != p.handle && !isWarm(held, n.name) {
+					w.fail("%s is used by %s on %s, and at typha by %q", a, p.handle, n.name, held)
+				}
+			}
 		}
 	}
 }
