@@ -162,6 +162,7 @@ func run(ctx context.Context, d *daemon.Daemon, cfg config) error {
 	group.Go(func() error { return pool.Run(ctx) })
 	group.Go(func() error { return pods.Run(ctx) })
 	group.Go(func() error { return serve.Run(ctx, filepath.Join(cfg.RunDir, "felix.sock")) })
+	group.Go(func() error { return serve.RunPlugins(ctx, filepath.Join(cfg.RunDir, "cni.sock")) })
 	return group.Wait()
 }
 

@@ -21,7 +21,7 @@ type Network struct {
 	IPAM        IPAM            `json:"ipam"`
 	PrevResult  json.RawMessage `json:"prevResult,omitempty"`
 	Args        Args            `json:"args"`
-	FelixSocket string          `json:"felix_socket"` // where felix listens; empty means its default
+	FelixSocket string          `json:"felix_socket"` // where felix listens for plugins; empty means its default
 
 	MTU               int               `json:"mtu"`
 	NumQueues         int               `json:"num_queues"`

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -130,4 +131,45 @@ func TestTheCodeOfAnotherIPAMPluginIsKept(t *testing.T) {
 		require.Equal(t, "not now", e.Msg)
 	}
 	require.Nil(t, f.add, "felix is not asked without an address")
+}
+
+// Of another plugin everything may be wrong; the runtime is told what.
+func TestAnotherIPAMPluginThatDoesNotDo(t *testing.T) {
+	f, dir := serve(t), t.TempDir()
+	for name, script := range map[string]string{
+		"silent": "exit 3", "loud": "echo out of paper >&2; exit 1", "garbled": "echo '{'",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o700)) //nolint:gosec // it must be executable
+	}
+	for name, want := range map[string]string{
+		"silent": "exit status 3", "loud": "exit status 1: out of paper", "garbled": "its result cannot be read",
+		"absent": "there is no such plugin in CNI_PATH", "../loud": "is no name of a plugin",
+	} {
+		i := f.ask("ADD", "1.0.0").with("ipam", map[string]any{"type": name})
+		i.path = dir
+		e := i.fail(t)
+		require.Contains(t, e.Msg+e.Details, want, name)
+		require.Contains(t, e.Msg+e.Details, "IPAM plugin "+name)
+	}
+	require.Nil(t, f.add, "felix is not asked without an address")
+}
+
+// A result that names no version has that of the configuration.
+func TestAResultOfNoVersion(t *testing.T) {
+	f, dir := serve(t), t.TempDir()
+	script := "#!/bin/sh\n[ $CNI_COMMAND = ADD ] && echo '{\"ips\": [{\"address\": \"10.7.7.7/24\"}]}'\nexit 0\n"
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "old"), []byte(script), 0o700)) //nolint:gosec // it must be executable
+	i := f.ask("ADD", "1.0.0").with("ipam", map[string]any{"type": "old"})
+	i.path = dir
+	i.succeed(t)
+	require.Equal(t, [][]byte{{10, 7, 7, 7}}, f.add.GetConfig().GetAddresses())
+}
+
+// A plugin is to start at once: what only servers need is not in it.
+func TestThePluginsAreSmall(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "../calico", "../calico-ipam").CombinedOutput()
+	require.NoError(t, err, string(out))
+	for _, dear := range []string{"net/http", "crypto/tls", "google.golang.org/grpc", "google.golang.org/protobuf/proto"} {
+		require.NotContains(t, strings.Fields(string(out)), dear)
+	}
 }

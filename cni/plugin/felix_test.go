@@ -16,7 +16,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc"
 
 	"github.com/muslin-net/muslin/cni/plugin"
 	"github.com/muslin-net/muslin/internal/rpc"
@@ -74,7 +73,7 @@ var addresses = [][]byte{
 
 func serve(t *testing.T) *felix {
 	t.Helper()
-	f := &felix{socket: filepath.Join(t.TempDir(), "felix.sock")}
+	f := &felix{socket: filepath.Join(t.TempDir(), "cni.sock")}
 	f.serve(t)
 	return f
 }
@@ -84,7 +83,8 @@ func (f *felix) serve(t *testing.T) (stop func()) {
 	t.Helper()
 	l, err := rpc.ListenUnix(f.socket)
 	require.NoError(t, err)
-	g := grpc.NewServer()
+	g, err := rpc.NewBrief()
+	require.NoError(t, err)
 	felixv1.RegisterCniServiceServer(g, f)
 	felixv1.RegisterIpamServiceServer(g, f)
 	done := make(chan error, 1)

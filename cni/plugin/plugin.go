@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -97,6 +96,8 @@ func wrap(err error) error {
 		return types.NewError(codeTryAgain, "calico cannot do this now", err.Error())
 	case errors.Is(err, cni.ErrInvalid):
 		return types.NewError(codeBadConfig, "calico cannot do what is asked for", err.Error())
+	case errors.Is(err, cni.ErrNoNetns):
+		return types.NewError(codeBadEnvironment, "CNI_NETNS is of no use", err.Error())
 	case errors.Is(err, cni.ErrMismatch):
 		return types.NewError(codeInternal, "the container's network is not as ADD left it", err.Error())
 	}
@@ -152,7 +153,7 @@ func del(ctx context.Context, c call) error {
 	if err := c.felix.Delete(ctx, c.attachment(), c.Netns, c.pairs); err != nil {
 		return err
 	}
-	return c.delegate(ctx, invoke.DelegateDel)
+	return c.delegate(ctx, "DEL")
 }
 
 func check(ctx context.Context, c call) error {
@@ -167,14 +168,14 @@ func check(ctx context.Context, c call) error {
 	if err := c.felix.Check(ctx, c.attachment(), c.Netns, mac, addrs); err != nil {
 		return err
 	}
-	return c.delegate(ctx, invoke.DelegateCheck)
+	return c.delegate(ctx, "CHECK")
 }
 
 func status(ctx context.Context, c call) error {
 	if err := c.felix.Status(ctx); err != nil {
 		return types.NewError(codeNotAvailable, "calico cannot add pods now", err.Error())
 	}
-	return c.delegate(ctx, invoke.DelegateStatus)
+	return c.delegate(ctx, "STATUS")
 }
 
 func gc(ctx context.Context, c call) error {
@@ -185,7 +186,7 @@ func gc(ctx context.Context, c call) error {
 	if err := c.felix.GC(ctx, c.network.Name, valid); err != nil {
 		return err
 	}
-	return c.delegate(ctx, invoke.DelegateGC)
+	return c.delegate(ctx, "GC")
 }
 
 func assign(ctx context.Context, c call) error {
@@ -202,5 +203,6 @@ func assign(ctx context.Context, c call) error {
 
 func unassign(ctx context.Context, c call) error { return c.felix.Unassign(ctx, c.attachment()) }
 
-// nothing is CHECK and GC of the IPAM plugin: felix checks addresses with the endpoint, and collects them by handle.
+// nothing is CHECK and GC of the IPAM plugin. felix knows no endpoint of a pod that another plugin wires: it cannot tell what of it
+// should be there, nor which of its addresses the node has given up. docs/cni.md says so.
 func nothing(context.Context, call) error { return nil }

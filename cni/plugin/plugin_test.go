@@ -166,6 +166,7 @@ func TestErrors(t *testing.T) {
 		"felix is not ready":           {f.ask("ADD", "1.0.0"), status.Error(codes.Unavailable, "typha has not sent the node's view"), 11, " s: typha has not sent the node's view"},
 		"felix fails":                  {f.ask("ADD", "1.0.0"), status.Error(codes.Internal, "route 10.0.0.1: no such device"), 999, "no such device"},
 		"felix cannot ever":            {f.ask("ADD", "1.0.0"), status.Error(codes.InvalidArgument, "interface cali1 is that of another"), 7, "that of another"},
+		"no namespace":                 {f.ask("ADD", "1.0.0"), status.Error(codes.NotFound, "network namespace /run/netns/a: no such file"), 4, "/run/netns/a"},
 		"mtu":                          {f.ask("ADD", "1.0.0").with("mtu", -3), nil, 7, "mtu -3 is out of range"},
 		"type of a key":                {f.ask("ADD", "1.0.0").with("mtu", "big"), nil, 7, "mtu"},
 		"unknown key":                  {f.ask("ADD", "1.0.0").with("mtuu", 1400), nil, 7, `key "mtuu" is unknown; did you mean "mtu"?`},
@@ -219,7 +220,7 @@ func TestDeleteMindsNothingThatItDoesNotNeed(t *testing.T) {
 // While felix is restarted, calls that can be repeated wait for it: where nobody listens yet, where the felix before listened, and
 // where that one ended in the middle of the call.
 func TestVerbsWaitForAFelixThatIsRestarted(t *testing.T) {
-	f := &felix{socket: filepath.Join(t.TempDir(), "felix.sock")}
+	f := &felix{socket: filepath.Join(t.TempDir(), "cni.sock")}
 	for name, call := range map[string]invocation{
 		"ADD": f.ask("ADD", "1.1.0"), "DEL": f.ask("DEL", "1.1.0"), "GC": f.ask("GC", "1.1.0"),
 		"calico-ipam ADD": ipam(f.ask("ADD", "1.1.0")), "calico-ipam DEL": ipam(f.ask("DEL", "1.1.0")),
@@ -264,7 +265,7 @@ func TestVerbsWaitForAFelixThatIsRestarted(t *testing.T) {
 
 func TestAddIsRepeatedWhenFelixEndsInTheMiddle(t *testing.T) {
 	begun := make(chan struct{})
-	f := &felix{socket: filepath.Join(t.TempDir(), "felix.sock"), during: func(ctx context.Context) {
+	f := &felix{socket: filepath.Join(t.TempDir(), "cni.sock"), during: func(ctx context.Context) {
 		begun <- struct{}{}
 		<-ctx.Done()
 	}}

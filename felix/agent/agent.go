@@ -53,6 +53,8 @@ type Kernel interface {
 	Holds(e state.Endpoint) error
 	// Entries lists everything, desired beside actual.
 	Entries() []dataplane.Entry
+	// ToldAs is what Update called a chain of rules that Entries names, "" if nothing.
+	ToldAs(key string) string
 	// Programmed tells whether a route with exactly this destination, to a workload or a block's blackhole, is in the
 	// kernel as wanted.
 	Programmed(dst netip.Prefix) bool

@@ -20,8 +20,9 @@ import (
 	"github.com/muslin-net/muslin/felix/state"
 )
 
-// Drivers are the drivers of this node's kernel as one. The order of an Apply: links and tunnels, then rules, then
-// routes, so that nothing is led to an endpoint before its rules are there.
+// Drivers are the drivers of this node's kernel as one. The order of an Apply: what looks at the sources of workloads, links and
+// tunnels, then rules, then routes, so that nothing comes from an endpoint under another's address, and nothing is led to it before
+// its rules are there.
 type Drivers struct {
 	Links   *link.Driver
 	tunnels *tunnel.Driver
@@ -116,6 +117,7 @@ func (d *Drivers) Update(c desired.Changes) {
 // Apply makes the kernel agree. A driver that fails does not keep the others from their work: what is not programmed is
 // closed. Packets are encapsulated for a destination as long as a route leads it there.
 func (d *Drivers) Apply(ctx context.Context) error {
+	d.rules.Guard(ctx)
 	var errs []error
 	for _, driver := range []struct {
 		name  string
@@ -252,6 +254,9 @@ func (d *Drivers) Entries() []dataplane.Entry {
 	out = append(out, d.rules.Entries()...)
 	return append(out, d.routes.Entries()...)
 }
+
+// ToldAs is what Update called a chain of rules that Entries names, "" if nothing.
+func (d *Drivers) ToldAs(key string) string { return d.rules.ToldAs(key) }
 
 // Watch calls wake whenever the kernel was changed by someone else, until ctx ends.
 func (d *Drivers) Watch(ctx context.Context, wake func()) error {

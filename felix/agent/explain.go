@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -124,7 +125,12 @@ func (a *Agent) Explain(ctx context.Context, section, key string) ([]server.Reas
 	if find == nil {
 		return nil, status.Errorf(codes.InvalidArgument, "section %q cannot be explained; use %s", section, explained)
 	}
-	reasons, err := look(ctx, a, func(s *state.State) []server.Reason { return find(s, key) })
+	reasons, err := look(ctx, a, func(s *state.State) []server.Reason {
+		if section == "rule" {
+			return find(s, cmp.Or(a.kernel.ToldAs(key), key))
+		}
+		return find(s, key)
+	})
 	if err == nil && len(reasons) == 0 {
 		return nil, status.Errorf(codes.NotFound, "nothing on this node asks for %s %q; name it as `felix` dumps it", section, key)
 	}

@@ -149,6 +149,8 @@ func (k *kernel) Programmed(dst netip.Prefix) bool {
 	return false
 }
 
+func (k *kernel) ToldAs(string) string { return "" }
+
 func (k *kernel) Entries() []dataplane.Entry {
 	return []dataplane.Entry{{Object: dataplane.Object{Kind: dataplane.KindRoute, Key: "10.0.0.0/8"}, Desired: "a", Actual: "b", Err: errors.New("no")}}
 }

@@ -11,6 +11,9 @@ import (
 // Pods makes and removes pods' interfaces with the link driver.
 type Pods struct{ Links *link.Driver }
 
+// Reach tells why a pod's network namespace cannot be entered.
+func (p Pods) Reach(netns string) error { return link.Reach(netns) }
+
 // Wire makes the pair of an endpoint and sets the pod's side up.
 func (p Pods) Wire(ctx context.Context, e state.Endpoint, podInterface string) error {
 	pod, err := podOf(e, podInterface)

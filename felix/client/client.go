@@ -17,8 +17,8 @@ import (
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 )
 
-// DefaultSocket is where felix listens unless told otherwise.
-const DefaultSocket = cni.DefaultSocket
+// DefaultSocket is where felix listens for all but plugins unless told otherwise.
+const DefaultSocket = "/var/run/calico/felix.sock"
 
 // What a caller can do about an error; see package cni.
 var (

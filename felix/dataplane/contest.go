@@ -5,10 +5,13 @@ import (
 	"time"
 )
 
-// What somebody else keeps undoing is put back contests times within contestTime. Then felix gives way.
+// What somebody else keeps undoing is put back contests times at once. Then felix gives way, at first for contestPause, as one
+// command may undo it several times (ip addr flush goes on until a listing is empty), then for twice as long each time. What was
+// let be for contestTime, or given way to for as long, is not contested any more.
 const (
-	contests    = 3
-	contestTime = time.Minute
+	contests     = 3
+	contestPause = time.Second
+	contestTime  = time.Minute
 )
 
 // Contests count how often things were put back, so that none is fought over in a loop. The zero value has counted nothing.
@@ -17,23 +20,24 @@ type Contests[K comparable] struct {
 }
 
 type contest struct {
-	since time.Time
+	last  time.Time // when it was put back
 	count int
 }
 
-// Enter tells whether a thing may be put back once more, and counts it.
+// Enter tells whether a thing may be put back once more, and counts it if so.
 func (c *Contests[K]) Enter(k K, now time.Time) bool {
 	one := c.byKey[k]
-	if now.Sub(one.since) > contestTime {
-		one = contest{since: now}
-	}
-	if one.count++; one.count > contests {
+	since := now.Sub(one.last)
+	switch {
+	case since >= contestTime:
+		one = contest{}
+	case one.count >= contests && since < contestPause<<(one.count-contests):
 		return false
 	}
 	if c.byKey == nil {
 		c.byKey = map[K]contest{}
 	}
-	c.byKey[k] = one
+	c.byKey[k] = contest{last: now, count: one.count + 1}
 	return true
 }
 

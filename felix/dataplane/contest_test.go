@@ -11,20 +11,26 @@ import (
 	"github.com/muslin-net/muslin/felix/dataplane"
 )
 
-// Three times within a minute, of each thing by itself.
+// Three times at once, then ever later; each thing by itself.
 func TestContestsEnd(t *testing.T) {
 	var c dataplane.Contests[string]
-	now := time.Now()
+	start := time.Now()
+	now := start
 	for range 3 {
 		assert.True(t, c.Enter("a", now))
-		now = now.Add(19 * time.Second)
 	}
-	assert.False(t, c.Enter("a", now), "57 s after the first")
+	for pause := time.Second; pause < time.Minute; pause *= 2 {
+		assert.False(t, c.Enter("a", now))
+		assert.False(t, c.Enter("a", now.Add(pause-1)), "before %s", pause)
+		now = now.Add(pause)
+		assert.True(t, c.Enter("a", now), "after %s", pause)
+	}
+	assert.Equal(t, 63*time.Second, now.Sub(start))
 	assert.True(t, c.Enter("b", now))
-	now = now.Add(4 * time.Second)
-	assert.True(t, c.Enter("a", now), "the minute is over")
-	for range 2 {
-		assert.True(t, c.Enter("a", now))
+	assert.False(t, c.Enter("a", now.Add(time.Minute-1)))
+	now = now.Add(time.Minute)
+	for range 3 {
+		assert.True(t, c.Enter("a", now), "the minute is over")
 	}
 	assert.False(t, c.Enter("a", now))
 	c.Forget("a")

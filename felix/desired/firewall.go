@@ -3,6 +3,7 @@ package desired
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/muslin-net/muslin/api/view"
 )
@@ -75,6 +76,8 @@ type Settings struct {
 	EndpointToHost   HostAction
 	// RejectDenied answers denied packets with an ICMP error instead of dropping them.
 	RejectDenied bool
+	// LogLimit limits the lines of Log rules (LogActionRateLimit); the zero value does not.
+	LogLimit Limit
 	// AcceptInvalid leaves packets that connection tracking finds invalid to policy (DisableConntrackInvalidCheck).
 	AcceptInvalid bool
 	// CutFlows drops both directions of connections that carry ConnMarkCut, before established ones pass. It is off while
@@ -115,11 +118,18 @@ type Settings struct {
 // Equal tells whether two settings are the same.
 func (s Settings) Equal(o Settings) bool {
 	return slices.Equal(s.WorkloadPrefixes, o.WorkloadPrefixes) && s.EndpointToHost == o.EndpointToHost &&
-		s.RejectDenied == o.RejectDenied && s.AcceptInvalid == o.AcceptInvalid && s.CutFlows == o.CutFlows &&
+		s.RejectDenied == o.RejectDenied && s.LogLimit == o.LogLimit && s.AcceptInvalid == o.AcceptInvalid && s.CutFlows == o.CutFlows &&
 		s.AllowVXLANFromWorkloads == o.AllowVXLANFromWorkloads && s.AllowIPIPFromWorkloads == o.AllowIPIPFromWorkloads &&
 		s.VXLANPort == o.VXLANPort && s.IPVS == o.IPVS && s.NoIPv6 == o.NoIPv6 && s.Rules == o.Rules &&
 		slices.Equal(s.Floating, o.Floating) &&
 		same(s.NATOutgoing, o.NATOutgoing) && same(s.VXLAN4, o.VXLAN4) && same(s.VXLAN6, o.VXLAN6) && same(s.IPIP, o.IPIP)
+}
+
+// Limit is how often something may happen, each rule of the kernel by itself.
+type Limit struct {
+	Rate  int           // how often in a unit of time
+	Per   time.Duration // the unit: a second, minute, hour or day
+	Burst int           // how often at once, at least 1; no more than in a day, beyond which xtables cannot count
 }
 
 // Floating is an outside address that leads to a workload of this node: what is sent to External goes to Internal. What a workload
@@ -183,6 +193,14 @@ type Workload struct {
 func (w Workload) Equal(o Workload) bool {
 	return w.Endpoint == o.Endpoint && w.Ingress == o.Ingress && w.Egress == o.Egress && w.SpeakerPort == o.SpeakerPort &&
 		slices.Equal(w.Addresses, o.Addresses) && slices.Equal(w.AllowedSources, o.AllowedSources)
+}
+
+// Chain is the name of the chain that decides on packets of a direction.
+func (w Workload) Chain(d Direction) string {
+	if d == Egress {
+		return w.Egress
+	}
+	return w.Ingress
 }
 
 // Closed tells whether at least one direction is closed.

@@ -130,6 +130,7 @@ func usualScenarios() map[string]*world {
 				c.NATOutgoingExclusions, c.IptablesNATOutgoingInterfaceFilter = new("ippoolsandhostips"), "eth0"
 				c.ExternalNodesCIDRList = &[]string{"10.99.0.0/16", "10.98.1.2"}
 				c.DefaultEndpointToHostAction, c.IptablesFilterDenyAction, c.IPForwarding = "ACCEPT", "REJECT", "disabled"
+				c.LogActionRateLimit, c.LogActionRateLimitBurst = new("20/minute"), new(7)
 				c.DisableConntrackInvalidCheck, c.DeviceRouteProtocol = new(true), new(80)
 				c.AllowIPIPPacketsFromWorkloads, c.AllowVXLANPacketsFromWorkloads = new(true), new(true)
 			})).wire(web),
@@ -270,6 +271,9 @@ func text(s *state.State) string {
 func settingsLines(s desired.Settings) []string {
 	out := []string{fmt.Sprintf("workloads %v to host %d reject %v accept invalid %v vxlan from pods %v ipip from pods %v",
 		s.WorkloadPrefixes, s.EndpointToHost, s.RejectDenied, s.AcceptInvalid, s.AllowVXLANFromWorkloads, s.AllowIPIPFromWorkloads)}
+	if l := s.LogLimit; l.Rate > 0 {
+		out = append(out, fmt.Sprintf("log lines %d each %v, %d at once", l.Rate, l.Per, l.Burst))
+	}
 	if !s.NoIPv6 {
 		out = append(out, "policy of IPv6")
 	}

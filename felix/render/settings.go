@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
@@ -18,6 +20,7 @@ func settings(s *state.State) desired.Settings {
 	out := desired.Settings{
 		WorkloadPrefixes:        workloadPrefixes(s),
 		RejectDenied:            is(c.IptablesFilterDenyAction, "Reject") || is(c.NftablesFilterDenyAction, "Reject"),
+		LogLimit:                logLimit(c),
 		AcceptInvalid:           value(c.DisableConntrackInvalidCheck, false),
 		AllowVXLANFromWorkloads: value(c.AllowVXLANPacketsFromWorkloads, false),
 		AllowIPIPFromWorkloads:  value(c.AllowIPIPPacketsFromWorkloads, false),
@@ -78,6 +81,20 @@ func rules(c api.FelixConfigurationSpec) (out desired.Rules) {
 		out.SetLimit = limit
 	}
 	return out
+}
+
+// logLimit is how often Log rules write lines. Both drivers are given bursts that both kernels can count.
+func logLimit(c api.FelixConfigurationSpec) desired.Limit {
+	const day = 24 * time.Hour
+	rate, unit, _ := strings.Cut(value(c.LogActionRateLimit, ""), "/")
+	n, err := strconv.Atoi(rate)
+	per, known := map[string]time.Duration{"second": time.Second, "minute": time.Minute, "hour": time.Hour, "day": day}[unit]
+	if err != nil || n <= 0 || !known {
+		return desired.Limit{}
+	}
+	const usual = 5
+	burst := min(value(c.LogActionRateLimitBurst, usual), n*int(day/per))
+	return desired.Limit{Rate: n, Per: per, Burst: max(burst, 1)}
 }
 
 // workloadPrefixes begin the names of workloads' interfaces.

@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/muslin-net/muslin/internal/rpc"
 	"github.com/muslin-net/muslin/internal/rpc/rpctest"
+	"github.com/muslin-net/muslin/internal/unary"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 )
 
@@ -46,6 +48,30 @@ func TestNamesThatAreNoneAreRefused(t *testing.T) {
 	}
 }
 
+// refuses has a socket, which must be root's, called with what is no request. It returns one that is.
+func refuses(t *testing.T, path string, call func(method string, body []byte) codes.Code) (whole []byte) {
+	t.Helper()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	whole, err = proto.Marshal(pod("web", "c1"))
+	require.NoError(t, err)
+	for _, c := range []struct {
+		method string
+		body   []byte
+		code   codes.Code
+	}{
+		{felixv1.CniService_Add_FullMethodName, []byte("\xff\xff garbage"), codes.Internal},
+		{felixv1.CniService_Add_FullMethodName, whole[:len(whole)-1], codes.Internal},
+		{felixv1.CniService_Add_FullMethodName, nil, codes.InvalidArgument},
+		{felixv1.CniService_Delete_FullMethodName, nil, codes.InvalidArgument},
+		{"/muslin.felix.v1.CniService/Reboot", whole, codes.Unimplemented},
+	} {
+		require.Equal(t, c.code, call(c.method, c.body), c.method)
+	}
+	return whole
+}
+
 // The socket is root's; what is too large, or no request, is refused there, and the next call is answered.
 func TestTheSocketRefusesGarbage(t *testing.T) {
 	w := newWorld()
@@ -64,27 +90,44 @@ func TestTheSocketRefusesGarbage(t *testing.T) {
 		_, err := felixv1.NewCniServiceClient(conn).Status(ctx, &felixv1.StatusRequest{})
 		return err == nil
 	}, 20*time.Second, 5*time.Millisecond)
-	info, err := os.Stat(path)
-	require.NoError(t, err)
-	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
-	whole, err := proto.Marshal(pod("web", "c1"))
-	require.NoError(t, err)
-	for _, c := range []struct {
-		method string
-		body   []byte
-		code   codes.Code
-	}{
-		{felixv1.CniService_Add_FullMethodName, []byte("\xff\xff garbage"), codes.Internal},
-		{felixv1.CniService_Add_FullMethodName, whole[:len(whole)-1], codes.Internal},
-		{felixv1.CniService_Add_FullMethodName, make([]byte, 5<<20), codes.ResourceExhausted},
-		{felixv1.CniService_Add_FullMethodName, nil, codes.InvalidArgument},
-		{felixv1.CniService_Delete_FullMethodName, nil, codes.InvalidArgument},
-		{"/muslin.felix.v1.CniService/Reboot", whole, codes.Unimplemented},
-	} {
-		err := rpctest.Call(ctx, conn, c.method, c.body)
-		require.Equal(t, c.code, status.Code(err), "%v", err)
-	}
+	call := func(method string, body []byte) codes.Code { return status.Code(rpctest.Call(ctx, conn, method, body)) }
+	refuses(t, path, call)
+	require.Equal(t, codes.ResourceExhausted, call(felixv1.CniService_Add_FullMethodName, make([]byte, 5<<20)))
 	require.Empty(t, w.steps)
 	_, err = felixv1.NewCniServiceClient(conn).Add(ctx, pod("web", "c1"))
 	require.NoError(t, err)
+}
+
+// So does the socket of plugins: whatever comes there, nothing is done, and the next call is answered.
+func TestThePluginsSocketRefusesGarbage(t *testing.T) {
+	w := newWorld()
+	s := w.server()
+	ctx, cancel := context.WithCancel(t.Context())
+	path, done := filepath.Join(t.TempDir(), "cni.sock"), make(chan error, 1)
+	go func() { done <- s.RunPlugins(ctx, path) }()
+	defer func() {
+		cancel()
+		require.NoError(t, <-done)
+	}()
+	call := func(method string, body []byte) codes.Code {
+		_, err := unary.Call(ctx, path, method, body)
+		var failed *unary.Error
+		require.True(t, err == nil || errors.As(err, &failed), "%v", err)
+		if err == nil {
+			return codes.OK
+		}
+		return codes.Code(failed.Code)
+	}
+	require.Eventually(t, func() bool { return call(felixv1.CniService_Status_FullMethodName, nil) == codes.OK }, 20*time.Second, 5*time.Millisecond)
+	whole := refuses(t, path, call)
+	require.Equal(t, codes.Unimplemented, call(felixv1.StateService_Dump_FullMethodName, nil), "it is not for plugins")
+	for _, raw := range []string{"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x00\x00\x00\x02\x00\x00\x00\x01\x01\x00\xff\xff", "\x00\x00\x00\x00\x00\x00\x00\x02\x03\x07", "\x00\x00\x00\x01\x00\x00\x00\x03\x03\x00\x07", "\x00"} {
+		c, err := net.Dial("unix", path)
+		require.NoError(t, err)
+		_, err = c.Write([]byte(raw))
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+	}
+	require.Empty(t, w.steps)
+	require.Equal(t, codes.OK, call(felixv1.CniService_Add_FullMethodName, whole))
 }

@@ -35,6 +35,9 @@ func (s *Server) Add(ctx context.Context, req *felixv1.AddRequest) (*felixv1.Add
 	if reasons := s.Agent.Ready(); len(reasons) > 0 {
 		return nil, status.Error(codes.Unavailable, strings.Join(reasons, "; "))
 	}
+	if err := s.Pods.Reach(req.GetNetns()); err != nil { // before anything is taken for it
+		return nil, status.Error(codes.NotFound, err.Error())
+	}
 
 	cfg := req.GetConfig()
 	if err := s.settle(ctx, &e, cfg); err != nil {
@@ -123,15 +126,16 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 		}
 	}()
 	name := recordName(e)
+	sure := func() error { return nil }
 	if !exists {
-		if err := s.assign(ctx, &e, req.GetConfig(), &steps); err != nil {
+		if sure, err = s.assign(ctx, &e, req.GetConfig(), &steps); err != nil {
 			return e, err
 		}
 		if err := s.Agent.Serves(ctx, e.Addresses, e.Floating); err != nil {
 			return e, err
 		}
-		// Typha answers with the endpoint's policy while its record is written and its interface is made. A felix that ends now is
-		// followed by one that does not report the endpoint.
+		// Typha answers with the endpoint's policy, and the disk takes its address, while its record is written and its interface is made.
+		// A felix that ends now, or its host, is followed by one that does not report the endpoint.
 		steps.push(func(ctx context.Context) error { return s.Agent.DeleteLocal(ctx, e.Interface) })
 		s.Agent.Expect(ctx, e)
 		steps.push(func(context.Context) error { return s.Records.Delete(name) })
@@ -146,6 +150,9 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 	if !exists {
 		steps.push(func(ctx context.Context) error { return s.Pods.Unwire(ctx, e, podInterface) })
 		steps.push(func(ctx context.Context) error { return s.Agent.DeleteLocal(ctx, e.Interface) })
+		if err := sure(); err != nil {
+			return e, err
+		}
 		// As a rule its policy comes about now: then its rules are written once, and not closed before.
 		soon, cancel := context.WithTimeout(ctx, foresight)
 		s.Agent.Foreseen(soon, e)
@@ -154,39 +161,47 @@ func (s *Server) wire(ctx context.Context, e state.Endpoint, req *felixv1.AddReq
 	return e, s.Agent.SetLocal(ctx, e)
 }
 
-// assign gets the endpoint's addresses: those that another IPAM plugin gave, or felix's own.
-func (s *Server) assign(ctx context.Context, e *state.Endpoint, cfg *felixv1.NetworkConfig, steps *undo) (err error) {
+// assign gets the endpoint's addresses: those that another IPAM plugin gave, or felix's own, which are to be relied on when sure has
+// returned.
+func (s *Server) assign(ctx context.Context, e *state.Endpoint, cfg *felixv1.NetworkConfig, steps *undo) (sure func() error, err error) {
 	if given := cfg.GetAddresses(); len(given) > 0 {
 		e.Addresses, err = addressesOf(given)
-		return err
+		return func() error { return nil }, err
 	}
 	wanted, err := wants(*e, cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for i := range wanted {
 		wanted[i].Attributes = reported(*e)
 	}
 	s.Releases.Clear(ctx, e.Handle()) // of an ADD that had no answer, as felix ended
 	if err := s.Releases.Cancel(ctx, e.Handle()); err != nil {
-		return err
+		return nil, err
 	}
 	// Before it is asked for: an answer that got lost leaves an address assigned too.
 	steps.push(func(context.Context) error { return s.Releases.Add(e.Handle()) })
-	e.Addresses, err = s.assignAll(ctx, wanted)
-	return err
+	e.Addresses, sure, err = s.assignAll(ctx, wanted)
+	return sure, err
 }
 
 // assignAll asks for each of what is wanted under one handle.
-func (s *Server) assignAll(ctx context.Context, wanted []Want) (out []netip.Addr, err error) {
+func (s *Server) assignAll(ctx context.Context, wanted []Want) (out []netip.Addr, sure func() error, err error) {
+	var all []func() error
 	for _, want := range wanted {
-		addrs, err := s.IPAM.Assign(ctx, want)
+		addrs, sure, err := s.IPAM.Assign(ctx, want)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		out = append(out, addrs...)
+		out, all = append(out, addrs...), append(all, sure)
 	}
-	return out, nil
+	return out, func() error {
+		var errs []error
+		for _, sure := range all {
+			errs = append(errs, sure())
+		}
+		return errors.Join(errs...)
+	}, nil
 }
 
 // awaitPolicy waits for the endpoint to open. Whether a pod whose policy stays unknown starts closed is the

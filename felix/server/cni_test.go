@@ -25,7 +25,7 @@ func code(err error) codes.Code { return status.Code(err) }
 func TestAddWiresInOrder(t *testing.T) {
 	w := newWorld()
 	resp := added(t, w.server(), pod("web-0", "c1"))
-	require.Equal(t, []string{"Cancel", "Assign", "Save", "Wire", "SetLocal"}, w.steps)
+	require.Equal(t, []string{"Cancel", "Assign", "Save", "Wire", "Sure", "SetLocal"}, w.steps)
 	require.Equal(t, []string{"Cancel", "Assign"}, w.foretold, "its policy comes while the record is written and the interface made")
 	require.Equal(t, "cali", resp.GetHostInterface()[:4])
 	require.Len(t, resp.GetHostInterface(), 15)
@@ -231,6 +231,15 @@ func TestBadRequestsAreRefused(t *testing.T) {
 	req := pod("web-0", "c1")
 	req.Config.Fixed = [][]byte{{10, 1, 2, 3}}
 	require.Equal(t, [][]byte{{10, 1, 2, 3}}, added(t, newWorld().server(), req).GetAddresses())
+}
+
+func TestAPodWithoutANamespaceTakesNothing(t *testing.T) {
+	w := newWorld()
+	w.netnsErr = errors.New("network namespace /run/netns/nowhere of the pod: no such file or directory")
+	_, err := w.server().Add(t.Context(), pod("web-0", "c1"))
+	require.Equal(t, codes.NotFound, code(err))
+	require.ErrorContains(t, err, "/run/netns/nowhere")
+	require.Empty(t, w.steps, "nothing was begun")
 }
 
 func TestNotReadyMeansTryAgain(t *testing.T) {

@@ -23,7 +23,10 @@ func (s *Server) Assign(ctx context.Context, req *felixv1.AssignRequest) (*felix
 	if err := s.Releases.Cancel(ctx, e.Handle()); err != nil {
 		return nil, statusOf(err)
 	}
-	addrs, err := s.assignAll(ctx, wanted)
+	addrs, sure, err := s.assignAll(ctx, wanted)
+	if err == nil {
+		err = sure()
+	}
 	if err != nil {
 		// What one family got, or an answer that got lost, is not kept.
 		return nil, statusOf(errors.Join(err, s.Releases.Add(e.Handle())))

@@ -73,6 +73,8 @@ type Difference struct {
 
 // Pods makes and removes the interfaces of pods.
 type Pods interface {
+	// Reach tells why a network namespace cannot be entered; nil if it can.
+	Reach(netns string) error
 	// Wire makes the pair and sets the pod's side up. It is idempotent, and leaves nothing behind if it fails.
 	Wire(ctx context.Context, e state.Endpoint, podInterface string) error
 	// Unwire removes the pair; what is not there is no error.
@@ -83,8 +85,9 @@ type Pods interface {
 
 // IPAM hands out addresses of the cluster.
 type IPAM interface {
-	// Assign gives all the addresses that are asked for, or none.
-	Assign(ctx context.Context, want Want) ([]netip.Addr, error)
+	// Assign gives all the addresses that are asked for, or none. Another process would know of it; when sure has returned without an
+	// error another boot of the host would too. Until then nothing may come of it that a reboot would not end.
+	Assign(ctx context.Context, want Want) (addrs []netip.Addr, sure func() error, err error)
 	// Release frees the addresses of a handle.
 	Release(ctx context.Context, handle string) error
 }
@@ -144,11 +147,16 @@ type Server struct {
 }
 
 // Register adds the services to a gRPC server.
-func (s *Server) Register(g *grpc.Server) {
-	felixv1.RegisterCniServiceServer(g, s)
-	felixv1.RegisterIpamServiceServer(g, s)
+func (s *Server) Register(g grpc.ServiceRegistrar) {
+	s.registerPlugins(g)
 	felixv1.RegisterStateServiceServer(g, s)
 	felixv1.RegisterCheckServiceServer(g, s)
+}
+
+// registerPlugins adds what plugins call.
+func (s *Server) registerPlugins(g grpc.ServiceRegistrar) {
+	felixv1.RegisterCniServiceServer(g, s)
+	felixv1.RegisterIpamServiceServer(g, s)
 }
 
 // Status says whether Add would work.
@@ -245,4 +253,20 @@ func (s *Server) Run(ctx context.Context, socket string) error {
 	stop := context.AfterFunc(ctx, g.Stop)
 	defer stop()
 	return g.Serve(l)
+}
+
+// RunPlugins serves CNI plugins on a unix socket of their own until ctx ends: each makes one call, which gRPC would be too dear for.
+func (s *Server) RunPlugins(ctx context.Context, socket string) error {
+	l, err := rpc.ListenUnix(socket)
+	if err != nil {
+		return err
+	}
+	b, err := rpc.NewBrief()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	s.registerPlugins(b)
+	stop := context.AfterFunc(ctx, b.Stop)
+	defer stop()
+	return b.Serve(l)
 }

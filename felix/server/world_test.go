@@ -37,6 +37,7 @@ type world struct {
 	clashed   bool           // two calls were under way for one interface
 	next      byte
 	exclude   func(string) // called within Wire
+	netnsErr  error
 	checkErr  error
 	verifyErr error
 	asked     map[string]*view.AddressRequest // by UID
@@ -197,6 +198,8 @@ func (a *agentOf) Ready() []string { return a.ready }
 
 type podsOf world
 
+func (p *podsOf) Reach(string) error { return p.netnsErr }
+
 func (p *podsOf) Wire(ctx context.Context, e state.Endpoint, _ string) error {
 	w := (*world)(p)
 	w.enter(e.Interface)
@@ -237,7 +240,7 @@ func (w *world) leave(iface string) {
 
 type ipamOf world
 
-func (i *ipamOf) Assign(ctx context.Context, want server.Want) (out []netip.Addr, err error) {
+func (i *ipamOf) Assign(ctx context.Context, want server.Want) (out []netip.Addr, sure func() error, err error) {
 	w := (*world)(i)
 	err = w.step(ctx, "Assign", func() {
 		w.next++
@@ -255,7 +258,7 @@ func (i *ipamOf) Assign(ctx context.Context, want server.Want) (out []netip.Addr
 	if err != nil {
 		out = nil
 	}
-	return out, err
+	return out, func() error { return w.step(context.Background(), "Sure", func() {}) }, err
 }
 
 func (i *ipamOf) Release(context.Context, string) error { return nil }

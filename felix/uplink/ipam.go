@@ -25,8 +25,8 @@ type Addresses interface {
 // IPAM takes addresses from typha.
 type IPAM struct{ Typha Addresses }
 
-// Assign gives all that is asked for, or nothing.
-func (i IPAM) Assign(ctx context.Context, want server.Want) ([]netip.Addr, error) {
+// Assign gives all that is asked for, or nothing. Typha's answer is sure.
+func (i IPAM) Assign(ctx context.Context, want server.Want) (_ []netip.Addr, sure func() error, _ error) {
 	request := client.Reserve{
 		Pools4: want.Pools4, Pools6: want.Pools6, Address: want.Fixed, Namespace: want.Namespace,
 		Owner: &client.Owner{Handle: want.Handle, Attributes: want.Attributes},
@@ -36,14 +36,14 @@ func (i IPAM) Assign(ctx context.Context, want server.Want) ([]netip.Addr, error
 	}
 	given, err := i.Typha.Reserve(ctx, request)
 	if err != nil {
-		return nil, wrap("no address", err)
+		return nil, nil, wrap("no address", err)
 	}
 	out := make([]netip.Addr, len(given))
 	for n, r := range given {
 		out[n] = r.Address
 	}
 	slices.SortFunc(out, netip.Addr.Compare) // IPv4 first
-	return out, nil
+	return out, func() error { return nil }, nil
 }
 
 // Release frees what a handle holds; a handle without addresses is no error.
@@ -62,13 +62,15 @@ func count(wanted bool) int {
 	return 0
 }
 
-// wrap keeps what a caller can do about an error: try again, or look at the pools.
+// wrap keeps what a caller can do about an error: try again, ask for something else, or look at the pools.
 func wrap(what string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, client.ErrUnavailable), errors.Is(err, client.ErrTimeout):
 		return status.Error(codes.Aborted, fmt.Sprintf("%s: %v", what, err)) // not Unavailable: felix itself is there
+	case errors.Is(err, client.ErrInvalid), errors.Is(err, client.ErrExists):
+		return status.Error(codes.InvalidArgument, fmt.Sprintf("%s: %v", what, err))
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }

@@ -37,9 +37,9 @@ const refillWait = time.Second
 
 // Assign gives all that is asked for, or nothing: from the reserve if that can serve the request as a whole, without a
 // word to anybody, else from typha. A journal that cannot be written costs the shortcut, not the address.
-func (r *Reserve) Assign(ctx context.Context, want server.Want) ([]netip.Addr, error) {
-	if addrs := r.lend(ctx, want); len(addrs) > 0 {
-		return addrs, nil
+func (r *Reserve) Assign(ctx context.Context, want server.Want) (_ []netip.Addr, sure func() error, _ error) {
+	if addrs, sure := r.lend(ctx, want); len(addrs) > 0 {
+		return addrs, sure, nil
 	}
 	if err := r.pool.Remote(want.Handle); err != nil {
 		r.log.Warn("should felix end now, part of an endpoint's addresses are left to garbage collection", "handle", want.Handle, "error", err)
@@ -49,24 +49,24 @@ func (r *Reserve) Assign(ctx context.Context, want server.Want) ([]netip.Addr, e
 }
 
 // lend takes what is asked for from the reserve; none if that does not have it.
-func (r *Reserve) lend(ctx context.Context, want server.Want) []netip.Addr {
+func (r *Reserve) lend(ctx context.Context, want server.Want) (_ []netip.Addr, sure func() error) {
 	classes := classesOf(want)
 	if len(classes) == 0 {
-		return nil
+		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, refillWait)
 	defer cancel()
 	for {
-		addrs, err := r.pool.Lend(want.Handle, want.Attributes, classes...)
+		addrs, sure, err := r.pool.Lend(want.Handle, want.Attributes, classes...)
 		switch {
 		case err != nil:
 			r.log.Error("no address can be given without typha", "handle", want.Handle, "error", err)
-			return nil
+			return nil, nil
 		case len(addrs) > 0:
 			slices.SortFunc(addrs, netip.Addr.Compare) // IPv4 first
-			return addrs
+			return addrs, sure
 		case !r.pool.Refill(ctx, classes...):
-			return nil
+			return nil, nil
 		}
 	}
 }

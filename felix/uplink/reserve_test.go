@@ -127,15 +127,16 @@ func TestAWarmAddressIsGivenWithoutARemoteCall(t *testing.T) {
 		}
 		settle()
 		want := server.Want{Handle: "net.c1", Attributes: map[string]string{"pod": "web"}, IPv4: true, IPv6: true}
-		got, err := r.Assign(t.Context(), want)
+		got, _, err := r.Assign(t.Context(), want)
 		require.NoError(t, err)
 		require.Equal(t, "[10.0.0.1 fd00::1]", fmt.Sprint(got), "the first is typha's")
 		settle()
 		require.Equal(t, "review 0; reserve 1+1 [][] for net.c1; enter 0 0 0; reserve 8+0 [][] for the node; reserve 0+8 [][] for the node", y.seen())
 
 		want.Handle = "net.c2"
-		got, err = r.Assign(t.Context(), want)
+		got, sure, err := r.Assign(t.Context(), want)
 		require.NoError(t, err)
+		require.NoError(t, sure())
 		require.Equal(t, "[10.0.0.2 fd00::2]", fmt.Sprint(got))
 		require.Empty(t, y.seen(), "no remote call")
 		require.NoError(t, testutil.CollectAndCompare(r, strings.NewReader(`
@@ -150,10 +151,10 @@ felix_ipam_remote_assigns_total 1
 		}, y.settled[0])
 
 		// What the reserve cannot serve goes to typha: a certain address.
-		_, err = r.Assign(t.Context(), server.Want{Handle: "net.c3", IPv4: true, Fixed: netip.MustParseAddr("10.0.0.99")})
+		_, _, err = r.Assign(t.Context(), server.Want{Handle: "net.c3", IPv4: true, Fixed: netip.MustParseAddr("10.0.0.99")})
 		require.NoError(t, err)
 		require.Equal(t, "reserve 0+0 [][] for net.c3", y.seen())
-		_, err = r.Assign(t.Context(), server.Want{Handle: "net.c4", IPv4: true, Pools4: []string{"blue"}})
+		_, _, err = r.Assign(t.Context(), server.Want{Handle: "net.c4", IPv4: true, Pools4: []string{"blue"}})
 		require.NoError(t, err)
 		settle()
 		require.Equal(t, "reserve 8+0 [blue][] for the node; settle 42: 1", y.seen(), "other pools are a reserve of their own, which it waits for")
@@ -163,7 +164,7 @@ felix_ipam_remote_assigns_total 1
 		y.away = true
 		y.mu.Unlock()
 		want.Handle = "net.c5"
-		_, err = r.Assign(t.Context(), want)
+		_, _, err = r.Assign(t.Context(), want)
 		require.NoError(t, err)
 		require.NoError(t, r.Add("net.c5"))
 		require.NoError(t, r.Add("net.c2"))

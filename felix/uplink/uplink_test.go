@@ -226,7 +226,7 @@ func (a *addresses) ReleaseHandle(_ context.Context, handle string) ([]netip.Add
 func TestIPAMAsksTypha(t *testing.T) {
 	y := &addresses{}
 	ipam := uplink.IPAM{Typha: y}
-	got, err := ipam.Assign(t.Context(), server.Want{
+	got, _, err := ipam.Assign(t.Context(), server.Want{
 		Handle: "net.c1", Attributes: map[string]string{"pod": "web"}, Namespace: "shop", IPv4: true, IPv6: true, Pools4: []string{"a"},
 	})
 	require.NoError(t, err)
@@ -236,19 +236,25 @@ func TestIPAMAsksTypha(t *testing.T) {
 		Owner: &client.Owner{Handle: "net.c1", Attributes: map[string]string{"pod": "web"}},
 	}, y.asked)
 	fixed := netip.MustParseAddr("10.0.0.9")
-	_, err = ipam.Assign(t.Context(), server.Want{Handle: "net.c1", IPv4: true, Fixed: fixed})
+	_, _, err = ipam.Assign(t.Context(), server.Want{Handle: "net.c1", IPv4: true, Fixed: fixed})
 	require.NoError(t, err)
 	require.Equal(t, client.Reserve{Address: fixed, Owner: &client.Owner{Handle: "net.c1"}}, y.asked)
 
 	for _, away := range []error{client.ErrUnavailable, client.ErrTimeout} {
 		y.err = fmt.Errorf("dial: %w", away)
-		_, err = ipam.Assign(t.Context(), server.Want{})
+		_, _, err = ipam.Assign(t.Context(), server.Want{})
 		require.Equal(t, codes.Aborted, status.Code(err), "the runtime shall try again")
 		require.ErrorContains(t, err, "no address: dial: ")
 		require.Equal(t, codes.Aborted, status.Code(ipam.Release(t.Context(), "net.c1")))
 	}
+	for _, wrong := range []error{client.ErrInvalid, client.ErrExists} {
+		y.err = fmt.Errorf("address 10.0.0.9: %w", wrong)
+		_, _, err = ipam.Assign(t.Context(), server.Want{Fixed: fixed})
+		require.Equal(t, codes.InvalidArgument, status.Code(err), "the runtime need not try again with the same")
+		require.ErrorContains(t, err, "no address: address 10.0.0.9: ")
+	}
 	y.err = client.ErrExhausted
-	_, err = ipam.Assign(t.Context(), server.Want{})
+	_, _, err = ipam.Assign(t.Context(), server.Want{})
 	require.ErrorIs(t, err, client.ErrExhausted)
 	y.err = client.ErrNotFound
 	require.NoError(t, ipam.Release(t.Context(), "net.c1"), "a handle without addresses")

@@ -16,14 +16,17 @@ import (
 	"github.com/muslin-net/muslin/internal/unary"
 )
 
-// DefaultSocket is where felix listens unless told otherwise.
-const DefaultSocket = "/var/run/calico/felix.sock"
+// DefaultSocket is where felix listens for plugins unless told otherwise.
+const DefaultSocket = "/var/run/calico/cni.sock"
 
 // ErrTryAgain means that felix cannot do it now but may soon: felix is down, starting, or cut off from typha.
 var ErrTryAgain = errors.New("try again later")
 
 // ErrInvalid means that what was asked for can never be done as it stands.
 var ErrInvalid = errors.New("not valid")
+
+// ErrNoNetns means that the network namespace of the pod is not there.
+var ErrNoNetns = errors.New("the runtime named a network namespace that is not there")
 
 // ErrMismatch means that what was checked is not as it should be.
 var ErrMismatch = errors.New("not as it was set up")
@@ -88,7 +91,7 @@ func (f Felix) Add(ctx context.Context, at Attachment, netns string, args map[st
 	if err != nil {
 		return Added{}, err
 	}
-	err = answer.each(func(number int, n uint64, value []byte) error {
+	err = unary.Each(answer, func(number int, n uint64, value []byte) error {
 		switch number {
 		case 1:
 			out.HostInterface = string(value)
@@ -135,7 +138,7 @@ func (f Felix) Status(ctx context.Context) error {
 	}
 	ready := false
 	var reasons []string
-	if err := answer.each(func(number int, n uint64, value []byte) error {
+	if err := unary.Each(answer, func(number int, n uint64, value []byte) error {
 		switch number {
 		case 1:
 			ready = n != 0
@@ -169,7 +172,7 @@ func (f Felix) PodCIDRs(ctx context.Context) (out []netip.Prefix, err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = answer.each(func(number int, _ uint64, value []byte) error {
+	err = unary.Each(answer, func(number int, _ uint64, value []byte) error {
 		if number != 1 {
 			return nil
 		}
@@ -190,7 +193,7 @@ func (f Felix) Assign(ctx context.Context, at Attachment, args map[string]string
 	if err != nil {
 		return nil, err
 	}
-	err = answer.each(func(number int, _ uint64, value []byte) error {
+	err = unary.Each(answer, func(number int, _ uint64, value []byte) error {
 		if number != 1 {
 			return nil
 		}
@@ -255,6 +258,8 @@ func (f Felix) explain(failed *unary.Error, waited time.Duration) error {
 		return fmt.Errorf("%w: %s", ErrTryAgain, failed.Message)
 	case unary.InvalidArgument:
 		return fmt.Errorf("%w: %s", ErrInvalid, failed.Message)
+	case unary.NotFound:
+		return fmt.Errorf("%w: %s", ErrNoNetns, failed.Message)
 	case unary.FailedPrecondition:
 		return fmt.Errorf("%w: %s", ErrMismatch, failed.Message)
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -73,10 +72,12 @@ func (f *felix) Unassign(_ context.Context, m *felixv1.UnassignRequest) (*felixv
 
 func serve(t *testing.T) (*felix, cni.Felix) {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "felix.sock")
+	socket := filepath.Join(t.TempDir(), "cni.sock")
 	l, err := rpc.ListenUnix(socket)
 	require.NoError(t, err)
-	f, g := &felix{}, grpc.NewServer()
+	f := &felix{}
+	g, err := rpc.NewBrief()
+	require.NoError(t, err)
 	felixv1.RegisterCniServiceServer(g, f)
 	felixv1.RegisterIpamServiceServer(g, f)
 	done := make(chan error, 1)
@@ -180,6 +181,7 @@ func TestStatusesBecomeWhatACallerCanDo(t *testing.T) {
 	f, client := serve(t)
 	for code, want := range map[codes.Code]error{
 		codes.Unavailable: cni.ErrTryAgain, codes.Aborted: cni.ErrTryAgain, codes.DeadlineExceeded: cni.ErrTryAgain, codes.InvalidArgument: cni.ErrInvalid, codes.FailedPrecondition: cni.ErrMismatch,
+		codes.NotFound: cni.ErrNoNetns,
 	} {
 		f.err = status.Error(code, "because")
 		require.ErrorIs(t, client.Unassign(t.Context(), at), want)

@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/muslin-net/muslin/internal/unary"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 )
 
@@ -21,7 +22,7 @@ func FuzzMessage(f *testing.F) {
 			mtu    uint32
 			closed bool
 		}
-		ours := message(b).each(func(number int, n uint64, value []byte) error {
+		ours := unary.Each(b, func(number int, n uint64, value []byte) error {
 			switch {
 			case number == 1 && value != nil:
 				got.host = string(value)

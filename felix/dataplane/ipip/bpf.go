@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/internal/dump"
 )
 
 // ensureBPF makes the veth pair, the maps, and at last the filters.
@@ -218,7 +219,7 @@ func (d *Driver) ensurePrograms(link netlink.Link) error {
 
 // attachedSomewhere finds our program of the way in on any device, which may be an uplink no more.
 func (d *Driver) attachedSomewhere() (*netlink.BpfFilter, error) {
-	list, err := d.handle.QdiscList(nil)
+	list, err := dump.Whole(func() ([]netlink.Qdisc, error) { return d.handle.QdiscList(nil) })
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("list qdiscs: %w", err)
 	}

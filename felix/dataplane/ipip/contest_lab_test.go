@@ -12,7 +12,7 @@ import (
 	"github.com/muslin-net/muslin/felix/dataplane/ipip"
 )
 
-// What others do to tunl0 is undone three times a minute at most; what felix itself is told to change is changed at once.
+// What others do to tunl0 is undone three times at once, then ever later; what felix itself is told to change is changed at once.
 func TestFightsEnd(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend ipip.Backend) {
 		for name, c := range map[string]struct{ damage, would string }{
@@ -32,17 +32,17 @@ func TestFightsEnd(t *testing.T) {
 					return n.Run(t, `ip -o link show tunl0 | grep -o 'mtu [0-9]*\|[<,]UP[,>]'; ip -o -4 addr show tunl0`)
 				}
 				whole := state()
-				for range 3 {
-					require.NoError(t, damage())
+				var err error
+				for tries := range 9 { // more than three on a machine so slow that felix is over its first pauses
+					if err = damage(); tries >= 3 && err != nil {
+						break
+					}
+					require.NoError(t, err)
 					require.Equal(t, whole, state())
 				}
-				err := damage()
 				require.ErrorContains(t, err, "link tunl0: somebody else keeps undoing what felix does")
 				require.ErrorContains(t, err, "it would "+c.would)
-				damaged := state()
-				require.NotEqual(t, whole, damaged)
-				require.Error(t, n.In(func() error { return n.d.Apply(context.Background()) }))
-				assert.Equal(t, damaged, state())
+				require.NotEqual(t, whole, state())
 
 				n.want.MTU = 1400
 				f.tell(n)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/muslin-net/muslin/felix/dataplane"
 	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/internal/dump"
 )
 
 // Names of devices besides tunl0.
@@ -173,7 +174,7 @@ func (d *Driver) takeUp(link netlink.Link) error {
 
 // setAddress leaves the wanted address as the only one.
 func (d *Driver) setAddress(link netlink.Link, want netip.Addr) error {
-	list, err := d.handle.AddrList(link, netlink.FAMILY_V4)
+	list, err := dump.Whole(func() ([]netlink.Addr, error) { return d.handle.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("list addresses: %w", err)
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/muslin-net/muslin/internal/dump"
 )
 
 // hook is where a program is attached: on a device with a qdisc clsact, in one direction.
@@ -49,7 +51,7 @@ func clsact(index int) *netlink.Clsact {
 // classifier is the qdisc of a device that can bear filters: of type clsact or, for the way in only, ingress; nil if it
 // has none.
 func (d *Driver) classifier(link netlink.Link) (netlink.Qdisc, error) {
-	list, err := d.handle.QdiscList(link)
+	list, err := dump.Whole(func() ([]netlink.Qdisc, error) { return d.handle.QdiscList(link) })
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("list qdiscs of %s: %w", link.Attrs().Name, err)
 	}
@@ -77,7 +79,7 @@ func (d *Driver) attached(link netlink.Link, at hook) (*netlink.BpfFilter, error
 }
 
 func (d *Driver) filters(link netlink.Link, parent uint32) ([]netlink.Filter, error) {
-	list, err := d.handle.FilterList(link, parent)
+	list, err := dump.Whole(func() ([]netlink.Filter, error) { return d.handle.FilterList(link, parent) })
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) {
 		return nil, nil // no qdisc to bear any
 	}
@@ -123,7 +125,7 @@ func (d *Driver) attach(link netlink.Link, at hook) error {
 
 // detach removes our filters of the way in from all devices but some, and the qdisc of each where it bears no other.
 func (d *Driver) detach(except ...int) error {
-	list, err := d.handle.QdiscList(nil)
+	list, err := dump.Whole(func() ([]netlink.Qdisc, error) { return d.handle.QdiscList(nil) })
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("list qdiscs: %w", err)
 	}

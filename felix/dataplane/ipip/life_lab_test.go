@@ -91,6 +91,8 @@ func TestDamageIsRepaired(t *testing.T) {
 	common := []string{
 		"ip link del tunl0", "ip addr flush dev tunl0", "ip addr add 10.7.7.7/32 dev tunl0", "ip link set tunl0 down",
 		"ip link set tunl0 mtu 1300",
+		// One flush may be as many as felix is quick, see iproute2's ipaddr_flush.
+		"for i in 1 2 3 4; do ip addr flush dev tunl0; timeout 60 sh -c 'until ip -4 -o addr show tunl0 | grep -q inet; do :; done'; done",
 	}
 	of := map[ipip.Backend][]string{
 		ipip.Kernel: common,

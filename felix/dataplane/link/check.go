@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/muslin-net/muslin/felix/desired"
+	"github.com/muslin-net/muslin/internal/dump"
 )
 
 // Check compares the pair with what Wire makes, and names the first difference.
@@ -77,7 +78,7 @@ func checkSysctls(want []desired.Sysctl, where string) error {
 }
 
 func checkAddresses(p Pod, in *netlink.Handle, l netlink.Link) error {
-	list, err := in.AddrList(l, netlink.FAMILY_ALL)
+	list, err := dump.Whole(func() ([]netlink.Addr, error) { return in.AddrList(l, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("addresses of %s in the pod: %w", p.Interface, err)
 	}
@@ -91,7 +92,7 @@ func checkAddresses(p Pod, in *netlink.Handle, l netlink.Link) error {
 
 func checkNeighbors(p Pod, in *netlink.Handle, l netlink.Link) error {
 	for _, gateway := range podGateways(p) {
-		list, err := in.NeighList(l.Attrs().Index, int(family(gateway)))
+		list, err := dump.Whole(func() ([]netlink.Neigh, error) { return in.NeighList(l.Attrs().Index, int(family(gateway))) })
 		if err != nil {
 			return fmt.Errorf("neighbours of the pod: %w", err)
 		}
@@ -106,7 +107,7 @@ func checkNeighbors(p Pod, in *netlink.Handle, l netlink.Link) error {
 
 func checkRoutes(p Pod, in *netlink.Handle, l netlink.Link) error {
 	for _, want := range podRoutes(p) {
-		list, err := in.RouteList(l, int(family(want.dst.Addr())))
+		list, err := dump.Whole(func() ([]netlink.Route, error) { return in.RouteList(l, int(family(want.dst.Addr()))) })
 		if err != nil {
 			return fmt.Errorf("routes of the pod: %w", err)
 		}

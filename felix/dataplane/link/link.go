@@ -132,7 +132,7 @@ func (d *Driver) Apply(ctx context.Context) error {
 	if !d.written {
 		d.written = true
 		for path, s := range d.sysctls {
-			if err := d.sysctl(s); err != nil {
+			if err := d.sysctl(s, false); err != nil {
 				d.written = false
 				d.failures.Add(dataplane.KindSysctl, path, err)
 			}
@@ -177,7 +177,8 @@ func (d *Driver) configure(want desired.WorkloadLink) (index int, err error) {
 	default:
 		d.growing[want.Name] = struct{}{}
 	}
-	if _, fresh := d.fresh.LoadAndDelete(want.Name); fresh {
+	_, fresh := d.fresh.LoadAndDelete(want.Name)
+	if fresh {
 		d.shaped[want.Name], d.addressed[want.Name] = false, false
 	}
 	if err := d.shape(l, want); err != nil {
@@ -187,7 +188,7 @@ func (d *Driver) configure(want desired.WorkloadLink) (index int, err error) {
 		return 0, err
 	}
 	for _, s := range want.Sysctls(d.rpFilter) {
-		if err := d.sysctl(s); err != nil {
+		if err := d.sysctl(s, fresh); err != nil {
 			return 0, fmt.Errorf("sysctl %s=%s: %w", s.Path, s.Value, err)
 		}
 	}
@@ -199,9 +200,13 @@ func (d *Driver) configure(want desired.WorkloadLink) (index int, err error) {
 	return at.Index, nil
 }
 
-// sysctl writes a parameter that differs.
-func (d *Driver) sysctl(s desired.Sysctl) error {
-	now, err := readSysctl(s.Path)
+// sysctl writes a parameter that differs. Most of a fresh link do, so that they are not read first.
+func (d *Driver) sysctl(s desired.Sysctl, fresh bool) error {
+	var now string
+	var err error
+	if !fresh {
+		now, err = readSysctl(s.Path)
+	}
 	if err == nil && now != s.Value {
 		err = d.write(writeSysctl(s.Path, s.Value))
 	}

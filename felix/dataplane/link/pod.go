@@ -201,11 +201,24 @@ func (d *Driver) Exists(host string) (bool, error) {
 	return err == nil, nil
 }
 
-// openNetns opens a pod's namespace.
+// Reach tells why a pod's namespace cannot be entered; nil if it can.
+func Reach(path string) error {
+	ns, err := openNetns(path)
+	if err != nil {
+		return err
+	}
+	return ns.Close()
+}
+
+// openNetns opens a pod's namespace. What a namespace was mounted on stays behind as a file when that is gone.
 func openNetns(path string) (netns.NsHandle, error) {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
 		return ns, fmt.Errorf("network namespace %s of the pod: %w", path, err)
+	}
+	if kind, err := unix.IoctlRetInt(int(ns), unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
+		_ = ns.Close()
+		return netns.None(), fmt.Errorf("network namespace %s of the pod: what is there is no network namespace", path)
 	}
 	return ns, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/muslin-net/muslin/felix/dataplane"
@@ -23,6 +24,8 @@ type Driver interface {
 	InSync() bool
 	Closed(iface string) string
 	Entries() []dataplane.Entry
+	// ToldAs is what Update called a chain of the kernel's, "" if nothing.
+	ToldAs(kernel string) string
 	Watch(ctx context.Context, wake dataplane.Wake) error
 	dataplane.Counters
 	Writes() uint64
@@ -132,6 +135,17 @@ func (r *Rules) Resync() {
 	}
 }
 
+// Guard writes what of the firewall must be there before workloads' devices are set up, where the driver has such a thing.
+func (r *Rules) Guard(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, driver := range []Driver{r.driver, r.next} {
+		if g, ok := driver.(interface{ Guard(context.Context) }); ok {
+			g.Guard(ctx)
+		}
+	}
+}
+
 // Apply makes the kernel agree, by the driver that is wanted. What failed stays due and is in the error.
 func (r *Rules) Apply(ctx context.Context) error {
 	r.mu.Lock()
@@ -231,6 +245,11 @@ func (r *Rules) Counters(ctx context.Context) ([]dataplane.Counter, error) {
 
 // Writes counts what the present driver wrote to the kernel.
 func (r *Rules) Writes() uint64 { return r.Driver().Writes() }
+
+// ToldAs is what Update called a chain that Entries names, "" if nothing.
+func (r *Rules) ToldAs(key string) string {
+	return r.Driver().ToldAs(key[strings.LastIndexByte(key, ' ')+1:])
+}
 
 // Entries lists chains and sets, desired beside actual, and which driver it is.
 func (r *Rules) Entries() []dataplane.Entry {

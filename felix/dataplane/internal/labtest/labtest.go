@@ -96,18 +96,24 @@ func (n *Namespace) Run(t testing.TB, command string) string {
 	return out
 }
 
-// AwaitLinks waits until the namespace's links that are up work: the kernel activates them some time after, which a busy machine
-// puts off, and drops what is sent by them before.
+// AwaitLinks waits until the namespace's links that are up work, and their IPv6 addresses are the node's own: the kernel activates a
+// link some time after it is up, and drops what is sent by it before, and makes the local route of an IPv6 address, also of one that
+// needs no detection of duplicates, in a work queue (addrconf_dad_work). A busy machine puts off both.
 func (n *Namespace) AwaitLinks(t testing.TB) {
 	t.Helper()
-	var idle string
+	// What has no carrier is not activated.
+	const idle = `
+		ip -o link show up | grep LOWER_UP | grep ' qdisc noop ' || true
+		ip -6 -o addr show up scope global | while read -r _ link _ address _; do
+			! ip -o link show "$link" | grep -q LOWER_UP || [ -n "$(ip -6 route show table local "${address%/*}")" ] || echo "$address is not local"
+		done`
+	var out string
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		// What has no carrier is not activated.
-		if idle = n.Run(t, "ip -o link show up | grep LOWER_UP | grep ' qdisc noop ' || true"); idle == "" {
+		if out = n.Run(t, idle); out == "" {
 			return
 		}
 	}
-	require.Fail(t, "links do not work", idle)
+	require.Fail(t, "links do not work", out)
 }
 
 // Try runs a shell command in the namespace.

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -165,6 +166,16 @@ func (e Expr) Log(prefix string) Expr {
 	return e.add("log", func(b []byte) []byte {
 		b = nlsock.AttrString(b, unix.NFTA_LOG_PREFIX, prefix)
 		return nlsock.AttrBE32(b, unix.NFTA_LOG_LEVEL, levelInfo)
+	})
+}
+
+// Limit goes on only as often as packets of the rule may: rate in each unit of whole seconds, after burst at once.
+func (e Expr) Limit(rate uint64, unit time.Duration, burst uint32) Expr {
+	return e.add("limit", func(b []byte) []byte {
+		b = nlsock.Attr(b, unix.NFTA_LIMIT_RATE, binary.BigEndian.AppendUint64(nil, rate))
+		b = nlsock.Attr(b, unix.NFTA_LIMIT_UNIT, binary.BigEndian.AppendUint64(nil, uint64(unit/time.Second)))
+		b = nlsock.AttrBE32(b, unix.NFTA_LIMIT_BURST, burst)
+		return nlsock.AttrBE32(b, unix.NFTA_LIMIT_TYPE, unix.NFT_LIMIT_PKTS)
 	})
 }
 

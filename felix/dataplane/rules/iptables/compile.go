@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/felix/desired"
@@ -15,6 +16,7 @@ type compiler struct {
 	hasChain func(name string, in desired.Layers) bool
 	layer    desired.Layers           // where the chain is that is being compiled
 	reject   bool                     // denied packets are answered, in the filter layer
+	logs     desired.Limit            // of Log rules
 	owned    map[string][]view.Member // collects the sets that belong to the rules, by id
 }
 
@@ -30,8 +32,12 @@ func (c *compiler) chain(d desired.Chain) []rule {
 			out = append(out, rule{"", drop, r.Comment + ": " + why})
 			continue
 		}
+		often := ""
+		if r.Do == desired.Log {
+			often = limit(c.logs)
+		}
 		for _, way := range c.match(r.Criteria()) {
-			out = append(out, rule{condition(r.If) + way, c.target(r), r.Comment})
+			out = append(out, rule{condition(r.If) + way + often, c.target(r), r.Comment})
 		}
 	}
 	return out
@@ -117,6 +123,15 @@ func (c *compiler) target(r desired.Rule) string {
 		return clearMarks
 	}
 	return c.deny()
+}
+
+// limit is the match that holds no more often than a limit says.
+func limit(l desired.Limit) string {
+	if l == (desired.Limit{}) {
+		return ""
+	}
+	units := map[time.Duration]string{time.Second: "second", time.Minute: "minute", time.Hour: "hour", 24 * time.Hour: "day"}
+	return fmt.Sprintf("-m limit --limit %d/%s --limit-burst %d ", l.Rate, units[l.Per], l.Burst)
 }
 
 func (c *compiler) deny() string {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -83,7 +84,8 @@ func shop() (d desired.FirewallDelta) {
 	d.Sets.Put("n:http", desired.Set{Type: view.SetIPPort, Members: []view.Member{{Prefix: netip.MustParsePrefix("10.0.1.2/32"), Protocol: 6, Port: 8080}}})
 	d.Settings = &desired.Settings{
 		WorkloadPrefixes: []string{"cali"}, NATOutgoing: &desired.NATOutgoing{RandomizePorts: true}, CutFlows: true, RejectDenied: true,
-		VXLAN4: &desired.VXLANAdmission{Port: 4789, Device: "vxlan.calico"}, VXLAN6: &desired.VXLANAdmission{Port: 4789, Device: "vxlan-v6.calico"},
+		LogLimit: desired.Limit{Rate: 10, Per: time.Minute, Burst: 5},
+		VXLAN4:   &desired.VXLANAdmission{Port: 4789, Device: "vxlan.calico"}, VXLAN6: &desired.VXLANAdmission{Port: 4789, Device: "vxlan-v6.calico"},
 		IPIP: &desired.IPIPAdmission{Device: "tunl0"},
 	}
 	return d

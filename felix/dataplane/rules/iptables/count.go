@@ -56,7 +56,7 @@ func (d *Driver) counting(f *family) map[counting][2]string {
 			}
 			for i, r := range c.rules {
 				if decides(r.target) || desired.OfStaged(name) {
-					out[counting{t.name, kernel, c.hashes[i]}] = [2]string{name, r.comment}
+					out[counting{t.name, kernel, c.hashes[i]}] = [2]string{d.model.ToldAs(name), r.comment}
 				}
 			}
 		}

@@ -222,6 +222,9 @@ func (d *Driver) Apply(ctx context.Context) error {
 		}
 		due = again
 	}
+	if len(errs) == 0 && d.whole { // before, what is adopted stays as it is
+		d.model.Settled()
+	}
 	return errors.Join(append(errs, d.failures.Join())...)
 }
 
@@ -238,7 +241,7 @@ func (d *Driver) compile() {
 
 func (f *family) compile(m *model.Model) {
 	c := compiler{
-		v6: f.v6, reject: m.Settings.RejectDenied, hasChain: m.Has,
+		v6: f.v6, reject: m.Settings.RejectDenied, logs: m.Settings.LogLimit, hasChain: m.Has,
 		setType: func(id string) (view.SetType, bool) {
 			t, ok := m.Sets[id]
 			return t, ok && f.sets.usable(id)
@@ -424,6 +427,18 @@ func (d *Driver) Closed(iface string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.model.Closed(iface)
+}
+
+// ToldAs is what a chain of the kernel's was told as, "" if it is none of the model's.
+func (d *Driver) ToldAs(kernel string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name := range d.model.Chains {
+		if kernelChain(name) == kernel {
+			return d.model.ToldAs(name)
+		}
+	}
+	return ""
 }
 
 // InSync tells whether the kernel agrees with everything Update was told.

@@ -65,12 +65,15 @@ func TestRepairs(t *testing.T) {
 	each(t, func(t *testing.T, k rulestest.Kind) {
 		w := k.NewWorld(t)
 		w.Driver.Whole()
-		w.Apply(rulestest.Rich())
+		w.Apply(rulestest.Guarded())
 		w.Watch()
 		want := listing(t, w.Node, k)
 		type mishap struct{ name, do string }
 		mishaps := []mishap{
 			{"everything flushed", `EMPTY="*raw\nCOMMIT\n*mangle\nCOMMIT\n*filter\nCOMMIT\n*nat\nCOMMIT\n"; printf "$EMPTY" | IPT-restore; printf "$EMPTY" | IP6T-restore`},
+			{"the filter table of IPv6 flushed", "IP6T -F"},
+			{"a host endpoint's chain flushed", "IPT -F cali-fh-eth0"},
+			{"a pass of host endpoints flushed", "IP6T -t mangle -F"},
 			{"a chain flushed", "IPT -F cali-pi-np/shop/web"},
 			{"a rule deleted", "IPT -D cali-FORWARD 3"},
 			{"a rule added", "IPT -I cali-FORWARD -j ACCEPT"},
@@ -87,7 +90,7 @@ func TestRepairs(t *testing.T) {
 		for _, c := range mishaps {
 			const wait = " -w 60" // the driver may not be done yet
 			do := strings.NewReplacer("IP6T-restore", "ip6tables-"+k.Name+"-restore"+wait, "IPT-restore", "iptables-"+k.Name+"-restore"+wait,
-				"IPT", "iptables-"+k.Name+wait).Replace(c.do)
+				"IP6T", "ip6tables-"+k.Name+wait, "IPT", "iptables-"+k.Name+wait).Replace(c.do)
 			w.Repairs(c.name, do, want, func() string { return listing(t, w.Node, k) })
 		}
 		w.Node.Run(t, "iptables-"+k.Name+" -w 60 -I FORWARD -j ACCEPT")

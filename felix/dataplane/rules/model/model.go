@@ -23,7 +23,7 @@ type Sets interface {
 type Model struct {
 	Settings  desired.Settings
 	Sets      map[string]view.SetType
-	Chains    map[string]desired.Chain
+	Chains    map[string]desired.Chain // by the names that they have: see ToldAs
 	Workloads map[string]desired.Workload
 	Hosts     map[string]desired.Host
 	Dirty     Dirty
@@ -33,6 +33,8 @@ type Model struct {
 	workloadsOf map[string]names       // workloads by the chain they name
 	hostChains  names                  // chains that hosts name
 	inLayer     map[desired.Layers]int // chains by layer
+	renames     renames
+	left        names // chains that workloads left, and may be under in the kernel
 }
 
 // Dirty is what must be compiled anew.
@@ -58,7 +60,7 @@ func New(sets Sets) *Model {
 		Sets:     map[string]view.SetType{}, Chains: map[string]desired.Chain{}, Workloads: map[string]desired.Workload{},
 		Hosts: map[string]desired.Host{}, Dirty: Dirty{Chains: names{}, Workloads: names{}, Once: true},
 		usersOfSet: map[string]names{}, callers: map[string]names{}, workloadsOf: map[string]names{}, hostChains: names{},
-		inLayer: map[desired.Layers]int{},
+		inLayer: map[desired.Layers]int{}, renames: newRenames(), left: names{},
 	}
 	for _, id := range Fixed() {
 		m.setMembers(sets, id, desired.Set{Type: view.SetNet})
@@ -73,7 +75,14 @@ func (m *Model) Desired(members func(id string) []view.Member) desired.FirewallD
 	for id, kind := range m.Sets {
 		c.Sets.Put(id, desired.Set{Type: kind, Members: members(id)})
 	}
-	c.Chains.Set, c.Workloads.Set, c.Hosts.Set = maps.Clone(m.Chains), maps.Clone(m.Workloads), maps.Clone(m.Hosts)
+	for name, chain := range m.Chains {
+		c.Chains.Put(m.ToldAs(name), renamed(chain, m.ToldAs))
+	}
+	for iface, w := range m.Workloads {
+		w.Ingress, w.Egress = m.ToldAs(w.Ingress), m.ToldAs(w.Egress)
+		c.Workloads.Put(iface, w)
+	}
+	c.Hosts.Set = maps.Clone(m.Hosts)
 	return c
 }
 
@@ -88,8 +97,10 @@ func (m *Model) Of(v6 bool) *Model {
 
 // Update takes a change.
 func (m *Model) Update(c desired.FirewallDelta, sets Sets) {
+	m.follow(c)
+	c = m.named(c)
 	if c.Settings != nil && !m.Settings.Equal(*c.Settings) {
-		if m.Settings.RejectDenied != c.Settings.RejectDenied || m.Settings.NoIPv6 != c.Settings.NoIPv6 {
+		if m.Settings.RejectDenied != c.Settings.RejectDenied || m.Settings.LogLimit != c.Settings.LogLimit || m.Settings.NoIPv6 != c.Settings.NoIPv6 {
 			for name := range m.Chains {
 				m.Dirty.Chains[name] = struct{}{}
 			}
@@ -123,8 +134,7 @@ func (m *Model) Update(c desired.FirewallDelta, sets Sets) {
 func (m *Model) setWorkloads(c desired.Delta[string, desired.Workload]) {
 	for name := range c.Removed {
 		if w, known := m.Workloads[name]; known {
-			unlink(m.workloadsOf, w.Ingress, name)
-			unlink(m.workloadsOf, w.Egress, name)
+			m.leave(name, w, desired.Workload{})
 			delete(m.Workloads, name)
 			m.Dirty.Once = m.Dirty.Once || w.SpeakerPort != 0
 		}
@@ -136,13 +146,28 @@ func (m *Model) setWorkloads(c desired.Delta[string, desired.Workload]) {
 		if known && old.Equal(w) {
 			continue
 		}
-		unlink(m.workloadsOf, old.Ingress, name)
-		unlink(m.workloadsOf, old.Egress, name)
+		m.leave(name, old, w)
 		link(m.workloadsOf, w.Ingress, name)
 		link(m.workloadsOf, w.Egress, name)
 		m.Dirty.Workloads[name] = struct{}{}
 		m.Dirty.Once = m.Dirty.Once || old.SpeakerPort != w.SpeakerPort
 	}
+}
+
+// leave takes a workload from the chains that it names.
+func (m *Model) leave(name string, w, next desired.Workload) {
+	for _, d := range []desired.Direction{desired.Ingress, desired.Egress} {
+		unlink(m.workloadsOf, w.Chain(d), name)
+		if w.Chain(d) != next.Chain(d) {
+			m.left[w.Chain(d)] = struct{}{}
+		}
+	}
+}
+
+// Settled says that the kernel has all of the model, or drops where it refuses it.
+func (m *Model) Settled() {
+	clear(m.left)
+	m.forgetNames()
 }
 
 func (m *Model) setHosts(c desired.Delta[string, desired.Host]) {
@@ -227,7 +252,7 @@ func (m *Model) Closed(iface string) string {
 		case name == "":
 			return "its policy is not known"
 		case !m.Has(name, desired.Filter):
-			return "its policy " + name + " is not programmed"
+			return "its policy " + m.ToldAs(name) + " is not programmed"
 		}
 	}
 	return ""

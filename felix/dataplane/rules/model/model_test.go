@@ -63,7 +63,7 @@ func compileFor(m *Model) compiled {
 		return in
 	}
 	for name, c := range m.Chains {
-		text := fmt.Sprint(c.In, m.Settings.RejectDenied)
+		text := fmt.Sprint(c.In, m.Settings.RejectDenied, m.Settings.LogLimit)
 		for _, r := range c.Rules {
 			text += fmt.Sprint(r.Do, r.Target, r.Match, there(r.Target))
 			for _, id := range r.Match.Sets() {
@@ -133,7 +133,7 @@ func TestWhatIsCleanHasNotChanged(t *testing.T) {
 					c.Hosts.Remove(pick("eth0", "*"))
 				}
 			case 9:
-				c.Settings = &desired.Settings{RejectDenied: r.IntN(2) == 0, CutFlows: r.IntN(2) == 0, NoIPv6: r.IntN(2) == 0}
+				c.Settings = &desired.Settings{RejectDenied: r.IntN(2) == 0, LogLimit: desired.Limit{Rate: r.IntN(2)}, CutFlows: r.IntN(2) == 0, NoIPv6: r.IntN(2) == 0}
 				c.Members = map[string]desired.SetDelta{pick("s:1", "s:2"): {Added: []view.Member{{Port: 9}}, Removed: []view.Member{{Port: 3}}}}
 			}
 		}

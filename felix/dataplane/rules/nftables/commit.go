@@ -29,7 +29,7 @@ func (d *Driver) compile() {
 	for _, f := range d.families {
 		m := m.Of(f.Family == nft.IP6)
 		c := compiler{
-			family: f.Family, reject: m.Settings.RejectDenied, hasChain: m.Has,
+			family: f.Family, reject: m.Settings.RejectDenied, logs: m.Settings.LogLimit, hasChain: m.Has,
 			setType: func(id string) (view.SetType, bool) { t, ok := m.Sets[id]; return t, ok },
 		}
 		for name := range m.Dirty.Chains {
@@ -297,14 +297,18 @@ func (f *family) plan(whole bool, mayGo func(iface string) bool) (units []*unit)
 		}
 		units = append(units, u)
 	}
+	// Chains that packets may come to already get their rules last: what does not fit into one transaction is committed in parts, and
+	// none is led to a chain that is still empty.
+	var fresh, edited []*unit
 	for name, c := range ordered(f.chains.Updates()) {
-		if _, there := f.chains.Actual(name); !there {
-			add(dataplane.KindRule, name, func() { f.chains.SetActual(name, chain{base: c.base}) }, f.AddChain(name, c.base))
+		if _, there := f.chains.Actual(name); there {
+			edited = append(edited, f.chainUnit(name, c))
+			continue
 		}
+		fresh = append(fresh, f.chainUnit(name, c))
+		add(dataplane.KindRule, name, func() { f.chains.SetActual(name, chain{base: c.base}) }, f.AddChain(name, c.base))
 	}
-	for name, c := range ordered(f.chains.Updates()) {
-		units = append(units, f.chainUnit(name, c))
-	}
+	units = slices.Concat(units, fresh, edited)
 	units = append(units, verdicts...)
 	var obsolete []string
 	for name := range ordered(f.chains.Deletes()) {

@@ -57,6 +57,7 @@ type compiler struct {
 	setType  func(id string) (view.SetType, bool)
 	hasChain func(name string, in desired.Layers) bool
 	reject   bool                // denied packets are answered, in the filter layer
+	logs     desired.Limit       // of Log rules
 	layer    desired.Layers      // where the chain is that is being compiled
 	sets     map[string]contents // collects the sets that belong to the rules
 }
@@ -123,6 +124,9 @@ func (c *compiler) action(e nft.Expr, r desired.Rule) nft.Expr {
 		return setMark(e.Counter(), desired.MarkPass).Verdict(nft.Verdict{Code: nft.Return})
 	case desired.Log:
 		const longest = 127
+		if l := c.logs; l != (desired.Limit{}) {
+			e = e.Limit(uint64(l.Rate), l.Per, uint32(l.Burst))
+		}
 		return e.Log(r.LogPrefix[:min(len(r.LogPrefix), longest-2)] + ": ")
 	case desired.Jump:
 		return e.Verdict(nft.Verdict{Code: nft.Jump, Chain: layerChain(c.layer, r.Target)})

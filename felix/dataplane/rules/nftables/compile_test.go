@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -170,4 +171,18 @@ func TestNamesFitTheKernel(t *testing.T) {
 	assert.Len(t, kernelSet(nft.IP4, "s:"+strings.Repeat("x", 40)), 31)
 	assert.LessOrEqual(t, len(newRule(strings.Repeat("x", 500), nil).comment), nft.MaxComment)
 	assert.Len(t, ifKey("cali1"), 16)
+}
+
+// TestALimitOfLogRules: a rule with another limit is another rule, and only Log rules have one.
+func TestALimitOfLogRules(t *testing.T) {
+	comments := map[string]bool{}
+	limits := []desired.Limit{{}, {Rate: 10, Per: time.Minute, Burst: 5}, {Rate: 11, Per: time.Minute, Burst: 5}, {Rate: 10, Per: time.Hour, Burst: 5}, {Rate: 10, Per: time.Minute, Burst: 6}}
+	for _, limit := range limits {
+		c := newCompiler(nft.IP4)
+		c.logs = limit
+		rules := c.chain(desired.Chain{Rules: []desired.Rule{{Do: desired.Log, LogPrefix: "x"}, {Do: desired.Allow}}}).rules
+		comments[rules[0].comment] = true
+		assert.Equal(t, newCompiler(nft.IP4).chain(desired.Chain{Rules: []desired.Rule{{Do: desired.Allow}}}).rules[0], rules[1])
+	}
+	assert.Len(t, comments, len(limits))
 }

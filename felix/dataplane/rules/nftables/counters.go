@@ -35,7 +35,7 @@ func (d *Driver) Counters(ctx context.Context) ([]dataplane.Counter, error) {
 	for name, c := range d.model.Chains {
 		for _, layer := range model.Layers() {
 			if c.In.Has(layer) {
-				names[layerChain(layer, name)] = name
+				names[layerChain(layer, name)] = d.model.ToldAs(name)
 			}
 		}
 	}

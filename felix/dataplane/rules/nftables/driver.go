@@ -115,7 +115,7 @@ func (d *Driver) Update(c desired.FirewallDelta) {
 	d.model.Update(c, sets(d.families))
 	note(d.gone, c.Workloads)
 	note(d.gone, c.Hosts)
-	d.guards.note(c.Workloads)
+	d.guards.note(c)
 }
 
 // note keeps up which names are gone.
@@ -159,6 +159,7 @@ func (d *Driver) Apply(ctx context.Context) error {
 	}
 	if len(errs) == 0 {
 		clear(d.gone)
+		d.model.Settled()
 	}
 	return errors.Join(append(errs, d.failures.Join())...)
 }
@@ -210,6 +211,20 @@ func (d *Driver) Closed(iface string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.model.Closed(iface)
+}
+
+// ToldAs is what a chain of the kernel's was told as, "" if it is none of the model's.
+func (d *Driver) ToldAs(kernel string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name := range d.model.Chains {
+		for _, layer := range model.Layers() {
+			if layerChain(layer, name) == kernel {
+				return d.model.ToldAs(name)
+			}
+		}
+	}
+	return ""
 }
 
 // InSync tells whether the kernel agrees with everything Update was told.

@@ -22,7 +22,8 @@ import (
 // What a workload sends under a source that is not its own is dropped as it comes in on the workload's device, by a chain
 // of the family netdev. In raw-PREROUTING the same costs twice to three times as much, since all packets of the node pass
 // there; that is where it is done as long as the kernel refuses a chain. Each device whose name is a workload's has its
-// chain, whether a workload is known or not.
+// chain, whether a workload is known or not, but for one of which none is known and that is down, as a pod's is while it is made:
+// nothing comes in by it, and it would be written again as soon as the pod is known.
 //
 // The devices are named one by one. Newer kernels take the beginning of their names as well, but nft(8) of before that, as
 // in Debian 12, then lists nothing any more, not even others' tables.
@@ -42,14 +43,19 @@ type guards struct {
 	links  links.Table
 	listed bool // links is what the kernel has
 	dirty  bool // a device came or went
+	told   bool // something new was told, and the chains that are wanted are of before
 	// missing: a workload's device has no chain. Before Linux 6.16 there is none for a device that is not there.
 	missing bool
 	lack    error            // why the kernel has no guards
 	made    map[string]chain // of devices, as long as nothing new was told of their workloads
+	// lost are devices that went while they had a chain: where chains go with their devices, nothing is said of it.
+	lost names
 }
 
 // newGuards are guards that know of no kernel yet.
-func newGuards() *guards { return &guards{family: newFamily(nft.NetDev), made: map[string]chain{}} }
+func newGuards() *guards {
+	return &guards{family: newFamily(nft.NetDev), made: map[string]chain{}, lost: names{}}
+}
 
 func (g *guards) open(log *slog.Logger) (err error) {
 	g.log = log
@@ -64,14 +70,24 @@ func (g *guards) open(log *slog.Logger) (err error) {
 
 func (g *guards) close() error { return errors.Join(g.route.Close(), g.events.Close()) }
 
-// note takes a change of workloads.
-func (g *guards) note(c desired.Delta[string, desired.Workload]) {
+// note takes a change of the desired firewall.
+func (g *guards) note(f desired.FirewallDelta) {
+	c := f.Workloads
+	g.told = g.told || f.Settings != nil || !c.Empty()
 	for name := range c.Removed {
 		delete(g.made, name)
 	}
 	for name := range c.Set {
 		delete(g.made, name)
 	}
+}
+
+// Guard writes the guards of the workloads that Update told of, and no more: it is called before their devices are set up, so that
+// none lets anything in without its guard. What fails is tried again by Apply, which tells of it.
+func (d *Driver) Guard(ctx context.Context) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_ = d.guardSources(ctx)
 }
 
 // guardSources makes the guards agree with the devices, and leaves to raw-PREROUTING what they cannot do.
@@ -111,10 +127,11 @@ func (d *Driver) tryGuards(ctx context.Context) (refusal, err error) {
 			return nil, fmt.Errorf("read: %w", err)
 		}
 		g.dirty = true
+		clear(g.lost)
 	}
-	if g.dirty || m.Dirty.Once || len(m.Dirty.Workloads) > 0 {
+	if g.dirty || g.told {
 		g.wantBases(g.wanted(m, d.whole))
-		g.dirty, g.missing = false, false
+		g.dirty, g.told, g.missing = false, false, false
 	}
 	for {
 		failed, err := d.agree(ctx, g.family)
@@ -143,16 +160,21 @@ func (g *guards) wanted(m *model.Model, whole bool) map[string]chain {
 	}
 	for name := range g.links.Names() {
 		_, known := m.Workloads[name]
-		_, guarded := g.chains.Actual(guardPrefix + name)
-		if !known && (whole || !guarded) && ofWorkload(name, m.Settings) {
+		l, _ := g.links.ByName(name)
+		if !known && l.Up && (whole || !g.guarded(name)) && ofWorkload(name, m.Settings) {
 			out[guardPrefix+name] = g.guard(name, desired.Workload{})
 		}
 	}
-	maps.DeleteFunc(g.made, func(device string, _ chain) bool {
-		_, still := out[guardPrefix+device]
-		return !still
-	})
+	wanted := func(device string) bool { _, ok := out[guardPrefix+device]; return ok }
+	maps.DeleteFunc(g.made, func(device string, _ chain) bool { return !wanted(device) })
+	maps.DeleteFunc(g.lost, func(device string, _ struct{}) bool { return !wanted(device) })
 	return out
+}
+
+// guarded tells whether a device of this name has its chain.
+func (g *guards) guarded(device string) bool {
+	_, yes := g.chains.Actual(guardPrefix + device)
+	return yes
 }
 
 // guard is the chain of a device. All are asked for whenever one comes, goes or changes, and making them is the greater part of that.
@@ -237,21 +259,36 @@ func (d *Driver) onDevice(e nlsock.Event) bool {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c, ok := d.guards.links.On(e.Kind, e.Body)
-	if !ok || (c.Before.Name == c.After.Name && c.Before.Index == c.After.Index) {
+	g := d.guards
+	c, ok := g.links.On(e.Kind, e.Body)
+	if !ok || !ofWorkload(c.Before.Name, d.model.Settings) && !ofWorkload(c.After.Name, d.model.Settings) {
 		return false
 	}
-	if !ofWorkload(c.Before.Name, d.model.Settings) && !ofWorkload(c.After.Name, d.model.Settings) {
-		return false
-	}
-	d.guards.dirty = true
-	if c.After.Index == 0 { // gone; if its chain has gone along, the removal of that is refused, and all is read anew
-		return d.guards.lack == nil
-	}
-	for _, l := range []links.Link{c.Before, c.After} {
-		if _, guarded := d.guards.chains.Actual(guardPrefix + l.Name); guarded {
-			d.guards.stale = true // where chains go with their devices, nothing is said of it
+	due := g.on(c, func(device string) bool { _, known := d.model.Workloads[device]; return known })
+	g.dirty = g.dirty || due
+	return due && g.lack == nil
+}
+
+// on takes in what has become of a device that is, or was, a workload's, and tells whether there is something to do.
+func (g *guards) on(c links.Change, known func(device string) bool) bool {
+	name, came := c.After.Name, c.Before.Index == 0
+	switch {
+	case c.After.Index == 0: // gone; if its chain has gone along, the removal of that is refused, and all is read anew
+		if g.guarded(c.Before.Name) {
+			g.lost[c.Before.Name] = struct{}{}
+			return true
 		}
+		return false
+	case !came && c.Before.Name != name:
+		g.stale = g.stale || g.guarded(c.Before.Name) || g.guarded(name)
+		return true
+	case g.guarded(name): // as a rule since it came: that it did is read after its workload is programmed
+		_, lost := g.lost[name]
+		delete(g.lost, name)
+		g.stale = g.stale || lost
+		return lost
+	case known(name):
+		return g.missing // or else its chain is due already
 	}
-	return d.guards.lack == nil
+	return c.After.Up
 }

@@ -130,7 +130,7 @@ func TestFlowsOfOthersAreGuarded(t *testing.T) {
 			again := w.stranger("cali1")
 			require.Eventually(t, w.driver.InSync, patience, time.Millisecond)
 			spoof(again, "a device made anew")
-			w.node.Run(t, "ip link add other type veth peer name other.peer; ip link set other name cali8")
+			w.node.Run(t, "ip link add other type veth peer name other.peer; ip link set other name cali8; ip link set cali8 up")
 			if place == device {
 				require.Eventually(t, func() bool {
 					return strings.Contains(w.node.Run(t, "nft list ruleset"), "from-cali8")
@@ -143,6 +143,22 @@ func TestFlowsOfOthersAreGuarded(t *testing.T) {
 			require.True(t, udpAnswered(w.b, addrB+":5000", outsideAddr+":53", patience), "its owner still uses it")
 		})
 	}
+}
+
+// A workload's guard can be had before all else, so that its device is set up with it.
+func TestGuardsComeFirst(t *testing.T) {
+	w := newWorld(t)
+	w.driver.Whole()
+	w.driver.Update(bothOpen())
+	w.driver.Guard(t.Context())
+	list := w.node.Run(t, "nft list ruleset")
+	require.Contains(t, list, "from-cali1")
+	require.NotContains(t, list, "table ip calico")
+	written := w.driver.Writes()
+	w.driver.Guard(t.Context())
+	require.Equal(t, written, w.driver.Writes(), "once")
+	require.NoError(t, w.driver.Apply(t.Context()))
+	require.True(t, w.driver.InSync())
 }
 
 // A workload may be known before its device is there. Then all is as it should be, and nobody is without a guard.

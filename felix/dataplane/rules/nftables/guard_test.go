@@ -33,9 +33,8 @@ func TestGuardsFollowTheirWorkloads(t *testing.T) {
 		require.Equal(t, want, got)
 		require.ElementsMatch(t, devices, slices.Collect(maps.Keys(d.guards.made)), "nothing is kept of devices that are gone")
 	}
-	device := binary.NativeEndian.AppendUint32(make([]byte, 4), 7) // struct ifinfomsg, with an index
-	device = nlsock.AttrString(append(device, make([]byte, unix.SizeofIfInfomsg-len(device))...), unix.IFLA_IFNAME, "cali2")
-	d.guards.links.On(unix.RTM_NEWLINK, device)
+	d.guards.links.On(unix.RTM_NEWLINK, device(7, "cali2", true))
+	d.guards.links.On(unix.RTM_NEWLINK, device(8, "cali3", false)) // is being made
 	c := desired.FirewallDelta{Settings: &desired.Settings{WorkloadPrefixes: []string{"cali"}}}
 	c.Workloads.Put("cali1", workload(1))
 	c.Workloads.Put("cali2", workload(2))
@@ -56,4 +55,51 @@ func TestGuardsFollowTheirWorkloads(t *testing.T) {
 	c.Workloads.Remove("cali1")
 	d.Update(c)
 	agree("cali2")
+}
+
+// device is what the kernel says of one: struct ifinfomsg, and its name.
+func device(index uint32, name string, up bool) []byte {
+	flags := uint32(0)
+	if up {
+		flags = unix.IFF_UP
+	}
+	ne := binary.NativeEndian
+	out := ne.AppendUint32(ne.AppendUint32(ne.AppendUint32(make([]byte, 4), index), flags), 0)
+	return nlsock.AttrString(out, unix.IFLA_IFNAME, name)
+}
+
+// A pod's device comes down, is set up when its workload is programmed, and goes: none of it asks for anything that is not due anyway.
+func TestDevicesThatComeAndGo(t *testing.T) {
+	d := unconnected()
+	g := d.guards
+	g.stale = false // as if all was read
+	says := func(kind uint16, index uint32, name string, up bool) bool {
+		return d.onDevice(nlsock.Event{Kind: kind, Body: device(index, name, up)})
+	}
+	settings := desired.FirewallDelta{Settings: &desired.Settings{WorkloadPrefixes: []string{"cali"}}}
+	d.Update(settings)
+	require.False(t, says(unix.RTM_NEWLINK, 6, "eth0", true))
+	require.False(t, says(unix.RTM_NEWLINK, 7, "cali1", false), "nothing comes in by it")
+	require.False(t, g.dirty, "so nobody need wait for it")
+
+	c := desired.FirewallDelta{}
+	c.Workloads.Put("cali1", desired.Workload{})
+	d.Update(c)
+	require.False(t, says(unix.RTM_NEWLINK, 7, "cali1", true), "its guard is due")
+	g.missing = true
+	require.True(t, says(unix.RTM_NEWLINK, 8, "cali1", false), "the kernel refused its guard as long as it was not there")
+	g.missing = false
+	g.chains.SetActual(guardPrefix+"cali1", chain{})
+	require.False(t, says(unix.RTM_NEWLINK, 8, "cali1", true))
+	require.False(t, g.stale)
+
+	require.True(t, says(unix.RTM_DELLINK, 8, "cali1", true))
+	require.False(t, g.stale)
+	require.True(t, says(unix.RTM_NEWLINK, 9, "cali1", false), "its chain may have gone with the one before")
+	require.True(t, g.stale)
+
+	require.False(t, says(unix.RTM_NEWLINK, 10, "cali2", false))
+	require.True(t, says(unix.RTM_NEWLINK, 10, "cali2", true), "somebody set up what nobody knows")
+	require.True(t, g.dirty)
+	require.False(t, says(unix.RTM_DELLINK, 10, "cali2", true), "it went before it had a guard")
 }

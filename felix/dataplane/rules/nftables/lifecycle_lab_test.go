@@ -24,7 +24,7 @@ func TestRestartKeepsTheUnknownUntilWhole(t *testing.T) {
 	ns := labtest.Enter(t)
 	devices(t, ns)
 	apply(t, open(t), rich())
-	ns.Run(t, "nft add table ip other; nft add chain ip other x")
+	ns.Run(t, "nft add table ip other; nft add chain ip other x; ip link set cali3 up")
 	second := open(t)
 	second.Update(bothOpen())
 	require.NoError(t, second.Apply(context.Background()))
@@ -46,7 +46,7 @@ func TestRestartKeepsTheUnknownUntilWhole(t *testing.T) {
 func TestRepairsWithinASecond(t *testing.T) {
 	w := newWorld(t)
 	w.driver.Whole()
-	w.apply(rich())
+	w.apply(guarded())
 	w.watch()
 	normal := func() string {
 		out, err := w.node.Try("nft -s list ruleset")
@@ -59,6 +59,8 @@ func TestRepairsWithinASecond(t *testing.T) {
 	for _, c := range []struct{ name, do string }{
 		{"everything flushed", "nft flush ruleset"},
 		{"a table deleted", "nft delete table ip6 calico"},
+		{"the table of IPv6 flushed", "nft flush table ip6 calico"},
+		{"a host endpoint's chain flushed", "nft flush chain ip calico filter-cali-fh-eth0"},
 		{"a chain flushed", "nft flush chain ip calico filter-cali-pi-np/shop/web"},
 		{"a rule deleted", "nft delete rule ip calico filter-FORWARD handle $(nft -a list chain ip calico filter-FORWARD | sed -n 's/.*established.*handle //p')"},
 		{"a rule added", "nft insert rule ip calico filter-FORWARD accept"},

@@ -95,6 +95,6 @@ const (
 var (
 	firewall, under, bothOpen = rulestest.Firewall, rulestest.Under, rulestest.BothOpen
 	members, port, addrs      = rulestest.Members, rulestest.Port, rulestest.Addrs
-	rich                      = rulestest.Rich
+	rich, guarded             = rulestest.Rich, rulestest.Guarded
 	udpEcho, udpAnswered      = rulestest.UDPEcho, rulestest.UDPAnswered
 )

@@ -87,7 +87,7 @@ func (k Kind) BenchNewPolicy(b *testing.B) {
 					lists = 500
 				}
 				for i := range lists {
-					// A list's id is a hash of its content: a new policy makes a new list.
+					// A policy that asks something new of labels makes a new list.
 					for _, ch := range desired.ListChains(listOf(fmt.Sprint("l", i, "-", n), id)) {
 						c.Chains.Put(ch.Name, ch)
 					}
@@ -96,7 +96,9 @@ func (k Kind) BenchNewPolicy(b *testing.B) {
 					}
 				}
 				for i := range 500 {
-					c.Workloads.Put(fmt.Sprintf("cali%05d", i), Under(fmt.Sprint("l", i%lists, "-", n)))
+					x := Under(fmt.Sprint("l", i%lists, "-", n))
+					x.Endpoint = fmt.Sprint("k8s/test/", i)
+					c.Workloads.Put(fmt.Sprintf("cali%05d", i), x)
 				}
 				d.Update(c)
 				require.NoError(b, d.Apply(context.Background()))

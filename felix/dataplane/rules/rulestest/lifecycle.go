@@ -3,11 +3,14 @@
 package rulestest
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -35,18 +38,25 @@ func Rich() desired.FirewallDelta {
 	d.Sets.Put("n:http", desired.Set{Type: view.SetIPPort, Members: []view.Member{{Prefix: netip.MustParsePrefix("10.0.1.2/32"), Protocol: tcp, Port: 8080}}})
 	d.Sets.Put(desired.SetMasqPools, desired.Set{Type: view.SetNet, Members: Members("10.0.0.0/16", "fd00::/16")})
 	d.Settings.NATOutgoing = &desired.NATOutgoing{}
+	d.Settings.LogLimit = desired.Limit{Rate: 10, Per: time.Minute, Burst: 7}
 	d.Settings.VXLAN4 = &desired.VXLANAdmission{Port: 4789, Device: "vxlan.calico"}
 	d.Settings.VXLAN6 = &desired.VXLANAdmission{Port: 4789, Device: "vxlan-v6.calico"}
 	d.Settings.IPIP = &desired.IPIPAdmission{Device: "tunl0"}
 	return d
 }
 
-// A driver that starts on what another of its kind left takes it over as it is.
-func (k Kind) testRestartAdoptsWithoutWriting(t *testing.T) {
-	ns := labtest.Enter(t)
+// Guarded is Rich with host endpoints that have something in each pass.
+func Guarded() desired.FirewallDelta {
 	d := Rich()
 	Protect(&d, "*", Endpoint{desired.PreDNAT: {Ingress: []view.Rule{DenyTo(tcp, 30080)}}, desired.Forward: {Ingress: []view.Rule{Anything}}, desired.Normal: {Ingress: []view.Rule{Anything}}})
 	Protect(&d, "eth0", Endpoint{desired.Untracked: {Ingress: []view.Rule{AllowTo(udp, 53)}, Egress: []view.Rule{AllowFrom(udp, 53)}}})
+	return d
+}
+
+// A driver that starts on what another of its kind left takes it over as it is.
+func (k Kind) testRestartAdoptsWithoutWriting(t *testing.T) {
+	ns := labtest.Enter(t)
+	d := Guarded()
 	Apply(t, k.Open(t, ns), d)
 	before := ns.Run(t, k.List)
 	for range 2 {
@@ -56,6 +66,95 @@ func (k Kind) testRestartAdoptsWithoutWriting(t *testing.T) {
 		assert.Zero(t, again.Writes())
 	}
 	assert.Equal(t, before, ns.Run(t, k.List))
+}
+
+// All workloads of a list go to another, as a new policy has them do: the entries that lead to its chain stay as they are, and the rules
+// are the new list's. What the chain counts is the new list's too. A driver that starts later does not know of it, and gives
+// the list a chain of its own.
+func (k Kind) testAListThatAllLeaveTogether(t *testing.T) {
+	w := k.NewWorld(t)
+	for _, port := range []string{":80", ":81"} {
+		w.Listen(w.B, port)
+	}
+	w.Listen(w.A, ":80")
+	w.Driver.Whole()
+	before := view.PolicyList{ID: "before", Profiles: []string{"pro/all"}}
+	after := view.PolicyList{ID: "after", Profiles: []string{"pro/all"}, Tiers: []view.TierPolicies{
+		{Name: "default", DefaultAction: view.Deny, Ingress: []string{"np/s/new"}},
+	}}
+	pod := func(under view.PolicyList) desired.Workload {
+		x := Under(under.ID)
+		x.Endpoint = "k8s/test/pod"
+		return x
+	}
+	move := func(from, to view.PolicyList, policies ...view.Policy) (c desired.FirewallDelta) {
+		c = Firewall(map[string]desired.Workload{"cali2": pod(to)}, []view.PolicyList{to}, policies...)
+		c.Settings = nil
+		for _, d := range []desired.Direction{desired.Ingress, desired.Egress} {
+			c.Chains.Remove(desired.ListChain(from.ID, d))
+		}
+		return c
+	}
+	entries := func() (out []string) {
+		for line := range strings.Lines(w.Node.Run(t, k.List)) {
+			if strings.Contains(line, "cali2") {
+				out = append(out, line)
+			}
+		}
+		return out
+	}
+	first := BothOpen()
+	first.Workloads.Put("cali2", pod(before))
+	for _, chain := range desired.ListChains(before) {
+		first.Chains.Put(chain.Name, chain)
+	}
+	w.Apply(first)
+	w.Passes(w.A, AddrB+":80", true, "under the list of before")
+	led := entries()
+	require.NotEmpty(t, led)
+
+	w.Apply(move(before, after, policyOf("np/s/new", 81)))
+	assert.Equal(t, led, entries(), "what leads to the chain")
+	w.Passes(w.A, AddrB+":81", true, "the new policy allows it")
+	w.Passes(w.A, AddrB+":80", false, "the new policy forbids it")
+	w.Passes(w.B, AddrA+":80", true, "the policy is for the other")
+	counted, err := w.Driver.Counters(context.Background())
+	require.NoError(t, err)
+	of := map[string]uint64{}
+	for _, c := range counted {
+		of[c.Chain+" "+c.Comment] += c.Packets
+	}
+	assert.NotZero(t, of["cali-tw-after end of tier default"], "%v", of)
+	assert.Empty(t, w.Driver.Closed("cali2"))
+	writes := w.Driver.Writes()
+	w.Driver.Resync()
+	w.Apply(desired.FirewallDelta{})
+	assert.Equal(t, writes, w.Driver.Writes(), "nothing is found to differ")
+
+	open, err := Dial(w.A, AddrB+":81", Patience)
+	require.NoError(t, err)
+	defer open.Close()
+	later, moved := BothOpen(), move(before, after, policyOf("np/s/new", 81))
+	maps.Copy(later.Chains.Set, moved.Chains.Set)
+	maps.Copy(later.Workloads.Set, moved.Workloads.Set)
+	require.NoError(t, w.Driver.Close())
+	w.Driver = k.Open(t, w.Node)
+	w.Driver.Whole()
+	w.Apply(later)
+	assert.True(t, Alive(open, Patience), "a restart cuts nothing")
+	w.Passes(w.A, AddrB+":80", false, "nor opens anything")
+	assert.NotEqual(t, led, entries(), "the list has its own chain")
+	list := w.Node.Run(t, k.List)
+	fresh := k.Open(t, w.Node)
+	fresh.Whole()
+	Apply(t, fresh, later)
+	assert.Zero(t, fresh.Writes())
+	assert.Equal(t, list, w.Node.Run(t, k.List), "and nothing is left of the other's")
+
+	led = entries()
+	w.Apply(move(after, before))
+	assert.Equal(t, led, entries())
+	w.Passes(w.A, AddrB+":80", true, "the policy is gone")
 }
 
 // random is a firewall that changes at random, and what it has come to.

@@ -132,3 +132,36 @@ func (k Kind) testLog(t *testing.T) {
 		assert.NotContains(t, line, "DPT=8312", "not logged, or by a staged policy only")
 	}
 }
+
+// A limit lets as many lines through as may come at once, of each family, and no other packet is any different for it. It holds for
+// rules that are there already.
+func (k Kind) testLogLimit(t *testing.T) {
+	w := k.NewWorld(t)
+	w.Listen(w.B, ":8313")
+	w.Listen(w.B, ":8314")
+	log := ListenToKernel(t)
+	rule := func(port uint16) view.Rule {
+		return view.Rule{Action: view.Log, Protocol: tcp, Destination: view.Match{Ports: Port(port)}}
+	}
+	policy := view.Policy{ID: "np/shop/limited", Tier: "default", Ingress: []view.Rule{rule(8313), rule(8314), {Action: view.Allow}}}
+	list := view.PolicyList{ID: "web", Tiers: []view.TierPolicies{{Name: "default", DefaultAction: view.Deny, Ingress: []string{policy.ID}}}}
+	d := Firewall(map[string]desired.Workload{"cali1": Under("open"), "cali2": Under("web")}, append(OpenLists, list), AllowAll, policy)
+	w.Apply(d)
+	limited := *d.Settings
+	limited.LogLimit = desired.Limit{Rate: 1, Per: time.Hour, Burst: 2}
+	w.Apply(desired.FirewallDelta{Settings: &limited})
+	for _, to := range []struct{ address, logged string }{{AddrB, "DST=10.0.1.2 "}, {"[" + SixB + "]", "DST=fd00:0001:"}} {
+		for range 4 {
+			w.Passes(w.A, to.address+":8313", true, "a rule behind the Log rule allows it")
+		}
+		w.Passes(w.A, to.address+":8314", true, "a rule behind the Log rule allows it")
+		log.Await(regexp.QuoteMeta(to.logged) + ".*DPT=8314 ") // behind all lines of the other rule
+		lines := 0
+		for _, line := range log.said {
+			if strings.Contains(line, to.logged) && strings.Contains(line, "DPT=8313 ") {
+				lines++
+			}
+		}
+		assert.Equal(t, 2, lines, "%s: %s", to.address, strings.Join(log.said, "\n"))
+	}
+}

@@ -3,6 +3,7 @@
 package rulestest
 
 import (
+	"net"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -13,7 +14,7 @@ import (
 	"github.com/muslin-net/muslin/felix/desired"
 )
 
-// A connection that is marked as cut ends, in both directions, and only that one.
+// A connection that is marked as cut ends, in both directions, and only that one, in either family.
 func (k Kind) testCutFlows(t *testing.T) {
 	w := k.NewWorld(t)
 	w.Listen(w.B, ":80")
@@ -22,15 +23,17 @@ func (k Kind) testCutFlows(t *testing.T) {
 	d := BothOpen()
 	d.Settings.EndpointToHost = desired.HostAccept
 	w.Apply(d)
-	cut, err := Dial(w.A, AddrB+":80", Patience)
-	require.NoError(t, err)
-	defer cut.Close()
-	other, err := Dial(w.A, AddrB+":81", Patience)
-	require.NoError(t, err)
-	defer other.Close()
-	host, err := Dial(w.A, NodeAddr+":82", Patience)
-	require.NoError(t, err)
-	defer host.Close()
+	dial := func(to string) net.Conn {
+		c, err := Dial(w.A, to, Patience)
+		require.NoError(t, err, to)
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	families := []struct{ name, pod, node string }{{"IPv4", AddrB, NodeAddr}, {"IPv6", "[" + SixB + "]", "[" + NodeSix + "]"}}
+	var cut, host, other [2]net.Conn
+	for i, f := range families {
+		cut[i], other[i], host[i] = dial(f.pod+":80"), dial(f.pod+":81"), dial(f.node+":82")
+	}
 	tracked, err := conntrack.Open()
 	require.NoError(t, err)
 	defer func() { _ = tracked.Close() }()
@@ -38,15 +41,19 @@ func (k Kind) testCutFlows(t *testing.T) {
 		return f.Original.DestinationPort == 80 || f.Original.DestinationPort == 82
 	})
 	require.NoError(t, err)
-	require.Len(t, flows, 2)
+	require.Len(t, flows, 4)
 	require.NoError(t, tracked.Mark(t.Context(), flows, desired.ConnMarkCut, desired.ConnMarkCut))
-	require.True(t, Alive(cut, Patience), "nothing is cut while the setting is off")
+	for i, f := range families {
+		require.True(t, Alive(cut[i], Patience), "%s: nothing is cut while the setting is off", f.name)
+	}
 	s := *d.Settings
 	s.CutFlows = true
 	w.Apply(desired.FirewallDelta{Settings: &s})
-	assert.False(t, Alive(cut, Brief), "cut")
-	assert.False(t, Alive(host, Brief), "cut, to the host")
-	assert.True(t, Alive(other, Patience), "another connection")
+	for i, f := range families {
+		assert.False(t, Alive(cut[i], Brief), "%s: cut", f.name)
+		assert.False(t, Alive(host[i], Brief), "%s: cut, to the host", f.name)
+		assert.True(t, Alive(other[i], Patience), "%s: another connection", f.name)
+	}
 }
 
 // Each kind of criterion, with one packet that matches and one that does not.

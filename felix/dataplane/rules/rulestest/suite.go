@@ -1,6 +1,5 @@
 //go:build lab
 
-// Package rulestest is what all rule drivers must do, as tests with packets: the same verdicts, whichever driver it is.
 package rulestest
 
 import (
@@ -85,7 +84,9 @@ func (k Kind) Run(t *testing.T) {
 		{"matches of every kind", k.testMatches},
 		{"counters", k.testCounters},
 		{"lines of the kernel's log", k.testLog},
+		{"a limit of lines of the kernel's log", k.testLogLimit},
 		{"a restart adopts without writing", k.testRestartAdoptsWithoutWriting},
+		{"a list that all its workloads leave together", k.testAListThatAllLeaveTogether},
 		{"any order of changes ends the same", k.testAnyOrderOfChangesEndsTheSame},
 		{"next to others", k.testNextToOthers},
 		{"a host endpoint protects the host", k.testHostEndpointProtectsTheHost},

@@ -41,6 +41,7 @@ const (
 	SixA        = "fd00:1::1"
 	SixB        = "fd00:1::2"
 	NodeAddr    = "192.168.9.1"
+	NodeSix     = "fd09::1"
 	OutsideAddr = "192.168.9.2"
 )
 
