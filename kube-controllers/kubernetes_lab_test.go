@@ -351,11 +351,19 @@ func (w *world) nodes() {
 	w.soon("none are left", func() bool { return get[*api.HostEndpoint](w, "HostEndpoint", "", "outside-auto-hep") == nil })
 }
 
-// TestWithCustomResources runs the controllers on the API of Kubernetes alone.
+// TestWithCustomResources runs the controllers on the API of Kubernetes alone, with Muslin's definitions and with those that Calico made.
 func TestWithCustomResources(t *testing.T) {
+	for group, definitions := range map[string]string{"projectcalico.org": "../deploy/chart/crds/*.yaml", "crd.projectcalico.org": "../deploy/classic/crds.yaml"} {
+		t.Run(group, func(t *testing.T) { withCustomResources(t, definitions, group == "projectcalico.org") })
+	}
+}
+
+func withCustomResources(t *testing.T, definitions string, native bool) {
+	t.Helper()
 	w := newWorld(t, "../deploy/base/rbac.yaml")
-	files, err := filepath.Glob("../deploy/chart/crds/*.yaml")
+	files, err := filepath.Glob(definitions)
 	w.do(err)
+	require.NotEmpty(t, files)
 	for _, f := range files {
 		w.apply(f)
 	}
@@ -380,7 +388,9 @@ func TestWithCustomResources(t *testing.T) {
 	})
 	w.forbidden()
 	w.balance()
-	w.finalizers()
+	if native { // kubectl sees nothing else
+		w.finalizers()
+	}
 
 	w.do(w.server.Create(w.ctx, "/api/v1/nodes", object{"metadata": object{"name": "n1", "annotations": object{"projectcalico.org/IPv4Address": "10.0.0.7/24"}}}))
 	change(w, "KubeControllersConfiguration", "", "default", func(k *api.KubeControllersConfiguration) {

@@ -105,6 +105,9 @@ func TestReleaseFromReports(t *testing.T) {
 	require.NotContains(t, c.must("ipam", "check", "--show-all-ips"), "k8s-pod-network.orphan")
 	require.Equal(t, 2, strings.Count(c.must("ipam", "check", "--show-problem-ips"), "k8s-pod-network.busy doesn't have any active IPs.")+
 		strings.Count(c.must("ipam", "check", "--show-problem-ips"), "192.168.226.65 leaked; attrs Main:k8s-pod-network.c-worker-1-2"))
+	plain := c.must("ipam", "check")
+	require.Equal(t, "Services are not looked at, whatever --kubeconfig says: LoadBalancer addresses count as given out, and are not judged.\n"+plain,
+		c.must("ipam", "check", "--kubeconfig", file("kubeconfig")))
 
 	// Again: what has been released meanwhile does no harm.
 	out := c.must("ipam", "release", "--force", "--from-report", older)
@@ -123,6 +126,17 @@ func TestWarmPoolIsShown(t *testing.T) {
 		Attributes: map[string]string{api.OwnerNode: "worker-1", api.OwnerType: api.TypeWarmPool},
 	}))
 	c.script("testdata/ipam-warm.txt")
+}
+
+// TestBorrowedAddressIsShown with the node that has it and the one whose block it is of.
+func TestBorrowedAddressIsShown(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t).calicos()
+	require.NoError(t, alloc.New(c.client(), alloc.Options{}).AssignIP(t.Context(), alloc.Specific{
+		Addr: netip.MustParseAddr("192.168.97.200"), Node: "worker-1", Handle: "k8s-pod-network.borrower",
+		Attributes: map[string]string{api.OwnerNode: "worker-1", api.OwnerNamespace: "shop", api.OwnerPod: "web-0"},
+	}))
+	c.script("testdata/ipam-borrowed.txt")
 }
 
 // TestPoolIsDeletedWithItsBlocks: nodes give them up, and what is in use stays where it is.

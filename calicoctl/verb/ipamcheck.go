@@ -7,20 +7,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/datastore/open"
+	"github.com/muslin-net/muslin/internal/kubefollow"
 	"github.com/muslin-net/muslin/ipam/audit"
 )
 
 func ipamCheck(g *globals) *cobra.Command {
 	var all, problems bool
-	var file string
+	var file, kubeconfig string
 	cmd := &cobra.Command{
 		Use: "check", Short: "Compare what is given out with what is in use, and tell what does not fit", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -29,8 +34,14 @@ func ipamCheck(g *globals) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if err := g.readServices(ctx, kubeconfig, &facts); err != nil {
+					return err
+				}
 				found := audit.Check(facts)
 				printCheck(cmd.OutOrStdout(), found, all, problems || all)
+				if !facts.KnowsServices && found.Unjudged > 0 {
+					fmt.Fprintln(cmd.OutOrStdout(), "LoadBalancer addresses were not judged; --kubeconfig says where to look for their Services.")
+				}
 				if file == "" {
 					return nil
 				}
@@ -46,6 +57,7 @@ func ipamCheck(g *globals) *cobra.Command {
 	flags.BoolVar(&all, "show-all-ips", false, "print all addresses that are looked at")
 	flags.BoolVar(&problems, "show-problem-ips", false, "print the addresses that are lost, or not given out properly")
 	flags.StringVarP(&file, "output", "o", "", "file to write the report to, for calicoctl ipam release --from-report")
+	flags.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file of the cluster whose Services have LoadBalancer addresses; not needed where Kubernetes is the datastore")
 	return cmd
 }
 
@@ -73,6 +85,48 @@ func readAll[T api.Object](ctx context.Context, c datastore.Client, kind string,
 		*into = append(*into, o.(T))
 	}
 	return err
+}
+
+// readServices reads the Services, if Kubernetes is the datastore or a kubeconfig leads to it.
+func (g *globals) readServices(ctx context.Context, kubeconfig string, f *audit.Facts) error {
+	config, err := g.kubernetes(kubeconfig)
+	if config == nil || err != nil {
+		return err
+	}
+	client, err := kubefollow.Client(config, "calicoctl", corev1.SchemeGroupVersion, &corev1.Service{}, &corev1.ServiceList{})
+	if err != nil {
+		return err
+	}
+	var list corev1.ServiceList
+	if err := client.Get().Resource("services").Do(ctx).Into(&list); err != nil {
+		return fmt.Errorf("listing Services, which have LoadBalancer addresses: %w", err)
+	}
+	f.KnowsServices = true
+	for _, s := range list.Items {
+		if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			continue
+		}
+		service := audit.Service{Namespace: s.Namespace, Name: s.Name}
+		for _, i := range s.Status.LoadBalancer.Ingress {
+			if a, err := netip.ParseAddr(i.IP); err == nil { // others give names
+				service.Addrs = append(service.Addrs, a)
+			}
+		}
+		f.Services = append(f.Services, service)
+	}
+	return nil
+}
+
+// kubernetes is how to reach the cluster of Kubernetes; nil if there is none that calicoctl knows of.
+func (g *globals) kubernetes(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig != "" {
+		return kubefollow.Config(kubeconfig)
+	}
+	settings, err := g.settings()
+	if err != nil || settings.Type != open.TypeKubernetes {
+		return nil, err
+	}
+	return settings.Kubernetes().RESTConfig()
 }
 
 // information is the cluster's ClusterInformation.
@@ -136,7 +190,11 @@ func printCheck(w io.Writer, f audit.Findings, all, problems bool) {
 			}
 		}
 	}
-	say("Found %d workload IPs.\nWorkloads and nodes are using %d IPs.\n", f.EndpointAddrs, len(f.Users))
+	say("Found %d workload IPs.", f.EndpointAddrs)
+	if f.ServiceAddrs > 0 {
+		say("Found %d LoadBalancer IPs of Services.", f.ServiceAddrs)
+	}
+	say("Workloads and nodes are using %d IPs.\n", len(f.Users))
 	printNodes(w, f)
 	say("Scanning for IPs that are allocated but not actually in use...")
 	say("Found %d IPs that are allocated in IPAM but not actually in use.", list(problems, audit.Leaked))

@@ -37,6 +37,9 @@ func ipamConfigure(g *globals) *cobra.Command {
 				}
 				for _, change := range changes {
 					fmt.Fprintf(cmd.OutOrStdout(), "Successfully set %s to: %s\n", change.name, change.value)
+					if change.name == kubeVirtPersistence {
+						fmt.Fprintln(cmd.OutOrStdout(), "It is stored and has no effect yet: addresses of KubeVirt machines end with their pods.")
+					}
 				}
 				return nil
 			})
@@ -47,6 +50,9 @@ func ipamConfigure(g *globals) *cobra.Command {
 	}
 	return cmd
 }
+
+// kubeVirtPersistence is a setting that nothing here reads yet.
+const kubeVirtPersistence = "KubeVirtVMAddressPersistence"
 
 // ipamChange is one setting that a command changes.
 type ipamChange struct {
@@ -80,7 +86,7 @@ var ipamSettings = []struct {
 		}
 		return func(s *api.IPAMConfigurationSpec) { s.IPCooldownSeconds = int32(n) }, nil
 	}},
-	{"kubevirt-ip-persistence", "KubeVirtVMAddressPersistence", "whether KubeVirt machines keep their addresses; Enabled or Disabled", func(v string) (func(*api.IPAMConfigurationSpec), error) {
+	{"kubevirt-ip-persistence", kubeVirtPersistence, "whether KubeVirt machines keep their addresses; Enabled or Disabled; stored, without effect yet", func(v string) (func(*api.IPAMConfigurationSpec), error) {
 		if v != string(api.Enabled) && v != string(api.Disabled) {
 			return nil, errors.New("invalid value for --kubevirt-ip-persistence. Use Enabled or Disabled")
 		}

@@ -66,7 +66,7 @@ func ipamShow(g *globals) *cobra.Command {
 // document is something that is shown: to people as print writes it, to programs as its fields.
 type document interface{ print(w io.Writer) }
 
-// usageDocument is how full the pools are. Numbers may be as large as IPv6 pools are; YAML rounds those above 2^64.
+// usageDocument is how full the pools are. Numbers may be as large as IPv6 pools are.
 type usageDocument struct {
 	Pools []poolDocument `json:"pools"`
 }

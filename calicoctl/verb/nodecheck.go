@@ -1,6 +1,7 @@
 package verb
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -13,7 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/muslin-net/muslin/calicoctl/table"
 	felixclient "github.com/muslin-net/muslin/felix/client"
@@ -244,9 +245,42 @@ func show(w io.Writer, output string, report any, people func(io.Writer)) error 
 		fmt.Fprintln(w, string(body))
 		return err
 	case "yaml":
-		body, err := yaml.Marshal(report)
-		fmt.Fprint(w, string(body))
-		return err
+		return showYAML(w, report)
 	}
 	return fmt.Errorf("flag --output: unrecognized output format '%s'; use ps, yaml or json", output)
+}
+
+// showYAML shows what is shown as JSON, with each number to its last digit: there are more addresses in an IPv6 pool than 64 bits count.
+func showYAML(w io.Writer, report any) error {
+	body, err := json.Marshal(report)
+	if err != nil {
+		return err
+	}
+	in := json.NewDecoder(bytes.NewReader(body))
+	in.UseNumber()
+	var doc any
+	if err := in.Decode(&doc); err != nil {
+		return err
+	}
+	out := yaml.NewEncoder(w)
+	out.SetIndent(2)
+	out.CompactSeqIndent()
+	return errors.Join(out.Encode(exact(doc)), out.Close())
+}
+
+// exact is a document whose numbers are written as they are.
+func exact(doc any) any {
+	switch v := doc.(type) {
+	case map[string]any:
+		for key := range v {
+			v[key] = exact(v[key])
+		}
+	case []any:
+		for i := range v {
+			v[i] = exact(v[i])
+		}
+	case json.Number:
+		return &yaml.Node{Kind: yaml.ScalarNode, Value: v.String()}
+	}
+	return doc
 }

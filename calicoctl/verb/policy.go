@@ -15,6 +15,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/api/view/packet"
 	"github.com/muslin-net/muslin/calicoctl/table"
 	"github.com/muslin-net/muslin/datastore"
 	felixclient "github.com/muslin-net/muslin/felix/client"
@@ -238,8 +239,10 @@ func policyEval() *cobra.Command {
 			"yet. A and B are namespace/pod, an endpoint's id (orchestrator/namespace/workload/interface), the name of a host\n" +
 			"endpoint or of a node, or any address. Host endpoints of both nodes have their say: those of the interfaces by which\n" +
 			"the nodes tell that they are reached, or of the tunnel's. B is who is meant after the translation of a service's\n" +
-			"address, also in the preDNAT pass; A may be translated by natOutgoing, which the answer says. Exit 0 if the connection passes, 1 if not.",
-		Example: "  calicoctl policy eval --from shop/web-0 --to shop/db-0 --port tcp/5432\n  calicoctl policy eval --from 203.0.113.7 --to shop/web-0 --port 443\n  calicoctl policy eval --from 203.0.113.7 --to worker-1 --port tcp/10250",
+			"address, also in the preDNAT pass; A may be translated by natOutgoing, which the answer says.\n" +
+			"A rule that asks for a source port, or for a type of ICMP that --port does not say, is passed over, and the answer\n" +
+			"names it. Exit 0 if the connection passes, 1 if not.",
+		Example: "  calicoctl policy eval --from shop/web-0 --to shop/db-0 --port tcp/5432\n  calicoctl policy eval --from 203.0.113.7 --to shop/web-0 --port 443\n  calicoctl policy eval --from 203.0.113.7 --to worker-1 --port tcp/10250\n  calicoctl policy eval --from shop/web-0 --to shop/db-0 --port icmp/8",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			packet, err := packetOf(from, to, port)
 			if err != nil {
@@ -271,7 +274,7 @@ func policyEval() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&from, "from", "", "who connects")
 	f.StringVar(&to, "to", "", "to whom")
-	f.StringVar(&port, "port", "", "protocol/port, as tcp/443; a port alone is TCP's, a protocol alone has none")
+	f.StringVar(&port, "port", "", "protocol/port, as tcp/443; a port alone is TCP's, a protocol alone has none; of ICMP icmp/type or icmp/type/code")
 	for _, name := range []string{"from", "to", "port"} {
 		_ = cmd.MarkFlagRequired(name) // it exists
 	}
@@ -279,8 +282,8 @@ func policyEval() *cobra.Command {
 }
 
 // packetOf reads the flags that say which connection is meant.
-func packetOf(from, to, text string) (typhaclient.Packet, error) {
-	p := typhaclient.Packet{From: from, To: to}
+func packetOf(from, to, text string) (p typhaclient.Packet, err error) {
+	p = typhaclient.Packet{From: from, To: to}
 	protocol, port, both := strings.Cut(text, "/")
 	if _, err := strconv.Atoi(text); !both && err == nil {
 		protocol, port, both = "tcp", text, true
@@ -290,6 +293,10 @@ func packetOf(from, to, text string) (typhaclient.Packet, error) {
 		return p, fmt.Errorf("flag --port: %q is not a protocol; write tcp, udp, sctp, icmp or a number, as in tcp/443", protocol)
 	}
 	p.Protocol = view.Protocol(number)
+	if icmp := p.Protocol == packet.ICMP || p.Protocol == packet.ICMPv6; icmp && both {
+		p.ICMP, err = icmpOf(port)
+		return p, err
+	}
 	if both {
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil {
@@ -298,6 +305,21 @@ func packetOf(from, to, text string) (typhaclient.Packet, error) {
 		p.Port = uint16(n)
 	}
 	return p, nil
+}
+
+// icmpOf reads a type, or type/code.
+func icmpOf(text string) (*view.ICMP, error) {
+	of, code, coded := strings.Cut(text, "/")
+	n, err := strconv.ParseUint(of, 10, 8)
+	out := &view.ICMP{Type: uint8(n)}
+	if err == nil && coded {
+		n, err = strconv.ParseUint(code, 10, 8)
+		out.Code = new(uint8(n))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("flag --port: %q is no type of ICMP; write it as in icmp/8, or with the code, as in icmp/3/1", text)
+	}
+	return out, nil
 }
 
 // canonical is the name of a protocol as the API has it.

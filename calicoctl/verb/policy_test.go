@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/muslin-net/muslin/api"
+	"github.com/muslin-net/muslin/api/view"
 	"github.com/muslin-net/muslin/internal/rpc"
 	felixv1 "github.com/muslin-net/muslin/proto/muslin/felix/v1"
 	typhaclient "github.com/muslin-net/muslin/typha/client"
@@ -121,13 +122,15 @@ normal   -      (end)    -      Deny     -       0         0
 func TestPortsOfEval(t *testing.T) {
 	for text, want := range map[string]typhaclient.Packet{
 		"tcp/443": {Protocol: 6, Port: 443}, "443": {Protocol: 6, Port: 443}, "UDP/53": {Protocol: 17, Port: 53}, "icmp": {Protocol: 1},
+		"icmp/8": {Protocol: 1, ICMP: &view.ICMP{Type: 8}}, "icmpv6/128/0": {Protocol: 58, ICMP: &view.ICMP{Type: 128, Code: new(uint8)}},
+		"1/0":        {Protocol: 1, ICMP: &view.ICMP{}},
 		"sctp/36412": {Protocol: 132, Port: 36412}, "132/7": {Protocol: 132, Port: 7}, "icmpv6": {Protocol: 58},
 	} {
 		got, err := packetOf("", "", text)
 		require.NoError(t, err, text)
 		assert.Equal(t, want, got, text)
 	}
-	for _, text := range []string{"", "tcp/", "tcp/70000", "nonsense/1", "tcp/http"} {
+	for _, text := range []string{"", "tcp/", "tcp/70000", "nonsense/1", "tcp/http", "icmp/", "icmp/256", "icmp/echo", "icmp/8/", "icmp/8/256", "icmp/8/0/0"} {
 		_, err := packetOf("", "", text)
 		require.ErrorContains(t, err, "flag --port", text)
 	}

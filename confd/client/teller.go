@@ -15,6 +15,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	bird "github.com/muslin-net/muslin/bird/client"
+	"github.com/muslin-net/muslin/internal/backoff"
 	typha "github.com/muslin-net/muslin/typha/client"
 )
 
@@ -99,7 +100,7 @@ func (t *Teller) watch(ctx context.Context) {
 		t.known, t.served = true, false
 		t.mu.Unlock()
 		t.poke()
-		pause(ctx, watchAgain)
+		_ = backoff.Pause(ctx, watchAgain)
 	}
 }
 
@@ -120,7 +121,7 @@ func (t *Teller) tell(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.news:
-			pause(ctx, t.patience())
+			_ = backoff.Pause(ctx, t.patience())
 		case <-repeat.C:
 			told = nil
 		}
@@ -138,7 +139,7 @@ func (t *Teller) tell(ctx context.Context) {
 			told = nil
 			t.poke()
 		}
-		pause(ctx, tellPause)
+		_ = backoff.Pause(ctx, tellPause)
 	}
 }
 
@@ -147,14 +148,6 @@ func (t *Teller) patience() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return tellAfter/2 + rand.N(tellAfter+time.Duration(len(t.peers))*tellSpread)
-}
-
-// pause waits, less long if ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }
 
 // condition is what there is to tell.
@@ -216,6 +209,6 @@ func NoPeers(ctx context.Context, log *slog.Logger, to PeerReporter) {
 			return
 		}
 		log.Debug("typha does not hear that there are no sessions, trying again", "error", err)
-		pause(ctx, tellPause)
+		_ = backoff.Pause(ctx, tellPause)
 	}
 }

@@ -26,6 +26,9 @@ func konvoy(f field) (Values, error) {
 	if err != nil {
 		return v, err
 	}
+	if err := network.noneLike("encapsulation", "mtu"); err != nil {
+		return v, err
+	}
 	mode, err := encapsulation.oneOf("ipip", "ipip", "vxlan")
 	if err != nil {
 		return v, err

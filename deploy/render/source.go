@@ -114,14 +114,36 @@ func (f field) only(names ...string) error {
 			continue
 		}
 		hint := "it may have " + strings.Join(names, ", ")
-		for _, n := range names {
-			if spelling.Distance(key.Value, n) <= 2 {
-				hint = "did you mean " + n + "?"
-			}
+		if n := alike(key.Value, names); n != "" {
+			hint = "did you mean " + n + "?"
 		}
 		return field{file: f.file, path: f.path, node: key}.wrong("%s is not supported here; %s", key.Value, hint)
 	}
 	return nil
+}
+
+// noneLike refuses fields of a map that are almost named like these, and leaves others to those who read them.
+func (f field) noneLike(names ...string) error {
+	if !f.there() {
+		return nil
+	}
+	for i := 0; i+1 < len(f.node.Content); i += 2 {
+		key := f.node.Content[i]
+		if n := alike(key.Value, names); n != "" && !slices.Contains(names, key.Value) {
+			return field{file: f.file, path: f.path, node: key}.wrong("%s is not known; did you mean %s?", key.Value, n)
+		}
+	}
+	return nil
+}
+
+// alike is which of some names another almost is, empty if it is none: in no more than two letters, and fewer than half of them.
+func alike(name string, names []string) string {
+	for _, n := range names {
+		if d := spelling.Distance(name, n); d <= 2 && 2*d < len(n) {
+			return n
+		}
+	}
+	return ""
 }
 
 // items are those of a list.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/internal/backoff"
 )
 
 // ErrNotLeader is what Guard answers while another process leads, or nobody.
@@ -83,7 +84,7 @@ func (l *Leader) Run(ctx context.Context, work func(context.Context) error) erro
 				return err
 			}
 		}
-		pause(ctx, l.cfg.Retry)
+		_ = backoff.Pause(ctx, l.cfg.Retry)
 	}
 	return nil
 }
@@ -217,13 +218,6 @@ func (l *Leader) release(ctx context.Context, held *api.Lease) {
 	free.Spec.Holder = ""
 	if _, err := l.cfg.Store.Update(ctx, free); err != nil {
 		l.cfg.Log.Info("the lease is not given back; it ends by itself", "lease", l.cfg.Name, "error", err)
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/muslin-net/muslin/internal/backoff"
 	"github.com/muslin-net/muslin/internal/rpc"
 	"github.com/muslin-net/muslin/typha/client"
 )
@@ -83,7 +84,7 @@ func (k *Keeper) Ensure(ctx context.Context) error {
 			return fmt.Errorf("certificate of node %s: %w", k.Node, err)
 		}
 		k.complain(err, "typha cannot be asked for this node's certificate, trying again")
-		if sleep(ctx, pause(failed)) != nil {
+		if backoff.Pause(ctx, pause(failed)) != nil {
 			return fmt.Errorf("certificate of node %s: %w", k.Node, err)
 		}
 	}
@@ -107,7 +108,7 @@ func (k *Keeper) Keep(ctx context.Context) error {
 		} else {
 			failed, k.trouble = 0, ""
 		}
-		if sleep(ctx, delay) != nil {
+		if backoff.Pause(ctx, delay) != nil {
 			return nil
 		}
 	}
@@ -226,15 +227,4 @@ func (k *Keeper) complain(err error, what string) {
 // transient tells whether waiting helps.
 func transient(err error) bool {
 	return errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
