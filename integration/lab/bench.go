@@ -46,6 +46,13 @@ func Bench(ctx context.Context, o BenchOptions) (err error) {
 		return err
 	}
 	b.topology.Pools = []Pool{handPool(false)} // direct, to begin with
+	if b.wants("cni") {
+		for i, n := range b.topology.Nodes {
+			if n.Name == coldNode {
+				b.topology.Nodes[i].Env = map[string]string{"FELIX_WARMPOOLSIZE": "0"}
+			}
+		}
+	}
 	if b.dir, err = os.MkdirTemp("", "muslin-bench"); err != nil {
 		return err
 	}

@@ -19,20 +19,25 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// How many pods are added one after the other, and how many at a time: fewer than the 64 addresses of a block.
+// How many pods are added one after the other, and how many in each round of several at a time: fewer than the 64 addresses of a block.
+// Both come to enough for the slowest of a hundred.
 const (
-	cniSequential = 60
+	cniSequential = 300
 	cniParallel   = 56
-	cniRounds     = 3
+	cniRounds     = 6
 	cniStarts     = 100
 	cniSustained  = 10 * time.Second
 )
+
+// coldNode is the node that holds no address ready: each of its pods waits for typha.
+const coldNode = "worker-3"
 
 // wirer is one way to wire pods: a lab, and the node whose plugins are measured.
 type wirer struct {
 	name string
 	lab  *Lab
 	node string
+	ours string // what the names of its figures begin with; empty for a way that ours are beside
 }
 
 // cniTimes are how long calls took as a container runtime sees them, program start included, in milliseconds.
@@ -45,7 +50,7 @@ type cniTimes struct {
 // cniUse is what a way to wire pods has used since it came up.
 type cniUse struct {
 	cpu   map[string]float64 // milliseconds of a processor, by program
-	calls float64            // requests for an address that had to wait for typha
+	calls float64            // requests for addresses that typha was asked for
 }
 
 // cni measures the plugin beside the CNI project's own, all in the same run and in turns.
@@ -56,7 +61,12 @@ func (b *bench) cni(ctx context.Context) (err error) {
 	}
 	defer func() { err = alsoFailed(err, back()) }()
 	// typha's processor time is that of its etcd too, where that is embedded.
-	sides := []wirer{{"muslin", b.muslin, "worker-1"}, {"ptp+host-local", b.hand, "worker-1"}, {"bridge+host-local", b.hand, "worker-2"}}
+	sides := []wirer{
+		{"muslin", b.muslin, "worker-1", "cni."},
+		{"ptp+host-local", b.hand, "worker-1", ""},
+		{"muslin, cold", b.muslin, coldNode, "cni.cold."},
+		{"bridge+host-local", b.hand, "worker-2", ""},
+	}
 
 	cold, err := b.coldAdd(ctx)
 	if err != nil {
@@ -93,47 +103,57 @@ func (b *bench) cniEach(ctx context.Context, sides []wirer, suffix string, worke
 			}
 		}
 	}
-	for i, vs := range sides {
-		if i == 0 {
+	for i, s := range sides {
+		if s.ours == "" {
 			continue
 		}
-		for _, f := range []struct {
-			name      string
-			ours, its []float64
-			q         float64
-		}{
-			{"add" + suffix + ".p50", times[0].add, times[i].add, 0.5},
-			{"add" + suffix + ".p99", times[0].add, times[i].add, 0.99},
-			{"del" + suffix + ".p50", times[0].del, times[i].del, 0.5},
-			{"del" + suffix + ".p99", times[0].del, times[i].del, 0.99},
-		} {
-			ours, its := quantile(f.ours, f.q), quantile(f.its, f.q)
-			b.figure("cni."+f.name, ours, "ms", ours/its, vs.name)
+		for k, vs := range sides {
+			if vs.ours == "" {
+				b.cniBeside(s.ours, suffix, workers, times[i], times[k], vs.name)
+			}
 		}
-		if workers > 1 {
-			ours, its := median(times[0].rate), median(times[i].rate)
-			b.figure("cni.add"+suffix+".rate", ours, "ADD/s", ours/its, vs.name)
-		}
-		for _, f := range []struct {
-			name      string
-			ours, its cniUse
-		}{{"add", times[0].addUse, times[i].addUse}, {"del", times[0].delUse, times[i].delUse}} {
-			ours, its := f.ours.cpu[cniPlugin]/float64(len(times[0].add)), f.its.cpu[cniPlugin]/float64(len(times[i].add))
-			b.figure("cni."+f.name+suffix+".cpu."+cniPlugin, ours, "ms", ours/its, vs.name)
+		b.cniCost(s.ours, suffix, times[i])
+	}
+	return nil
+}
+
+// cniBeside prints what ours took, and its ratio to another way.
+func (b *bench) cniBeside(prefix, suffix string, workers int, we, they cniTimes, vs string) {
+	for _, f := range []struct {
+		name      string
+		ours, its []float64
+	}{{"add", we.add, they.add}, {"del", we.del, they.del}} {
+		for _, q := range []float64{0.5, 0.99} {
+			ours, its := quantile(f.ours, q), quantile(f.its, q)
+			b.figure(fmt.Sprintf("%s%s%s.p%.0f", prefix, f.name, suffix, 100*q), ours, "ms", ours/its, vs)
 		}
 	}
+	if workers > 1 {
+		ours, its := median(we.rate), median(they.rate)
+		b.figure(prefix+"add"+suffix+".rate", ours, "ADD/s", ours/its, vs)
+	}
+	for _, f := range []struct {
+		name      string
+		ours, its cniUse
+	}{{"add", we.addUse, they.addUse}, {"del", we.delUse, they.delUse}} {
+		ours, its := f.ours.cpu[cniPlugin]/float64(len(we.add)), f.its.cpu[cniPlugin]/float64(len(they.add))
+		b.figure(prefix+f.name+suffix+".cpu."+cniPlugin, ours, "ms", ours/its, vs)
+	}
+}
+
+// cniCost prints what else ours took.
+func (b *bench) cniCost(prefix, suffix string, we cniTimes) {
 	for _, f := range []struct {
 		name string
 		use  cniUse
-	}{{"add", times[0].addUse}, {"del", times[0].delUse}} {
+	}{{"add", we.addUse}, {"del", we.delUse}} {
 		for _, program := range slices.Sorted(maps.Keys(f.use.cpu)) {
 			if program != cniPlugin {
-				b.figure("cni."+f.name+suffix+".cpu."+program, f.use.cpu[program]/float64(len(times[0].add)), "ms", 0, "")
+				b.figure(prefix+f.name+suffix+".cpu."+program, f.use.cpu[program]/float64(len(we.add)), "ms", 0, "")
 			}
 		}
 	}
-	b.figure("cni.add"+suffix+".calls", times[0].addUse.calls/float64(len(times[0].add)), "/ADD", 0, "")
-	return nil
+	b.figure(prefix+"add"+suffix+".calls", we.addUse.calls/float64(len(we.add)), "/ADD", 0, "")
 }
 
 // cniPlugin names what the runtime starts: the plugins, and what they start.
@@ -149,7 +169,7 @@ func (s wirer) use(ctx context.Context) (u cniUse, err error) {
 	for _, p := range st.Processes {
 		switch {
 		case p.Name == ProcessFelix && p.Node == s.node:
-			u.calls, err = s.lab.metric(ctx, s.node, healthAddr(ProcessFelix), "felix_ipam_reserve_misses_total")
+			u.calls, err = s.lab.metric(ctx, s.node, healthAddr(ProcessFelix), "felix_ipam_remote_assigns_total")
 			fallthrough
 		case p.Name == ProcessTypha, p.Name == ProcessEtcd:
 			u.cpu[p.Name] += milliseconds(p.CPU)

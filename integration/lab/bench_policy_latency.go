@@ -161,7 +161,7 @@ func (c *policyCluster) close(ctx context.Context) error {
 // fill makes a node's endpoints, as the CNI plugin has felix make them. Many share a network namespace for their other ends:
 // what counts is the node's.
 func (c *policyCluster) fill(ctx context.Context, n *crowd) error {
-	felix := cni.Felix{Socket: filepath.Join(nodeDir(c.lab.dir, n.node), "run/calico/felix.sock")}
+	felix := cni.Felix{Socket: filepath.Join(nodeDir(c.lab.dir, n.node), "run/calico/cni.sock")}
 	g, ctx := errgroup.WithContext(ctx)
 	for worker := range wiredAtOnce {
 		g.Go(func() error {

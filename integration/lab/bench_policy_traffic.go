@@ -70,19 +70,21 @@ type policySide struct {
 }
 
 // policyTraffic measures round trips, and connections of one byte each way, by both drivers beside plain routing by hand
-// without connection tracking: all three are up at once, and measured in turns.
+// without connection tracking: all are up at once, and measured in turns. So is what any network costs that tracks
+// connections, translates what leaves the pool, and looks at the source of what a pod sends, by hand and without policy.
 func (b *bench) policyTraffic(ctx context.Context) (err error) {
 	path := bench{BenchOptions: b.BenchOptions, dir: filepath.Join(b.dir, "policy")}
 	if path.topology, err = ParseTopology("the path of packets under policy", []byte(policyPath)); err != nil {
 		return err
 	}
 	path.topology.Pools = []Pool{handPool(false)}
+	guarded := bench{BenchOptions: b.BenchOptions, dir: filepath.Join(b.dir, "policy-guarded"), topology: path.topology}
 	var sides []*policySide
 	defer func() {
 		for _, s := range sides {
 			err = errors.Join(err, s.close(context.WithoutCancel(ctx)))
 		}
-		err = errors.Join(err, path.close(context.WithoutCancel(ctx)))
+		err = errors.Join(err, path.close(context.WithoutCancel(ctx)), guarded.close(context.WithoutCancel(ctx)))
 	}()
 	for _, d := range ruleDrivers() {
 		s := &policySide{ruleDriver: d}
@@ -102,14 +104,19 @@ func (b *bench) policyTraffic(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := path.upByHand(ctx, "bench-no-policy"); err != nil {
-		return err
+	for name, hand := range map[string]*bench{"bench-no-policy": &path, "bench-guarded": &guarded} {
+		if err := hand.upByHand(ctx, name); err != nil {
+			return err
+		}
+		if err := handRoutes(ctx, hand.hand, byHand(path.topology), ModeDirect); err != nil {
+			return err
+		}
 	}
-	if err := handRoutes(ctx, path.hand, byHand(path.topology), ModeDirect); err != nil {
+	if _, err := guard(ctx, guarded.hand, byHand(path.topology)); err != nil {
 		return err
 	}
 	for _, row := range policyRows() {
-		if err := path.policyRow(ctx, row, sides); err != nil {
+		if err := path.policyRow(ctx, row, sides, guarded.hand); err != nil {
 			return fmt.Errorf("policy%s: %w", row.suffix, err)
 		}
 	}
@@ -123,7 +130,7 @@ func (s *policySide) close(ctx context.Context) (err error) {
 	return errors.Join(err, s.lab.Down(ctx))
 }
 
-func (b *bench) policyRow(ctx context.Context, row policyRow, sides []*policySide) error {
+func (b *bench) policyRow(ctx context.Context, row policyRow, sides []*policySide, guarded *Lab) error {
 	ctx, cancel := context.WithTimeout(ctx, stepDeadline)
 	defer cancel()
 	labs := []*Lab{}
@@ -139,7 +146,7 @@ func (b *bench) policyRow(ctx context.Context, row policyRow, sides []*policySid
 		}
 		labs = append(labs, s.lab)
 	}
-	labs = append(labs, b.hand)
+	labs = append(labs, b.hand, guarded)
 	for i, l := range labs {
 		mode := ModeDirect
 		if i < len(sides) {
@@ -159,6 +166,9 @@ func (b *bench) policyRow(ctx context.Context, row policyRow, sides []*policySid
 		}
 		for i, s := range sides {
 			b.compare("policy."+of.name+"."+s.name+row.suffix, "us", took[i], took[len(sides)], "plain-routing")
+		}
+		if row == policyRows()[0] {
+			b.compare("policy."+of.name+".guarded", "us", took[len(sides)+1], took[len(sides)], "plain-routing")
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"testing"
 )
 
@@ -30,5 +31,7 @@ func launchAndWait(dir string) {
 		os.Exit(1)
 	}
 	fmt.Println("up")
-	select {}
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, os.Interrupt) // to wait for nothing at all is a deadlock to Go, when it notices
+	<-ended
 }

@@ -285,7 +285,7 @@ func TestTransfers(t *testing.T) {
 	require.NoError(t, err)
 	assert.Greater(t, longest, 200*time.Millisecond, "no less than until TCP sends again")
 	var times cniTimes
-	require.NoError(t, wirer{"", l, "worker-2"}.round(ctx, &times, "many", 16, 8))
+	require.NoError(t, wirer{lab: l, node: "worker-2"}.round(ctx, &times, "many", 16, 8))
 	assert.Len(t, times.add, 16)
 	assert.Len(t, times.del, 16)
 	assert.Positive(t, median(times.rate))

@@ -2,6 +2,7 @@ package oracle
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/muslin-net/muslin/api"
@@ -99,6 +100,8 @@ type Settings struct {
 	VXLANPort      uint16 // 0 stands for 4789
 	AllowVXLAN     bool   // workloads may send VXLAN
 	AllowIPIP      bool   // workloads may send IP-in-IP
+	// FailsafeIn and FailsafeOut are the failsafe ports of host endpoints, separated by commas, or none; empty: those of the documents.
+	FailsafeIn, FailsafeOut string
 }
 
 // Passes says whether the first packet of a connection passes a node (spec §3.1, point 7; §3.2; §3.3).
@@ -120,6 +123,9 @@ func (c *Cluster) toHost(w Way, p Packet, s Settings) Verdict {
 
 // workloads is what the workloads say that a packet comes from and goes to.
 func (c *Cluster) workloads(w Way, p Packet, s Settings) Verdict {
+	if c.lacks(w.From, p) || c.lacks(w.To, p) {
+		return Verdict{false, "workload has no address of that family"}
+	}
 	if w.From != (api.Key{}) {
 		port := s.VXLANPort
 		if port == 0 {
@@ -139,4 +145,11 @@ func (c *Cluster) workloads(w Way, p Packet, s Settings) Verdict {
 		return c.Decide(w.To, Ingress, p)
 	}
 	return Verdict{true, "no policy is asked"}
+}
+
+// lacks tells whether an endpoint has no address of a packet's family. It neither sends such packets nor gets them.
+func (c *Cluster) lacks(endpoint api.Key, p Packet) bool {
+	return slices.ContainsFunc(c.things, func(t *thing) bool {
+		return t.endpoint && t.key == endpoint && !slices.ContainsFunc(t.nets, func(n netip.Prefix) bool { return n.Addr().Is6() == p.V6() })
+	})
 }

@@ -1,7 +1,10 @@
 package oracle
 
 import (
+	"cmp"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/muslin-net/muslin/api"
@@ -34,25 +37,61 @@ func passesOf(s *api.GlobalNetworkPolicySpec) []pass {
 }
 
 // Failsafe ports, if nobody says otherwise (spec §3.4, and typha's second port).
-var (
-	failsafeIn = []Port{
-		{TCP, 22}, {UDP, 68}, {TCP, 179}, {TCP, 2379}, {TCP, 2380}, {TCP, 5473}, {TCP, 5474}, {TCP, 6443}, {TCP, 6666}, {TCP, 6667},
-	}
-	failsafeOut = []Port{
-		{UDP, 53}, {UDP, 67}, {TCP, 179}, {TCP, 2379}, {TCP, 2380}, {TCP, 5473}, {TCP, 5474}, {TCP, 6443}, {TCP, 6666}, {TCP, 6667},
-	}
+const (
+	failsafeIn  = "tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:5474,tcp:6443,tcp:6666,tcp:6667"
+	failsafeOut = "udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:5474,tcp:6443,tcp:6666,tcp:6667"
 )
 
-// failsafe tells whether a packet is of a failsafe port in a direction. Without tracking, answers are told by their source.
-func failsafe(d Direction, p Packet, tracked bool) bool {
-	there, back := failsafeIn, failsafeOut
+// Failsafe is a port that a host endpoint never loses, towards everybody if no peers are named.
+type Failsafe struct {
+	Port
+	Peers netip.Prefix
+}
+
+// Failsafes are the failsafe ports of a direction. An entry is 22 (of TCP), udp:53, tcp:10.0.0.0/8:22 or tcp:[fd00::/8]:22.
+func (s Settings) Failsafes(d Direction) (out []Failsafe) {
+	text := cmp.Or(s.FailsafeIn, failsafeIn)
 	if d == Egress {
-		there, back = back, there
+		text = cmp.Or(s.FailsafeOut, failsafeOut)
+	}
+	if text == "none" {
+		return nil
+	}
+	for entry := range strings.SplitSeq(text, ",") {
+		f := Failsafe{Port: Port{Protocol: TCP}}
+		colon := strings.LastIndex(entry, ":")
+		if colon > 0 {
+			protocol, peers, limited := strings.Cut(entry[:colon], ":")
+			f.Protocol = map[string]uint8{"tcp": TCP, "udp": UDP, "sctp": SCTP}[protocol]
+			if limited {
+				f.Peers = nets([]string{strings.Trim(peers, "[]")})[0]
+			}
+		}
+		number, err := strconv.ParseUint(entry[colon+1:], 10, 16)
+		if err != nil || f.Protocol == 0 {
+			panic("oracle: " + entry + " is no failsafe port")
+		}
+		f.Number = uint16(number)
+		out = append(out, f)
+	}
+	return out
+}
+
+// failsafe tells whether a packet is of a failsafe port in a direction. Without tracking, answers are told by their source.
+func (s Settings) failsafe(d Direction, p Packet, tracked bool) bool {
+	peer, back := p.Source, Egress
+	if d == Egress {
+		peer, back = p.Destination, Ingress
 	}
 	if p.V6() && p.Protocol == ICMPv6 && (p.Type >= 130 && p.Type <= 136 || p.Type == 143) {
 		return true // without neighbour discovery and multicast listeners no failsafe port could be reached
 	}
-	return slices.Contains(there, Port{p.Protocol, p.DestinationPort}) || !tracked && slices.Contains(back, Port{p.Protocol, p.SourcePort})
+	of := func(d Direction, number uint16) bool {
+		return slices.ContainsFunc(s.Failsafes(d), func(f Failsafe) bool {
+			return f.Port == Port{p.Protocol, number} && (!f.Peers.IsValid() || f.Peers.Contains(peer))
+		})
+	}
+	return of(d, p.DestinationPort) || !tracked && of(back, p.SourcePort)
 }
 
 // hostEndpoints are those of the uplink (own) and of all interfaces (any) of a node; nil if there is none. The first by
@@ -100,7 +139,7 @@ func (c *Cluster) through(w Way, p Packet, s Settings) Verdict {
 	}
 	accepted := false // by an early pass, which excuses it from the later ones of the same endpoint
 	early := func(t *thing, in pass, d Direction) (Verdict, bool) {
-		if accepted || t == nil || failsafe(d, p, in != untracked) {
+		if accepted || t == nil || s.failsafe(d, p, in != untracked) {
 			return Verdict{}, false
 		}
 		action, by := c.evaluate(t, in, d, p)
@@ -129,11 +168,11 @@ func (c *Cluster) through(w Way, p Packet, s Settings) Verdict {
 	case w.ToHost && fromWorkload:
 		return c.toHost(w, p, s)
 	case w.ToHost:
-		return c.local(uplink, Ingress, p, accepted)
+		return c.local(uplink, Ingress, p, accepted, s)
 	case w.FromHost && toWorkload:
 		return Verdict{true, "the host reaches its workloads"}
 	case w.FromHost:
-		return c.local(uplink, Egress, p, accepted)
+		return c.local(uplink, Egress, p, accepted, s)
 	}
 	if !accepted {
 		if action, by := c.evaluate(in, forward, Ingress, p); action == api.Deny {
@@ -150,13 +189,13 @@ func (c *Cluster) through(w Way, p Packet, s Settings) Verdict {
 }
 
 // local judges what goes to the host itself, or comes from it.
-func (c *Cluster) local(t *thing, d Direction, p Packet, accepted bool) Verdict {
+func (c *Cluster) local(t *thing, d Direction, p Packet, accepted bool, s Settings) Verdict {
 	switch {
 	case t == nil:
 		return Verdict{true, "no host endpoint"}
 	case accepted:
 		return Verdict{true, "accepted by an early pass"}
-	case failsafe(d, p, true):
+	case s.failsafe(d, p, true):
 		return Verdict{true, "failsafe"}
 	}
 	action, by := c.evaluate(t, normal, d, p)

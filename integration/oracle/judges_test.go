@@ -163,13 +163,9 @@ func (c *controlPlane) node(s oracle.Settings) verdict.Node {
 	n := verdict.Node{
 		Own: c.own, Any: c.any, WorkloadsToHost: s.EndpointToHost != "Drop", VXLANPort: s.VXLANPort, AllowVXLAN: s.AllowVXLAN, AllowIPIP: s.AllowIPIP,
 	}
-	for ports, text := range map[*[]verdict.Failsafe]string{
-		&n.FailsafeIn: "6:22 17:68 6:179 6:2379 6:2380 6:5473 6:5474 6:6443 6:6666 6:6667", &n.FailsafeOut: "17:53 17:67 6:179 6:2379 6:2380 6:5473 6:5474 6:6443 6:6666 6:6667",
-	} {
-		for port := range strings.FieldsSeq(text) {
-			var f verdict.Failsafe
-			_, _ = fmt.Sscanf(port, "%d:%d", &f.Protocol, &f.Port)
-			*ports = append(*ports, f)
+	for d, ports := range map[oracle.Direction]*[]verdict.Failsafe{oracle.Ingress: &n.FailsafeIn, oracle.Egress: &n.FailsafeOut} {
+		for _, f := range s.Failsafes(d) {
+			*ports = append(*ports, verdict.Failsafe{Protocol: view.Protocol(f.Protocol), Port: f.Number, Peers: f.Peers})
 		}
 	}
 	return n

@@ -47,37 +47,47 @@ func TestRulesMeanWhatPolicyMeans(t *testing.T) {
 	for name, driver := range drivers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			allowed, done := 0, 0
-			for s := seed; done < verdicts; s++ {
-				g := generate.New(s)
-				fw := firewallOf(t, g.World(), g.Settings(), driver)
-				c, err := oracle.New(g.World())
-				require.NoError(t, err, "seed %d", s)
-				for range packetsOfAWorld {
-					w, p := g.Packet()
-					want := c.Passes(w, p, g.Settings())
-					got, err := fw.passes(w, p)
-					require.NoError(t, err, "seed %d", s)
-					if want.Allowed != got.Allowed {
-						explain(t, s, g, driver, w, p)
-					}
-					if done++; want.Allowed {
-						allowed++
-					}
-				}
-			}
-			t.Logf("%d verdicts compared (seeds from %d), %d of them allow", done, seed, allowed)
-			require.Greater(t, allowed, done/10, "most packets are dropped: the worlds tell little")
-			require.Less(t, allowed, done*9/10, "most packets pass: the worlds tell little")
+			allowed := compare(t, seed, verdicts, driver, false)
+			require.Greater(t, allowed, verdicts/10, "most packets are dropped: the worlds tell little")
+			require.Less(t, allowed, verdicts*9/10, "most packets pass: the worlds tell little")
+		})
+		t.Run(name+", no IPv6", func(t *testing.T) {
+			t.Parallel()
+			allowed := compare(t, seed, verdicts/4, driver, true)
+			require.Greater(t, allowed, verdicts/4/20, "most packets are dropped: the worlds tell little")
 		})
 	}
 }
 
-func firewallOf(t *testing.T, w oracle.World, s oracle.Settings, driver func(desired.FirewallDelta, oracle.World) (enforcer, error)) enforcer {
-	t.Helper()
-	fw, err := driver(node.Firewall(w, s, generate.Node), w)
-	require.NoError(t, err)
-	return fw
+// compare has a driver's rules agree with the oracle about so many packets, and counts those that pass.
+func compare(t *testing.T, seed uint64, verdicts int, driver func(desired.FirewallDelta, oracle.World) (enforcer, error), onlyIPv4 bool) (allowed int) {
+	done := 0
+	for s := seed; done < verdicts; s++ {
+		g := generate.New(s)
+		if onlyIPv4 {
+			g.OnlyIPv4()
+		}
+		firewall := node.Firewall(g.World(), g.Settings(), generate.Node)
+		require.Equal(t, onlyIPv4, firewall.Settings.NoIPv6, "seed %d", s)
+		fw, err := driver(firewall, g.World())
+		require.NoError(t, err, "seed %d", s)
+		c, err := oracle.New(g.World())
+		require.NoError(t, err, "seed %d", s)
+		for range packetsOfAWorld {
+			w, p := g.Packet()
+			want := c.Passes(w, p, g.Settings())
+			got, err := fw.passes(w, p)
+			require.NoError(t, err, "seed %d", s)
+			if want.Allowed != got.Allowed {
+				explain(t, s, g, driver, w, p)
+			}
+			if done++; want.Allowed {
+				allowed++
+			}
+		}
+	}
+	t.Logf("%d verdicts compared (seeds from %d), %d of them allow", done, seed, allowed)
+	return allowed
 }
 
 // explain makes a world in which the two differ as small as it gets, and fails with it.

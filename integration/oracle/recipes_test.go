@@ -1,6 +1,7 @@
 package oracle_test
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,22 +29,31 @@ func TestRecipes(t *testing.T) {
 	}
 }
 
-// TestExamplesOfTheDocs has each example of docs/policy.md do what the page says: testdata/docs has a world for each, and the
-// questions.
+// TestExamplesOfTheDocs has each example of docs/policy.md and docs/host-endpoints.md do what the page says: testdata/docs has a world
+// for each, and the questions. No YAML of these pages is without.
 func TestExamplesOfTheDocs(t *testing.T) {
-	page, err := os.ReadFile("../../docs/policy.md")
+	tried := map[string]bool{}
+	for _, name := range []string{"policy.md", "host-endpoints.md"} {
+		page, err := os.ReadFile("../../docs/" + name)
+		require.NoError(t, err)
+		parts := strings.Split(string(page), "<!-- example: ")[1:]
+		require.Len(t, parts, strings.Count(string(page), "\n```yaml\n"), "%s has YAML that is no example", name)
+		for _, part := range parts {
+			name, rest, _ := strings.Cut(part, " -->\n```yaml\n")
+			tried[name+".yaml"] = true
+			t.Run(name, func(t *testing.T) {
+				example, _, ended := strings.Cut(rest, "\n```")
+				require.True(t, ended)
+				world, err := os.ReadFile(filepath.Join("testdata/docs", name+".yaml"))
+				require.NoError(t, err)
+				ask(t, append(world, "\n---\n"+example+"\n"...))
+			})
+		}
+	}
+	worlds, err := os.ReadDir("testdata/docs")
 	require.NoError(t, err)
-	parts := strings.Split(string(page), "<!-- example: ")[1:]
-	require.NotEmpty(t, parts)
-	for _, part := range parts {
-		name, rest, _ := strings.Cut(part, " -->\n```yaml\n")
-		t.Run(name, func(t *testing.T) {
-			example, _, ended := strings.Cut(rest, "\n```")
-			require.True(t, ended)
-			world, err := os.ReadFile(filepath.Join("testdata/docs", name+".yaml"))
-			require.NoError(t, err)
-			ask(t, append(world, "\n---\n"+example+"\n"...))
-		})
+	for _, w := range worlds {
+		assert.True(t, tried[w.Name()], "%s is a world of no example", w.Name())
 	}
 }
 
@@ -60,7 +70,7 @@ func ask(t *testing.T, data []byte) {
 		assert.Equal(t, q.Allowed, v.Allowed, "oracle: %s: decided by %s", q.Text, v.By)
 	}
 	for name, driver := range drivers {
-		fw, err := driver(node.Firewall(r.World, r.Settings, recipe.Node), r.World)
+		fw, err := driver(node.Firewall(r.World, r.Settings, cmp.Or(r.Settings.Node, recipe.Node)), r.World)
 		require.NoError(t, err)
 		for _, q := range r.Questions {
 			v, err := fw.passes(q.Way, q.Packet)

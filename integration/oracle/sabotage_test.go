@@ -73,13 +73,23 @@ func TestWorldsTellOneFieldFromAnother(t *testing.T) {
 				r.Action = api.Deny
 			}
 		}),
-		"tiers":                func(w *oracle.World) { drop[*api.Tier](w) },
-		"network sets":         func(w *oracle.World) { drop[*api.NetworkSet](w) },
-		"global network sets":  func(w *oracle.World) { drop[*api.GlobalNetworkSet](w) },
-		"host endpoints":       func(w *oracle.World) { drop[*api.HostEndpoint](w) },
-		"Kubernetes' policies": func(w *oracle.World) { w.Kubernetes = nil },
-		"podSelector":          kubernetes(func(s *api.StagedKubernetesNetworkPolicySpec) { s.PodSelector.MatchExpressions = nil }),
-		"policyTypes":          kubernetes(func(s *api.StagedKubernetesNetworkPolicySpec) { s.PolicyTypes = nil }),
+		"doNotTrack":                           global(func(s *api.GlobalNetworkPolicySpec) { s.DoNotTrack = false }),
+		"preDNAT":                              global(func(s *api.GlobalNetworkPolicySpec) { s.PreDNAT = false }),
+		"applyOnForward":                       global(func(s *api.GlobalNetworkPolicySpec) { s.ApplyOnForward = false }),
+		"namespaceSelector of a global policy": global(func(s *api.GlobalNetworkPolicySpec) { s.NamespaceSelector = "" }),
+		"defaultAction":                        each(func(o *api.Tier) { o.Spec.DefaultAction = nil }),
+		"order of tiers":                       each(func(o *api.Tier) { o.Spec.Order = nil }),
+		"rules of profiles":                    each(func(o *api.Profile) { o.Spec.Ingress, o.Spec.Egress = nil, nil }),
+		"labels of profiles":                   each(func(o *api.Profile) { o.Spec.LabelsToApply = nil }),
+		"profiles of host endpoints":           each(func(o *api.HostEndpoint) { o.Spec.Profiles = nil }),
+		"the order of profiles":                each(func(o *api.WorkloadEndpoint) { slices.Reverse(o.Spec.Profiles) }),
+		"tiers":                                func(w *oracle.World) { drop[*api.Tier](w) },
+		"network sets":                         func(w *oracle.World) { drop[*api.NetworkSet](w) },
+		"global network sets":                  func(w *oracle.World) { drop[*api.GlobalNetworkSet](w) },
+		"host endpoints":                       func(w *oracle.World) { drop[*api.HostEndpoint](w) },
+		"Kubernetes' policies":                 func(w *oracle.World) { w.Kubernetes = nil },
+		"podSelector":                          kubernetes(func(s *api.StagedKubernetesNetworkPolicySpec) { s.PodSelector.MatchExpressions = nil }),
+		"policyTypes":                          kubernetes(func(s *api.StagedKubernetesNetworkPolicySpec) { s.PolicyTypes = nil }),
 		"except": kubernetes(func(s *api.StagedKubernetesNetworkPolicySpec) {
 			for _, r := range s.Egress {
 				for _, p := range r.To {
@@ -137,7 +147,12 @@ func TestWorldsTellOneFieldFromAnother(t *testing.T) {
 
 // differs tells whether any packet of a world tells it from the one that a careless translation makes of it.
 func differs(t *testing.T, seed uint64, careless func(*oracle.World)) bool {
-	g := generate.New(seed)
+	_, _, found := telling(t, generate.New(seed), careless)
+	return found
+}
+
+// telling finds a packet of a world that tells it from the one that a careless translation makes of it.
+func telling(t *testing.T, g *generate.Generator, careless func(*oracle.World)) (way oracle.Way, p oracle.Packet, found bool) {
 	w := g.World()
 	c, err := oracle.New(w)
 	require.NoError(t, err)
@@ -145,12 +160,22 @@ func differs(t *testing.T, seed uint64, careless func(*oracle.World)) bool {
 	other, err := oracle.New(w)
 	require.NoError(t, err)
 	for range 60 {
-		way, p := g.Packet()
-		if c.Passes(way, p, oracle.Settings{}).Allowed != other.Passes(way, p, oracle.Settings{}).Allowed {
-			return true
+		way, p = g.Packet()
+		if c.Passes(way, p, g.Settings()).Allowed != other.Passes(way, p, g.Settings()).Allowed {
+			return way, p, true
 		}
 	}
-	return false
+	return way, p, false
+}
+
+// tells tells whether a packet is one that does.
+func tells(t *testing.T, w oracle.World, careless func(*oracle.World), way oracle.Way, p oracle.Packet, s oracle.Settings) bool {
+	c, err := oracle.New(w)
+	require.NoError(t, err)
+	careless(&w)
+	other, err := oracle.New(w)
+	require.NoError(t, err)
+	return c.Passes(way, p, s).Allowed != other.Passes(way, p, s).Allowed
 }
 
 // cluster changes the ClusterNetworkPolicies of a world, and clusterRule their egress rules.
@@ -172,20 +197,27 @@ func clusterRule(change func(*v1alpha2.ClusterNetworkPolicyEgressRule)) func(*or
 	})
 }
 
-func eachSpec(change func(*api.NetworkPolicySpec)) func(*oracle.World) {
+// each changes the objects of a kind.
+func each[T api.Object](change func(T)) func(*oracle.World) {
 	return func(w *oracle.World) {
 		w.Objects = slices.Clone(w.Objects)
 		for i, o := range w.Objects {
-			o = o.DeepCopyObject().(api.Object)
-			switch o := o.(type) {
-			case *api.NetworkPolicy:
-				change(&o.Spec)
-			case *api.GlobalNetworkPolicy:
-				change(&o.Spec.NetworkPolicySpec)
+			if _, is := o.(T); is {
+				o = o.DeepCopyObject().(api.Object)
+				change(o.(T))
+				w.Objects[i] = o
 			}
-			w.Objects[i] = o
 		}
 	}
+}
+
+func global(change func(*api.GlobalNetworkPolicySpec)) func(*oracle.World) {
+	return each(func(o *api.GlobalNetworkPolicy) { change(&o.Spec) })
+}
+
+func eachSpec(change func(*api.NetworkPolicySpec)) func(*oracle.World) {
+	local, global := each(func(o *api.NetworkPolicy) { change(&o.Spec) }), global(func(s *api.GlobalNetworkPolicySpec) { change(&s.NetworkPolicySpec) })
+	return func(w *oracle.World) { local(w); global(w) }
 }
 
 func eachRule(change func(*api.Rule)) func(*oracle.World) {
@@ -200,4 +232,59 @@ func eachRule(change func(*api.Rule)) func(*oracle.World) {
 
 func drop[T api.Object](w *oracle.World) {
 	w.Objects = slices.DeleteFunc(slices.Clone(w.Objects), func(o api.Object) bool { _, ok := o.(T); return ok })
+}
+
+// TestShrinkLeavesLittle: of a world in which two verdicts differ, what is left differs still, is valid, and is little: the policy that
+// makes the difference, and what the packet goes through.
+func TestShrinkLeavesLittle(t *testing.T) {
+	careless := eachRule(func(r *api.Rule) { r.Protocol = nil })
+	shrunk := 0
+	for seed := uint64(1); shrunk < 5; seed++ {
+		require.Less(t, seed, uint64(1_000), "hardly a world differs")
+		g := generate.New(seed)
+		way, p, found := telling(t, g, careless)
+		if !found {
+			continue
+		}
+		shrunk++
+		fails := func(w oracle.World) bool {
+			for _, end := range []api.Key{way.From, way.To} {
+				if end != (api.Key{}) && !slices.ContainsFunc(w.Objects, func(o api.Object) bool { return api.KeyOf(o) == end }) {
+					return false
+				}
+			}
+			return tells(t, w, careless, way, p, g.Settings())
+		}
+		before := len(g.World().Objects)
+		small := generate.Shrink(g.World(), fails)
+		require.True(t, fails(small), "seed %d: what is left does not differ", seed)
+		require.Len(t, g.World().Objects, before, "seed %d: the world that was given is another", seed)
+		require.True(t, fails(g.World()), "seed %d: the world that was given is another", seed)
+		var policies, ends, others int
+		for _, o := range small.Objects {
+			switch o := o.(type) {
+			case *api.NetworkPolicy:
+				policies++
+				require.LessOrEqual(t, len(o.Spec.Ingress)+len(o.Spec.Egress), 2, "seed %d\n%s", seed, small.YAML())
+				require.NoError(t, o.Validate())
+			case *api.GlobalNetworkPolicy:
+				policies++
+				require.LessOrEqual(t, len(o.Spec.Ingress)+len(o.Spec.Egress), 2, "seed %d\n%s", seed, small.YAML())
+				require.NoError(t, o.Validate())
+			case *api.WorkloadEndpoint:
+				ends++
+			default:
+				others++
+			}
+		}
+		policies += len(small.Kubernetes) + len(small.Cluster) + len(small.Admin) + len(small.Baseline)
+		require.LessOrEqual(t, policies, 2, "seed %d\n%s", seed, small.YAML())
+		require.LessOrEqual(t, ends, 3, "seed %d\n%s", seed, small.YAML())
+		require.LessOrEqual(t, others, 5, "seed %d: profiles, tiers and host endpoints\n%s", seed, small.YAML())
+		for i := range small.Objects { // nothing more can go
+			less := small
+			less.Objects = slices.Delete(slices.Clone(small.Objects), i, i+1)
+			require.False(t, fails(less), "seed %d: %s is of no use\n%s", seed, api.KeyOf(small.Objects[i]), small.YAML())
+		}
+	}
 }

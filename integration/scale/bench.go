@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/muslin-net/muslin/internal/backoff"
 )
 
 // How the figures are taken.
@@ -210,7 +212,7 @@ func (b bench) cpuOver(ctx context.Context, during time.Duration) (float64, erro
 	if err != nil {
 		return 0, err
 	}
-	if err := sleep(ctx, during); err != nil {
+	if err := backoff.Pause(ctx, during); err != nil {
 		return 0, err
 	}
 	after, err := b.crowd.usage()

@@ -15,6 +15,7 @@ import (
 	"github.com/muslin-net/muslin/datastore/etcd"
 	"github.com/muslin-net/muslin/integration/lab/pki"
 	"github.com/muslin-net/muslin/integration/process"
+	"github.com/muslin-net/muslin/internal/backoff"
 	"github.com/muslin-net/muslin/internal/loopback"
 )
 
@@ -230,7 +231,7 @@ func (c *cluster) settle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := sleep(ctx, settleLook); err != nil {
+		if err := backoff.Pause(ctx, settleLook); err != nil {
 			return err
 		}
 		after, err := usage(c.typha.PID())

@@ -162,6 +162,9 @@ func (k *kernel) Holds(state.Endpoint) error { return nil }
 // Entries lists nothing.
 func (k *kernel) Entries() []dataplane.Entry { return nil }
 
+// ToldAs knows no chain.
+func (k *kernel) ToldAs(string) string { return "" }
+
 // Programmed tells whether a route was told of.
 func (k *kernel) Programmed(netip.Prefix) bool { return true }
 

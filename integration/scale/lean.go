@@ -10,9 +10,15 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/muslin-net/muslin/api/view"
+	"github.com/muslin-net/muslin/internal/backoff"
 	"github.com/muslin-net/muslin/internal/rpc"
 	typhav1 "github.com/muslin-net/muslin/proto/muslin/typha/v1"
 	"github.com/muslin-net/muslin/typha/wire"
@@ -27,7 +33,41 @@ type lean struct {
 	point *typhav1.Checkpoint
 	noted *notes
 
-	frames [][]byte // what came; read by have, when nothing is measured
+	frames []unread // what came; read by holds, when nothing is measured
+}
+
+// unread is a message as it came.
+type unread []byte
+
+// unreading is gRPC's codec without the reading: to take thousands of items apart is most of what a client does, and nothing of
+// what typha does.
+type unreading struct{ encoding.CodecV2 }
+
+// Unmarshal takes a message as it is.
+func (unreading) Unmarshal(data mem.BufferSlice, v any) error {
+	*v.(*unread) = data.Materialize()
+	return nil
+}
+
+// read reads a message.
+func (u unread) read() (*typhav1.SyncResponse, error) {
+	m := &typhav1.SyncResponse{}
+	return m, proto.Unmarshal(u, m)
+}
+
+// goesOn tells whether a message is a chunk that is not a batch's last one: no more need be known of it.
+func (u unread) goesOn() bool {
+	const chunk, checkpoint = 2, 4 // fields of SyncResponse and of Chunk
+	num, _, n := protowire.ConsumeTag(u)
+	if n < 0 || num != chunk {
+		return false
+	}
+	for body, _ := protowire.ConsumeBytes(u[n:]); len(body) > 0; body = body[n:] {
+		if num, _, n = protowire.ConsumeField(body); n < 0 || num == checkpoint {
+			return false
+		}
+	}
+	return true
 }
 
 // newLean makes a client of a node that has what another had.
@@ -55,9 +95,15 @@ func (l *lean) holds() (*view.Digests, *typhav1.Checkpoint) {
 	if has == nil {
 		has = &view.Digests{}
 	}
-	for _, b := range l.frames {
-		if it, err := wire.Decode(b); err == nil && !it.More {
-			has.Add(it.Key(), it.Version)
+	for _, u := range l.frames {
+		m, err := u.read()
+		if err != nil {
+			continue // typha sends such as can be read, or a client would have it anew
+		}
+		for _, b := range m.GetChunk().GetItems() {
+			if it, err := wire.Decode(b); err == nil && !it.More {
+				has.Add(it.Key(), it.Version)
+			}
 		}
 	}
 	return has, l.point
@@ -76,7 +122,7 @@ func (l *lean) run(ctx context.Context) error {
 			return err
 		}
 		slog.Warn("a client's stream ended; it comes again, and what was measured has that in it", "node", l.node, "error", err)
-		if err := sleep(ctx, leanRetry); err != nil {
+		if err := backoff.Pause(ctx, leanRetry); err != nil {
 			return nil
 		}
 	}
@@ -90,7 +136,8 @@ func (l *lean) follow(ctx context.Context) error {
 	if !l.isWhole() {
 		l.frames = nil
 	}
-	stream, err := typhav1.NewSyncServiceClient(l.conn).Sync(ctx)
+	stream, err := l.conn.NewStream(ctx, &typhav1.SyncService_ServiceDesc.Streams[0], typhav1.SyncService_Sync_FullMethodName,
+		grpc.ForceCodecV2(unreading{encoding.GetCodecV2(grpcproto.Name)}))
 	if err != nil {
 		return err
 	}
@@ -98,15 +145,26 @@ func (l *lean) follow(ctx context.Context) error {
 	if l.has != nil {
 		hello.Digests = l.has.Bytes()
 	}
-	_ = stream.Send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Hello{Hello: hello}}) // the stream's end says why
+	_ = stream.SendMsg(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Hello{Hello: hello}}) // the stream's end says why
 	for {
-		m, err := stream.Recv()
+		var u unread
+		err := stream.RecvMsg(&u)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, io.EOF):
 			return errors.New("typha ended the stream")
 		case err != nil:
+			return err
+		}
+		if !l.isWhole() {
+			l.frames = append(l.frames, u)
+			if u.goesOn() {
+				continue
+			}
+		}
+		m, err := u.read()
+		if err != nil {
 			return err
 		}
 		if m.GetName() != nil { // what it had is not what typha has: it comes as one that has nothing
@@ -119,8 +177,6 @@ func (l *lean) follow(ctx context.Context) error {
 		}
 		if l.isWhole() { // what changes later is of no use to who comes again
 			l.noted.take(read(c.GetItems()))
-		} else {
-			l.frames = append(l.frames, c.GetItems()...)
 		}
 		if c.GetCheckpoint() == nil {
 			continue
@@ -130,7 +186,7 @@ func (l *lean) follow(ctx context.Context) error {
 			l.noted.inSync()
 		}
 		ack := &typhav1.Ack{Received: c.GetBatch(), Applied: c.GetBatch()}
-		if err := stream.Send(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Ack{Ack: ack}}); err != nil && !errors.Is(err, io.EOF) {
+		if err := stream.SendMsg(&typhav1.SyncRequest{Request: &typhav1.SyncRequest_Ack{Ack: ack}}); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/datastore"
+	"github.com/muslin-net/muslin/internal/backoff"
 )
 
 // Writer writes what a world says through the project's own client of the datastore.
@@ -156,7 +157,7 @@ func (w *Writer) Churn(ctx context.Context, world *World, rates Rates, only func
 		begin, next := now(), map[Kind]time.Duration{}
 		for {
 			kind, at := due(rates, next, during)
-			if err := sleep(ctx, begin+at-now()); err != nil || kind == "" {
+			if err := backoff.Pause(ctx, begin+at-now()); err != nil || kind == "" {
 				return err
 			}
 			next[kind] += time.Duration(float64(time.Second) / rates[kind])
@@ -185,13 +186,4 @@ func due(rates Rates, next map[Kind]time.Duration, end time.Duration) (first Kin
 		}
 	}
 	return first, at
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -48,6 +48,7 @@ type Stream struct {
 	Synced  bool // that has happened
 	All     int  // bytes of all messages
 	Ended   bool // by typha or the network; a client that was asked to go elsewhere ends its stream itself
+	Over    bool // by whomever it was ended
 }
 
 // newFollower prepares a follower. Its connections go over a network.
@@ -121,7 +122,7 @@ func (f *Follower) holds(want map[view.Key]view.Version) bool {
 func (f *Follower) last() Stream {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if n := len(f.streams); n > 0 && !f.streams[n-1].Ended {
+	if n := len(f.streams); n > 0 && !f.streams[n-1].Over {
 		return *f.streams[n-1]
 	}
 	return Stream{}
@@ -157,17 +158,26 @@ func (f *Follower) intercept(ctx context.Context, desc *grpc.StreamDesc, conn *g
 	if err != nil || method != typhav1.SyncService_Sync_FullMethodName {
 		return s, err
 	}
-	return &recorder{ClientStream: s, follower: f, replica: conn.Target(), named: history.Named{Have: map[view.Key]view.Version{}}}, nil
+	r := &recorder{
+		ClientStream: s, follower: f, named: history.Named{Have: map[view.Key]view.Version{}},
+		stream: &Stream{Replica: conn.Target()},
+	}
+	context.AfterFunc(ctx, func() { // the client is done with it
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		r.stream.Over = true
+	})
+	return r, nil
 }
 
 // recorder is a stream that tells the judge what goes over it.
 type recorder struct {
 	grpc.ClientStream
 	follower *Follower
-	replica  string
 	opened   history.Opened
 	named    history.Named
 	stream   *Stream
+	begun    bool // some of its hello was sent
 }
 
 // SendMsg tells of the hello, and of the answer to what the client has, whose parts come one after the other before all else.
@@ -193,12 +203,13 @@ func (r *recorder) SendMsg(m any) error {
 // hello takes a part of a hello. A client of the version before names all that it has in it.
 func (r *recorder) hello(m *typhav1.Hello) {
 	f := r.follower
-	if r.stream == nil {
+	if !r.begun {
+		r.begun = true
 		r.opened.Point = wire.DecodeCheckpoint(m.GetCheckpoint())
 		if digests, err := view.DigestsOf(m.GetDigests()); err == nil && digests != nil {
 			r.opened.Digests = *digests
 		}
-		r.stream = &Stream{Replica: r.replica, Before: m.GetSoftware() == softwareBefore}
+		r.stream.Before = m.GetSoftware() == softwareBefore
 		f.streams = append(f.streams, r.stream)
 	}
 	for _, h := range m.GetHave() {

@@ -159,7 +159,7 @@ func (s *storms) hardMemory() {
 	require.Zero(s.t, read("memory.events", "oom_kill"))
 	s.settle()
 
-	require.NoError(s.t, s.until(s.ctx, "the limited replica has clients", func() bool { return s.load()[0] > 0 }))
+	s.populate(0)
 	before, victims := s.marks(), map[*Follower]int{}
 	for f, n := range before {
 		if s.at(f, 0) {

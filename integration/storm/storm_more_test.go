@@ -163,11 +163,25 @@ func (s *storms) memory() {
 		s.back(before)
 		s.pause(3 * time.Second)
 	})
-	require.NoError(s.t, s.until(s.ctx, "the limited replica has clients", func() bool { return s.load()[0] > 0 }))
+	s.populate(0)
 	now := r.metrics(s.ctx)["process_resident_memory_bytes"]
 	s.t.Logf("limit %d MB, took %.0f MB without, takes %.0f MB", limit>>20, used/1e6, now/1e6)
 	r.End(syscall.SIGTERM)
 	r.Env = nil
+}
+
+// populate has clients choose anew until a replica has some. Where they are few, typha takes them for balanced while one has none.
+func (s *storms) populate(replica int) {
+	s.t.Helper()
+	require.NoError(s.t, s.until(s.ctx, s.replicas[replica].Name+" has clients", func() bool {
+		if s.load()[replica] > 0 {
+			return true
+		}
+		before := s.marks()
+		s.network.Drop()
+		s.back(before)
+		return s.load()[replica] > 0
+	}))
 }
 
 // leaks watches typha under churn, with clients that come and go.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -132,7 +133,7 @@ END`)
 }
 
 // TestDatastoreAway: etcd is killed and started while pods come and go. What was stored is there afterwards, and what was
-// wanted comes about.
+// wanted comes about. While it is down a pod is started and deleted, and felix restarted.
 func TestDatastoreAway(t *testing.T) {
 	c := up(t, "suite-store", lab.ModeDirect, onEtcd)
 	talks, before := c.converse(t, [2]string{"pod-1", "pod-2"}), c.settled(t)
@@ -144,7 +145,15 @@ func TestDatastoreAway(t *testing.T) {
 		c.kill(t, etcd)
 		code, text := c.refusedAdd(t)
 		assert.Equal(t, 11, code, text)
+		c.addInTime(t, "warm", "worker-1")
 		talks.goOn(t, "etcd is down")
+		c.kill(t, felix)
+		c.start(t, felix)
+		c.awaitReady(t, "worker-1")
+		c.probe(t, "pod-1", "warm")
+		c.del(t, "warm")
+		c.addInTime(t, "warm", "worker-1") // felix knew what it had
+		c.del(t, "warm")
 		c.start(t, etcd)
 		churning.awaitMore(t, 3)
 		assert.Contains(t, c.run(t, "master", "calicoctl", "get", "globalnetworkset", name, "-o", "yaml"), "10.9."+itoa(i)+".0/24")
@@ -165,8 +174,10 @@ type churn struct {
 	stop context.CancelFunc
 	all  sync.WaitGroup
 
-	mu   sync.Mutex
-	done int // adds and deletions that succeeded
+	mu     sync.Mutex
+	done   int              // adds and deletions that succeeded
+	adds   map[string]int   // the adds, by node
+	failed map[string]error // what failed last, by node
 }
 
 // churn begins to add and delete pods on each node; some of them stay.
@@ -181,7 +192,7 @@ func (c *cluster) churnEvery(t *testing.T, rest time.Duration, nodes ...string) 
 	ctx, cancel := context.WithCancel(t.Context())
 	// A deletion that failed halfway is no pod any more: it is brought to its end, as a kubelet does.
 	late, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	ch := &churn{stop: cancel}
+	ch := &churn{stop: cancel, adds: map[string]int{}, failed: map[string]error{}}
 	t.Cleanup(giveUp)
 	t.Cleanup(ch.end)
 	context.AfterFunc(ctx, func() { time.AfterFunc(patience, giveUp) })
@@ -190,13 +201,16 @@ func (c *cluster) churnEvery(t *testing.T, rest time.Duration, nodes ...string) 
 			for i := 0; ctx.Err() == nil; i++ {
 				name := fmt.Sprintf("churn-%s-%d", node, i%8)
 				work := context.WithoutCancel(ctx) // what was begun is finished
-				ch.until(ctx, func() error {
+				ch.until(ctx, node, func() error {
 					_, err := c.PodAdd(work, lab.Pod{Name: name, Node: node})
+					if err == nil {
+						ch.countAdd(node)
+					}
 					return err
 				})
 				await(ctx, rest)
 				if i%8 != 7 || ctx.Err() == nil {
-					ch.until(late, func() error { return c.PodDel(work, name) })
+					ch.until(late, node, func() error { return c.PodDel(work, name) })
 				}
 				await(ctx, rest)
 			}
@@ -213,19 +227,43 @@ func await(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (ch *churn) until(ctx context.Context, do func() error) {
+func (ch *churn) until(ctx context.Context, node string, do func() error) {
 	for ctx.Err() == nil {
-		if do() == nil {
+		err := do()
+		if err == nil {
 			ch.count()
 			return
 		}
+		ch.mu.Lock()
+		ch.failed[node] = fmt.Errorf("%s: %w", time.Now().UTC().Format(time.TimeOnly), err)
+		ch.mu.Unlock()
 	}
+}
+
+// lastFailure is what failed last on a node; nil if nothing has.
+func (ch *churn) lastFailure(node string) error {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	return ch.failed[node]
 }
 
 func (ch *churn) count() {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	ch.done++
+}
+
+func (ch *churn) countAdd(node string) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	ch.adds[node]++
+}
+
+// came is how many pods were added on each node.
+func (ch *churn) came() map[string]int {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	return maps.Clone(ch.adds)
 }
 
 // total is how many pods were added or deleted.

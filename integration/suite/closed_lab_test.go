@@ -4,25 +4,112 @@ package suite
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/api/meta"
 
+	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/integration/lab"
 )
 
 // TestFailClosed: what is not allowed, and what is not known, does not pass.
 func TestFailClosed(t *testing.T) {
-	c := up(t, "suite-closed", lab.ModeDirect, nil)
+	c := up(t, "suite-closed", lab.ModeDirect, onEtcd) // which rewrite reaches
 	t.Run("unknown profile", c.unknownProfile)
 	t.Run("spoofed source", c.spoofedSource)
 	t.Run("NAT-outgoing", c.natOutgoing)
 	t.Run("scoped view", c.scopedView)
+	t.Run("a policy that nobody validated", c.unvalidatedPolicy)
+}
+
+// unvalidatedPolicy: a policy that comes from where nobody validates, and makes no sense, denies everything to whom it selects and
+// nobody else, and its tier says so, until it is corrected.
+func (c *cluster) unvalidatedPolicy(t *testing.T) {
+	const port, path = 7220, "projectcalico.org/globalnetworkpolicies/slip"
+	c.add(t, "beside", "worker-2")
+	defer c.del(t, "beside")
+	c.greet(t, "pod-2", port)
+	c.greet(t, "beside", port)
+	c.label(t, "pod-2", "under", "slip")
+	c.apply(t, `
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: slip}
+spec:
+  selector: under == 'slip'
+  types: [Ingress]
+  ingress:
+  - action: Allow
+    protocol: TCP
+    source: {selector: has(projectcalico.org/namespace), notNets: [198.51.100.0/24]}
+    destination: {ports: [7220]}
+`)
+	under, beside := netip.AddrPortFrom(c.address(t, "pod-2"), port), netip.AddrPortFrom(c.address(t, "beside"), port)
+	// said waits until the tier names a field of the policy, or with "" none, and whom it selects is closed or open.
+	said := func(field, when string) {
+		t.Helper()
+		want := field == ""
+		eventually(t, patience, func() string {
+			var tier api.Tier
+			text := c.run(t, "master", "calicoctl", "get", "tier", "default", "-o", "json")
+			require.NoError(t, json.Unmarshal([]byte(text), &tier))
+			valid := meta.FindStatusCondition(tier.Status.Conditions, api.ConditionPoliciesValid)
+			switch {
+			case want && valid != nil:
+				return "the tier still says " + valid.Message
+			case !want && (valid == nil || valid.Status != "False" || !strings.Contains(valid.Message, "GlobalNetworkPolicy(slip): "+field)):
+				return fmt.Sprintf("the tier says %+v", valid)
+			}
+			return ""
+		})
+		eventually(t, patience, func() string {
+			conn := c.tryDial(t.Context(), "pod-1", under)
+			if conn != nil {
+				_ = conn.Close()
+			}
+			if (conn != nil) != want {
+				return fmt.Sprintf("%s: whom the policy selects can be reached: %t", when, conn != nil)
+			}
+			return ""
+		})
+		c.hold(t, when, attempt{"pod-1", under, want, "the policy selects it"}, attempt{"pod-1", beside, true, "no policy selects it"})
+	}
+	said("", "as it was applied")
+	for _, slip := range []struct{ name, right, wrong, field string }{
+		{"an action that is none", `"action":"Allow"`, `"action":"Perhaps"`, "spec.ingress[0].action"},
+		{"a selector of a rule that does not parse", `"selector":"has(projectcalico.org/namespace)"`, `"selector":"has(projectcalico.org/namespace"`, "spec.ingress[0].source.selector"},
+		{"both families in one rule", `"notNets":["198.51.100.0/24"]`, `"notNets":["198.51.100.0/24","2001:db8::/32"]`, "spec.ingress[0].source.notNets[1]"},
+		{"51 ports", `"ports":[7220]`, `"ports":[7220` + strings.Repeat(",7221", 50) + `]`, "spec.ingress[0].destination.ports"},
+	} {
+		c.rewrite(t, path, slip.right, slip.wrong)
+		said(slip.field, slip.name)
+		c.rewrite(t, path, slip.wrong, slip.right)
+		said("", slip.name+", corrected")
+	}
+	c.run(t, "master", "calicoctl", "delete", "globalnetworkpolicy", "slip")
+}
+
+// rewrite changes a resource in etcd, as a writer does who asks nobody whether it makes sense.
+func (c *cluster) rewrite(t *testing.T, path, from, to string) {
+	t.Helper()
+	client := c.etcdClient(t)
+	path = "/calico/resources/v3/" + path
+	got, err := client.Get(within(t, patience), path)
+	require.NoError(t, err)
+	require.Len(t, got.Kvs, 1, path)
+	was := string(got.Kvs[0].Value)
+	require.Contains(t, was, from)
+	_, err = client.Put(within(t, patience), path, strings.Replace(was, from, to, 1))
+	require.NoError(t, err)
 }
 
 // unknownProfile: a pod whose profile does not exist is closed both ways until the profile appears.

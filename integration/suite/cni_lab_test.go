@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -89,6 +88,7 @@ func (c *cluster) cniCheck(t *testing.T) {
 	check := func() error { return c.PodCheck(within(t, patience), "checked") }
 	require.NoError(t, check())
 	v4, v6 := st.Addresses[0], st.Addresses[1]
+	c.cniRepair(t, st, check)
 	for _, x := range []struct{ spoil, repair, says string }{
 		{
 			fmt.Sprintf("ip addr del %s/32 dev eth0", v4),
@@ -100,6 +100,7 @@ func (c *cluster) cniCheck(t *testing.T) {
 		{"ip route del default", "ip route add default via 169.254.1.1", "lacks the route to 0.0.0.0/0"},
 		{"ip neigh del 169.254.1.1 dev eth0", "ip neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent", "its gateway 169.254.1.1"},
 		{"sysctl -qw net.ipv4.ip_forward=1", "sysctl -qw net.ipv4.ip_forward=0", "net/ipv4/ip_forward in the pod is 1, not 0"},
+		{"ip -6 route del default", "ip -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0", "lacks the route to ::/0"},
 		{"ip link set eth0 down", "ip link set eth0 up", "interface eth0 in the pod is down"},
 	} {
 		c.sh(t, "checked", x.spoil)
@@ -110,6 +111,28 @@ func (c *cluster) cniCheck(t *testing.T) {
 		c.sh(t, "checked", x.repair)
 		require.NoError(t, check(), x.repair)
 	}
+}
+
+// cniRepair: what is felix's is there again when CHECK has ended, whether or not CHECK named it.
+func (c *cluster) cniRepair(t *testing.T, st lab.PodStatus, check func() error) {
+	node, iface := "worker-1", st.HostInterface
+	for _, x := range []struct{ what, spoil, shows string }{
+		{"guard", "nft flush chain netdev calico from-" + iface, "nft -s list chain netdev calico from-" + iface},
+		{"rules", "nft flush chain ip calico filter-FORWARD", "nft -s list chain ip calico filter-FORWARD"},
+		{"route", fmt.Sprintf("ip route del %s dev %s", st.Addresses[0], iface), "ip route show dev " + iface},
+		{"IPv6 route", fmt.Sprintf("ip -6 route del %s dev %s", st.Addresses[1], iface), "ip -6 route show " + st.Addresses[1].String() + " dev " + iface},
+		{"sysctl", "sysctl -qw net.ipv4.conf." + iface + ".proxy_arp=0", "sysctl net.ipv4.conf." + iface + ".proxy_arp"},
+	} {
+		before := c.sh(t, node, x.shows)
+		c.sh(t, node, x.spoil)
+		if err := check(); err != nil {
+			t.Logf("%s: CHECK says %v", x.what, err)
+			require.ErrorContains(t, err, iface, x.what)
+		}
+		require.Equal(t, before, c.sh(t, node, x.shows), "%s is there again when CHECK has ended", x.what)
+		require.NoError(t, check(), x.what)
+	}
+	c.reaches(t, "pod-2", st.Addresses[0])
 }
 
 func (c *cluster) cniCollect(t *testing.T) {
@@ -228,11 +251,13 @@ func (c *cluster) cniRestart(t *testing.T) {
 	c.del(t, "comes")
 }
 
+// annotated is a configuration with an annotation of the pod, as containerd hands it on.
+func annotated(key, value string) map[string]any {
+	return map[string]any{"runtimeConfig": map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{key: value}}}
+}
+
 func (c *cluster) cniBadInput(t *testing.T) {
 	bad := c.space(t, "cni-bad")
-	annotated := func(key, value string) map[string]any {
-		return map[string]any{"runtimeConfig": map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{key: value}}}
-	}
 	for _, x := range []struct {
 		name  string
 		code  uint
@@ -243,27 +268,24 @@ func (c *cluster) cniBadInput(t *testing.T) {
 		{"unknown key", 7, `key "mtuu" is unknown; did you mean "mtu"?`, bad, map[string]any{"mtuu": 1400}},
 		{"bad annotation", 7, `"nonsense" is not the Ethernet address`, bad, annotated("cni.projectcalico.org/hwAddr", "nonsense")},
 		{"no such pool", 7, "no-such-pool", bad, annotated("cni.projectcalico.org/ipv4pools", `["no-such-pool"]`)},
-		{"address outside of all pools", 999, "203.0.113.9", bad, annotated("cni.projectcalico.org/ipAddrs", `["203.0.113.9"]`)},
+		{"address outside of all pools", 7, "203.0.113.9", bad, annotated("cni.projectcalico.org/ipAddrs", `["203.0.113.9"]`)},
 		{"missing namespace", 4, "/run/netns/nowhere", "/run/netns/nowhere", nil},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			out, code := c.plugin(t, "worker-1", "ADD", "bad-1", x.netns, "bad", x.more)
-			require.NotZero(t, code, out)
-			require.Contains(t, out, strings.ReplaceAll(x.says, `"`, `\"`))
-			t.Log(strings.TrimSpace(out))
-			out, code = c.plugin(t, "worker-1", "DEL", "bad-1", x.netns, "bad", x.more)
+			c.refused(t, x.code, x.says, "ADD", "bad-1", x.netns, "bad", x.more)
+			out, code := c.plugin(t, "worker-1", "DEL", "bad-1", x.netns, "bad", x.more)
 			require.Zero(t, code, "the runtime cleans up: %s", out)
 		})
 	}
-	c.refused(t, 7, `key "mtuu" is unknown`, "ADD", "bad-1", bad, "bad", map[string]any{"mtuu": 1400})
 	require.NotContains(t, c.run(t, "worker-1", "ip", "-n", "cni-bad", "link"), "eth0", "nothing stays behind")
 }
 
 // cniExhausted: a pool that has no address left is named, with why others were passed over.
 func (c *cluster) cniExhausted(t *testing.T) {
 	c.apply(t, pool("one-address", "cidr: 10.99.99.0/32, blockSize: 32, assignmentMode: Manual"))
+	c.apply(t, pool("balancers", "cidr: 10.99.98.0/28, blockSize: 28, allowedUses: [LoadBalancer]"))
 	one := lab.Pod{Name: "first-of-one", Node: "worker-1", Annotations: map[string]string{
-		"cni.projectcalico.org/ipv4pools": `["one-address"]`, "cni.projectcalico.org/ipFamilies": `["IPv4"]`,
+		"cni.projectcalico.org/ipv4pools": `["one-address", "balancers"]`, "cni.projectcalico.org/ipFamilies": `["IPv4"]`,
 	}}
 	st, err := c.PodAdd(within(t, patience), one)
 	require.NoError(t, err)
@@ -271,10 +293,11 @@ func (c *cluster) cniExhausted(t *testing.T) {
 	second := one
 	second.Name = "second-of-one"
 	_, err = c.PodAdd(within(t, patience), second)
-	require.ErrorContains(t, err, "No IPs available in pools: [10.99.99.0/32]")
-	t.Log(err)
+	require.ErrorContains(t, err, "Assigned 0 out of 1 requested IPv4 addresses; No IPs available in pools: [10.99.99.0/32]; "+
+		"Pools tried: one-address (10.99.99.0/32): 0 of 1 addresses free, 1 in use; "+
+		"Pools passed over: balancers (10.99.98.0/28): its allowedUses are [LoadBalancer]")
 	c.del(t, one.Name)
-	c.run(t, "master", "calicoctl", "delete", "ippool", "one-address")
+	c.run(t, "master", "calicoctl", "delete", "ippool", "one-address", "balancers")
 }
 
 func (c *cluster) cniAnnotations(t *testing.T) {
@@ -287,6 +310,8 @@ func (c *cluster) cniAnnotations(t *testing.T) {
 	require.Equal(t, []netip.Addr{want}, st.Addresses)
 	require.Contains(t, c.run(t, "asked", "ip", "link", "show", "eth0"), "02:00:5e:10:00:01")
 	c.reaches(t, "pod-2", want)
+	c.refused(t, 7, "(pod default/asked on node worker-1); choose another one", "ADD", "late-1", c.space(t, "cni-late"), "late",
+		annotated("cni.projectcalico.org/ipAddrs", fmt.Sprintf("[%q]", want)))
 
 	four, err := c.PodAdd(within(t, patience), lab.Pod{Name: "four", Node: "worker-1", Annotations: map[string]string{"cni.projectcalico.org/ipFamilies": `["IPv4"]`}})
 	require.NoError(t, err)

@@ -3,6 +3,7 @@
 package suite
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"regexp"
 	"slices"
@@ -41,6 +42,8 @@ var (
 	nftTable     = regexp.MustCompile(`(?m)^table \w+ calico \{$`)
 	elements     = regexp.MustCompile(`(?s)elements = \{(.*?)\}`)
 	iptablesRule = regexp.MustCompile(`^ip6?tables-\w+ \*\w+ -A \S+`)
+	listChain    = regexp.MustCompile(`cali-[ft]w-[\w-]+`)
+	ruleHash     = regexp.MustCompile(`"cali:[\w-]{16} ?`)
 )
 
 // kernel is what the kernel of each node holds, in an order that does not depend on when it was written.
@@ -97,7 +100,27 @@ func normalized(text string) []string {
 			lines = append(lines, "nft "+family+" "+block+": "+name)
 		}
 	}
+	lines = nameless(lines)
 	slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(subject(a), subject(b)) })
+	return lines
+}
+
+// nameless gives the chains of lists of policies names by what they say: a list may have the chain that another had before it, until felix
+// is started again. The hashes of rules, in which names are, go.
+func nameless(lines []string) []string {
+	says := map[string]string{}
+	for i, l := range lines {
+		l = ruleHash.ReplaceAllString(l, `"`)
+		lines[i] = l
+		if name := listChain.FindString(subject(l)); name != "" && subject(l) != l {
+			says[name] += strings.ReplaceAll(l, name, "") + "\n"
+		}
+	}
+	for i, l := range lines {
+		lines[i] = listChain.ReplaceAllStringFunc(l, func(name string) string {
+			return fmt.Sprintf("%s%x", name[:len("cali-tw-")], sha256.Sum256([]byte(says[name])))
+		})
+	}
 	return lines
 }
 
@@ -165,6 +188,33 @@ table ip calico {
 		"iptables-nft *filter :cali-x - [0:0]", "link a", "link b", "nft ip chain one: return",
 		"nft netdev chain one: drop", "nft netdev chain one: accept", "nft netdev set two: elements = { 10.0.0.1, 10.0.0.2 }",
 	}, normalized(text))
+}
+
+// TestChainsOfListsHaveNoNames: whose chain is called what makes no difference; who is under which does.
+func TestChainsOfListsHaveNoNames(t *testing.T) {
+	const text = `iptables-nft *filter :cali-tw-a - [0:0]
+iptables-nft *filter :cali-tw-b - [0:0]
+iptables-nft *filter -A cali-to-wl-dispatch -o cali1 -m comment --comment "cali:TwSL7XW3BvNFXwsh one" -g cali-tw-a
+iptables-nft *filter -A cali-to-wl-dispatch -o cali2 -m comment --comment "cali:uU6ElV-qaW-gkJdy two" -g cali-tw-b
+iptables-nft *filter -A cali-tw-a -m comment --comment "cali:3wUaVKYxUl3Vj9r0 x" -j cali-pi-x
+iptables-nft *filter -A cali-tw-b -m comment --comment "cali:ZoI98TCrKESipgPw y" -j cali-pi-y
+table ip calico {
+	map to {
+		elements = { "cali1" : goto filter-cali-fw-a, "cali2" : goto filter-cali-fw-b }
+	}
+	chain filter-cali-fw-a {
+		jump filter-cali-po-x
+	}
+	chain filter-cali-fw-b {
+		jump filter-cali-po-y
+	}
+}
+`
+	swap := strings.NewReplacer("w-a", "w-b", "w-b", "w-a", "TwSL7XW3BvNFXwsh", "gfUecsOJ6IWbJ7D9")
+	require.Equal(t, normalized(text), normalized(swap.Replace(text)))
+	require.NotEqual(t, normalized(text), normalized(strings.ReplaceAll(text, "-g cali-tw-b", "-g cali-tw-a")))
+	require.NotEqual(t, normalized(text), normalized(strings.ReplaceAll(text, `"cali1" : goto filter-cali-fw-a`, `"cali1" : goto filter-cali-fw-b`)))
+	require.NotEqual(t, normalized(text), normalized(strings.ReplaceAll(text, "jump filter-cali-po-x", "jump filter-cali-po-y")))
 }
 
 // size is how many lines it has.

@@ -49,7 +49,8 @@ var stormModes = []lab.Mode{lab.ModeVXLAN, lab.ModeIPIP, lab.ModeVXLANCrossSubne
 // TestNodeStorm: on eight nodes, half of them with each rule driver, felix, bird, confd, calico-node and typha are killed at
 // random moments while pods and pools come and go, pools change their mode, pods' labels change, and policies change. What policy
 // never allows never arrives at a pod, not one packet; what is established and was never forbidden is never cut; and at the end
-// the kernels hold what felix and typha program from nothing. Meanwhile etcd, typha and felix freeze, and nodes are cut off from typha.
+// the kernels hold what felix and typha program from nothing. Meanwhile etcd, typha and felix freeze, nodes are cut off from typha, and
+// etcd is killed, compacted and full.
 func TestNodeStorm(t *testing.T) {
 	lasts := lasting(t, envNodeStorm, nodeStorm)
 	seed := uint64(time.Now().UnixNano())
@@ -128,8 +129,8 @@ spec:
 	eventually(t, patience, talks.haveTalked())
 	talks.goOn(t, "after the storm")
 	forbidden.end()
-	t.Logf("deaths: %v; %d freezes and cuts; %d pods came or went, pools changed %d times; %d packets and %d connections that policy forbids were tried; a conversation waited %v at most",
-		died, troubles.total(), churning.total(), pools.total(), forbidden.packets.Load(), forbidden.connections.Load(), talks.takeLongest())
+	t.Logf("deaths: %v; troubles: %s; %d pods came or went, pools changed %d times; %d packets and %d connections that policy forbids were tried; a conversation waited %v at most",
+		died, troubles, churning.total(), pools.total(), forbidden.packets.Load(), forbidden.connections.Load(), talks.takeLongest())
 	assert.Positive(t, forbidden.packets.Load())
 	assert.Positive(t, forbidden.connections.Load())
 	assert.Empty(t, forbidden.leaks(), "what policy never allows has arrived")
@@ -209,8 +210,10 @@ func (c *cluster) churnPools(t *testing.T, random *rand.Rand) *churn {
 	ch := &churn{stop: cancel}
 	t.Cleanup(ch.end)
 	say := func(args ...string) error {
-		_, err := c.Run(within(t, patience), "master", append([]string{"calicoctl"}, args...)...)
-		return err
+		return inTime(func() error {
+			_, err := c.Run(within(t, patience), "master", append([]string{"calicoctl"}, args...)...)
+			return err
+		})
 	}
 	there := false
 	turn := func() error {
@@ -221,18 +224,19 @@ func (c *cluster) churnPools(t *testing.T, random *rand.Rand) *churn {
 			mode := stormModes[random.IntN(len(stormModes))]
 			c.topology.Pools[0] = c.topology.Pools[0].WithMode(mode)
 			c.mode = mode
-			return c.SetMode(within(t, patience), main, mode)
+			return inTime(func() error { return c.SetMode(within(t, patience), main, mode) })
 		}
 		if there = !there; !there {
-			return say("delete", "ippool", other)
+			return say("delete", "ippool", other, "--skip-not-exists") // it may be gone though nobody was told
 		}
 		ipip, vxlan := lab.Modes()[random.IntN(len(lab.Modes()))].Fields()
-		return c.applies(t, fmt.Sprintf(`
+		doc := fmt.Sprintf(`
 apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: %s}
 spec: {cidr: 172.20.%d.0/24, blockSize: 28, ipipMode: %s, vxlanMode: %s}
-`, other, random.IntN(3), ipip, vxlan))
+`, other, random.IntN(3), ipip, vxlan)
+		return inTime(func() error { return c.applies(t, doc) })
 	}
 	ch.all.Go(func() {
 		for ctx.Err() == nil {
@@ -244,58 +248,12 @@ spec: {cidr: 172.20.%d.0/24, blockSize: 28, ipipMode: %s, vxlanMode: %s}
 			await(ctx, time.Duration(random.Int64N(int64(bound(8*stormMoment))))) // the pace of users; nothing waits for it
 		}
 		if there {
-			if err := say("delete", "ippool", other); err != nil {
+			if err := say("delete", "ippool", other, "--skip-not-exists"); err != nil {
 				t.Errorf("a user deleted a pool: %v", err)
 			}
 		}
 	})
 	return ch
-}
-
-// trouble begins to freeze etcd, typha or a felix, or to cut a node off from typha, one after the other and each for a while.
-func (c *cluster) trouble(t *testing.T, random *rand.Rand) *churn {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	troubles := &churn{stop: cancel}
-	t.Cleanup(troubles.end)
-	always := context.WithoutCancel(ctx) // what is frozen or cut goes on, however the test ends
-	upTo := func(d time.Duration) { await(ctx, time.Duration(random.Int64N(int64(bound(d))))) }
-	freeze := func(v victim) {
-		if err := c.Signal(always, v.node, v.process, syscall.SIGSTOP); err != nil {
-			return // it is dead just now
-		}
-		upTo(4 * stormMoment)
-		_ = c.Signal(always, v.node, v.process, syscall.SIGCONT) // or it was killed meanwhile
-	}
-	cut := func(node string) {
-		if _, err := c.Run(always, node, "nft", "add table inet trouble;"+
-			"add chain inet trouble to {type filter hook output priority 0;}; add rule inet trouble to tcp dport 5473 drop;"+
-			"add chain inet trouble from {type filter hook input priority 0;}; add rule inet trouble from tcp sport 5473 drop"); err != nil {
-			t.Errorf("cutting %s off from typha: %v", node, err)
-		}
-		upTo(8 * stormMoment)
-		if _, err := c.Run(always, node, "nft", "delete table inet trouble"); err != nil {
-			t.Errorf("joining %s to typha again: %v", node, err)
-		}
-	}
-	troubles.all.Go(func() {
-		for ctx.Err() == nil {
-			node := c.topology.Nodes[random.IntN(len(c.topology.Nodes))].Name
-			switch random.IntN(4) {
-			case 0:
-				freeze(etcd)
-			case 1:
-				freeze(typha)
-			case 2:
-				freeze(victim{node, lab.ProcessFelix})
-			default:
-				cut(node)
-			}
-			troubles.count()
-			upTo(8 * stormMoment)
-		}
-	})
-	return troubles
 }
 
 // asFromNothing requires, of a cluster at rest, that the kernels hold what is programmed by those who have no past: felix with
@@ -340,7 +298,7 @@ func (c *cluster) asFromNothing(t *testing.T) {
 // rules mean it. None of them is about the ports of the test.
 func (c *cluster) change(t *testing.T, random *rand.Rand, i int) {
 	t.Helper()
-	c.apply(t, fmt.Sprintf(`
+	doc := fmt.Sprintf(`
 apiVersion: projectcalico.org/v3
 kind: GlobalNetworkSet
 metadata: {name: storm, labels: {storm: "true"}}
@@ -356,7 +314,8 @@ spec:
   ingress:
   - {action: Allow, protocol: TCP, source: {selector: "has(storm) || turn == 'a'"}, destination: {ports: [%d]}}
   - {action: Deny, protocol: UDP, source: {selector: "turn != 'b'"}, destination: {ports: [%d]}}
-`, i, random.IntN(5), 1+random.IntN(300), append(stormTurns, "all()")[random.IntN(5)], 7500+random.IntN(100), 7600+random.IntN(50)))
+`, i, random.IntN(5), 1+random.IntN(300), append(stormTurns, "all()")[random.IntN(5)], 7500+random.IntN(100), 7600+random.IntN(50))
+	require.NoError(t, inTime(func() error { return c.applies(t, doc) }))
 	c.label(t, c.topology.Pods[random.IntN(len(c.topology.Pods))].Name, "turn", string("abc"[random.IntN(3)]))
 }
 

@@ -33,7 +33,7 @@ kind: GlobalNetworkPolicy
 metadata: {name: beside}
 spec:
   order: 10
-  selector: all()
+  selector: has(projectcalico.org/namespace) # all() would be host endpoints, too
   types: [Ingress, Egress]
   ingress:
   - {action: Allow, protocol: TCP, destination: {ports: [7200, 7202, 7203]}}

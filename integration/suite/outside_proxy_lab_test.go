@@ -37,9 +37,28 @@ const byNFTables, byIPTables, byLegacy = "chain filter-FORWARD {", "iptables-nft
 // The addresses of services whose endpoint is plainPod.
 var allowedService, deniedService = netip.MustParseAddrPort("10.96.0.80:80"), netip.MustParseAddrPort("10.96.0.82:80")
 
+// deniedNodePort is a policy that keeps a node port closed before kube-proxy translates it, when nobody can tell it from the pod's port
+// any more. All else of the node is as it was.
+const deniedNodePort = `
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: %[1]s, labels: {edge: %[1]s}}
+spec: {node: %[1]s, interfaceName: "*", profiles: [projectcalico-default-allow]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: node-port-of-%[1]s}
+spec:
+  selector: edge == "%[1]s"
+  preDNAT: true
+  applyOnForward: true
+  types: [Ingress]
+  ingress: [{action: Deny, protocol: TCP, destination: {ports: [%[2]d]}}]
+`
+
 // TestBesideKubeProxy: next to the real kube-proxy by iptables and nftables, whoever starts first, a pod under policy reaches a
-// service whose endpoint policy lets it reach, and no other; what policy denies a pod is denied by its services; kube-proxy's
-// rules are what they are without us. IPVS needs the second kernel, where each rule driver is tried beside it (rules.TestServicesByIPVS).
+// service whose endpoint policy lets it reach, and no other; what policy denies a pod is denied by its services; a node port is
+// denied by policy before translation; kube-proxy's rules are what they are without us. IPVS needs the second kernel, where each rule driver is tried beside it (rules.TestServicesByIPVS).
 func TestBesideKubeProxy(t *testing.T) {
 	proxies := []*proxied{
 		{node: "worker-1", pod: "pod-1", mode: "iptables", auto: byIPTables},
@@ -56,8 +75,10 @@ func TestBesideKubeProxy(t *testing.T) {
 	c.service(t, server, "denied", deniedService.Addr(), plainPod, map[int]int{80: egressDenies}, nil)
 	for i, p := range proxies {
 		p.port = 30000 + 10*i
-		c.service(t, server, p.node, netip.AddrFrom4([4]byte{10, 96, 1, byte(i)}), p.pod, map[int]int{80: bothAllow, 81: ingressDenies}, map[int]int{80: p.port, 81: p.port + 1})
+		c.service(t, server, p.node, netip.AddrFrom4([4]byte{10, 96, 1, byte(i)}), p.pod, map[int]int{80: bothAllow, 81: ingressDenies, 82: bothAllow},
+			map[int]int{80: p.port, 81: p.port + 1, 82: p.port + 2})
 		c.joinProxy(t, server, program, p)
+		c.apply(t, fmt.Sprintf(deniedNodePort, p.node, p.port+2))
 	}
 	for driver, mode := range ruleDrivers {
 		c.useRules(t, mode)
@@ -149,7 +170,8 @@ func (c *cluster) liveBesideProxy(t *testing.T, p *proxied) {
 			t.Logf("kube-proxy on %s:\n%s", p.node, text[max(0, len(text)-logTail):])
 		}
 	}()
-	c.hold(t, "without us", attempt{p.pod, allowedService, true, "a service"}, attempt{"master", c.nodePort(t, p, 0), true, "a node port"})
+	c.hold(t, "without us", attempt{p.pod, allowedService, true, "a service"}, attempt{"master", c.nodePort(t, p, 0), true, "a node port"},
+		attempt{"master", c.nodePort(t, p, 2), true, "a node port that nobody denies"})
 	theirs := c.rulesOfOthers(t, p.node)
 	hold := func(when string) {
 		t.Helper()
@@ -199,6 +221,7 @@ func (c *cluster) servicesWork(t *testing.T, p *proxied, when string) {
 		attempt{p.pod, deniedService, false, "a service whose endpoint egress policy denies"},
 		attempt{"master", c.nodePort(t, p, 0), true, "a node port that policy allows"},
 		attempt{"master", c.nodePort(t, p, 1), false, "a node port of a pod whose ingress policy denies it"},
+		attempt{"master", c.nodePort(t, p, 2), false, "a node port that policy denies before translation"},
 		attempt{plainPod, netip.AddrPortFrom(c.address(t, p.pod), bothAllow), true, "allowed"},
 		attempt{plainPod, netip.AddrPortFrom(c.address(t, p.pod), ingressDenies), false, "denied by ingress policy"},
 		attempt{p.pod, netip.AddrPortFrom(c.address(t, plainPod), egressDenies), false, "denied by egress policy"},

@@ -26,7 +26,7 @@ func TestPolicyIsAccountable(t *testing.T) {
 }
 
 func policyIsAccountable(t *testing.T, driver, mode string) {
-	c := up(t, "accounts-"+driver, lab.ModeVXLAN, nil)
+	c := up(t, "accounts-"+driver, lab.ModeVXLAN, onEtcd)
 	c.useRules(t, mode)
 	c.apply(t, `
 apiVersion: projectcalico.org/v3
@@ -157,6 +157,9 @@ spec: {nftablesMode: `+mode+`, logPrefix: "%t %k %p"}
 	code, said = eval("udp/53")
 	assert.Equal(t, 1, code)
 	assert.Regexp(t, `ingress +denied +end of tier default`, said)
+	code, said = eval("icmp/8")
+	assert.Equal(t, 0, code)
+	assert.Regexp(t, `k8s/default/pod-2/eth0 +ingress +allowed +np/default/web +2`, said)
 
 	metrics := c.metrics(t, "worker-2", 9099)
 	assert.Contains(t, metrics, fmt.Sprintf(`felix_policy_rule_packets_total{action="staged deny",direction="ingress",policy="snp/default/try",rule="0",tier="default"} %d`, allowed.Packets))

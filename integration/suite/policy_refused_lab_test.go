@@ -138,6 +138,17 @@ spec: {order: 2, selector: all(), types: [Ingress], ingress: [{action: Allow, pr
 		c.awaitProgrammed(t, node, "True")
 	}
 	both("larger than it may be", !limited)
+
+	// The same, of a set that is written so large by who does not ask.
+	all, some := strings.Join(nets[:members], `","`), strings.Join(nets[:limit-10], `","`)
+	c.rewrite(t, "projectcalico.org/globalnetworksets/large", all, some)
+	c.awaitProgrammed(t, node, "True")
+	both("no longer larger", true)
+	c.rewrite(t, "projectcalico.org/globalnetworksets/large", some, all)
+	if limited {
+		c.awaitProgrammed(t, node, "False", api.ReasonSetTooLarge)
+	}
+	both("written larger than it may be", !limited)
 	c.run(t, "master", "calicoctl", "delete", "felixconfiguration", "node."+node)
 	c.awaitProgrammed(t, node, "True")
 	both("the limit is gone", true)

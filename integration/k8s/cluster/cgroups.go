@@ -2,11 +2,15 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/muslin-net/muslin/integration/lab"
 )
@@ -121,8 +125,23 @@ func inheritSets(parent, dir string) error {
 	return nil
 }
 
-// reap removes the cgroups of all clusters that have ended, also of those whose makers were killed.
-func reap() error {
+// reap removes the cgroups of all clusters that have ended, also of those whose makers were killed. With its first process the kernel
+// kills all others of a cluster, which have still to leave their cgroups then: they are waited for.
+func reap(ctx context.Context) error {
+	for {
+		err := reapOnce()
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func reapOnce() error {
 	all, err := hierarchies()
 	if err != nil {
 		return err

@@ -79,7 +79,7 @@ func Up(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if os.Geteuid() != 0 {
 		return nil, &lab.Problem{What: "a cluster of Kubernetes needs root: it runs containers", Do: "use sudo"}
 	}
-	if err := reap(); err != nil {
+	if err := reap(ctx); err != nil {
 		return nil, err
 	}
 	s := starter{o: o}
@@ -132,7 +132,7 @@ func Open(name string) (*Cluster, error) {
 // Down removes a cluster, whatever state it is in, and what others that were killed have left in the kernel. The directory of all
 // clusters goes with the last one.
 func Down(ctx context.Context, name string) error {
-	err := errors.Join(lab.Down(ctx, name, stateDir(name)), reap())
+	err := errors.Join(lab.Down(ctx, name, stateDir(name)), reap(ctx))
 	_ = os.Remove(stateBase) // fails while other clusters are there, as it should
 	return err
 }

@@ -3,12 +3,15 @@
 package suite
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/muslin-net/muslin/integration/k8s/cluster"
 )
@@ -24,6 +27,7 @@ func TestKubernetes(t *testing.T) {
 		{"PodsAndServices", w.podsAndServices},
 		{"NetworkPolicy", w.networkPolicy},
 		{"LoadBalancer", w.loadBalancer},
+		{"Idle", w.idle},
 		{"Volume", w.volume},
 		{"FirstSteps", w.firstSteps},
 		{"Overlays", w.overlays},
@@ -35,6 +39,34 @@ func TestKubernetes(t *testing.T) {
 	} {
 		t.Run(test.name, test.fn)
 	}
+}
+
+// idleFor is how long the API is watched while nothing happens, mostIdle how many requests it may get from all of Muslin meanwhile.
+const (
+	idleFor  = time.Minute
+	mostIdle = 120
+)
+
+// idle: where nothing happens, little is asked of the API.
+func (w *world) idle(t *testing.T) {
+	w.eventually(t, func() error { // what other tests have left goes
+		if left := w.kubectl(t, "get", "pods", "-A", "--field-selector", "metadata.namespace!=kube-system", "-o", "name"); left != "" {
+			return errors.New(left)
+		}
+		return nil
+	})
+	log, err := w.AuditEnd()
+	require.NoError(t, err)
+	<-time.After(idleFor)
+	requests, err := w.Requests(log)
+	require.NoError(t, err)
+	what := map[string]int{}
+	for _, r := range requests {
+		what[r.Account+" "+r.Verb+" "+r.What]++
+	}
+	t.Logf("%d requests within %v: %v", len(requests), idleFor, what)
+	assert.NotEmpty(t, requests, "whoever leads renews that")
+	assert.LessOrEqual(t, len(requests), mostIdle)
 }
 
 // podsAndServices: pods on both workers have addresses of the pool, one each, and reach each other, the API and a Service by any of
@@ -132,6 +164,10 @@ spec: {type: LoadBalancer, selector: {app: nobody}, ports: [{port: 80}]}
 		}
 		return nil
 	})
+	w.nothingLeaks(t)
+	found, err := w.calicoctl(t, "ipam", "check", "--show-all-ips")
+	require.NoError(t, err)
+	require.Contains(t, found, fmt.Sprintf("belongs to Service(%s/outside)", ns))
 	w.kubectl(t, "delete", "service", "outside", "-n", ns)
 	w.kubectl(t, "delete", "ippool", "outside", "--timeout", patience.String())
 }

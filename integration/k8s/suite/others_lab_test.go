@@ -4,6 +4,8 @@ package suite
 
 import (
 	"net/netip"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -40,7 +42,8 @@ func TestEtcd(t *testing.T) {
 }
 
 // TestPolicyOnly: with the overlay policy-only pods have addresses of the ranges that Kubernetes gives to nodes, and the network leads
-// these to the nodes, as a cloud's does. Muslin makes no pool, no tunnel and no route to another node, and enforces policy.
+// these to the nodes, as a cloud's does. Muslin makes no pool, no tunnel and no route to another node, and enforces policy. It is
+// installed by helm here.
 func TestPolicyOnly(t *testing.T) {
 	t.Parallel()
 	w := up(t, cluster.Options{Name: "policy-only", Workers: few, NodeRanges: true}, func(w *world, t *testing.T) {
@@ -49,7 +52,9 @@ func TestPolicyOnly(t *testing.T) {
 			_, err := w.Run(within(t, patience), "router", "ip", "route", "add", r.String(), "via", w.kubelet(t, node).Addr().String())
 			require.NoError(t, err)
 		}
-		w.follow(t, "apply", "overlays/ipip", "overlays/policy-only")
+		helm, err := exec.CommandContext(t.Context(), "go", "tool", "-C", filepath.Join(w.source, "deploy/tools"), "-n", "helm").Output() // the program's file
+		require.NoError(t, err)
+		w.follow(t, "helm", "helm install", strings.TrimSpace(string(helm))+" install", "overlays/ipip", "overlays/policy-only")
 		w.awaitInstalled(t)
 	})
 	t.Run("NetworkPolicy", w.networkPolicy)

@@ -292,7 +292,11 @@ func (c conversation) words(t *testing.T) (words, longest int) {
 	return words, longest
 }
 
-// goesOn proves that the connection is there, and that words still come back.
+// longestPause is how long a word may take. A connection that is lost takes minutes to be given up, so that this is what tells of a
+// stall; one whose packets were lost for seconds sends them again seconds later.
+const longestPause = 10 * time.Second
+
+// goesOn proves that the connection is there, that words still come back, and that none has taken long since it was made.
 func (c conversation) goesOn(t *testing.T) {
 	t.Helper()
 	before, _ := c.words(t)
@@ -306,4 +310,5 @@ func (c conversation) goesOn(t *testing.T) {
 	})
 	words, longest := c.words(t)
 	t.Logf("%d words came back, the longest took %d ms", words, longest)
+	assert.LessOrEqual(t, int64(longest), longestPause.Milliseconds(), "the connection stalled")
 }

@@ -7,6 +7,8 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -23,6 +25,7 @@ type Generator struct {
 	world    oracle.World
 	settings oracle.Settings
 	local    []*api.WorkloadEndpoint
+	wires    map[api.Key][2]netip.Addr // addresses that lead to local, by family
 	// interesting addresses, by family: those of endpoints, sets and rules
 	interesting [2][]netip.Addr
 }
@@ -55,10 +58,10 @@ func (c *choices) Uint64() uint64 {
 	return uint64(b) * 0x0101010101010101
 }
 
-// generator makes a world out of two sources: cluster-wide policies of Kubernetes have one of their own, so that a seed is the
-// same world but for them as it was before they were there.
+// generator makes a world out of two sources: cluster-wide policies of Kubernetes and failsafe ports have one of their own, so that a
+// seed is the same world but for them as it was before they were there.
 func generator(source, wide rand.Source) *Generator {
-	g := &Generator{r: rand.New(source)}
+	g := &Generator{r: rand.New(source), wires: map[api.Key][2]netip.Addr{}}
 	g.settings = oracle.Settings{
 		Node: Node, EndpointToHost: pick(g, "Drop", "Accept", "Return"), VXLANPort: pick[uint16](g, 4789, 8000), AllowVXLAN: g.chance(30), AllowIPIP: g.chance(30),
 	}
@@ -72,6 +75,7 @@ func generator(source, wide rand.Source) *Generator {
 		g.add(e)
 		if e.Spec.Node == Node {
 			g.local = append(g.local, e)
+			g.wires[api.KeyOf(e)] = [2]netip.Addr{address(e, 0), address(e, 1)}
 		}
 	}
 	for i := range g.r.IntN(3) {
@@ -103,8 +107,21 @@ func generator(source, wide rand.Source) *Generator {
 	for i := range g.r.IntN(3) {
 		g.clusterWide(i)
 	}
+	g.settings.FailsafeIn, g.settings.FailsafeOut = g.failsafes(), g.failsafes()
 	g.r = rest
 	return g
+}
+
+// OnlyIPv4 takes their IPv6 addresses from the node's workloads, and its host endpoints away: then it writes no policy of IPv6. Packets of it
+// are made up as before.
+func (g *Generator) OnlyIPv4() {
+	for _, e := range g.local {
+		e.Spec.IPNetworks = e.Spec.IPNetworks[:1]
+	}
+	g.world.Objects = slices.DeleteFunc(g.world.Objects, func(o api.Object) bool {
+		h, ok := o.(*api.HostEndpoint)
+		return ok && h.Spec.Node == Node
+	})
 }
 
 // World is what was made up.
@@ -229,6 +246,29 @@ func (g *Generator) own(name, iface string) api.Object {
 	o.Spec.Node, o.Spec.InterfaceName, o.Spec.ExpectedIPs = Node, iface, []string{"192.168.9.1", "fd00:9::1"}
 	o.Spec.Profiles = pick(g, nil, []string{api.ProfileDefaultAllow}, []string{"loose"})
 	return o
+}
+
+// failsafes are failsafe ports: those that nobody has asked for otherwise, none, or some that packets go to.
+func (g *Generator) failsafes() string {
+	if g.chance(40) {
+		return pick(g, "", "", "none")
+	}
+	var out []string
+	for range 1 + g.r.IntN(3) {
+		entry := pick(g, "tcp", "tcp", "udp", "sctp")
+		switch n := pick(g, append(netsOf(4), netsOf(6)...)...); {
+		case g.chance(40):
+		case strings.Contains(n, ":"):
+			entry += ":[" + n + "]"
+		default:
+			entry += ":" + n
+		}
+		out = append(out, fmt.Sprintf("%s:%d", entry, pick(g, 22, 53, 80, 443, 8080, 9000)))
+	}
+	if g.chance(20) {
+		out = append(out, "81")
+	}
+	return strings.Join(out, ",")
 }
 
 func (g *Generator) networkSet(i int) api.Object {

@@ -2,6 +2,7 @@ package generate
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/muslin-net/muslin/api"
 	"github.com/muslin-net/muslin/integration/oracle"
@@ -22,10 +23,12 @@ func (g *Generator) Packet() (oracle.Way, oracle.Packet) {
 	from, to := pick(g, g.local...), pick(g, g.local...)
 	kind := g.r.IntN(10)
 	if kind < 7 || from == to {
-		w.From, p.Source = api.KeyOf(from), address(from, family)
+		w.From = api.KeyOf(from)
+		p.Source = g.wires[w.From][family]
 	}
 	if kind > 3 && kind != 9 && from != to {
-		w.To, p.Destination = api.KeyOf(to), address(to, family)
+		w.To = api.KeyOf(to)
+		p.Destination = g.wires[w.To][family]
 	}
 	host := [2]netip.Addr{netip.MustParseAddr("192.168.9.1"), netip.MustParseAddr("fd00:9::1")}[family]
 	switch {
@@ -57,11 +60,9 @@ func (g *Generator) stranger(family int) netip.Addr {
 }
 
 func (g *Generator) isLocal(a netip.Addr) bool {
-	for _, e := range g.local {
-		for _, n := range e.Spec.IPNetworks {
-			if netip.MustParsePrefix(n).Addr() == a {
-				return true
-			}
+	for _, addrs := range g.wires {
+		if slices.Contains(addrs[:], a) {
+			return true
 		}
 	}
 	return false

@@ -40,6 +40,14 @@ func configure(c *api.FelixConfigurationSpec, s oracle.Settings) {
 	if s.VXLANPort != 0 {
 		c.VXLANPort = new(int(s.VXLANPort))
 	}
+	for name, ports := range map[string]string{"failsafeInboundHostPorts": s.FailsafeIn, "failsafeOutboundHostPorts": s.FailsafeOut} {
+		if ports == "" {
+			continue
+		}
+		if err := api.SetFelixParameter(c, name, ports); err != nil {
+			panic(err) // who asks makes them up
+		}
+	}
 	c.AllowVXLANPacketsFromWorkloads, c.AllowIPIPPacketsFromWorkloads = &s.AllowVXLAN, &s.AllowIPIP
 }
 
