@@ -9,17 +9,23 @@ BINARIES := typha:typha kube-controllers:kube-controllers felix:felix confd:conf
 TOOL     := go tool -modfile=tools.mod
 # the flags of everything that is run: one set, so that compiled packages are shared between binaries and suites
 BUILD    := -trimpath
-# No program here is linked with what debuggers want to know, and to compile that is a sixth of a compiler's work. Tests that build
-# programs do it with the same flags.
-LEAN     := -gcflags=all=-dwarf=false
+# No program here is linked with what debuggers want to know, and to compile that is a sixth of a compiler's work, to link it a
+# third of a linker's. Tests that build programs do it with the same flags.
+LEAN     := -gcflags=all=-dwarf=false -ldflags=-s
 export GOFLAGS := $(strip $(filter-out $(LEAN),$(GOFLAGS)) $(LEAN))
 # packages with suites that need root and network namespaces; those of GUESTS have a second kernel
 GUESTS   := ./integration/vm/
 SUITES   := $(filter-out $(GUESTS),$(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build lab' .))))
 # the promises that are proven on whole clusters take as long as all others together
 CLUSTERS := ./integration/suite/
-# those that start an API server go last: it takes minutes to build
+# and this one waits for timers of BGP
+SPEAKER  := ./bird/
+# those that start an API server, which takes minutes to build
 SERVED   := $(filter $(SUITES),./integration/k8s/ $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/integration/k8s"' .))))
+# what each driver of felix does in a kernel
+NODES    := $(filter ./felix/%,$(SUITES))
+# suites side by side, the longest first; the one of whole clusters is five, of which one waits for kube-proxy to be built
+LANES    := lab-clusters-3 lab-bird lab-leaks lab-others lab-clusters-1 lab-felix lab-clusters-2 lab-proxy lab-served
 # packages with tests of random changes, which go all the way only without the race detector
 RANDOM_TESTS := $(sort $(dir $(shell grep -rl --include='*_test.go' 'muslin/internal/thorough"' .)))
 # Debian keeps some tools where an ordinary user's PATH does not look
@@ -34,7 +40,7 @@ build: ## every binary, into bin/ (about 5 minutes the first time, seconds after
 	@mkdir -p bin
 	@for b in $(BINARIES); do \
 		echo "build bin/$${b%%:*}"; \
-		CGO_ENABLED=0 go build $(BUILD) -ldflags='-s -w' -o bin/$${b%%:*} ./$${b##*:}; \
+		CGO_ENABLED=0 go build $(BUILD) -o bin/$${b%%:*} ./$${b##*:}; \
 	done
 
 .PHONY: images
@@ -76,11 +82,12 @@ unit: ## tests that need no root, with the race detector (1 to 5 minutes on two 
 	@# Many packages and tests wait for timers and sockets, so more run at a time than there are cores. Tests of random
 	@# changes go a part of the way here, and all of it in make property. Half of the work is to
 	@# link the test binaries. Vet is part of make lint.
-	go test $(RACE) -vet=off -p 4 -parallel 8 ./...
+	@# The race detector rests for a second at the end of each process, for reports that are under way; none is then.
+	GORACE=atexit_sleep_ms=10 go test $(RACE) -vet=off -timeout 30m -p 4 -parallel 8 $(if $(RUN_BY),-exec '$(RUN_BY)') ./...
 
 .PHONY: property
 property: ## tests of random changes by the thousand, without the race detector (3 minutes)
-	CGO_ENABLED=0 go test $(BUILD) -vet=off $(RANDOM_TESTS)
+	CGO_ENABLED=0 go test $(BUILD) -vet=off -timeout 30m $(RANDOM_TESTS)
 
 .PHONY: nightly
 nightly: ## a million courses of events of nodes that lease addresses, and a million verdicts of each rule driver (20 minutes on two cores)
@@ -92,7 +99,7 @@ nightly: ## a million courses of events of nodes that lease addresses, and a mil
 FUZZERS  := integration/oracle:FuzzSelectors:30s integration/oracle:FuzzPolicies:30s integration/oracle:FuzzRules:30s \
             felix/dataplane/rules/iptables:FuzzParseSave:10s
 WIRE     := ipam/lease:FuzzDecode:15s deploy/render:FuzzParse:15s typha/server:FuzzRequests:15s typha/client:FuzzFrames:10s \
-            felix/server:FuzzRequests:10s bird/server:FuzzRequests:10s bird/server:FuzzConfig:10s
+            felix/server:FuzzRequests:10s bird/server:FuzzRequests:10s bird/server:FuzzConfig:10s cni/conf:FuzzParse:10s
 
 .PHONY: fuzz
 fuzz: ## fuzzers of selectors, policies, rule renderers, iptables-save, requests and frames; FUZZTIME=10m for longer than a short while each (8 minutes)
@@ -104,57 +111,60 @@ fuzz: ## fuzzers of selectors, policies, rule renderers, iptables-save, requests
 	done
 
 .PHONY: test
-test: test-deps build lab-and-ahead guests-and-unit storm-test ## everything that CI runs: suites on real kernels, unit, random changes, fuzzers, storms (an hour on two cores)
+test: test-deps build root ## everything that CI runs: suites on real kernels, unit, random changes, fuzzers, storms (three quarters of an hour on two cores)
+	@CGO_ENABLED=0 go list $(BUILD) -tags lab -export -test -deps $(SUITES) >/dev/null # once, and not in each lane
+	@$(MAKE) -s -j8 behind guests-at-last # so seven suites at a time
 
 .PHONY: test-deps
 test-deps:
 	@integration/deps/install test
 
-# Suites mostly wait. So they go in lanes, and what takes processors instead goes beside them at idle priority.
-LANES := lab-clusters lab-others lab-leaks
+# Suites mostly wait, and what they wait for must not come late: they have the processors when they need them, several at a time.
+# An emulated kernel needs all of a processor, or what runs in it is late: so guests come last, with nothing but idle priority beside.
+.PHONY: k8s-after-lanes guests-at-last
+k8s-after-lanes: $(filter-out lab-served,$(LANES)) storm-test
+	@$(MAKE) -s k8s-test
+guests-at-last: k8s-after-lanes lab-served
+	@$(MAKE) -s guest-test
 
-.PHONY: lab-and-ahead
-lab-and-ahead: root
-	@$(MAKE) -s -j4 ahead $(LANES)
-
-# A guest has what it needs of the processors when it needs it, or its kernel stalls. The unit tests take what it leaves, and wait as
-# long as they must.
-.PHONY: guests-and-unit
-guests-and-unit: root
-	@$(MAKE) -s -j2 guest-test unit-behind
-
-.PHONY: unit-behind
-unit-behind:
-	@chrt -i 0 $(MAKE) -s unit
-
-# the programs come in the order in which suites start them
-.PHONY: ahead
-ahead:
-	chrt -i 0 bin/k8s build kube-apiserver kube-proxy
-	chrt -i 0 bin/k8s build
+# What takes processors and can wait has what is left of them, at idle priority. First come the programs of Kubernetes, in
+# the order in which suites start them, and a little above that, since suites wait for them. Tests that wait for each other's
+# messages must not rest for seconds: those of make unit are compiled at idle priority, and run above it.
+.PHONY: behind
+behind:
+	nice -n 5 bin/k8s build kube-proxy kube-apiserver
+	nice -n 5 bin/k8s build
 	chrt -i 0 go build -C deploy/tools tool
-	chrt -i 0 go list -export -test -deps $(RACE) ./... >/dev/null
 	@chrt -i 0 $(MAKE) -s property
 	@chrt -i 0 $(MAKE) -s fuzz WIRE=
+	@chrt -i 0 $(MAKE) -s gen-check
+	@chrt -i 0 $(MAKE) -s unit RUN_BY='chrt -o 0 nice -n 15'
 
 .PHONY: lab-test
-lab-test: root ## suites with real namespaces, packets, etcd, BIRD and Kubernetes; needs root (30 minutes)
-	@$(MAKE) -s -j3 $(LANES)
+lab-test: root ## suites with real namespaces, packets, etcd and BIRD; needs root (20 minutes)
+	@$(MAKE) -s -j7 $(LANES)
 
 LAB := CGO_ENABLED=0 go test $(BUILD) -vet=off -tags lab -p 1 -timeout 60m
 
-.PHONY: lab-clusters
-lab-clusters:
-	$(LAB) -skip '^TestLeaks$$' $(CLUSTERS)
-
-.PHONY: lab-leaks
+.PHONY: $(LANES)
+lab-clusters-1:
+	$(LAB) -run '^Test[AB]' -skip '^TestBesideKubeProxy$$' $(CLUSTERS)
+lab-proxy:
+	$(LAB) -run '^TestBesideKubeProxy$$' $(CLUSTERS)
+lab-clusters-2:
+	$(LAB) -run '^Test[C-K]' $(CLUSTERS)
+lab-clusters-3:
+	$(LAB) -skip '^Test[A-K]|^TestLeaks$$' $(CLUSTERS)
 lab-leaks:
 	$(LAB) -run '^TestLeaks$$' $(CLUSTERS)
-
-.PHONY: lab-others
+lab-bird:
+	$(LAB) $(SPEAKER)
+lab-felix:
+	$(LAB) $(NODES)
 lab-others:
-	$(LAB) $(filter-out $(CLUSTERS) $(SERVED),$(SUITES)) $(filter-out $(CLUSTERS),$(SERVED))
-	@$(MAKE) -s k8s-test
+	$(LAB) $(filter-out $(CLUSTERS) $(SPEAKER) $(NODES) $(SERVED),$(SUITES))
+lab-served:
+	$(LAB) $(filter-out $(CLUSTERS) $(NODES),$(SERVED))
 
 .PHONY: root
 root:
@@ -205,20 +215,33 @@ bench-module: build
 lint: ## golangci-lint, buf, and whether generated files are up to date (5 minutes the first time)
 	$(TOOL) golangci-lint run ./...
 	cd proto && go tool -modfile=../tools.mod buf lint
-	@sums() { cat proto/muslin/*/v1/*.go api/zz_generated.deepcopy.go deploy/chart/crds/* | sha256sum; }; \
-	before=$$(sums); $(MAKE) -s gen; \
-	[ "$$before" = "$$(sums)" ] || { echo "generated files were out of date; make gen has mended them: commit the result" >&2; exit 1; }
+	@sums() { cat proto/muslin/*/v1/*.go | sha256sum; }; \
+	before=$$(sums); $(MAKE) -s gen-proto; \
+	[ "$$before" = "$$(sums)" ] || { echo "protobuf code was out of date; make gen has mended it: commit the result" >&2; exit 1; }
+	@$(MAKE) -s gen-check
 
-.PHONY: gen
-gen: ## everything generated: protobuf code, deep copies, CRDs
+.PHONY: gen gen-proto
+gen: gen-proto gen-api ## everything generated: protobuf code, deep copies, CRDs
+gen-proto:
 	cd proto && go tool -modfile=../tools.mod buf generate
-	$(TOOL) controller-gen object paths=./api
-	rm -f deploy/chart/crds/*.yaml
-	$(TOOL) controller-gen crd:allowDangerousTypes=true paths=./api output:crd:dir=deploy/chart/crds
+
+# deep copies and CRDs, into INTO
+INTO := .
+.PHONY: gen-api gen-check
+gen-api:
+	@mkdir -p $(INTO)/api $(INTO)/deploy/chart/crds
+	$(TOOL) controller-gen object paths=./api output:object:dir=$(INTO)/api
+	rm -f $(INTO)/deploy/chart/crds/*.yaml
+	$(TOOL) controller-gen crd:allowDangerousTypes=true paths=./api output:crd:dir=$(INTO)/deploy/chart/crds
 	@# kinds that Kubernetes objects stand for have no CRD
-	cd deploy/chart/crds && rm -f $(foreach k,nodes workloadendpoints profiles livemigrations,projectcalico.org_$(k).yaml)
+	cd $(INTO)/deploy/chart/crds && rm -f $(foreach k,nodes workloadendpoints profiles livemigrations,projectcalico.org_$(k).yaml)
 	@# controller-gen cannot say that the items of a list may be null, as free addresses of a block are
-	sed -i '/^              allocations:/,/^                type: array/s/^                  type: integer/                  nullable: true\n&/' deploy/chart/crds/projectcalico.org_ipamblocks.yaml
+	sed -i '/^              allocations:/,/^                type: array/s/^                  type: integer/                  nullable: true\n&/' $(INTO)/deploy/chart/crds/projectcalico.org_ipamblocks.yaml
+gen-check: # beside suites that read the CRDs, so they are generated elsewhere
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(MAKE) -s gen-api INTO="$$fresh"; \
+	diff "$$fresh/api/zz_generated.deepcopy.go" api && diff -r -x kustomization.yml "$$fresh/deploy/chart/crds" deploy/chart/crds || \
+		{ echo "deep copies or CRDs are out of date: run make gen, and commit the result" >&2; exit 1; }
 
 .PHONY: gen-bpf
 gen-bpf: ## bytecode of IP-in-IP; needs clang, llvm and libbpf-dev (apt-get install), which nothing else does
