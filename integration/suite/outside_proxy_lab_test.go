@@ -58,7 +58,8 @@ spec:
 
 // TestBesideKubeProxy: next to the real kube-proxy by iptables and nftables, whoever starts first, a pod under policy reaches a
 // service whose endpoint policy lets it reach, and no other; what policy denies a pod is denied by its services; a node port is
-// denied by policy before translation; kube-proxy's rules are what they are without us. IPVS needs the second kernel, where each rule driver is tried beside it (rules.TestServicesByIPVS).
+// denied by policy before translation; kube-proxy's rules are what they are without us. IPVS needs the second kernel, where each
+// rule driver is tried beside it (rules.TestServicesByIPVS).
 func TestBesideKubeProxy(t *testing.T) {
 	proxies := []*proxied{
 		{node: "worker-1", pod: "pod-1", mode: "iptables", auto: byIPTables},
